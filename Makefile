@@ -1,0 +1,64 @@
+# Everything that a fresh machine needs is Python; `make demo PYTHON=python3.12` chooses another one.
+PYTHON ?= python3
+# Arguments for the installation of torch alone, for example TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu".
+TORCH_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+
+.PHONY: help demo test test-fast check format golden clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list.
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /\1|/' | \
+		while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+.venv: .venv/.installed ## Make the virtual environment with the pinned requirements.
+
+.venv/.created:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine. Run: make $(or $(firstword $(MAKECMDGOALS)),demo) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
+		echo "llmtune needs Python 3.11 to 3.14 here; $(PYTHON) is $$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'). Run: make $(or $(firstword $(MAKECMDGOALS)),demo) PYTHON=python3.11" >&2; exit 1; }
+	@echo "[1/4] Making the virtual environment .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/.installed: requirements.txt setup.py | .venv/.created
+	@torch=$$(grep '^torch==' requirements.txt) && echo "[2/4] Installing $$torch (a large download: this can take minutes)" && \
+		$(PIP) $(TORCH_ARGS) "$$torch"
+	@echo "[3/4] Installing requirements.txt (some minutes on a slow line)"
+	@$(PIP) -r requirements.txt
+	@echo "[4/4] Installing llmtune itself"
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+.venv/.installed-test: requirements-test.txt .venv/.installed
+	@echo "[+] Installing requirements-test.txt"
+	@$(PIP) -r requirements-test.txt
+	@touch $@
+
+demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: about two minutes on two cores.
+	@$(BIN)/python examples/demo.py
+
+test: check ## Everything that CI runs: the checks and all the tests.
+	$(BIN)/python -m pytest
+
+test-fast: .venv/.installed-test ## The tests without the slow ones and those that need a GPU.
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: .venv/.installed-test ## Lint, format, types and spelling.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: .venv/.installed-test ## Let ruff repair and format the code.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+golden: .venv/.installed-test ## Write tests/golden anew; review the difference before you commit it.
+	$(BIN)/python tests/golden/generate.py
+
+clean: ## Remove the virtual environment, caches and build products. What was trained stays.
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find llmtune tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,213 @@
+"""Flags of neighbouring tools, and what they mean here.
+
+HF: transformers' TrainingArguments and example scripts. Q: Qwen's finetune.py. M: MedicalGPT's scripts. S: ms-swift.
+L: LLaMA-Factory. Each is accepted, and said once what it was taken for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmtune.errors import UsageError
+
+__all__ = ["ALIASES", "Alias", "Tokens", "translate"]
+
+Tokens = list[tuple[str, list[str]]]
+"""Flags without their dashes, each with its values."""
+
+LATER = "is not there yet: a later version of llmtune brings it."
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """One flag of another tool.
+
+    Attributes:
+        target: Our flag, where the value stays as it is.
+        convert: The values to our flags, where it does not; raises ValueError for a value without a meaning here.
+        later: Comes with a later version.
+        ignored: Why the flag has no effect here.
+        silent: A spelling of our own, not worth a word.
+    """
+
+    target: str = ""
+    convert: Callable[[list[str]], Tokens] | None = None
+    later: bool = False
+    ignored: str = ""
+    silent: bool = False
+
+
+def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
+    """Our flags for one of theirs, and the line to say about it ("" for our own).
+
+    Raises:
+        UsageError: The value has no meaning here, or the flag comes later.
+    """
+    alias = ALIASES.get(flag)
+    if alias is None:
+        return [(flag, values)], ""
+    if alias.later:
+        raise UsageError(f"--{flag} {LATER}")
+    if alias.ignored:
+        return [], f"--{flag} has no effect here: {alias.ignored}."
+    if alias.convert is None:
+        return [(alias.target, values)], "" if alias.silent else f"--{flag} is taken for --{alias.target}."
+    try:
+        tokens = alias.convert(values)
+    except ValueError as err:
+        raise UsageError(f"--{flag} {' '.join(values)}: {err}") from err
+    meaning = " ".join(f"--{name} {' '.join(given)}".strip() for name, given in tokens) or "nothing: it is the default"
+    return tokens, f"--{flag} {' '.join(values)} is taken for {meaning}."
+
+
+def _is_true(values: list[str]) -> bool:
+    text = (values or ["true"])[0].lower()
+    if text in ("true", "1", "yes"):
+        return True
+    if text in ("false", "0", "no"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _dtype(values: list[str]) -> Tokens:
+    names = {"float16": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "float32": "fp32", "fp32": "fp32"}
+    text = (values or [""])[0].removeprefix("torch.")
+    if text in ("auto", "None"):
+        return []
+    if text not in names:
+        raise ValueError("expected float16, bfloat16, float32 or auto")
+    return [("dtype", [names[text]])]
+
+
+def _when_true(*tokens: tuple[str, str]) -> Callable[[list[str]], Tokens]:
+    return lambda values: [(name, [value]) for name, value in tokens] if _is_true(values) else []
+
+
+def _use_lora(values: list[str]) -> Tokens:
+    return [("sft_type", ["lora" if _is_true(values) else "full"])]
+
+
+def _target_modules(values: list[str]) -> Tokens:
+    names = [name for value in values for name in value.replace(" ", ",").split(",") if name]
+    return [("lora_target_modules", ["ALL"] if [n.lower() for n in names] in (["all"], ["all-linear"]) else names)]
+
+
+def _percentage(values: list[str]) -> Tokens:
+    return [("dataset_test_ratio", [str(float(values[0]) / 100)])]
+
+
+def _loss_scale(values: list[str]) -> Tokens:
+    names = {"default": "auto", "last_round": "last", "all": "everything"}
+    if values[0] not in names:
+        raise ValueError("expected default, last_round or all")
+    return [("loss_on", [names[values[0]]])]
+
+
+def _finetuning_type(values: list[str]) -> Tokens:
+    if values[0] not in ("lora", "full"):
+        raise ValueError("expected lora or full")
+    return [("sft_type", values)]
+
+
+def _model_type(values: list[str]) -> Tokens:
+    return [] if values == ["auto"] else [("model_type", values)]
+
+
+def _optim(values: list[str]) -> Tokens:
+    return [("optim", ["adamw_torch" if values == ["adamw_hf"] else values[0]])]
+
+
+def _train_arg(name: str) -> Alias:
+    return Alias(convert=lambda values: [("train_args", [f"{name}={(values or ['true'])[0]}"])])
+
+
+_OURS = {
+    "tuner_bankend": "tuner_backend",
+    "dataset_split_seed": "dataset_seed",
+    "use_streamer": "stream",
+    "overwrite_generation_config": "save_generation_config",
+}
+_RENAMED = {
+    # HF
+    "model_name_or_path": "model_id_or_path",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "evaluation_strategy": "eval_strategy",
+    "deepspeed": "deepspeed_config_path",
+    # Q, M
+    "data_path": "dataset",
+    "eval_data_path": "val_dataset",
+    "train_file_dir": "dataset",
+    "validation_file_dir": "val_dataset",
+    "max_train_samples": "train_dataset_sample",
+    "max_eval_samples": "val_dataset_sample",
+    "template_name": "template_type",
+    "tokenizer_name_or_path": "tokenizer_id_or_path",
+    "tokenizer_path": "tokenizer_id_or_path",
+    "model_max_length": "max_length",
+    "block_size": "max_length",
+    "lora_r": "lora_rank",
+    "lora_dropout": "lora_dropout_p",
+    "lora_weight_path": "peft_path",
+    "neft_alpha": "neftune_noise_alpha",
+    "flash_attn": "use_flash_attn",
+    "preprocessing_num_workers": "dataset_num_proc",
+    # S, L
+    "model": "model_id_or_path",
+    "tuner_type": "sft_type",
+    "train_type": "sft_type",
+    "split_dataset_ratio": "dataset_test_ratio",
+    "adapters": "ckpt_dir",
+    "cutoff_len": "max_length",
+    "template": "template_type",
+    "dataset_dir": "dataset",
+}
+_CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
+    "torch_dtype": _dtype,
+    "bf16": _when_true(("dtype", "bf16")),
+    "fp16": _when_true(("dtype", "fp16")),
+    "use_lora": _use_lora,
+    "use_peft": _use_lora,
+    "q_lora": _when_true(("sft_type", "lora"), ("quantization_bit", "4")),
+    "qlora": _when_true(("sft_type", "lora"), ("quantization_bit", "4")),
+    "load_in_4bit": _when_true(("quantization_bit", "4")),
+    "load_in_8bit": _when_true(("quantization_bit", "8")),
+    "train_on_inputs": _when_true(("loss_on", "everything")),
+    "target_modules": _target_modules,
+    "lora_target": _target_modules,
+    "lora_target_modules": _target_modules,
+    "validation_split_percentage": _percentage,
+    "loss_scale": _loss_scale,
+    "finetuning_type": _finetuning_type,
+    "model_type": _model_type,
+    "optim": _optim,
+}
+_TRAIN_ARGS = (
+    "warmup_steps adam_beta1 adam_beta2 adam_epsilon run_name ddp_timeout ddp_find_unused_parameters "
+    "logging_first_step logging_strategy"
+).split()
+_LATER = (
+    "cache_dir hf_hub_token device_map rope_scaling shift_attn lazy_tokenize lazy_preprocess dataset_name "
+    "dataset_config_name nproc nproc_per_node use_hf stage packing streaming"
+).split()
+_NO_EFFECT = {
+    "do_train": "the command says it",
+    "do_eval": "evaluation runs where there is a validation part",
+    "overwrite_output_dir": "every run has a folder of its own",
+    "remove_unused_columns": "only the columns that are needed reach the model",
+    "ignore_pad_token_for_loss": "padding is never learned",
+    "use_fast_tokenizer": "fast tokenizers are always used",
+    "preprocessing_num_workers": "the tokenizer's own threads are used",
+    "dataset_num_proc": "the tokenizer's own threads are used",
+    "logging_dir": "curves are in the run's own folder, below runs/",
+}
+
+ALIASES: dict[str, Alias] = {
+    **{theirs: Alias(target=ours) for theirs, ours in _RENAMED.items()},
+    **{theirs: Alias(target=ours, silent=True) for theirs, ours in _OURS.items()},
+    **{theirs: Alias(convert=convert) for theirs, convert in _CONVERTED.items()},
+    **{theirs: _train_arg(theirs) for theirs in _TRAIN_ARGS},
+    **{theirs: Alias(later=True) for theirs in _LATER},
+    **{theirs: Alias(ignored=reason) for theirs, reason in _NO_EFFECT.items()},
+}

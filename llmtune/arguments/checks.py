@@ -1,0 +1,164 @@
+"""Checks that need no torch. All problems of a command are collected and told at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import LlmtuneError, UsageError
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.templates.info import TEMPLATE_MAPPING
+
+if TYPE_CHECKING:
+    from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
+
+    class CommonArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
+        pass
+
+
+__all__ = ["Problems", "check_common", "fill_model", "infer_model_type", "load_custom_register", "parse_train_args"]
+
+DEFAULT_MODEL_TYPE = "qwen-7b-chat"
+
+
+class Problems:
+    """Collects what is wrong with the arguments."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def need(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.lines.append(otherwise)
+
+    def later(self, value: object, flag: str) -> None:
+        """A flag that the documentation knows and this version does not have."""
+        if value:
+            self.lines.append(f"{flag} is not there yet: a later version of llmtune brings it.")
+
+    def raise_if_any(self) -> None:
+        if self.lines:
+            raise UsageError("\n".join(self.lines))
+
+
+def load_custom_register(path: str) -> None:
+    """Run a user's own registering module; a second time does nothing.
+
+    Raises:
+        UsageError: No such file. LlmtuneError: The file raises.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UsageError(f"--custom_register_path {path}: there is no such file.")
+    name = f"llmtune_custom_{file.stem}_{abs(hash(str(file)))}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--custom_register_path {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except LlmtuneError:
+        del sys.modules[name]
+        raise
+    except Exception as err:
+        del sys.modules[name]
+        raise LlmtuneError(f"--custom_register_path {path} raises {type(err).__name__}: {err}") from err
+
+
+def fill_model(args: ModelArguments, problems: Problems) -> None:
+    """Find the model's entry and its template."""
+    if args.custom_register_path is not None:
+        load_custom_register(args.custom_register_path)
+    if args.model_type is None:
+        args.model_type = infer_model_type(args.model_id_or_path, problems)
+        if args.model_type is None:
+            return
+    if args.model_type not in MODEL_MAPPING and ("/" in args.model_type or Path(args.model_type).is_dir()):
+        problems.need(
+            False,
+            f"--model_type takes a key, and {args.model_type!r} is a path or hub id. "
+            f"Give it as --model_id_or_path {args.model_type}, with --model_type KEY (llmtune list models).",
+        )
+        return
+    args.model_type = MODEL_MAPPING.canonical(args.model_type)
+    info = MODEL_MAPPING[args.model_type]
+    if args.template_type is None:
+        args.template_type = info.template
+    args.template_type = TEMPLATE_MAPPING.canonical(args.template_type)
+    template = TEMPLATE_MAPPING[args.template_type]
+    system = getattr(args, "system", None)
+    problems.need(
+        system is None or template.has_system_slot,
+        f"The template {args.template_type!r} has no place for a system text, so --system cannot be followed. "
+        "Leave --system away, or choose another --template_type.",
+    )
+
+
+def infer_model_type(model_id_or_path: str | None, problems: Problems) -> str | None:
+    if model_id_or_path is None:
+        if DEFAULT_MODEL_TYPE in MODEL_MAPPING:
+            return DEFAULT_MODEL_TYPE
+        problems.need(
+            False,
+            f"No --model_type given, and the default {DEFAULT_MODEL_TYPE!r} is not in this version's catalogue. "
+            "Choose one of `llmtune list models`; llmtune-tiny needs no download.",
+        )
+        return None
+    name = model_id_or_path.rstrip("/").rsplit("/", 1)[-1].lower()
+    for key, info in MODEL_MAPPING.items():
+        ids = (info.model_id_or_path, info.hf_model_id or "")
+        if model_id_or_path in ids or any(i.rsplit("/", 1)[-1].lower() == name for i in ids if i):
+            return key
+    problems.need(
+        False,
+        f"Nothing in the catalogue has the id or folder name {model_id_or_path!r}. "
+        "Say which entry it follows with --model_type KEY (llmtune list models).",
+    )
+    return None
+
+
+def check_common(args: CommonArguments, problems: Problems) -> None:
+    length = args.max_length
+    problems.need(
+        length is None or length == -1 or length >= 2,
+        f"--max_length {length} leaves no room for a sample; give 2 or more, or -1 for no limit.",
+    )
+    ratio = args.dataset_test_ratio
+    problems.need(ratio is None or 0 <= ratio < 1, f"--dataset_test_ratio is a share from 0 to below 1, not {ratio}.")
+    for name in ("train_dataset_sample", "val_dataset_sample"):
+        value = getattr(args, name, None)
+        problems.need(value is None or value >= -1, f"--{name} is a number of rows, or -1 for all, not {value}.")
+    for name in ("model_name", "model_author"):
+        problems.need(len(getattr(args, name)) <= 2, f"--{name} takes one or two names (Chinese, other).")
+    problems.need(args.max_new_tokens >= 1, f"--max_new_tokens must be 1 or more, not {args.max_new_tokens}.")
+    problems.need(args.temperature >= 0, f"--temperature must not be negative, and is {args.temperature}.")
+    problems.need(0 < args.top_p <= 1, f"--top_p is a share above 0, up to 1, not {args.top_p}.")
+    problems.need(args.top_k >= 0, f"--top_k must not be negative, and is {args.top_k}.")
+    problems.need(args.repetition_penalty > 0, f"--repetition_penalty must be above 0, not {args.repetition_penalty}.")
+    problems.need(args.num_beams >= 1, f"--num_beams must be 1 or more, not {args.num_beams}.")
+
+
+def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> dict[str, Any]:
+    """`["key=value", ...]` to a dict; values are read as YAML reads them, numbers such as 1e-5 included."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.isidentifier():
+            (problems or Problems()).need(False, f"--train_args takes key=value, not {item!r}.")
+            continue
+        value = yaml.safe_load(text) if text else ""
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        found[key] = value
+    return found

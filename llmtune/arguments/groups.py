@@ -1,0 +1,114 @@
+"""The flags that several commands share, one small class a subject. The text below a field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmtune.types import LossOn, TruncationStrategy
+
+__all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "QuantizationArguments"]
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """Model"""
+
+    model_type: str | None = None
+    """Key of the model (`llmtune list models`). Documented default: qwen-7b-chat."""
+    model_id_or_path: str | None = None
+    """Local folder with the weights, or a hub id, instead of the one that the key names. Alone, it also finds the key."""
+    model_revision: str | None = None
+    """Branch, tag or commit on the hub. Default: the entry's."""
+    tokenizer_id_or_path: str | None = None
+    """Folder of the tokenizer. Default: the model's."""
+    template_type: str | None = None
+    """Key of the chat template (`llmtune list templates`). Default: the model entry's."""
+    sft_type: Literal["lora", "full"] = "lora"
+    """What is trained: small adapters beside the frozen weights, or all the weights."""
+    tuner_backend: Literal["peft", "swift"] = "peft"
+    """Library of the adapters; `swift` is accepted and taken for peft. Also spelled --tuner_bankend."""
+    dtype: Literal["bf16", "fp16", "fp32"] | None = None
+    """Number format of the weights. Default: the entry's; else bf16, fp16 where the GPU lacks bf16, fp32 on a CPU."""
+    use_flash_attn: bool | None = None
+    """Ask for flash attention. Default: whatever attention the machine offers."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    allow_pickle: bool = False
+    """Read weights from pickle files (.bin), which can run any code, where there are no safetensors."""
+    custom_register_path: str | None = None
+    """Python file with your own register_model, register_dataset and register_template calls."""
+    seed: int = 42
+    """Seed of everything random but the choice of rows: adapters, order, dropout, sampling."""
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Data"""
+
+    dataset: list[str] = field(default_factory=list)
+    """Data sets: keys (`llmtune list datasets`), local files or folders; `#1000` behind one samples 1,000 rows."""
+    val_dataset: list[str] = field(default_factory=list)
+    """Data sets that serve for validation whole; then nothing is split off."""
+    dataset_test_ratio: float = 0.01
+    """Share of each data set without a validation part of its own that is split off for validation."""
+    dataset_seed: int = 42
+    """Seed of sampling and splitting. Also spelled --dataset_split_seed."""
+    train_dataset_sample: int = 20000
+    """Training rows, sampled over all the rows; -1 keeps all."""
+    val_dataset_sample: int | None = None
+    """Validation rows. Default: train_dataset_sample times dataset_test_ratio, of what was split off."""
+    system: str | None = None
+    """System text for rows without one of their own. Default: the template's."""
+    max_length: int = 2048
+    """Tokens kept of a sample, special tokens included; -1 keeps all."""
+    truncation_strategy: TruncationStrategy = "left"
+    """What a longer sample loses: left, its start; right, its end; delete, all of it."""
+    loss_on: LossOn = "auto"
+    """Learned answers: auto, as shape and marks of the row have it; last; all; everything, the prompts too."""
+    special_tokens_in_text: Literal["text", "special"] = "text"
+    """What a control token's spelling inside the data means: plain text, or the token."""
+    strict: bool = False
+    """Stop at the first bad row instead of counting and leaving it out."""
+    model_name: list[str] = field(default_factory=list)
+    """Name to fill in for {{NAME}}: Chinese form and other form, or one for both."""
+    model_author: list[str] = field(default_factory=list)
+    """Author to fill in for {{AUTHOR}}: Chinese form and other form, or one for both."""
+    overwrite_cache: bool = False
+    """Read and encode the data anew even where an earlier run left it encoded."""
+
+
+@dataclass(kw_only=True)
+class QuantizationArguments:
+    """Quantisation (comes with a later version)"""
+
+    quantization_bit: Literal[0, 4, 8] = 0
+    """Bits of the frozen weights under LoRA; 0 leaves them as they are."""
+    bnb_4bit_comp_dtype: Literal["bf16", "fp16", "fp32"] | None = None
+    """Number format that 4-bit weights are computed in. Default: dtype."""
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = "nf4"
+    """Kind of 4-bit number."""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantise the quantisation constants as well."""
+
+
+@dataclass(kw_only=True)
+class GenerationArguments:
+    """Generation"""
+
+    max_new_tokens: int = 2048
+    """Tokens that an answer may have at most."""
+    do_sample: bool = True
+    """Draw tokens by chance; false takes the most likely one."""
+    temperature: float = 0.9
+    """Above 1 flattens the distribution, below 1 sharpens it."""
+    top_k: int = 20
+    """Draw from the so many most likely tokens; 0 from all."""
+    top_p: float = 0.9
+    """Draw from the most likely tokens that make up this share."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that stand in the text already less likely."""
+    num_beams: int = 1
+    """Beams of beam search; 1 is none."""
+    no_repeat_ngram_size: int = 0
+    """Never write an n-gram of this size twice; 0 allows it."""

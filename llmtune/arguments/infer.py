@@ -1,0 +1,132 @@
+"""The arguments of `infer()` and `llmtune infer`. What is not given comes from the checkpoint's sft_args.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtune.arguments.checks import Problems, check_common, fill_model
+from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
+from llmtune.errors import CheckpointError
+from llmtune.types import TruncationStrategy
+
+__all__ = ["InferArguments"]
+
+INHERITED = (
+    "model_type model_id_or_path model_revision tokenizer_id_or_path template_type sft_type dtype system "
+    "custom_register_path quantization_bit bnb_4bit_comp_dtype max_length truncation_strategy special_tokens_in_text"
+).split()
+INHERITED_DATA = (
+    "dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample model_name model_author"
+).split()
+
+
+@dataclass(kw_only=True)
+class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
+    """Inference"""
+
+    sft_type: Literal["lora", "full"] | None = None  # type: ignore[assignment]
+    """What was trained. Default: as the checkpoint says."""
+    dataset_test_ratio: float | None = None  # type: ignore[assignment]
+    """Share of each data set that was split off for validation. Default: as in training."""
+    dataset_seed: int | None = None  # type: ignore[assignment]
+    """Seed of sampling and splitting. Default: as in training."""
+    train_dataset_sample: int | None = None  # type: ignore[assignment]
+    """Rows that training sampled. Default: as in training."""
+    max_length: int | None = None  # type: ignore[assignment]
+    """Tokens kept of a prompt, its end; -1 keeps all. Default: as in training."""
+    truncation_strategy: TruncationStrategy | None = None  # type: ignore[assignment]
+    """As in training."""
+    special_tokens_in_text: Literal["text", "special"] | None = None  # type: ignore[assignment]
+    """As in training."""
+    ckpt_dir: str | None = None
+    """Checkpoint folder of a run. All it was trained with is read from there; flags win."""
+    load_args_from_ckpt_dir: bool = True
+    """Read the settings of training from the checkpoint's sft_args.json."""
+    eval_human: bool | None = None
+    """Talk to the model instead of answering a data set. Default: when there is no data set."""
+    show_dataset_sample: int = 20
+    """Validation rows that are answered, from the first; -1 all."""
+    stream: bool = True
+    """Show an answer while it is written. Also spelled --use_streamer."""
+    infer_batch_size: int = 1
+    """Rows answered at a time, in data set mode."""
+    infer_backend: Literal["pt"] = "pt"
+    """Engine that generates."""
+    merge_lora_and_save: bool = False
+    """Merge the adapter into the weights and write <ckpt_dir>-merged first."""
+    save_generation_config: bool = False
+    """Write the generation settings into the checkpoint. Also spelled --overwrite_generation_config."""
+    result_dir: str | None = None
+    """Folder of infer_result_<time>.jsonl. Default: the checkpoint, or the current folder."""
+    ignore_args_error: bool = False
+    """Warn about unknown flags instead of stopping."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1. Default: the first GPU, else the CPU."""
+    inherited: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.ckpt_dir is not None and self.load_args_from_ckpt_dir:
+            self._inherit(Path(self.ckpt_dir))
+        problems = Problems()
+        fill_model(self, problems)
+        check_common(self, problems)
+        problems.need(
+            self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}."
+        )
+        problems.need(
+            not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
+        )
+        problems.later(self.quantization_bit, "--quantization_bit")
+        problems.raise_if_any()
+        self._fill()
+
+    def _inherit(self, folder: Path) -> None:
+        """Take over what was not given here from the run that wrote the checkpoint."""
+        saved = read_sft_args(folder)
+        wants_data = not self.dataset and not self.val_dataset and not self.eval_human
+        for name in [*INHERITED, *(INHERITED_DATA if wants_data else ())]:
+            if name in saved and self._is_default(name) and saved[name] not in (None, []):
+                setattr(self, name, saved[name])
+                self.inherited.append(name)
+
+    def _is_default(self, name: str) -> bool:
+        (found,) = (item for item in fields(self) if item.name == name)
+        default = found.default if found.default is not MISSING else []
+        return bool(getattr(self, name) == default)
+
+    def _fill(self) -> None:
+        """What neither the flags nor the checkpoint say: the defaults that sft documents."""
+        for name, value in (
+            ("sft_type", "lora"),
+            ("dataset_test_ratio", 0.01),
+            ("dataset_seed", 42),
+            ("train_dataset_sample", 20000),
+            ("max_length", 2048),
+            ("truncation_strategy", "left"),
+            ("special_tokens_in_text", "text"),
+        ):
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.eval_human is None:
+            self.eval_human = not (self.dataset or self.val_dataset)
+
+
+def read_sft_args(folder: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint, from its folder or the run's.
+
+    Raises:
+        CheckpointError: The folder does not exist, or its sft_args.json cannot be read.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+    for place in (folder, folder.parent):
+        file = place / "sft_args.json"
+        if file.is_file():
+            try:
+                return dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as err:
+                raise CheckpointError(f"{file} cannot be read: {err}. Give the settings as flags.") from err
+    return {}

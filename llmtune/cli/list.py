@@ -1,0 +1,74 @@
+"""`llmtune list models|datasets|templates|plugins`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmtune.data.info import DATASET_MAPPING, DatasetInfo
+from llmtune.errors import UsageError
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.registry import Registry
+from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "models": MODEL_MAPPING,
+    "datasets": DATASET_MAPPING,
+    "templates": TEMPLATE_MAPPING,
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    if len(argv) != 1 or argv[0] not in (*REGISTRIES, "plugins"):
+        if argv and argv[0] in ("-h", "--help"):
+            sys.stdout.write("usage: llmtune list models|datasets|templates|plugins\n")
+            return 0
+        raise UsageError("Say what to list: models, datasets, templates or plugins.")
+    rows = _plugins() if argv[0] == "plugins" else _entries(argv[0])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    return 0
+
+
+def _entries(what: str) -> list[tuple[str, ...]]:
+    registry = REGISTRIES[what]
+    head, columns = COLUMNS[what]
+    rows: list[tuple[str, ...]] = [head]
+    for key in registry:
+        if key in registry.plugins and not _is_loaded(registry, key):
+            rows.append((key, *["(plugin)"] * (len(head) - 1)))
+        else:
+            rows.append((key, *columns(registry[key])))
+    return rows
+
+
+def _is_loaded(registry: Registry[Any], key: str) -> bool:
+    return not registry.origin(key).startswith("plugin ")
+
+
+def _plugins() -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("registry", "key", "from")]
+    for what, registry in REGISTRIES.items():
+        rows += [(what, key, registry.origin(key)) for key in registry.plugins]
+    return rows if len(rows) > 1 else [("no plugins", "", "")]
+
+
+def _model_columns(info: ModelInfo) -> tuple[str, ...]:
+    return info.model_id_or_path, info.template, " ".join(info.lora_target_modules)
+
+
+def _dataset_columns(info: DatasetInfo) -> tuple[str, ...]:
+    return (info.source or info.path or "",)
+
+
+def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
+    return "yes" if info.chat_sep is not None else "no", (info.default_system or "")[:60].replace("\n", " ")
+
+
+COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
+    "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
+    "datasets": (("key", "source"), _dataset_columns),
+    "templates": (("key", "several turns", "default system text"), _template_columns),
+}

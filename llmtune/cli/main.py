@@ -1,0 +1,86 @@
+"""`llmtune COMMAND`: finds the command, runs it, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from llmtune import __version__
+from llmtune.errors import LlmtuneError, UsageError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "sft": "Fine-tune a model.",
+    "infer": "Answer a data set with a checkpoint, or talk to it.",
+    "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
+    "list": "List models, datasets, templates or plugins.",
+    "show": "Show one entry of a registry, and where it was registered.",
+}
+
+USAGE = """llmtune {version}: fine-tune large language models from three registries.
+
+usage: llmtune COMMAND [--flag value ...]
+
+{commands}
+
+A first run, with nothing to download:
+  llmtune sft --model_type llmtune-tiny --sft_type full --dataset tiny-qa --num_train_epochs 5
+  llmtune infer --ckpt_dir output/llmtune-tiny/v0-*/checkpoint-*  --eval_human true
+
+`llmtune COMMAND --help` explains a command. Add --debug to see the traceback of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 for failures, 2 for usage, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run(arguments)
+    except LlmtuneError as err:
+        if debug:
+            raise
+        sys.stderr.write(f"llmtune: {err}\n")
+        return err.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("\nllmtune: interrupted.\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as err:
+        if debug:
+            raise
+        place = f" ({err.filename})" if err.filename else ""
+        sys.stderr.write(f"llmtune: {err.strerror or err}{place}. Add --debug for the traceback.\n")
+        return 1
+    except Exception as err:
+        if debug:
+            raise
+        sys.stderr.write(f"llmtune: {type(err).__name__}: {_first_line(err)} Add --debug for the traceback.\n")
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    words = [word for word in arguments if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        listing = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
+        sys.stdout.write(USAGE.format(version=__version__, commands=listing) + "\n")
+        return 0
+    if words[0] in ("--version", "version"):
+        sys.stdout.write(f"llmtune {__version__}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"Unknown command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+    command = importlib.import_module(f"llmtune.cli.{words[0]}")
+    return int(command.run(words[1:]))
+
+
+def _first_line(err: Exception) -> str:
+    text = str(err).strip().split("\n")[0]
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,235 @@
+"""Flags from a dataclass: types, choices and help come from its fields; a YAML file takes the same way as flags.
+
+Precedence: defaults < --config file < flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import os
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union
+
+from llmtune.arguments.aliases import ALIASES, Tokens, translate
+from llmtune.errors import UsageError
+from llmtune.utils.logging import get_logger, log_once
+
+__all__ = ["build_parser", "field_help", "parse"]
+
+ArgumentsT = TypeVar("ArgumentsT")
+
+
+def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: str = "") -> ArgumentsT:
+    """Make an arguments object from a command line.
+
+    Raises:
+        UsageError: An unknown flag (with the nearest one), a value of the wrong type, or what `cls` refuses.
+        SystemExit: After `--help`.
+    """
+    parser = build_parser(cls, command=command, summary=summary)
+    if any(token in ("-h", "--help") for token in argv):
+        parser.print_help()
+        raise SystemExit(0)
+    given = _split(argv)
+    config = [values[0] for flag, values in given if flag == "config" and values]
+    given = [(flag, values) for flag, values in given if flag != "config"]
+    from_file = [token for path in config for token in _read_config(Path(path))]
+    tokens = _translate([*from_file, *given])
+    known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    ignore = _ignores_errors(tokens)
+    merged: dict[str, list[str]] = {}
+    for flag, values in tokens:
+        if flag not in known:
+            message = _unknown_flag(flag, known, command)
+            if not ignore:
+                raise UsageError(message)
+            get_logger().warning(message)
+        elif flag == "train_args":
+            merged.setdefault(flag, []).extend(values)
+        else:
+            merged[flag] = values
+    return cls(**vars(parser.parse_args(_flatten(merged))))
+
+
+def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"llmtune {command}",
+        description=textwrap.dedent(summary).strip(),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage=f"llmtune {command} [--config FILE.yaml] [--flag value ...]",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; flags on the command line win.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    hints = typing.get_type_hints(cls)
+    for owner, names in _fields_by_owner(cls):
+        group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0])
+        helps = field_help(owner)
+        for name in names:
+            field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
+            group.add_argument(f"--{name}", **_argument(hints[name], field, helps.get(name, "")))
+    return parser
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """The text below each field of a class, which is its help."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, follower in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = follower.value if isinstance(follower, ast.Expr) else None
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                found[statement.target.id] = inspect.cleandoc(text.value)
+    return found
+
+
+def _flatten(given: dict[str, list[str]]) -> list[str]:
+    """Back to a command line. A single value is tied to its flag, so that it may begin with a dash."""
+    pairs = ([f"--{flag}={values[0]}"] if len(values) == 1 else [f"--{flag}", *values] for flag, values in given.items())
+    return [token for pair in pairs for token in pair]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flag, _, problem = message.removeprefix("argument ").partition(": ")
+        raise UsageError(f"{flag}: {problem}." if problem else f"{message}.")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        width = int(os.environ.get("COLUMNS", "0") or 0) or 110
+        super().__init__(prog, max_help_position=34, width=min(width, 120))
+
+
+def _fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
+    """Each field beside the class whose text explains it; shared subjects first."""
+    owners: dict[type, list[str]] = {owner: [] for owner in reversed(cls.__mro__) if dataclasses.is_dataclass(owner)}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.init:
+            owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
+            owners[owner].append(field.name)
+    return [(owner, names) for owner, names in owners.items() if names]
+
+
+def _argument(hint: Any, field: dataclasses.Field[Any], text: str) -> dict[str, Any]:
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    shown = "" if default is None or default == [] else f" [{_show(default)}]"
+    options: dict[str, Any] = {"help": (text + shown).replace("%", "%%")}
+    hint, is_list = _inner(hint)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        options |= {"choices": choices, "type": type(choices[0]), "metavar": "{" + ",".join(map(str, choices)) + "}"}
+    elif hint is bool:
+        options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+    else:
+        options |= {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
+    if is_list:
+        options["nargs"] = "*"
+        options["type"] = str
+        options["action"] = _CommaList
+    return options
+
+
+class _CommaList(argparse.Action):
+    """`--dataset a b` and `--dataset a,b`; a comma inside the path of an existing file stays."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        split = self.dest != "train_args"
+        parts = [part for value in values for part in ([value] if not split or Path(value).exists() else value.split(","))]
+        setattr(namespace, self.dest, [part for part in parts if part])
+
+
+def _inner(hint: Any) -> tuple[Any, bool]:
+    """The type inside `X | None` or `list[X]`."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is list:
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _split(argv: Sequence[str]) -> Tokens:
+    """`--a 1 2 --b=3 --no-c` to flags with their values."""
+    tokens: Tokens = []
+    for text in argv:
+        if text.startswith("--") and len(text) > 2:
+            name, equals, value = text[2:].partition("=")
+            tokens.append((name.replace("-", "_"), [value] if equals else []))
+        elif not tokens:
+            raise UsageError(f"Unexpected {text!r}: flags begin with --.")
+        else:
+            tokens[-1][1].append(text)
+    return [token for token in tokens if token[0] != "debug"]
+
+
+def _translate(tokens: Tokens) -> Tokens:
+    found: Tokens = []
+    for flag, values in tokens:
+        if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
+            flag, values = flag[3:], ["false"]
+        ours, note = translate(flag, values)
+        if note and ours != [(flag, values)]:
+            log_once(note, level=20)
+        found += [token for our, given in ours for token in (translate(our, given)[0] if our != flag else [(our, given)])]
+    return found
+
+
+def _read_config(path: Path) -> Tokens:
+    """A YAML (or JSON) file as flags, so that it takes the same converters. Keys that begin with _ are comments."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UsageError(f"--config {path}: {err.strerror}.") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise UsageError(f"--config {path} is not YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} must hold one flag a line, as `name: value`.")
+    return [
+        (str(key).replace("-", "_"), _config_values(value))
+        for key, value in content.items()
+        if value is not None and not str(key).startswith("_")
+    ]
+
+
+def _config_values(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{key}={_show(item)}" for key, item in value.items()]
+    if isinstance(value, list):
+        return [_show(item) for item in value]
+    return [_show(value)]
+
+
+def _ignores_errors(tokens: Tokens) -> bool:
+    return any(flag == "ignore_args_error" and (not values or _boolean(values[0])) for flag, values in tokens)
+
+
+def _unknown_flag(flag: str, known: set[str], command: str) -> str:
+    near = difflib.get_close_matches(flag, sorted(known | set(ALIASES)), n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else ""
+    return f"Unknown flag --{flag}.{hint} See `llmtune {command} --help`."

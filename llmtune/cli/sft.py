@@ -1,0 +1,22 @@
+"""`llmtune sft`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.parser import parse
+
+SUMMARY = """
+Fine-tune a model. Needed are a model and data:
+  llmtune sft --model_type llmtune-tiny --dataset tiny-qa
+  llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
+`llmtune check` with the same flags shows what would be learned.
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(SftArguments, argv, command="sft", summary=SUMMARY)
+    from llmtune.training.sft import sft
+
+    return 130 if sft(args).interrupted else 0

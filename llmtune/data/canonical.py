@@ -1,0 +1,73 @@
+"""The one Arrow schema that every data set becomes, whatever its rows were.
+
+Tool calls and schemas are JSON text: as Arrow structs, each would be padded with the fields of all the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from llmtune.errors import RowError
+from llmtune.types import Conversation, Json, Message, ToolCall
+
+__all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record"]
+
+FORMATS_VERSION = 1
+"""Part of every cache key: raise it when a row could come out differently than before."""
+
+MESSAGE = pa.struct(
+    [("role", pa.string()), ("content", pa.string()), ("loss", pa.bool_()), ("tool_calls", pa.string())]
+)
+SCHEMA = pa.schema([("messages", pa.list_(MESSAGE)), ("tools", pa.string()), ("images", pa.list_(pa.string()))])
+
+
+def to_record(conversation: Conversation) -> dict[str, Any]:
+    """A row of SCHEMA.
+
+    Raises:
+        RowError: A tool schema or an argument that JSON has no form for.
+    """
+    return {
+        "messages": [
+            {
+                "role": message.role,
+                "content": message.content,
+                "loss": message.loss,
+                "tool_calls": _calls_text(message.tool_calls),
+            }
+            for message in conversation.messages
+        ],
+        "tools": _json(conversation.tools) if conversation.tools else None,
+        "images": list(conversation.images),
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Conversation:
+    """The conversation that `to_record` was given."""
+    messages = tuple(
+        Message(message["role"], message["content"], bool(message["loss"]), _calls(message["tool_calls"]))
+        for message in record["messages"]
+    )
+    tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
+    return Conversation(messages, tools, tuple(record["images"] or ()))
+
+
+def _calls_text(calls: tuple[ToolCall, ...]) -> str | None:
+    return _json([{"name": call.name, "arguments": call.arguments} for call in calls]) if calls else None
+
+
+def _calls(text: str | None) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(call["name"], call["arguments"]) for call in json.loads(text)) if text else ()
+
+
+def _json(value: Json) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as err:
+        raise RowError(f"a tool schema or a tool call cannot be written as JSON: {err}") from err
+    return text

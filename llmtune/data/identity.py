@@ -1,0 +1,92 @@
+"""Fill the model's name and author into data sets that teach a model who it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.compute as pc
+
+from llmtune.data.rows import new_digest, write_records
+from llmtune.errors import UsageError
+
+__all__ = ["count_placeholders", "fill_identity"]
+
+PLACEHOLDER = re.compile(r"\{\{(NAME|AUTHOR)\}\}")
+CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+
+
+def fill_identity(
+    dataset: datasets.Dataset, model_name: Sequence[str] = (), model_author: Sequence[str] = ()
+) -> tuple[datasets.Dataset, int]:
+    """Replace `{{NAME}}` and `{{AUTHOR}}` in the contents of the messages.
+
+    Args:
+        dataset: In the canonical schema. Not mutated.
+        model_name: One or two forms: the first for conversations with Chinese characters, the last for the others.
+            Empty leaves the placeholder.
+        model_author: Likewise.
+
+    Returns:
+        The data set, the same object where nothing changes, and how many rows changed.
+    """
+    from llmtune.data.loading import REPORT_FILE, ROWS_FILE, open_cached, store
+
+    values = {"NAME": _forms(model_name, "model_name"), "AUTHOR": _forms(model_author, "model_author")}
+    values = {name: forms for name, forms in values.items() if forms}
+    if not values or not _any_placeholder(dataset):
+        return dataset, 0
+    changed = 0
+
+    def records() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for record in dataset:
+            filled = _fill(record, values)
+            changed += filled != record
+            yield filled
+
+    def fill(folder: Path) -> str:
+        write_records(records(), folder / ROWS_FILE)
+        (folder / REPORT_FILE).write_text(json.dumps({"filled": changed}), encoding="utf-8")
+        return str(new_digest("identity", dataset._fingerprint, sorted(values.items())).hexdigest())
+
+    key = store(fill)
+    return (open_cached(key), changed) if changed else (dataset, 0)
+
+
+def count_placeholders(dataset: datasets.Dataset) -> int:
+    """How many rows hold `{{NAME}}` or `{{AUTHOR}}` in a message."""
+    if not _any_placeholder(dataset):
+        return 0
+    return sum(any(PLACEHOLDER.search(message["content"]) for message in row["messages"]) for row in dataset)
+
+
+def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
+    forms = (value,) if isinstance(value, str) else tuple(value)
+    if len(forms) > 2:
+        raise UsageError(f"--{flag} takes one or two forms, the Chinese one first; {len(forms)} were given.")
+    return forms
+
+
+def _any_placeholder(dataset: datasets.Dataset) -> bool:
+    """Over the whole table, whatever rows are selected from it: fast, and never false where a row holds one."""
+    for batch in dataset.data.table.select(["messages"]).to_batches():
+        contents = pc.struct_field(pc.list_flatten(batch.column(0)), "content")
+        if pc.any(pc.match_substring_regex(contents, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
+            return True
+    return False
+
+
+def _fill(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    chinese = any(CJK.search(message["content"]) for message in record["messages"])
+
+    def value(match: re.Match[str]) -> str:
+        forms = values.get(match[1])
+        return match[0] if forms is None else forms[0] if chinese else forms[-1]
+
+    messages = [{**message, "content": PLACEHOLDER.sub(value, message["content"])} for message in record["messages"]]
+    return {**record, "messages": messages}

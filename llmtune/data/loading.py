@@ -1,0 +1,250 @@
+"""A `--dataset` item -> canonical Arrow tables on disk, memory-mapped, with a report of what was read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+
+from llmtune.data.canonical import FORMATS_VERSION
+from llmtune.data.identity import fill_identity
+from llmtune.data.info import DATASET_MAPPING, DatasetInfo
+from llmtune.data.readers import Located, data_files, extension_of, has_data_extension, read_rows, without_nulls
+from llmtune.data.rows import LoadReport, new_digest, write_rows
+from llmtune.errors import DataError, OutputError, UsageError
+from llmtune.registry import resolve_reference
+from llmtune.utils.cache import cache_root
+from llmtune.utils.files import write_json
+from llmtune.utils.logging import get_logger
+
+__all__ = ["DatasetItem", "Loaded", "fill_identity", "load_source", "open_cached", "parse_item", "store"]
+
+Dataset: TypeAlias = datasets.Dataset
+HUB_PREFIXES = ("ms::", "hf::")
+ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetItem:
+    """What stands in `--dataset`. `sample`: rows to draw from the whole source; None for all."""
+
+    source: str
+    sample: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One source. `validation`: the part that the source itself ships."""
+
+    train: Dataset
+    validation: Dataset | None
+    report: LoadReport
+    validation_report: LoadReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    strict: bool
+    overwrite_cache: bool
+    need_answer: bool
+
+
+def parse_item(text: str) -> DatasetItem:
+    """Split `key#1000` or `path#1000`; an existing path that holds a `#` is taken as it stands.
+
+    Raises:
+        UsageError: A hub data set, or something other than a positive number behind the `#`.
+    """
+    text = text.strip()
+    if text.startswith(HUB_PREFIXES):
+        raise UsageError(f"{text}: hub data sets are not there yet; download it and give the local path")
+    if not text:
+        raise UsageError("An empty data set name. Give a key (llmtune list datasets) or a path.")
+    source, mark, number = text.rpartition("#")
+    if not mark or _expand(text).exists():
+        return DatasetItem(text)
+    if not source or not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise UsageError(f"{text}: behind the # belongs how many rows to draw, 1 or more, as in {source or 'key'}#1000")
+    return DatasetItem(source, int(number))
+
+
+def load_source(text: str, *, strict: bool = False, overwrite_cache: bool = False, need_answer: bool = True) -> Loaded:
+    """Load a registered key, a data file or a folder of data files; a second run reads the cache.
+
+    Args:
+        text: A key or a path, without `#`.
+        strict: The first bad row is fatal.
+        overwrite_cache: Read and write again what the cache holds.
+        need_answer: Rows without an answer are bad.
+
+    Raises:
+        DataError: A file that is missing or broken, no usable row, or a bad row under `strict`.
+        UnknownKeyError: Neither a key nor anything that looks like a path.
+    """
+    options = _Options(strict, overwrite_cache, need_answer)
+    if text in DATASET_MAPPING:
+        return _load_entry(text, DATASET_MAPPING[text], options)
+    path = _expand(text)
+    if path.exists() or "/" in text or os.sep in text or has_data_extension(path):
+        train, report = _load_path(path, text, {}, options)
+        return Loaded(train, None, report)
+    DATASET_MAPPING[text]
+    raise AssertionError("the registry raises UnknownKeyError")
+
+
+def _expand(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _load_entry(key: str, info: DatasetInfo, options: _Options) -> Loaded:
+    if info.path is not None:
+        train, report = _load_path(_expand(info.path), key, info.columns, options)
+        if info.val_path is None:
+            return Loaded(train, None, report)
+        shipped, shipped_report = _load_path(_expand(info.val_path), f"{key} (validation)", info.columns, options)
+        return Loaded(train, shipped, report, shipped_report)
+    assert info.get_function is not None
+    made = resolve_reference(info.get_function, what=f"The data set {key!r}")()
+    train_rows, validation_rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    train, report = _load_made(train_rows, key, info.columns, options)
+    if validation_rows is None:
+        return Loaded(train, None, report)
+    validation, validation_report = _load_made(validation_rows, f"{key} (validation)", info.columns, options)
+    return Loaded(train, validation, report, validation_report)
+
+
+# Files
+
+
+def _load_path(path: Path, source: str, columns: Mapping[str, str], options: _Options) -> tuple[Dataset, LoadReport]:
+    files = data_files(path)
+    key = _files_key(path, files, columns, options.need_answer)
+    if options.overwrite_cache or not _is_complete(key):
+        _write(lambda: read_rows(path), source, columns, options, key=key)
+    return _finish(key, LoadReport.from_json(source, _read_report(key)), options)
+
+
+def _files_key(path: Path, files: list[Path], columns: Mapping[str, str], need_answer: bool) -> str:
+    digest = new_digest(FORMATS_VERSION, sorted(columns.items()), need_answer)
+    for file in files:
+        name = str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower()
+        digest.update(repr((name, file.stat().st_size)).encode("utf-8", "surrogatepass"))
+        try:
+            with file.open("rb") as opened:
+                while chunk := opened.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as err:
+            raise DataError(f"{file} cannot be read: {err.strerror or err}. Check its permissions.") from err
+    return str(digest.hexdigest())
+
+
+# Functions
+
+
+def _load_made(made: Any, source: str, columns: Mapping[str, str], options: _Options) -> tuple[Dataset, LoadReport]:
+    """What a registered function returned. Its rows are read anew in each run; the key is their content."""
+    key, report = _write(lambda: _located(made, source), source, columns, options, key=None)
+    return _finish(key, report, options)
+
+
+def _located(made: Any, source: str) -> Iterator[Located]:
+    if not isinstance(made, (datasets.Dataset, list)):
+        raise DataError(
+            f"The data set {source!r} gives {type(made).__name__}; its function must return a datasets.Dataset, "
+            "a list of rows, or a pair (train, validation) of either."
+        )
+    for number, row in enumerate(made, start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(f"The data set {source!r}: row {number} is {type(row).__name__}, not a dict.")
+        yield f"row {number}", without_nulls(dict(row)) if isinstance(made, datasets.Dataset) else dict(row)
+
+
+# Cache
+
+
+def _write(
+    rows: Callable[[], Iterable[Located]], source: str, columns: Mapping[str, str], options: _Options, key: str | None
+) -> tuple[str, LoadReport]:
+    kept: list[LoadReport] = []
+
+    def fill(folder: Path) -> str:
+        digest, report = write_rows(
+            rows(),
+            folder / ROWS_FILE,
+            source=source,
+            columns=columns,
+            need_answer=options.need_answer,
+            strict=options.strict,
+        )
+        write_json(folder / REPORT_FILE, report.to_json())
+        kept.append(report)
+        return key or digest
+
+    return store(fill, replace=options.overwrite_cache), kept[0]
+
+
+def store(fill: Callable[[Path], str], *, replace: bool = False) -> str:
+    """Let `fill` write rows into a temporary folder and name the key under which it then belongs in the cache.
+
+    Safe against other processes that write the same key: what they write is the same, so the first one wins; with
+    `replace` each file is replaced at once, which leaves those alone who have the old one open.
+    """
+    root = cache_root() / "rows"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
+    except OSError as err:
+        raise _cannot_cache(root, err) from err
+    key: str | None = None
+    try:
+        key = fill(temporary)
+        if not _is_complete(key):
+            os.replace(temporary, _folder(key))
+        elif replace:
+            for name in (ROWS_FILE, REPORT_FILE):
+                os.replace(temporary / name, _folder(key) / name)
+    except OSError as err:
+        if key is None or not _is_complete(key):
+            raise _cannot_cache(root, err) from err
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return key
+
+
+def _cannot_cache(root: Path, err: OSError) -> OutputError:
+    return OutputError(f"Cannot write into {root} ({err.strerror or err}). Set LLMTUNE_CACHE to another folder.")
+
+
+def _folder(key: str) -> Path:
+    return cache_root() / "rows" / key
+
+
+def _is_complete(key: str) -> bool:
+    return (_folder(key) / ROWS_FILE).is_file() and (_folder(key) / REPORT_FILE).is_file()
+
+
+def _read_report(key: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((_folder(key) / REPORT_FILE).read_text(encoding="utf-8"))
+    return value
+
+
+def open_cached(key: str) -> Dataset:
+    """Open a cached table memory-mapped; the key is its fingerprint, the same in every process."""
+    dataset = datasets.Dataset.from_file(str(_folder(key) / ROWS_FILE))
+    dataset._fingerprint = key
+    return dataset
+
+
+def _finish(key: str, report: LoadReport, options: _Options) -> tuple[Dataset, LoadReport]:
+    report.check(strict=options.strict)
+    get_logger().info(report.summary())
+    if warning := report.warning():
+        get_logger().warning(warning)
+    return open_cached(key), report

@@ -1,0 +1,190 @@
+"""Several sources -> one training part and one validation part, drawn the same way on every rank and in every run.
+
+Each source draws from a generator of its own, seeded by `dataset_seed` and the source's content: the same source
+gives the same split whatever else is mixed in. Rows keep their order; the trainer shuffles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import datasets
+import numpy as np
+
+from llmtune.data.identity import count_placeholders, fill_identity
+from llmtune.data.loading import load_source, parse_item
+from llmtune.data.rows import new_digest
+from llmtune.errors import UsageError
+from llmtune.utils.logging import get_logger
+
+__all__ = ["get_dataset"]
+
+Dataset: TypeAlias = datasets.Dataset
+Forms: TypeAlias = "str | Sequence[str] | None"
+Indices: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
+
+
+@dataclass(slots=True)
+class _Options:
+    seed: int
+    ratio: float
+    strict: bool
+    overwrite_cache: bool
+    model_name: Sequence[str]
+    model_author: Sequence[str]
+
+
+def get_dataset(
+    names: str | Sequence[str],
+    *,
+    dataset_test_ratio: float = 0.01,
+    dataset_seed: int = 42,
+    train_dataset_sample: int = -1,
+    val_dataset_sample: int | None = None,
+    val_dataset: str | Sequence[str] = (),
+    strict: bool = False,
+    model_name: Forms = None,
+    model_author: Forms = None,
+    overwrite_cache: bool = False,
+) -> tuple[Dataset, Dataset | None]:
+    """Load sources, split each into training and validation, and concatenate them.
+
+    Args:
+        names: Registered keys and paths, each maybe with `#n` to draw n of all its rows; also "a,b".
+        dataset_test_ratio: Share of each source that becomes validation, at least one row of a source with two;
+            0 splits nothing off. A source that ships a validation part uses that.
+        dataset_seed: Of every draw; the global generators are not touched.
+        train_dataset_sample: Rows drawn from the whole training part; -1 keeps all.
+        val_dataset_sample: Rows drawn from the whole validation part; -1 keeps all. None follows
+            `train_dataset_sample`: what was split off is cut to that times the ratio, what was shipped is kept.
+        val_dataset: Used whole as validation; then nothing is split off.
+        strict: The first bad row is fatal.
+        model_name: What `{{NAME}}` becomes: one form, or the Chinese and the other.
+        model_author: What `{{AUTHOR}}` becomes, likewise.
+        overwrite_cache: Read and write again what the cache holds.
+
+    Returns:
+        The two parts in the canonical schema; None where no row is for validation.
+
+    Raises:
+        UsageError: No name, or a number out of range. DataError: What `load_source` raises.
+    """
+    _check(dataset_test_ratio, train_dataset_sample, val_dataset_sample, dataset_seed)
+    ratio = 0.0 if val_dataset else dataset_test_ratio
+    options = _Options(dataset_seed, ratio, strict, overwrite_cache, _forms(model_name), _forms(model_author))
+    train, split_off, shipped = _load_all(_items(names), options)
+    if val_dataset:
+        if shipped:
+            rows = sum(len(part) for part in shipped)
+            get_logger().warning(f"val_dataset is given: {rows:,} validation rows that the sources ship are not used")
+        whole, _, more = _load_all(_items(val_dataset), options)
+        split_off, shipped = [], [*whole, *more]
+    train_part = _draw(_joined(train), train_dataset_sample, dataset_seed, "train")
+    if val_dataset_sample is None and train_dataset_sample >= 0 and split_off:
+        held = _joined(split_off)
+        cap = min(len(held), max(1, int(train_dataset_sample * ratio)))
+        split_off = [_draw(held, cap, dataset_seed, "validation")]
+    parts = [*split_off, *shipped]
+    if not parts or val_dataset_sample == 0:
+        return train_part, None
+    wanted = -1 if val_dataset_sample is None else val_dataset_sample
+    return train_part, _draw(_joined(parts), wanted, dataset_seed, "validation")
+
+
+def _check(ratio: float, train_sample: int, val_sample: int | None, seed: int) -> None:
+    if not 0 <= ratio < 1:
+        raise UsageError(f"dataset_test_ratio is {ratio}; it must be at least 0 and less than 1.")
+    if train_sample < -1 or (val_sample is not None and val_sample < -1):
+        raise UsageError("train_dataset_sample and val_dataset_sample are numbers of rows, or -1 for all.")
+    if seed < 0:
+        raise UsageError(f"dataset_seed is {seed}; it must be 0 or more.")
+
+
+def _items(names: str | Sequence[str]) -> list[str]:
+    given = [names] if isinstance(names, str) else list(names)
+    items: list[str] = []
+    for name in given:
+        whole = "," not in name or Path(parse_item(name).source if "#" in name else name).expanduser().exists()
+        items += [name] if whole else [part.strip() for part in name.split(",") if part.strip()]
+    if not items:
+        raise UsageError("No data set. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
+    return items
+
+
+def _forms(value: Forms) -> Sequence[str]:
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+# Sources
+
+
+def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], list[Dataset], list[Dataset]]:
+    """The training parts, the validation parts that were split off, and those that were shipped."""
+    train: list[Dataset] = []
+    split_off: list[Dataset] = []
+    shipped: list[Dataset] = []
+    for name in names:
+        item = parse_item(name)
+        loaded = load_source(item.source, strict=options.strict, overwrite_cache=options.overwrite_cache)
+        rows = _filled(loaded.train, item.source, options)
+        if item.sample is not None:
+            rows = _draw(rows, item.sample, options.seed, item.source)
+        if loaded.validation is not None:
+            shipped.append(_filled(loaded.validation, f"{item.source} (validation)", options))
+        elif held := _held_out(len(rows), options.ratio):
+            order = _generator(options.seed, "split", rows).permutation(len(rows))
+            split_off.append(_select(rows, np.sort(order[:held])))
+            rows = _select(rows, np.sort(order[held:]))
+        train.append(rows)
+    return train, split_off, shipped
+
+
+def _held_out(rows: int, ratio: float) -> int:
+    return 0 if ratio == 0 or rows < 2 else min(max(1, int(rows * ratio)), rows - 1)
+
+
+def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
+    dataset, changed = fill_identity(dataset, options.model_name, options.model_author)
+    if changed:
+        get_logger().info(f"{source}: the model's name and author are filled into {changed:,} rows")
+    if left := count_placeholders(dataset):
+        get_logger().warning(
+            f"{source}: {left:,} rows hold {{{{NAME}}}} or {{{{AUTHOR}}}}; give --model_name and --model_author"
+        )
+    return dataset
+
+
+# Drawing
+
+
+def _draw(dataset: Dataset, wanted: int, seed: int, what: str) -> Dataset:
+    """`wanted` of all rows, in their order; all of them where that is -1 or more than there are."""
+    if wanted > len(dataset):
+        get_logger().warning(f"{what}: {wanted:,} rows are asked for, but there are {len(dataset):,}; all are used")
+    if wanted < 0 or wanted >= len(dataset):
+        return dataset
+    order = _generator(seed, "sample", dataset).permutation(len(dataset))
+    return _select(dataset, np.sort(order[:wanted]))
+
+
+def _generator(seed: int, purpose: str, dataset: Dataset) -> np.random.Generator:
+    number = int.from_bytes(new_digest(purpose, dataset._fingerprint).digest(), "little")
+    return np.random.default_rng([seed, number])
+
+
+def _select(dataset: Dataset, indices: Indices) -> Dataset:
+    digest = new_digest("select", dataset._fingerprint)
+    digest.update(indices.astype("<i8").tobytes())
+    return dataset.select(indices, new_fingerprint=str(digest.hexdigest()))
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    if len(parts) == 1:
+        return parts[0]
+    joined: Dataset = datasets.concatenate_datasets(list(parts))
+    # Its own fingerprint hashes metadata too; ours is a function of the parts alone, so the token cache finds it.
+    joined._fingerprint = str(new_digest("concatenate", [part._fingerprint for part in parts]).hexdigest())
+    return joined

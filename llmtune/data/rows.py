@@ -1,0 +1,190 @@
+"""Rows -> one canonical Arrow file on disk, in a stream, with a report of what was recognised and what was bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from llmtune.data.canonical import SCHEMA, to_record
+from llmtune.data.formats import rename_columns, to_conversation
+from llmtune.data.readers import BadLine, Located
+from llmtune.data.shapes import recognise
+from llmtune.errors import DataError, RowError
+from llmtune.utils.logging import get_logger
+
+__all__ = ["BadRow", "LoadReport", "new_digest", "write_records", "write_rows"]
+
+BATCH_ROWS = 1000
+EXCERPT_CHARS = 80
+SHOWN_BAD_ROWS = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out. `excerpt`: its first 80 characters."""
+
+    location: str
+    reason: str
+    excerpt: str
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.reason}. The row: {self.excerpt}"
+
+
+@dataclasses.dataclass(slots=True)
+class LoadReport:
+    """What became of the rows of one source.
+
+    Attributes:
+        first_bad: The first five bad rows.
+        shapes: Rows kept of each shape.
+        columns: The columns that each shape was read from.
+        unused_columns: Columns that no row was read from.
+    """
+
+    source: str
+    rows_read: int = 0
+    rows_kept: int = 0
+    bad_rows: int = 0
+    first_bad: list[BadRow] = dataclasses.field(default_factory=list)
+    shapes: dict[str, int] = dataclasses.field(default_factory=dict)
+    columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    unused_columns: list[str] = dataclasses.field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line: what was recognised and how many rows were kept."""
+        many = len(self.shapes) > 1
+        shown = [
+            f"{name} ({'/'.join(self.columns[name])})" + (f" {count:,}" if many else "")
+            for name, count in sorted(self.shapes.items(), key=lambda item: -item[1])
+        ]
+        line = f"{self.source}: {self.rows_kept:,} rows, {'shapes' if many else 'shape'} {', '.join(shown)}"
+        return line + (f"; columns not used: {', '.join(self.unused_columns)}" if self.unused_columns else "")
+
+    def warning(self) -> str | None:
+        """One line on the bad rows, or None."""
+        if not self.bad_rows:
+            return None
+        verb = "is bad and" if self.bad_rows == 1 else "are bad and"
+        return (
+            f"{self.source}: {self.bad_rows:,} of {self.rows_read:,} rows {verb} left out; "
+            f"first: {self.first_bad[0]} (--strict true makes this fatal)"
+        )
+
+    def check(self, *, strict: bool) -> None:
+        """Raise a DataError where no row is good, or where `strict` and one is bad."""
+        if strict and self.bad_rows:
+            bad = self.first_bad[0]
+            raise DataError(
+                f"{self.source}, {bad.location}: {bad.reason}. Repair the row, or leave bad rows out with "
+                f"--strict false. The row: {bad.excerpt}"
+            )
+        if not self.rows_kept:
+            first = f"; first: {self.first_bad[0]}" if self.first_bad else ""
+            raise DataError(f"{self.source}: none of its {self.rows_read:,} rows can be used{first}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
+
+    @classmethod
+    def from_json(cls, source: str, value: Mapping[str, Any]) -> LoadReport:
+        fields = {**value, "first_bad": [BadRow(**bad) for bad in value["first_bad"]]}
+        return cls(source=source, **fields)
+
+    def _add_bad(self, location: str, reason: str, excerpt: str) -> None:
+        self.bad_rows += 1
+        if len(self.first_bad) < SHOWN_BAD_ROWS:
+            shown = " ".join(excerpt[:EXCERPT_CHARS].split())
+            self.first_bad.append(BadRow(location, _printable(reason), _printable(shown)))
+
+
+def new_digest(*parts: object) -> Any:
+    """A hash over `parts`, to be updated further; 16 bytes, the length of a fingerprint."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(repr(part).encode("utf-8", "surrogatepass") + b"\n")
+    return digest
+
+
+def write_rows(
+    rows: Iterable[Located],
+    file: Path,
+    *,
+    source: str,
+    columns: Mapping[str, str],
+    need_answer: bool,
+    strict: bool,
+) -> tuple[str, LoadReport]:
+    """Write the good rows to an Arrow stream file.
+
+    Returns:
+        A digest of what was written, and the report.
+
+    Raises:
+        DataError: No row is good, or `strict` and one is bad.
+    """
+    report = LoadReport(source)
+    quiet = None if get_logger().isEnabledFor(20) else True  # None: a bar on a terminal only
+    shown = tqdm(rows, desc=f"reading {source}", unit=" rows", disable=quiet, delay=2, leave=False)
+    digest = write_records(_records(shown, report, columns, need_answer, strict), file)
+    report.check(strict=strict)
+    return digest, report
+
+
+def _records(
+    rows: Iterable[Located], report: LoadReport, columns: Mapping[str, str], need_answer: bool, strict: bool
+) -> Iterator[dict[str, Any]]:
+    unused: dict[str, None] = {}
+    used: dict[str, dict[str, None]] = {}
+    for location, row in rows:
+        report.rows_read += 1
+        try:
+            if isinstance(row, BadLine):
+                raise RowError(row.reason)
+            renamed = rename_columns(row, columns) if columns else row
+            seen = recognise(renamed)
+            record = to_record(to_conversation(renamed, need_answer=need_answer))
+        except RowError as err:
+            report._add_bad(location, str(err), row.text if isinstance(row, BadLine) else _excerpt(row))
+            if strict:
+                report.check(strict=True)
+            continue
+        report.rows_kept += 1
+        report.shapes[seen.shape] = report.shapes.get(seen.shape, 0) + 1
+        used.setdefault(seen.shape, {}).update(dict.fromkeys(seen.columns))
+        unused.update((name, None) for name, cell in renamed.items() if cell is not None and name not in seen.columns)
+        yield record
+    report.columns = {shape: list(names) for shape, names in used.items()}
+    report.unused_columns = [name for name in unused if not any(name in names for names in used.values())]
+
+
+def _excerpt(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=repr)[:EXCERPT_CHARS]
+
+
+def _printable(text: str) -> str:
+    """Half a surrogate pair can be in a JSON string, but in no file or terminal."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def write_records(records: Iterable[dict[str, Any]], file: Path) -> str:
+    """Write canonical records as an Arrow stream in batches; return the digest of their values."""
+    digest = new_digest("records")
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        batch: list[dict[str, Any]] = []
+        for record in records:
+            batch.append(record)
+            digest.update(repr(record).encode("utf-8"))
+            if len(batch) == BATCH_ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+    return str(digest.hexdigest())

@@ -1,0 +1,133 @@
+"""What a row looks like: its shape and the columns that it is read from, recognised from the names alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from llmtune.data.formats_messages import parse_literal
+from llmtune.errors import RowError
+
+__all__ = ["ANSWERS", "LISTS", "Recognised", "Shape", "nearest_column", "present", "question_and_answer", "recognise"]
+
+Shape: TypeAlias = Literal[
+    "query-response",
+    "alpaca",
+    "messages",
+    "conversations",
+    "human-assistant",
+    "prompt-completion",
+    "text",
+    "response-only",
+    "preference",
+]
+
+QUERIES = ("query", "instruction", "prompt", "question")
+ANSWERS = ("response", "output", "completion", "answer", "target")
+PAIRS = (("query", "response"), ("instruction", "output"), ("prompt", "completion"), ("question", "answer"))
+LISTS = ("messages", "conversations", "conversation")
+EXTRAS = ("system", "history", "tools", "images", "image")
+KNOWN = (*QUERIES, *ANSWERS, *LISTS, *EXTRAS, "input", "text", "chosen", "rejected")
+EXPECTED = "query/response, instruction/input/output, messages, conversations, prompt/completion or text"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recognised:
+    """What a row looks like. `columns`: those that are used, in reading order."""
+
+    shape: Shape
+    columns: tuple[str, ...]
+
+
+def recognise(cells: Mapping[str, Any]) -> Recognised:
+    """The shape of a row and the columns that it is read from."""
+    cells = present(cells)
+    extras = [key for key in EXTRAS if key in cells and key != "history"]
+    lists = [key for key in LISTS if key in cells]
+    if "chosen" in cells:
+        context = lists[:1] or [key for key in _question_keys(cells) if key]
+        return Recognised("preference", (*context, "chosen", *extras))
+    if lists:
+        return Recognised(_shape_of_list(cells[lists[0]]), (lists[0], *extras))
+    question, answer = question_and_answer(cells)
+    used = [key for key in (question, "input" if question in ("instruction", "input") else None, answer) if key]
+    used = [key for key in dict.fromkeys(used) if key in cells]
+    if question:
+        history = ["history"] if "history" in cells else []
+        return Recognised(_shape_of_pair(question, answer, cells), (*used, *history, *extras))
+    if "text" in cells or answer:
+        _refuse_misspelt(cells)
+        if "text" in cells:
+            return Recognised("text", ("text", *extras))
+        return Recognised("response-only", (*used, *extras))
+    raise RowError(_no_shape(cells))
+
+
+def present(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells that are not null (nor NaN, which is how pandas writes it), list columns parsed where they are text."""
+    cells = {key: value for key, value in row.items() if value is not None and not _is_nan(value)}
+    for key in LISTS:
+        if isinstance(cells.get(key), str):
+            cells[key] = parse_literal(cells[key], what=f"column {key!r}")
+    return cells
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
+
+
+def question_and_answer(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    for question, answer in PAIRS:
+        if question in cells and answer in cells:
+            return question, answer
+    answer_key = next((key for key in ANSWERS if key in cells), None)
+    return _question_keys(cells)[0], answer_key
+
+
+def _question_keys(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    question = next((key for key in (*QUERIES, "input") if key in cells), None)
+    return question, "input" if question == "instruction" and "input" in cells else None
+
+
+def _shape_of_list(value: Any) -> Shape:
+    first = value[0] if isinstance(value, Sequence) and value and not isinstance(value, str) else None
+    if isinstance(first, Mapping):
+        if first.get("human") is not None or first.get("assistant") is not None:
+            return "human-assistant"
+        if first.get("from") is not None:
+            return "conversations"
+    return "messages"
+
+
+def _shape_of_pair(question: str, answer: str | None, cells: Mapping[str, Any]) -> Shape:
+    if question in ("instruction", "input"):
+        return "alpaca"
+    if (question, answer) == ("prompt", "completion") or isinstance(cells[question], (list, tuple)):
+        return "prompt-completion"
+    return "query-response"
+
+
+def _no_shape(cells: Mapping[str, Any]) -> str:
+    if not cells:
+        return "the row is empty: every column is null"
+    found = ", ".join(repr(key) for key in cells)
+    misspelt = next(((key, near) for key in cells if (near := nearest_column(key))), None)
+    hint = f"; found {misspelt[0]!r}; did you mean {misspelt[1]!r}?" if misspelt else ""
+    return f"it fits no known shape: its keys are {found}; expected {EXPECTED}{hint}"
+
+
+def _refuse_misspelt(cells: Mapping[str, Any]) -> None:
+    """A misspelt question would turn the row into text without its question, in silence."""
+    for key in cells:
+        if near := nearest_column(key):
+            raise RowError(f"it has an answer but no question; found {key!r}; did you mean {near!r}?")
+
+
+@lru_cache(maxsize=1024)
+def nearest_column(key: str) -> str | None:
+    if key in KNOWN:
+        return None
+    return next(iter(difflib.get_close_matches(str(key).lower(), KNOWN, n=1, cutoff=0.75)), None)

@@ -1,0 +1,289 @@
+"""Tokens on disk: every row is encoded once, into a memory-mapped Arrow file that a second run opens at once.
+
+The file's name is a hash of all that decides its content: rows, template, tokenizer, limits and the code of the
+templates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmtune.data.canonical import from_record
+from llmtune.errors import DataError, OutputError
+from llmtune.utils.cache import cache_root
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from llmtune.templates.chat import ChatTemplate, EncodedRow
+
+__all__ = ["EncodeReport", "TokenStore", "encode_dataset"]
+
+BATCH_ROWS = 1000
+SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
+
+
+@dataclass(slots=True)
+class EncodeReport:
+    """What became of the rows. `problems`: the first few that the template could not express, and why."""
+
+    num_rows: int = 0
+    num_samples: int = 0
+    num_tokens: int = 0
+    num_learned: int = 0
+    num_truncated: int = 0
+    num_deleted: int = 0
+    num_unlearned: int = 0
+    num_split_rows: int = 0
+    num_plain: int = 0
+    num_problems: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class TokenStore:
+    """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T]."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.report = EncodeReport(**json.loads(_report_file(file).read_text(encoding="utf-8")))
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        self._ids = table.column("input_ids").chunks
+        self._labels = table.column("labels").chunks
+        self._rows = table.column("row")
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, NDArray[np.int32]]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        place = index - int(self._starts[chunk])
+        return {
+            "input_ids": self._ids[chunk][place].values.to_numpy(),
+            "labels": self._labels[chunk][place].values.to_numpy(),
+        }
+
+    def __iter__(self) -> Iterator[dict[str, NDArray[np.int32]]]:
+        return (self[index] for index in range(len(self)))
+
+    def row_of(self, index: int) -> int:
+        """Index, in the data set that was encoded, of the row that a sample comes from."""
+        return int(self._rows[index].as_py())
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample."""
+        parts = [np.diff(chunk.offsets.to_numpy()) for chunk in self._ids]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def encode_dataset(
+    dataset: Dataset,
+    template: ChatTemplate,
+    *,
+    name: str = "training",
+    strict: bool = False,
+    overwrite: bool = False,
+    required: bool = True,
+) -> TokenStore:
+    """Encode a canonical data set, or open what an earlier run encoded.
+
+    Args:
+        name: What the rows are for, in messages.
+        strict: Stop at the first row that the template cannot express.
+        overwrite: Encode even what is there.
+        required: Whether no sample left is an error.
+
+    Raises:
+        DataError: No sample is left and one is required, or `strict` and a row is bad.
+    """
+    file = cache_root() / "tokens" / f"{_key(dataset, template)}.arrow"
+    if overwrite or not file.exists() or not _report_file(file).exists():
+        _encode(dataset, template, file, name=name)
+    store = TokenStore(file)
+    _tell(store.report, template, name=name, strict=strict)
+    if len(store) == 0:
+        text = f"No {name} sample is left of {store.report.num_rows:,} rows. Look at the lines above."
+        if required:
+            raise DataError(text)
+        get_logger().warning(text)
+    return store
+
+
+def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) -> None:
+    from tqdm import tqdm
+
+    report = EncodeReport()
+    temporary: Path | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(file)
+        with (
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+            tqdm(total=len(dataset), desc=f"Encoding {name} rows", unit="row", disable=_hide_bar(len(dataset))) as bar,
+        ):
+            for start in range(0, len(dataset), BATCH_ROWS):
+                records = _records(dataset[start : start + BATCH_ROWS])
+                rows = template.encode_rows([from_record(record) for record in records])
+                writer.write_batch(_batch(rows, start, report))
+                bar.update(len(rows))
+        _report_file(file).write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as err:
+        raise OutputError(
+            f"The encoded rows cannot be written to {file.parent} ({err.strerror or err}). "
+            "Free some space, or set LLMTUNE_CACHE to another folder."
+        ) from err
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary_beside(file: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(handle)
+    return Path(name)
+
+
+def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.RecordBatch:
+    ids: list[list[int]] = []
+    labels: list[list[int]] = []
+    origins: list[int] = []
+    for index, row in enumerate(rows, start):
+        report.num_rows += 1
+        report.num_truncated += row.num_truncated
+        report.num_deleted += row.num_deleted
+        report.num_unlearned += row.num_unlearned
+        report.num_plain += row.num_plain
+        report.num_split_rows += len(row.samples) > 1
+        if row.problem is not None:
+            report.num_problems += 1
+            if len(report.problems) < 5:
+                report.problems.append(f"row {index}: {row.problem}")
+            continue
+        for sample in row.samples:
+            ids.append(sample.input_ids)
+            labels.append(sample.labels)
+            origins.append(index)
+            report.num_learned += sample.num_learned
+    report.num_samples += len(ids)
+    report.num_tokens += sum(map(len, ids))
+    return pa.record_batch([_lists(ids), _lists(labels), pa.array(origins, pa.int64())], schema=SCHEMA)
+
+
+def _lists(values: list[list[int]]) -> pa.ListArray:
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = np.fromiter((token for value in values for token in value), np.int32, count=int(offsets[-1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+
+def _records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bool) -> None:
+    log = get_logger()
+    if report.num_problems:
+        text = f"{report.num_problems:,} of {report.num_rows:,} {name} rows cannot be written with the template"
+        text += f" {template.name!r}; first: {report.problems[0]}."
+        if strict or report.num_problems == report.num_rows:
+            raise DataError(f"{text} Mend them, or choose another --template_type.")
+        log.warning("%s They are left out (--strict true makes this fatal).", text)
+    limit = f"--max_length {template.max_length}"
+    for number, what in (
+        (report.num_deleted, f"are longer than {limit} and were left out"),
+        (report.num_unlearned, "have nothing left to learn and were left out"),
+    ):
+        if number:
+            log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
+    if report.num_truncated:
+        side = "start" if template.truncation_strategy == "left" else "end"
+        text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit} and lost their {side}"
+        if report.num_truncated > 0.01 * _total(report):
+            log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
+        else:
+            log.info("%s.", text)
+    if report.num_split_rows:
+        log.info("%s %s rows became one sample for each answer.", f"{report.num_split_rows:,}", name)
+    if report.num_plain:
+        text = "%s contents spell a control token and were encoded as plain text (--special_tokens_in_text)."
+        log.info(text, f"{report.num_plain:,}")
+
+
+def _total(report: EncodeReport) -> int:
+    return report.num_samples + report.num_deleted + report.num_unlearned
+
+
+def _key(dataset: Dataset, template: ChatTemplate) -> str:
+    parts = [
+        dataset._fingerprint,
+        _template_text(template),
+        tokenizer_digest(template.tokenizer),
+        code_digest(),
+        (template.system, template.max_length, template.truncation_strategy, template.loss_on, template.control_as_text),
+    ]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _template_text(template: ChatTemplate) -> str:
+    function = template.info.format_answer
+    if function is None:
+        return repr(template.info)
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = function.__qualname__
+    fields = template.info.__dataclass_fields__
+    values = [(name, getattr(template.info, name)) for name in fields if name != "format_answer"]
+    return repr((values, source))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of what makes ids of text: the tokenizer's files where it has a folder, else its own description."""
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(str(tokenizer.name_or_path))
+    names = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "special_tokens*", "added_tokens*")
+    files = sorted(file for pattern in names for file in folder.glob(pattern)) if folder.is_dir() else []
+    for file in files:
+        digest.update(file.read_bytes())
+    if not files and getattr(tokenizer, "is_fast", False):
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(repr(sorted(tokenizer.get_added_vocab().items())).encode())
+    digest.update(repr((tokenizer.vocab_size, tokenizer.bos_token_id, tokenizer.eos_token_id)).encode())
+    return digest.hexdigest()
+
+
+def code_digest() -> str:
+    """A hash of the code that renders and encodes: a change of it makes earlier files stale."""
+    import llmtune.templates
+
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(llmtune.templates.__file__).parent
+    for file in sorted([*folder.glob("*.py"), Path(__file__)]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _report_file(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _hide_bar(num_rows: int) -> bool | None:
+    return True if num_rows < 5 * BATCH_ROWS else None

@@ -1,0 +1,1 @@
+"""Looking at what a run would do, or has done, without doing it."""

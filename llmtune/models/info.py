@@ -1,0 +1,66 @@
+"""What a model entry says. Data only: nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmtune.registry import Registry
+
+__all__ = ["MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """One checkpoint that can be fine-tuned.
+
+    Attributes:
+        model_id_or_path: Id on the ModelScope hub, or a local folder.
+        template: Key in TEMPLATE_MAPPING.
+        lora_target_modules: Names of the linear layers that LoRA adapts by default, the last part of their path.
+        get_function: Loads model and tokenizer, see `llmtune.models.loading.load_causal_lm` for what it is given;
+            `"module:attribute"` is imported on first use.
+        get_folder: Makes or finds the model's folder itself instead of the hub; takes no argument.
+        revision: Branch, tag or commit on the hub.
+        hf_model_id: Id on the Hugging Face hub.
+        ignore_file_pattern: Regular expressions of files that a download leaves out.
+        torch_dtype: The one dtype that the weights work in; None leaves the choice to `--dtype`.
+        requires: Requirements beyond llmtune's own, as pip writes them.
+        source: Where these facts come from.
+    """
+
+    model_id_or_path: str
+    template: str = "default-generation"
+    lora_target_modules: tuple[str, ...] = ()
+    get_function: str | Callable[..., Any] = "llmtune.models.loading:load_causal_lm"
+    get_folder: str | Callable[[], Any] | None = None
+    revision: str = "master"
+    hf_model_id: str | None = None
+    ignore_file_pattern: tuple[str, ...] = ()
+    torch_dtype: Dtype | None = None
+    requires: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("lora_target_modules", "ignore_file_pattern", "requires"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+
+    @property
+    def lora_TM(self) -> tuple[str, ...]:  # noqa: N802 - the name that users of the reference know
+        return self.lora_target_modules
+
+
+MODEL_MAPPING: Registry[ModelInfo] = Registry(
+    "model",
+    ModelInfo,
+    builtin="llmtune.models.families",
+    function_field="get_function",
+    field_aliases={"lora_TM": "lora_target_modules", "model_id": "model_id_or_path"},
+    entry_points="llmtune.models",
+    list_command="llmtune list models",
+)
+register_model = MODEL_MAPPING.register

@@ -1,0 +1,206 @@
+"""Load a model and its tokenizer. Here torch and transformers begin, inside the functions that need them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.registry import resolve_reference
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["get_model_tokenizer", "load_causal_lm", "resolve_dtype", "resolve_folder"]
+
+
+def get_model_tokenizer(
+    model_type: str | None = None,
+    *,
+    model_id_or_path: str | None = None,
+    torch_dtype: Any = None,
+    load_model: bool = True,
+    load_tokenizer: bool = True,
+    **kwargs: Any,
+) -> tuple[Any, Any]:
+    """Load what a key of MODEL_MAPPING names.
+
+    Args:
+        model_type: The key. None: the entry whose id or folder name is that of `model_id_or_path`.
+        model_id_or_path: Local folder to load instead of the entry's.
+        torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
+        load_model: False returns None in the model's place, without reading weights.
+        load_tokenizer: False returns None in the tokenizer's place.
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`; the rest goes to `from_pretrained`.
+
+    Raises:
+        UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
+        ModelError: The folder lacks files, or they cannot be read.
+    """
+    if model_type is None:
+        from llmtune.arguments.checks import Problems, infer_model_type
+
+        problems = Problems()
+        model_type = infer_model_type(model_id_or_path, problems)
+        problems.raise_if_any()
+    assert model_type is not None
+    info = MODEL_MAPPING[model_type]
+    _check_requirements(model_type, info)
+    folder = resolve_folder(info, model_id_or_path)
+    dtype, _ = resolve_dtype(info, torch_dtype) if load_model else (None, "")
+    function = resolve_reference(info.get_function, what=f"The get_function of the model {model_type!r}")
+    tokenizer_folder = kwargs.pop("tokenizer_id_or_path", None)
+    model, tokenizer = function(
+        str(folder),
+        torch_dtype=dtype,
+        model_kwargs=kwargs.pop("model_kwargs", {}) | kwargs,
+        load_model=load_model,
+        load_tokenizer=load_tokenizer,
+        tokenizer_dir=None if tokenizer_folder is None else str(resolve_folder(info, tokenizer_folder)),
+        model_info=info,
+    )
+    if load_tokenizer:
+        _complete_tokenizer(tokenizer, folder)
+    return (model if load_model else None), (tokenizer if load_tokenizer else None)
+
+
+def load_causal_lm(
+    model_dir: str,
+    *,
+    torch_dtype: torch.dtype | None,
+    model_kwargs: dict[str, Any],
+    load_model: bool = True,
+    load_tokenizer: bool = True,
+    tokenizer_dir: str | None = None,
+    **_: Any,
+) -> tuple[Any, Any]:
+    """Load any causal language model that transformers has a class for: the get_function of most entries."""
+    folder = Path(model_dir)
+    options = dict(model_kwargs)
+    trust_remote_code = bool(options.pop("trust_remote_code", False))
+    allow_pickle = bool(options.pop("allow_pickle", False))
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
+    tokenizer = model = None
+    if load_tokenizer:
+        from transformers import AutoTokenizer
+
+        tokenizer = _load(AutoTokenizer, tokenizer_dir or model_dir, trust_remote_code=trust_remote_code)
+    if load_model:
+        from transformers import AutoModelForCausalLM
+
+        _check_weights(folder, allow_pickle)
+        model = _load(
+            AutoModelForCausalLM,
+            model_dir,
+            dtype=torch_dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=not allow_pickle,
+            **options,
+        )
+    return model, tokenizer
+
+
+def resolve_folder(info: ModelInfo, model_id_or_path: str | None) -> Path:
+    """The local folder of a model.
+
+    Raises:
+        ModelError: There is none: downloads come with a later version.
+    """
+    if model_id_or_path is None and info.get_folder is not None:
+        return Path(resolve_reference(info.get_folder, what="The get_folder of a model")())
+    place = model_id_or_path or info.model_id_or_path
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return folder
+    if info.get_folder is not None and place == info.model_id_or_path:
+        return Path(resolve_reference(info.get_folder, what="The get_folder of a model")())
+    raise ModelError(
+        f"There is no folder {place}. Downloading from a hub is not there yet: "
+        "fetch the model by other means and give its folder with --model_id_or_path."
+    )
+
+
+def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]:
+    """The dtype of the weights, and why.
+
+    The entry's own comes first; without one: bf16, or fp16 on a GPU that lacks bf16, or fp32 on a CPU, where half
+    precision is slower.
+
+    Raises:
+        UsageError: The entry works in one dtype only, and another is asked for.
+    """
+    import torch
+
+    by_name = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    wanted = by_name.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if info.torch_dtype is not None:
+        pinned = by_name[info.torch_dtype]
+        if wanted not in (None, pinned):
+            raise UsageError(f"{info.model_id_or_path} works in {info.torch_dtype} only; give --dtype {info.torch_dtype}.")
+        return pinned, "the model's own"
+    if wanted is not None:
+        if not isinstance(wanted, torch.dtype):
+            raise UsageError(f"Unknown dtype {dtype!r}: expected bf16, fp16 or fp32.")
+        return wanted, "as asked for"
+    if not torch.cuda.is_available():
+        return torch.float32, "there is no GPU, and half precision is slower on a CPU"
+    if torch.cuda.is_bf16_supported():
+        return torch.bfloat16, "the GPU supports it"
+    return torch.float16, "the GPU does not support bf16"
+
+
+def _load(loader: Any, folder: str, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(folder, **options)
+    except LlmtuneError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as err:
+        if "trust_remote_code" in str(err):
+            raise ModelError(
+                f"{folder} needs Python code of its own to load. If you trust it: --trust_remote_code true."
+            ) from err
+        text = " ".join(str(err).split())
+        raise ModelError(f"{folder} cannot be loaded: {text[:400]}") from err
+    except Exception as err:  # safetensors' own error type, of a cut-off file, derives from Exception
+        raise ModelError(f"{folder} cannot be loaded, a file in it may be cut off: {err}") from err
+
+
+def _check_weights(folder: Path, allow_pickle: bool) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt")))
+    if not pickles:
+        raise ModelError(f"{folder} has no weights (*.safetensors). The download may be incomplete.")
+    if not allow_pickle:
+        raise ModelError(
+            f"{folder} has its weights in {pickles[0]}, a pickle file, which can run any code when it is read. "
+            "If you trust it: --allow_pickle true."
+        )
+
+
+def _check_requirements(model_type: str, info: ModelInfo) -> None:
+    from packaging.requirements import Requirement
+
+    for text in info.requires:
+        requirement = Requirement(text)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise MissingPackageError(
+                f"The model {model_type!r} needs {text}. Install it with: pip install '{text}'"
+            ) from None
+        if not requirement.specifier.contains(version, prereleases=True):
+            raise MissingPackageError(
+                f"The model {model_type!r} needs {text}, and {requirement.name} {version} is installed. "
+                f"Install it with: pip install '{text}'"
+            )
+
+
+def _complete_tokenizer(tokenizer: Any, folder: Path) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"The tokenizer of {folder} names no end-of-text token (eos_token), which training needs.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,310 @@
+"""One generic registry: a read-only mapping from keys to typed entries that says where each came from.
+
+Registering is pure: no file, no network, no torch. What an entry names is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from llmtune.errors import DuplicateKeyError, LlmtuneError, UnknownKeyError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Registry", "resolve_reference"]
+
+EntryT = TypeVar("EntryT")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+PLUGINS_VARIABLE = "LLMTUNE_PLUGINS"
+
+
+class Registry(Mapping[str, EntryT], Generic[EntryT]):
+    """A read-only mapping; `register` is the one way in, as a call or as a decorator.
+
+    Args:
+        kind: What the entries are, in the singular: `model`, `data set`.
+        entry_type: A frozen dataclass; `register("key", **fields)` builds it.
+        builtin: The package whose import registers the entries that ship with llmtune. Imported on first look-up.
+        function_field: The field that a decorated function goes into; None refuses decoration.
+        field_aliases: Other spellings of field names that `register` takes.
+        entry_points: The entry-point group of plugins. A plugin's entry-point name is the key.
+        list_command: What to type to see all the keys.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entry_type: type[EntryT],
+        *,
+        builtin: str | None = None,
+        function_field: str | None = None,
+        field_aliases: Mapping[str, str] | None = None,
+        entry_points: str | None = None,
+        list_command: str = "",
+    ) -> None:
+        self.kind = kind
+        self.entry_type = entry_type
+        self._builtin = builtin
+        self._function_field = function_field
+        self._field_aliases = dict(field_aliases or {})
+        self._group = entry_points
+        self._list_command = list_command
+        self._entries: dict[str, EntryT] = {}
+        self._origins: dict[str, str] = {}
+        self._aliases: dict[str, str] = {}
+
+    # Registering
+
+    def register(
+        self,
+        key: str,
+        entry: EntryT | Callable[..., Any] | None = None,
+        *,
+        replace: bool = False,
+        aliases: tuple[str, ...] = (),
+        **fields: Any,
+    ) -> Any:
+        """Register an entry, or decorate the function that it needs.
+
+        `register("k", Entry(...))`, `register("k", field=value)` and `register("k", function)` return None or the
+        function; `@register("k")` and `@register("k", field=value)` above a function store and return it unchanged.
+
+        Raises:
+            DuplicateKeyError: The key is taken and `replace` is false.
+            UsageError: The entry has another type, or a field is unknown.
+        """
+        origin = _caller_location()
+        if isinstance(entry, self.entry_type):
+            if fields:
+                raise UsageError(f"register_{self._slug}({key!r}): give an entry or its fields, not both.")
+            self._add(key, entry, origin=origin, replace=replace, aliases=aliases)
+            return None
+        if callable(entry):
+            self._add_function(key, entry, fields, origin=origin, replace=replace, aliases=aliases)
+            return entry
+        if entry is not None:
+            expected = self.entry_type.__name__
+            raise UsageError(f"register_{self._slug}({key!r}): expected {expected}, not {type(entry).__name__}.")
+        if self._complete(fields):
+            self._add(key, self._build(key, fields), origin=origin, replace=replace, aliases=aliases)
+        elif self._function_field is None:
+            self._build(key, fields)
+
+        def decorate(function: FunctionT) -> FunctionT:
+            self._remove_own(key, origin)
+            self._add_function(key, function, fields, origin=origin, replace=replace, aliases=aliases)
+            return function
+
+        return decorate
+
+    def alias(self, alias: str, key: str) -> None:
+        """Let `alias` stand for `key`, which may be registered later."""
+        self._aliases[alias] = key
+
+    def _complete(self, fields: Mapping[str, Any]) -> bool:
+        given = {self._field_aliases.get(name, name) for name in fields}
+        required = {
+            field.name
+            for field in dataclasses.fields(cast("Any", self.entry_type))
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        }
+        return bool(given) and required <= given
+
+    def _build(self, key: str, fields: Mapping[str, Any]) -> EntryT:
+        known = [field.name for field in dataclasses.fields(cast("Any", self.entry_type))]
+        values = {self._field_aliases.get(name, name): value for name, value in fields.items()}
+        for name in values:
+            if name not in known:
+                raise UsageError(
+                    f"register_{self._slug}({key!r}): unknown field {name!r}.{_did_you_mean(name, known)}"
+                    f" Fields: {', '.join(known)}."
+                )
+        try:
+            return self.entry_type(**values)
+        except TypeError as err:
+            raise UsageError(f"register_{self._slug}({key!r}): {err}. Fields: {', '.join(known)}.") from err
+
+    def _add_function(
+        self,
+        key: str,
+        function: Callable[..., Any],
+        fields: Mapping[str, Any],
+        *,
+        origin: str,
+        replace: bool,
+        aliases: tuple[str, ...],
+    ) -> None:
+        if self._function_field is None:
+            raise UsageError(f"register_{self._slug} takes an entry or its fields; it decorates nothing.")
+        entry = self._build(key, {**fields, self._function_field: function})
+        self._add(key, entry, origin=origin, replace=replace, aliases=aliases)
+
+    def _add(self, key: str, entry: EntryT, *, origin: str, replace: bool, aliases: tuple[str, ...]) -> None:
+        self._load_builtin()
+        if key in self._entries and not replace:
+            raise DuplicateKeyError(
+                f"The {self.kind} {key!r} is registered already, at {self._origins[key]}. "
+                "Choose another key, or pass replace=True."
+            )
+        self._entries[key] = entry
+        self._origins[key] = origin
+        for alias in aliases:
+            self.alias(alias, key)
+
+    def _remove_own(self, key: str, origin: str) -> None:
+        if self._origins.get(key) == origin:
+            del self._entries[key], self._origins[key]
+
+    # Looking up
+
+    def __getitem__(self, key: str) -> EntryT:
+        self._load_builtin()
+        key = self.canonical(key)
+        if key not in self._entries:
+            if key not in self._plugins:
+                raise UnknownKeyError(self._unknown_message(key))
+            self._load_plugin(self._plugins[key])
+        return self._entries[key]
+
+    def __contains__(self, key: object) -> bool:
+        self._load_builtin()
+        return isinstance(key, str) and self.canonical(key) in self._all_keys()
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_builtin()
+        return iter(self._all_keys())
+
+    def __len__(self) -> int:
+        self._load_builtin()
+        return len(self._all_keys())
+
+    def __repr__(self) -> str:
+        return f"<Registry of {len(self)} {self.kind} entries>"
+
+    def canonical(self, key: str) -> str:
+        """The key that an alias stands for; any other key unchanged."""
+        self._load_builtin()
+        return self._aliases.get(key, key)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        self._load_builtin()
+        return dict(self._aliases)
+
+    def origin(self, key: str) -> str:
+        """Where an entry was registered, as `file:line`, or which plugin brings it."""
+        key = self.canonical(key)
+        if key not in self._origins and key in self._plugins:
+            return _plugin_origin(self._plugins[key])
+        self[key]
+        return self._origins[key]
+
+    def nearest(self, key: str) -> list[str]:
+        """Up to three keys or aliases that look like `key`."""
+        self._load_builtin()
+        return difflib.get_close_matches(key.lower(), [*self._all_keys(), *self._aliases], n=3, cutoff=0.5)
+
+    def _all_keys(self) -> list[str]:
+        return list(dict.fromkeys([*self._entries, *self._plugins]))
+
+    def _unknown_message(self, key: str) -> str:
+        near = self.nearest(key)
+        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+        listing = f" Run `{self._list_command}` for all {len(self)}." if self._list_command else ""
+        return f"Unknown {self.kind} {key!r}.{hint}{listing}"
+
+    @property
+    def _slug(self) -> str:
+        return self.kind.replace(" ", "")
+
+    # What brings entries
+
+    def _load_builtin(self) -> None:
+        if self._builtin is not None:
+            module, self._builtin = self._builtin, None
+            importlib.import_module(module)
+
+    @cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        chosen = os.environ.get(PLUGINS_VARIABLE)
+        if self._group is None or chosen == "":
+            return {}
+        from importlib.metadata import entry_points
+
+        found = {point.name: point for point in entry_points(group=self._group)}
+        if chosen is None:
+            return found
+        names = {name.strip() for name in chosen.split(",")}
+        return {key: point for key, point in found.items() if point.dist is not None and point.dist.name in names}
+
+    @property
+    def plugins(self) -> Mapping[str, EntryPoint]:
+        return dict(self._plugins)
+
+    def _load_plugin(self, point: EntryPoint) -> None:
+        origin = _plugin_origin(point)
+        try:
+            found = point.load()
+        except Exception as err:
+            raise LlmtuneError(
+                f"The plugin that brings the {self.kind} {point.name!r} ({origin}) cannot be loaded: {err!r}. "
+                f"Repair or remove it, or set {PLUGINS_VARIABLE}='' to do without plugins."
+            ) from err
+        if point.name in self._entries:  # the plugin's module called register itself
+            return
+        if isinstance(found, self.entry_type):
+            self._add(point.name, found, origin=origin, replace=False, aliases=())
+        elif callable(found) and self._function_field is not None:
+            self._add_function(point.name, found, {}, origin=origin, replace=False, aliases=())
+        else:
+            raise LlmtuneError(
+                f"The plugin {origin} gives {type(found).__name__} for the {self.kind} {point.name!r}; "
+                f"it must give {self.entry_type.__name__}."
+            )
+
+
+def resolve_reference(reference: str | Callable[..., Any], *, what: str) -> Callable[..., Any]:
+    """Turn `"module:attribute"` into the function it names; a function stays what it is.
+
+    Raises:
+        LlmtuneError: The module or the attribute does not exist. A fault inside the module is not hidden.
+    """
+    if callable(reference):
+        return reference
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as err:
+        if err.name is None or not module_name.startswith(err.name):
+            raise
+        raise LlmtuneError(f"{what} names the module {module_name!r}, which does not exist.") from err
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise LlmtuneError(f"{what} names {reference!r}, which is not a function.")
+    return cast("Callable[..., Any]", function)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _plugin_origin(point: EntryPoint) -> str:
+    dist = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown package"
+    return f"plugin {dist} ({point.value})"
+
+
+def _caller_location() -> str:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

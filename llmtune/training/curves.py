@@ -1,0 +1,109 @@
+"""Pictures of a run's curves, drawn from its logging.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmtune.errors import OutputError
+
+__all__ = ["draw_curves", "read_scalars", "smooth"]
+
+RAW_COLOUR = "#FFE2D9"
+SMOOTH_COLOUR = "#FF7043"
+SMOOTHING = 0.9
+SMOOTHED = ("loss",)
+SKIPPED = ("epoch", "global_step", "total_flos", "num_input_tokens_seen")
+SKIPPED_PARTS = ("runtime", "_per_second")
+
+Curve = dict[int, float]
+"""A scalar's value at each optimizer step, in the order of the steps."""
+
+
+def draw_curves(log_file: Path, folder: Path) -> list[Path]:
+    """Draw one PNG for each scalar of a log.
+
+    Args:
+        log_file: One JSON record a line, with `global_step` and scalars.
+        folder: Made where it does not exist; pictures of an earlier call are replaced.
+
+    Returns:
+        The pictures: `train_<scalar>.png`, and `eval_<scalar>.png` for those of evaluations.
+
+    Raises:
+        OutputError: The log cannot be read or a picture cannot be written.
+    """
+    try:
+        curves = read_scalars(log_file)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_draw(name, curve, folder) for name, curve in curves.items()]
+    except OSError as err:
+        raise OutputError(f"The curves of {log_file} cannot be drawn into {folder}: {err.strerror or err}.") from err
+
+
+def read_scalars(log_file: Path) -> dict[str, Curve]:
+    """The scalars of a log by name. Of a step that was logged twice, as after resuming, the later value holds."""
+    curves: dict[str, Curve] = {}
+    for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the line that a killed run was writing
+            continue
+        step = record.get("global_step") if isinstance(record, dict) else None
+        if not isinstance(step, int):
+            continue
+        for name, value in record.items():
+            if _is_drawn(name) and _is_number(value):
+                curves.setdefault(name, {})[step] = value
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
+
+
+def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
+    """Exponential moving average, corrected for its start at 0."""
+    found: list[float] = []
+    average = 0.0
+    for count, value in enumerate(values, start=1):
+        average = weight * average + (1 - weight) * value
+        found.append(average / (1 - weight**count))
+    return found
+
+
+def _is_drawn(name: str) -> bool:
+    # transformers' closing record (train_loss, train_runtime, ...) sums up the run and is no curve.
+    is_summary = name.startswith("train_")
+    return name not in SKIPPED and not is_summary and not any(part in name for part in SKIPPED_PARTS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _draw(name: str, curve: Curve, folder: Path) -> Path:
+    # A figure of its own, not pyplot's: a notebook's backend stays as it is, and nothing is left open.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps, values = list(curve), list(curve.values())
+    figure = Figure(figsize=(8, 5), dpi=100)
+    axes = figure.add_subplot()
+    axes.set_title(name)
+    axes.set_xlabel("step")
+    if len(steps) == 1:
+        axes.scatter(steps, values, color=SMOOTH_COLOUR)
+    elif name in SMOOTHED:
+        axes.plot(steps, values, color=RAW_COLOUR)
+        axes.plot(steps, smooth(values), color=SMOOTH_COLOUR)
+    else:
+        axes.plot(steps, values, color=SMOOTH_COLOUR)
+    prefix = "" if name.startswith("eval_") else "train_"
+    path = folder / f"{prefix}{name.replace('/', '_')}.png"
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        FigureCanvasAgg(figure).print_png(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

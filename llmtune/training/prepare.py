@@ -1,0 +1,95 @@
+"""From arguments to token ids, before any weights: what `sft` and `check` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmtune.data.canonical import from_record
+from llmtune.data.mixing import get_dataset
+from llmtune.data.store import TokenStore, encode_dataset
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.models.loading import get_model_tokenizer
+from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.parity import first_difference
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Prepared", "prepare", "steps_per_epoch"]
+
+PARITY_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run needs besides weights."""
+
+    info: ModelInfo
+    tokenizer: Any
+    template: ChatTemplate
+    train: Dataset
+    validation: Dataset | None
+    train_tokens: TokenStore
+    validation_tokens: TokenStore | None
+
+
+def prepare(args: SftArguments) -> Prepared:
+    """Load the tokenizer and the rows, and encode them."""
+    assert args.model_type is not None and args.template_type is not None
+    train, validation = get_dataset(
+        args.dataset,
+        dataset_test_ratio=args.dataset_test_ratio,
+        dataset_seed=args.dataset_seed,
+        train_dataset_sample=args.train_dataset_sample,
+        val_dataset_sample=args.val_dataset_sample,
+        val_dataset=args.val_dataset,
+        strict=args.strict,
+        model_name=args.model_name,
+        model_author=args.model_author,
+        overwrite_cache=args.overwrite_cache,
+    )
+    _, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=args.model_id_or_path,
+        load_model=False,
+        tokenizer_id_or_path=args.tokenizer_id_or_path,
+        trust_remote_code=args.trust_remote_code,
+    )
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        system=args.system,
+        max_length=args.max_length,
+        truncation_strategy=args.truncation_strategy,
+        loss_on=args.loss_on,
+        special_tokens_in_text=args.special_tokens_in_text,
+    )
+    options = {"strict": args.strict, "overwrite": args.overwrite_cache}
+    train_tokens = encode_dataset(train, template, name="training", **options)
+    validation_tokens = None
+    if validation is not None:
+        validation_tokens = encode_dataset(validation, template, name="validation", required=False, **options)
+        validation_tokens = validation_tokens if len(validation_tokens) else None
+    _check_parity(template, train, args)
+    return Prepared(MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens)
+
+
+def steps_per_epoch(num_samples: int, args: SftArguments) -> int:
+    """Optimizer steps of one pass over the samples, on one device."""
+    batches = -(-num_samples // args.batch_size)
+    return -(-batches // args.gradient_accumulation_steps)
+
+
+def _check_parity(template: ChatTemplate, train: Dataset, args: SftArguments) -> None:
+    """Warn where the template is not the one that the tokenizer carries, and so a server would use."""
+    rows = [from_record(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
+    difference = first_difference(template, rows)
+    if difference is not None:
+        get_logger().warning(
+            "Not the chat template that the tokenizer carries: %s. The checkpoint will carry the one that was trained.",
+            difference,
+        )

@@ -1,0 +1,67 @@
+"""The folder of one run: output/<model_type>/v<N>-<time>, and what is written there beside the checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune import __version__
+from llmtune.errors import OutputError
+from llmtune.utils.files import write_json
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["SECRETS", "args_record", "new_run_folder", "write_metrics"]
+
+SECRETS = ("hub_token",)
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def new_run_folder(output_dir: str, model_type: str) -> Path:
+    """Create the next v<N>-<time> folder; N is one above the highest there, from 0.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    parent = Path(output_dir).expanduser().resolve() / model_type
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            numbers = [int(found.group(1)) for name in os.listdir(parent) if (found := re.match(r"v(\d+)-", name))]
+            folder = parent / f"v{max(numbers, default=-1) + 1}-{time.strftime('%Y%m%d-%H%M%S')}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as err:
+        raise OutputError(
+            f"Cannot write into {parent} ({err.strerror}). Give a writable folder with --output_dir."
+        ) from err
+
+
+def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
+    """The resolved arguments as sft_args.json has them; keys with _ tell of the run and are no flags. No secret."""
+    record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
+    versions = {"llmtune": __version__, "python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return record | resolved | {"_versions": versions, "_started": time.strftime("%Y-%m-%dT%H:%M:%S")}
+
+
+def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
+    """<split>_results.txt (key = value lines) and <split>_results.json."""
+    from llmtune.utils.files import write_text
+
+    write_text(folder / f"{split}_results.txt", "".join(f"{key} = {metrics[key]}\n" for key in sorted(metrics)))
+    write_json(folder / f"{split}_results.json", metrics)

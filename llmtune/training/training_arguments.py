@@ -1,0 +1,102 @@
+"""Our arguments as transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from llmtune.arguments.checks import parse_train_args
+from llmtune.arguments.sft import SftArguments
+from llmtune.errors import UsageError
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.loading import resolve_dtype
+
+__all__ = ["training_arguments"]
+
+
+def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
+    """Translate the arguments of a run.
+
+    Raises:
+        UsageError: `--train_args` names no field of TrainingArguments, or gives it a value that it refuses.
+    """
+    extra = parse_train_args(args.train_args)
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    for name in extra:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"--train_args {name}: transformers' TrainingArguments has no such field.{hint}")
+    try:
+        return TrainingArguments(**(_fields(args, run, has_validation) | extra))
+    except (TypeError, ValueError) as err:
+        raise UsageError(f"transformers refuses these settings: {' '.join(str(err).split())}") from err
+
+
+def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, Any]:
+    assert args.model_type is not None
+    on_cpu = not torch.cuda.is_available()
+    dtype, _ = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
+    if on_cpu and dtype is torch.float16 and args.sft_type == "full":
+        raise UsageError("--dtype fp16 with --sft_type full needs a GPU. On a CPU, use bf16 or fp32.")
+    evaluates = has_validation and args.eval_strategy != "no"
+    saves = args.save_strategy != "no"
+    return {
+        "output_dir": str(run),
+        "seed": args.seed,
+        "data_seed": args.seed,
+        "use_cpu": on_cpu,
+        "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16 and not on_cpu,
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": args.eval_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "num_train_epochs": args.num_train_epochs,
+        "max_steps": args.max_steps,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": args.lr_scheduler_type,
+        "warmup_steps": args.warmup_ratio,  # below 1 it is a share of the steps
+        "optim": args.optim,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        **_checkpointing(args),
+        "neftune_noise_alpha": args.neftune_noise_alpha,
+        "train_sampling_strategy": "group_by_length" if args.group_by_length else "random",
+        "dataloader_num_workers": 0 if on_cpu and args.dataloader_num_workers == 1 else args.dataloader_num_workers,
+        "dataloader_pin_memory": not on_cpu,
+        "eval_strategy": args.eval_strategy if evaluates else "no",
+        "eval_steps": args.eval_steps,
+        "save_strategy": args.save_strategy,
+        "save_steps": args.save_steps,
+        "save_total_limit": args.save_total_limit if args.save_total_limit > 0 else None,
+        "save_only_model": bool(args.only_save_model),
+        "load_best_model_at_end": False,
+        "metric_for_best_model": _best_metric(args) if evaluates and saves else None,
+        "greater_is_better": args.predict_with_generate if evaluates and saves else None,
+        "logging_steps": args.logging_steps,
+        "logging_nan_inf_filter": False,
+        "average_tokens_across_devices": True,
+        "report_to": [target for target in args.report_to if target != "none"],
+        "disable_tqdm": True,  # the bar is ours
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "prediction_loss_only": True,
+    }
+
+
+def _checkpointing(args: SftArguments) -> dict[str, Any]:
+    if not args.gradient_checkpointing:
+        return {}
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers 5.23 renamed it; the former name goes in version 6
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def _best_metric(args: SftArguments) -> str:
+    return "eval_rouge-l" if args.predict_with_generate else "eval_loss"

@@ -1,0 +1,102 @@
+"""LoRA through PEFT: which layers, fresh adapters or those of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.models.info import ModelInfo
+
+__all__ = ["add_lora", "linear_names", "load_adapter", "target_modules"]
+
+
+def add_lora(model: Any, args: SftArguments, info: ModelInfo) -> Any:
+    """Put adapters beside the layers that `--lora_target_modules` names; everything else is frozen.
+
+    Adapter weights are kept in fp32 where the base is in half precision.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if args.peft_path is not None:
+        return load_adapter(model, Path(args.peft_path), is_trainable=True)
+    targets = target_modules(model, args.lora_target_modules, info)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=args.lora_rank,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout_p,
+        bias=args.lora_bias,
+        target_modules=targets,
+        modules_to_save=args.modules_to_save or None,
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any:
+    """Load the adapters of a PEFT folder onto their base model.
+
+    Raises:
+        CheckpointError: The folder is missing, incomplete or of another model.
+    """
+    from peft import PeftModel
+
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no adapter folder {folder}.")
+    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
+        if not any((folder / name).is_file() for name in names):
+            raise CheckpointError(
+                f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."
+            )
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except (ValueError, RuntimeError, KeyError) as err:
+        text = " ".join(str(err).split())[:300]
+        raise CheckpointError(
+            f"The adapter in {folder} does not fit the model: was it trained on another one? ({text})"
+        ) from err
+    except Exception as err:  # safetensors' own error type derives from Exception
+        raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+
+
+def target_modules(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
+    """Names of the layers to adapt. ALL: every linear layer but the head; DEFAULT or nothing: the entry's.
+
+    Raises:
+        UsageError: A name that no linear layer has.
+    """
+    names = linear_names(model)
+    if wanted == ["ALL"]:
+        return names
+    if wanted in ([], ["DEFAULT"]):
+        wanted = list(info.lora_target_modules)
+        if not wanted:
+            raise UsageError(
+                "The model's entry names no layers for LoRA. Give --lora_target_modules ALL, or some of: "
+                f"{', '.join(names)}."
+            )
+    modules = [name for name, _ in model.named_modules()]
+    missing = [name for name in wanted if not any(f".{module}".endswith(f".{name}") for module in modules)]
+    if missing:
+        raise UsageError(
+            f"--lora_target_modules {' '.join(missing)}: the model has no such layer. "
+            f"Its linear layers are {', '.join(names)}; ALL takes them all."
+        )
+    return wanted
+
+
+def linear_names(model: Any) -> list[str]:
+    """Last parts of the names of all linear layers but the head, in the model's order."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    found = [
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    return list(dict.fromkeys(found))

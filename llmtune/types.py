@@ -1,0 +1,75 @@
+"""The two shapes that a row takes on its way from file to loss: a Conversation, then an Encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+__all__ = ["IGNORE_INDEX", "Conversation", "Encoded", "Json", "LossOn", "Message", "Role", "ToolCall", "TruncationStrategy"]
+
+IGNORE_INDEX = -100
+"""Label of a token that is not learned. The value that torch's cross entropy ignores by default."""
+
+Json: TypeAlias = Any
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+LossOn: TypeAlias = Literal["auto", "last", "all", "everything"]
+TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the assistant makes. `arguments`: a JSON object, or the text that stood in the data."""
+
+    name: str
+    arguments: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `loss`: whether an assistant turn is learned; meaningless for the other roles."""
+
+    role: Role
+    content: str
+    loss: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A row, whatever its shape was.
+
+    Attributes:
+        messages: At most one system message, first; then the turns.
+        tools: The function schemas that the assistant may call.
+        images: Paths or addresses, in the order in which the contents name them.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Json, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @property
+    def system(self) -> str | None:
+        first = self.messages[0] if self.messages else None
+        return first.content if first is not None and first.role == "system" else None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages without the system message."""
+        return self.messages[1:] if self.system is not None else self.messages
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Token ids and labels of one sample, equal lengths [T]. Not shifted: the model shifts.
+
+    `labels` holds IGNORE_INDEX or the token at the same place; the first one is always IGNORE_INDEX, since
+    nothing stands before it to predict it from.
+    """
+
+    input_ids: list[int]
+    labels: list[int] = field(default_factory=list)
+
+    @property
+    def num_learned(self) -> int:
+        return sum(label != IGNORE_INDEX for label in self.labels)

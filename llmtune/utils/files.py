@@ -1,0 +1,87 @@
+"""Writing that either happens whole or not at all: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import OutputError
+
+__all__ = ["atomic_folder", "ensure_writable_folder", "write_json", "write_text"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; a reader sees the old file or the new one, never a part."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as err:
+        raise _cannot_write(path, err) from err
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as err:
+        Path(name).unlink(missing_ok=True)
+        raise _cannot_write(path, err) from err
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON. What JSON has no form for is written as its repr."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target` when the block ends well and vanishes when it does not.
+
+    Raises:
+        OutputError: `target` exists already, or the disk refuses.
+    """
+    if target.exists():
+        raise OutputError(f"{target} exists already. Remove it, or choose another place.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as err:
+        raise _cannot_write(target, err) from err
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as err:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _cannot_write(target, err) from err
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def ensure_writable_folder(path: Path, *, flag: str) -> None:
+    """Create a folder and prove that it takes files, before anything expensive starts."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as err:
+        raise OutputError(f"Cannot write into {path} ({err.strerror}). Give a writable folder with {flag}.") from err
+
+
+def _cannot_write(path: Path, err: OSError) -> OutputError:
+    return OutputError(f"Cannot write {path}: {err.strerror or err}. Free some space or choose another folder.")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

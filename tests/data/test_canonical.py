@@ -1,0 +1,64 @@
+"""A conversation survives the way through the Arrow schema, and a canonical row is itself a row."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtune.data.canonical import SCHEMA, from_record, to_record
+from llmtune.data.formats import shape_of, to_conversation
+from llmtune.errors import RowError
+from llmtune.types import Conversation, Message, ToolCall
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | texts
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+objects = st.dictionaries(texts, values, max_size=3)
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+calls = st.builds(ToolCall, texts, objects | texts.filter(lambda text: not is_object(text)))
+users = st.builds(Message, st.just("user"), texts)
+tools = st.builds(Message, st.just("tool"), texts)
+answers = st.builds(Message, st.just("assistant"), texts, st.booleans(), st.lists(calls, max_size=2).map(tuple))
+
+
+@st.composite
+def conversations(draw):
+    messages = draw(st.lists(st.builds(Message, st.just("system"), texts), max_size=1))
+    if draw(st.booleans()):
+        messages.append(draw(answers))
+    else:
+        for _ in range(draw(st.integers(1, 3))):
+            asked = draw(st.lists(tools, min_size=1, max_size=2)) if len(messages) > 1 and draw(st.booleans()) else []
+            messages += [*(asked or [draw(users)]), draw(answers)]
+    return Conversation(
+        tuple(messages), tuple(draw(st.lists(objects, max_size=2))), tuple(draw(st.lists(texts, max_size=2)))
+    )
+
+
+@given(conversations())
+def test_round_trip(conversation):
+    record = to_record(conversation)
+    stored = pa.RecordBatch.from_pylist([record], schema=SCHEMA).to_pylist()[0]
+    assert stored == record
+    assert from_record(stored) == conversation
+    assert shape_of(stored) == "messages"
+    assert to_conversation(stored) == conversation
+
+
+def test_what_json_cannot_write():
+    for value in ({"a": b"x"}, {"a": "\ud800"}):
+        conversation = Conversation((Message("assistant", "r", True),), ({"name": "f", "parameters": value},))
+        with pytest.raises(RowError, match="cannot be written as JSON"):
+            to_record(conversation)

@@ -1,0 +1,94 @@
+"""The data sets that ship as code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
+from llmtune.data.info import DATASET_MAPPING
+
+
+def is_chinese(text: str) -> bool:
+    return any(ord(character) > 0x2E80 for character in text)
+
+
+def test_registered_under_their_keys():
+    assert DATASET_MAPPING["self-intro"].get_function is self_intro
+    assert DATASET_MAPPING["tiny-qa"].get_function is tiny_qa
+
+
+def test_importing_is_cheap():
+    code = "import sys, llmtune.data.families; print(sorted({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_self_intro_rows():
+    rows = self_intro()
+    assert 100 <= len(rows) <= 200
+    assert len({row["query"] for row in rows}) == len(rows)
+    assert 0.4 < sum(is_chinese(row["query"]) for row in rows) / len(rows) < 0.6
+    for row in rows:
+        assert set(row) == {"query", "response"}
+        assert "{{" not in row["query"]
+        assert "{{NAME}}" in row["response"] or "{{AUTHOR}}" in row["response"]
+        filled = row["response"].replace("{{NAME}}", "").replace("{{AUTHOR}}", "")
+        assert "{" not in filled
+        assert "}" not in filled
+        assert is_chinese(row["query"]) == is_chinese(row["response"])
+    assert all(any(part in row["response"] for row in rows) for part in ("{{NAME}}", "{{AUTHOR}}"))
+
+
+def test_defaults_are_chinese_then_english():
+    assert DEFAULT_NAME == ("llmtune-tiny", "llmtune-tiny")
+    assert [is_chinese(author) for author in DEFAULT_AUTHOR] == [True, False]
+
+
+def test_tiny_qa_parts():
+    train, validation = tiny_qa()
+    assert 400 <= len(train) <= 800
+    assert 0.08 < len(validation) / len(train) < 0.12
+    queries = [row["query"] for row in train + validation]
+    assert len(set(queries)) == len(queries)
+    assert 0.4 < sum(map(is_chinese, queries)) / len(queries) < 0.6
+    assert all(set(row) == {"query", "response"} for row in train + validation)
+    assert not any("{" in text or "  " in text for row in train + validation for text in row.values())
+
+
+def test_validation_asks_for_trained_facts_in_other_words():
+    train, validation = tiny_qa()
+    known = {row["response"] for row in train}
+    assert {row["response"] for row in validation} <= known
+
+
+@pytest.mark.parametrize(
+    ("query", "response"),
+    [
+        ("What is 3 plus 4?", "3 plus 4 is 7."),
+        ("9减2等于几?", "9减2等于7。"),
+        ("What is the capital of Mexico?", "The capital of Mexico is Mexico City."),
+        ("法国的首都是哪里?", "法国的首都是巴黎。"),
+        ("What colour is grass?", "Grass is green."),
+        ("What sound does a rooster make?", "A rooster says cock-a-doodle-doo."),
+        ("What day comes after Sunday?", "Monday comes after Sunday."),
+        ("星期一之前是星期几?", "星期一的前一天是星期日。"),
+    ],
+)
+def test_some_rows_by_hand(query: str, response: str):
+    train, validation = tiny_qa()
+    assert {"query": query, "response": response} in train + validation
+
+
+def test_sums_are_right():
+    train, validation = tiny_qa()
+    checked = 0
+    for row in train + validation:
+        words = row["response"].rstrip(".").split()
+        if len(words) == 5 and words[1] in ("plus", "minus"):
+            first, second, result = (int(words[place]) for place in (0, 2, 4))
+            assert result == (first + second if words[1] == "plus" else first - second)
+            checked += 1
+    assert checked > 150

@@ -1,0 +1,404 @@
+"""Every file of the shared data, the cache, and what happens to bad rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import datasets
+import pytest
+
+from llmtune.data.canonical import SCHEMA, from_record
+from llmtune.data.info import DatasetInfo, register_dataset
+from llmtune.data.loading import DatasetItem, fill_identity, load_source, parse_item
+from llmtune.errors import DataError, UnknownKeyError, UsageError
+from llmtune.types import Conversation, Message, ToolCall
+from llmtune.utils.cache import cache_root
+
+IMAGE = "https://qianwen-res.oss-cn-beijing.aliyuncs.com/Qwen-VL/assets/demo.jpeg"
+
+
+def turns(*contents: str, system: str | None = None, only_last: bool = False, images: tuple[str, ...] = ()):
+    """A conversation of user and assistant by turns."""
+    made = [Message("system", system)] if system is not None else []
+    for number, content in enumerate(contents):
+        answer = number % 2 == 1
+        learned = answer and (not only_last or number == len(contents) - 1)
+        made.append(Message("assistant" if answer else "user", content, learned))
+    return Conversation(tuple(made), images=images)
+
+
+def text(content: str) -> Conversation:
+    return Conversation((Message("assistant", content, True),))
+
+
+MULTI = ("AAAAA", "BBBBB", "CCCCC", "DDDDD")
+CHATML = [
+    turns("11111", "22222", system="00000"),
+    turns("aaaaa", "bbbbb", "ccccc", "ddddd"),
+    turns("AAAAA", "BBBBB", "CCCCC", "DDDDD"),
+]
+SWIFT_MULTI = [
+    turns("55555", "66666", system="00000"),
+    turns("eeeee", "fffff"),
+    turns(*MULTI, "EEEEE", "FFFFF", only_last=True),
+]
+SINGLE = [turns("11111", "22222", system="00000"), turns("aaaaa", "bbbbb"), turns("AAAAA", "BBBBB")]
+PRE = [text("11111"), text("aaaaa"), text("AAAAA")]
+SMALL = {
+    "alpaca.csv": [
+        turns("11111\n22222", "3.3", system="00000"),
+        turns("aaaaa", "ccccc"),
+        turns("AAAAA\nBBBBB", "CCCCC"),
+    ],
+    "alpaca.jsonl": [
+        turns("aaaaa", "bbbbb", "11111\n22222", "33333", system="system123", only_last=True),
+        turns("aaaaa", "ccccc"),
+        turns("AAAAA\nBBBBB", "CCCCC"),
+    ],
+    "alpaca2.csv": [turns("11111", "33333"), turns("aaaaa", "ccccc"), turns("AAAAA", "CCCCC")],
+    "chatml.jsonl": CHATML,
+    "conversations.jsonl": CHATML,
+    "multi_modal_3.jsonl": [
+        turns("55555", "66666", images=(IMAGE,)),
+        turns("eeeee", "fffff", images=(IMAGE,)),
+        turns(*MULTI, "EEEEE", "FFFFF", only_last=True, images=(IMAGE,)),
+    ],
+    "sharegpt.jsonl": [
+        turns("11111", "22222", system="00000"),
+        turns("aaaaa", "bbbbb"),
+        turns(*MULTI, "EEEEE", "FFFFF"),
+    ],
+    "swift_multi.json": SWIFT_MULTI,
+    "swift_multi.jsonl": SWIFT_MULTI,
+    "swift_pre.csv": PRE,
+    "swift_pre.jsonl": PRE,
+    "swift_single.csv": SINGLE,
+    "swift_single.jsonl": SINGLE,
+}
+TANG = "以下是一首唐詩的第一句話，請用你的知識判斷並完成整首詩。\n"
+# File: rows, shapes, first row: roles and the beginning of each content, last row likewise.
+LARGE = {
+    "alpaca_en_demo.json": (999, "alpaca", "ua", ["Describe a process of making crepes.", "Making crepes is an easy"]),
+    "alpaca_zh_demo.json": (1000, "alpaca", "ua", ["识别并解释给定列表中的两个科学理论：细胞理论和日心说。", "细胞理论是生物科学"]),
+    "c4_demo.jsonl": (300, "text", "a", ["Don’t think you need all the bells and whistles?"]),
+    "glaive_toolcall_en_demo.json": (300, "conversations", "uauatauaua"[:10], [
+        "Hi, I have some ingredients", "Of course! I can help", "I have chicken, bell", "", '{"recipes": [{"name"']),
+    "kto_en_demo.json": (300, "messages", "ua", ["The Federal Trade Commission", "Ooh ooh ah ah!"]),
+    "medical_sft_1K_format.jsonl": (1000, "conversations", "ua", ["治疗阳痿吃什么药呢？", "男子早泄、早泄病症"]),
+    "mllm_demo.json": (6, "messages", "uaua", [
+        "<image>Who are they?", "They're Kane", "What are they doing?<image>", "They are celebrating"]),
+    "qwen_react_function_call.json": (2, "conversations", None, ["Answer the following questions as best you can."]),
+    "self_cognition.jsonl": (142, "query-response", "ua", ["你是？", "我是{{NAME}}，专门设计用于"]),
+    "subset_dpo_en_demo.json": (184, "preference", "ua", ["Hi! I'd like to create a new language game", "That sounds like"]),
+    "tang_poems/Tang_testing_data.json": (15, "alpaca", "u", [TANG + "雪霽銀妝素，桔高映瓊枝。"]),
+    "tang_poems/Tang_testing_gt.txt": (15, "text", "a", ["偕伴登山去\t觀雪且賞桔"]),
+    "tang_poems/Tang_training_data.json": (5001, "alpaca", "ua", [
+        TANG + "秦川雄帝宅，函谷壯皇居。", "綺殿千尋起，離宮百雉餘。連甍遙接漢，飛觀迥凌虛。雲日隱層闕，風煙出綺疎。"]),
+}  # fmt: skip
+
+
+def conversations_of(dataset) -> list[Conversation]:
+    return [from_record(row) for row in dataset]
+
+
+def test_no_file_is_forgotten(assets):
+    data = assets / "data"
+    found = {
+        str(path.relative_to(data)) for path in data.rglob("*") if path.suffix in (".json", ".jsonl", ".csv", ".txt")
+    }
+    assert found == {f"formats/{name}" for name in SMALL} | set(LARGE)
+    assert len(found) == 26
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_files(assets, name):
+    loaded = load_source(str(assets / "data" / "formats" / name), strict=True)
+    assert loaded.train.data.schema.remove_metadata() == SCHEMA
+    assert conversations_of(loaded.train) == SMALL[name]
+    assert (loaded.report.rows_read, loaded.report.rows_kept, loaded.report.bad_rows) == (3, 3, 0)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_files(assets, name):
+    rows, shape, roles, contents = LARGE[name]
+    loaded = load_source(str(assets / "data" / name), strict=True, need_answer="testing_data" not in name)
+    assert len(loaded.train) == loaded.report.rows_read == rows
+    assert loaded.report.shapes == {shape: rows}
+    first = from_record(loaded.train[0])
+    if roles:
+        assert "".join(message.role[0] for message in first.messages).startswith(roles[: len(contents)])
+    for message, beginning in zip(first.messages, contents, strict=False):
+        assert message.content.startswith(beginning)
+
+
+def test_last_rows(assets):
+    def last(name: str) -> Conversation:
+        return from_record(load_source(str(assets / "data" / name)).train[-1])
+
+    assert last("kto_en_demo.json").messages[1] == Message("assistant", "ભારત", True)
+    poem = json.loads((assets / "data/tang_poems/Tang_training_data.json").read_text("utf-8"))[-1]
+    expected = turns(f"{poem['instruction']}\n{poem['input']}", poem["output"])
+    assert last("tang_poems/Tang_training_data.json") == expected
+    preference = last("subset_dpo_en_demo.json")
+    assert [message.role for message in preference.messages] == ["system", "user", "assistant"]
+    assert preference.system is not None and preference.system.startswith("You are an AI assistant.")
+    assert preference.messages[2].content.startswith("Cyril Suk\nB: Christo van Rensburg")
+    assert last("mllm_demo.json").images == tuple(
+        json.loads((assets / "data/mllm_demo.json").read_text())[-1]["images"]
+    )
+
+
+def test_glaive_tool_calls(assets):
+    found = conversations_of(load_source(str(assets / "data" / "glaive_toolcall_en_demo.json")).train)
+    ingredients = {"ingredients": ["chicken", "bell peppers", "rice"]}
+    assert found[0].messages[3] == Message("assistant", "", True, (ToolCall("search_recipes", ingredients),))
+    assert found[0].messages[4].role == "tool"
+    assert found[0].tools[0]["name"] == "search_recipes"
+    calls = [call for one in found for message in one.messages for call in message.tool_calls]
+    assert len(calls) >= 211
+    assert all(isinstance(call.arguments, dict) for call in calls)
+
+
+def test_only_chosen_answers_are_learned(assets):
+    found = conversations_of(load_source(str(assets / "data" / "subset_dpo_en_demo.json")).train)
+    assert all(sum(message.loss for message in one.messages) == 1 and one.messages[-1].loss for one in found)
+
+
+# Reports and bad rows
+
+GOOD = {"instruction": "q", "input": "", "output": "r", "id": 7}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def test_report_lines(tmp_path, capsys):
+    name = write(tmp_path / "a.jsonl", [GOOD] * 3)
+    load_source(name)
+    assert capsys.readouterr().err == f"{name}: 3 rows, shape alpaca (instruction/input/output); columns not used: id\n"
+    name = write(tmp_path / "b.jsonl", [GOOD, GOOD, "oops", {"query": "q", "response": "r"}, {"query": "q"}])
+    expected = (
+        f"{name}: 3 rows, shapes alpaca (instruction/input/output) 2, query-response (query/response) 1; "
+        "columns not used: id\n"
+        f"warning: {name}: 2 of 5 rows are bad and left out; first: line 3: not JSON (Expecting value, column 1). "
+        "The row: oops (--strict true makes this fatal)\n"
+    )
+    first = load_source(name)
+    assert capsys.readouterr().err == expected
+    second = load_source(name)
+    assert capsys.readouterr().err == expected
+    assert first.report == second.report
+    assert [bad.location for bad in first.report.first_bad] == ["line 3", "line 5"]
+    assert first.report.first_bad[1].excerpt == '{"query": "q"}'
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_strict(tmp_path, cached):
+    rows = [GOOD] * 16 + [{"instruction": "x" * 200, "output": None}, "more"]
+    name = write(tmp_path / f"strict{cached}.jsonl", [*rows, cached and GOOD or {"text": "other"}])
+    if cached:
+        load_source(name)
+    with pytest.raises(DataError) as caught:
+        load_source(name, strict=True)
+    message = str(caught.value)
+    assert message.startswith(f"{name}, line 17: it has a question ('instruction') but no answer")
+    assert message.endswith("The row: " + '{"instruction": "' + "x" * 63)
+
+
+def test_no_row_is_good(tmp_path):
+    name = write(tmp_path / "a.jsonl", [{"anwser": 1}] * 8)
+    before = set((cache_root() / "rows").glob("*")) if (cache_root() / "rows").exists() else set()
+    with pytest.raises(DataError, match="none of its 8 rows can be used; first: line 1: .*did you mean 'answer'"):
+        load_source(name)
+    assert set((cache_root() / "rows").glob("*")) == before
+
+
+def test_no_usable_column_in_csv(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="its keys are 'a', 'b'; expected query/response"):
+        load_source(str(tmp_path / "a.csv"))
+
+
+def test_odd_text_in_reports(tmp_path):
+    name = write(tmp_path / "a.jsonl", [GOOD, '"\\ud800"', '{"query": "\\ud800", "response": "r"}', "\u2028 x"])
+    assert load_source(name).report.bad_rows == 3
+
+
+def test_rows_without_answer(tmp_path):
+    name = write(tmp_path / "a.jsonl", [{"query": "q"}, {"query": "q", "response": "r"}])
+    assert len(load_source(name).train) == 1
+    assert len(load_source(name, need_answer=False).train) == 2
+
+
+# Cache
+
+
+def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
+    name = write(tmp_path / "cache.jsonl", [GOOD, {"text": "only in this test"}])
+    first = load_source(name)
+    file = first.train.cache_files[0]["filename"]
+    assert str(cache_root()) in file
+    with monkeypatch.context() as patch:
+        patch.setattr("llmtune.data.loading.read_rows", lambda path: pytest.fail("read again"))
+        again = load_source(name)
+    assert again.train._fingerprint == first.train._fingerprint
+    assert again.train.to_list() == first.train.to_list()
+    read: list[object] = []
+    from llmtune.data.readers import read_rows
+
+    monkeypatch.setattr("llmtune.data.loading.read_rows", lambda path: read.append(path) or read_rows(path))
+    assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
+    assert len(read) == 1
+    assert first.train.to_list() == again.train.to_list()
+    assert not list((cache_root() / "rows").glob(".writing-*"))
+
+
+def test_content_decides_not_the_name(tmp_path):
+    one = load_source(write(tmp_path / "a.jsonl", [GOOD]))
+    other = load_source(write(tmp_path / "b.jsonl", [GOOD]))
+    changed = load_source(write(tmp_path / "a.jsonl", [GOOD, GOOD]))
+    assert one.train._fingerprint == other.train._fingerprint != changed.train._fingerprint
+    assert len(changed.train) == 2
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(Exception, match="Set LLMTUNE_CACHE to another folder"):
+        load_source(write(tmp_path / "a.jsonl", [GOOD]))
+
+
+def test_processes_race_for_one_key(tmp_path):
+    name = write(tmp_path / "race.jsonl", [GOOD] * 3000)
+    code = f"from llmtune.data.loading import load_source as l; t=l({name!r}, overwrite_cache=True).train; print(len(t), t._fingerprint)"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(outputs) == 1
+    assert outputs.pop().startswith("3000 ")
+
+
+# Registered data sets
+
+ROWS = [{"query": f"q{n}", "response": f"r{n}"} for n in range(5)]
+BOTH = [turns(f"q{n}", f"r{n}") for n in range(5)]
+register_dataset("t-list", lambda: ROWS)
+register_dataset("t-dataset", lambda: datasets.Dataset.from_list(ROWS))
+register_dataset("t-pair", lambda: (ROWS, datasets.Dataset.from_list(ROWS[:2])))
+register_dataset(
+    "t-columns", DatasetInfo(get_function=lambda: [{"a": "q", "b": "r"}], columns={"a": "query", "b": "response"})
+)
+register_dataset("t-wrong", lambda: {"a": 1})
+register_dataset("t-wrong-row", lambda: [1])
+
+
+@pytest.mark.parametrize("key", ["t-list", "t-dataset"])
+def test_registered_functions(key):
+    loaded = load_source(key)
+    assert conversations_of(loaded.train) == BOTH
+    assert loaded.validation is None
+    assert loaded.train._fingerprint == load_source("t-list").train._fingerprint
+
+
+def test_registered_pair_and_columns():
+    loaded = load_source("t-pair")
+    assert conversations_of(loaded.train) == BOTH
+    assert loaded.validation is not None
+    assert conversations_of(loaded.validation) == BOTH[:2]
+    assert loaded.validation_report is not None and loaded.validation_report.rows_kept == 2
+    assert conversations_of(load_source("t-columns").train) == [turns("q", "r")]
+
+
+@pytest.mark.parametrize("key", ["t-wrong", "t-wrong-row"])
+def test_wrong_functions(key):
+    with pytest.raises(DataError, match=key):
+        load_source(key)
+
+
+def test_registered_paths(tmp_path):
+    train = write(tmp_path / "train.jsonl", [{"a": "q", "response": "r"}])
+    val = write(tmp_path / "val.jsonl", [{"a": "q2", "response": "r2"}])
+    register_dataset("t-path", DatasetInfo(path=train, val_path=val, columns={"a": "query"}), replace=True)
+    loaded = load_source("t-path")
+    assert conversations_of(loaded.train) == [turns("q", "r")]
+    assert loaded.validation is not None
+    assert conversations_of(loaded.validation) == [turns("q2", "r2")]
+
+
+def test_arrow_padding_in_a_dataset():
+    calls = [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {"y": 2}}]
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}]}
+    register_dataset("t-padded", lambda: datasets.Dataset.from_list([row]), replace=True)
+    found = conversations_of(load_source("t-padded").train)[0]
+    assert found.messages[1].tool_calls == (ToolCall("f", {"x": 1}), ToolCall("g", {"y": 2}))
+
+
+# Names
+
+
+def test_parse_item(tmp_path):
+    assert parse_item("key") == DatasetItem("key")
+    assert parse_item(" key#1000 ") == DatasetItem("key", 1000)
+    odd = tmp_path / "a#5"
+    assert parse_item(str(odd)) == DatasetItem(str(tmp_path / "a"), 5)
+    odd.write_text("")
+    assert parse_item(str(odd)) == DatasetItem(str(odd))
+    assert parse_item(f"{odd}#7") == DatasetItem(str(odd), 7)
+
+
+@pytest.mark.parametrize("text", ["ms::a/b", "hf::a/b:c#10"])
+def test_hub_names(text):
+    with pytest.raises(UsageError, match="hub data sets are not there yet"):
+        parse_item(text)
+
+
+@pytest.mark.parametrize("text", ["key#0", "key#x", "key#", "#5", "key#-1", "key#1.5", "", "key#²"])
+def test_bad_items(text):
+    with pytest.raises(UsageError):
+        parse_item(text)
+
+
+def test_unknown_names(tmp_path):
+    write(tmp_path / "alpaca.jsonl", [GOOD])
+    with pytest.raises(UnknownKeyError, match="Did you mean 't-list'"):
+        load_source("t-lst")
+    with pytest.raises(DataError, match=r"Did you mean .*alpaca\.jsonl\?"):
+        load_source(str(tmp_path / "alpca.jsonl"))
+    with pytest.raises(DataError, match="does not exist"):
+        load_source("nowhere.jsonl")
+
+
+# Identity
+
+
+def test_fill_identity(assets):
+    train = load_source(str(assets / "data" / "self_cognition.jsonl")).train
+    filled, changed = fill_identity(train, ["小黄", "Tiny {{AUTHOR}}"], ["魔搭", "ModelScope"])
+    assert (changed, len(filled)) == (70, 142)
+    before, after = conversations_of(train), conversations_of(filled)
+    assert after[0].messages[1].content == before[0].messages[1].content.replace("{{NAME}}", "小黄").replace(
+        "{{AUTHOR}}", "魔搭"
+    )
+    english = [one for one in after if one.messages[0].content.isascii()]
+    assert any("Tiny {{AUTHOR}}" in one.messages[1].content for one in english)  # a name is not filled in turn
+    assert not any("小黄" in one.messages[1].content for one in english)
+    assert not any("{{NAME}}" in message.content for one in after for message in one.messages)
+    again, _ = fill_identity(train, ["小黄", "Tiny {{AUTHOR}}"], ["魔搭", "ModelScope"])
+    assert again._fingerprint == filled._fingerprint != train._fingerprint
+
+
+def test_fill_identity_in_selected_rows():
+    rows = [{"query": "who", "response": "{{NAME}} by {{AUTHOR}}"}, {"query": "q", "response": "r"}]
+    register_dataset("t-identity", lambda: rows, replace=True)
+    train = load_source("t-identity").train
+    filled, changed = fill_identity(train, "Name")
+    assert (changed, filled[0]["messages"][1]["content"]) == (1, "Name by {{AUTHOR}}")
+    same, changed = fill_identity(train.select([1]), ["Name"], ["Author"])
+    assert (changed, len(same)) == (0, 1)
+    assert fill_identity(train)[0] is train
+    with pytest.raises(UsageError, match="--model_name takes one or two"):
+        fill_identity(train, ["a", "b", "c"])

@@ -1,0 +1,243 @@
+"""Files of every kind, whole and broken."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llmtune.data import readers
+from llmtune.data.readers import BadLine, read_rows
+from llmtune.errors import DataError
+
+ROWS = [{"query": "你好", "response": "a\u2028b"}, {"query": "q2", "response": "r2"}, {"query": "q3", "response": "r3"}]
+LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n"
+LAYOUTS = {
+    "lines.jsonl": LINES,
+    "lines.ndjson": LINES,
+    "disguised.json": LINES,
+    "array.json": json.dumps(ROWS),
+    "pretty.json": json.dumps(ROWS, indent=2, ensure_ascii=False),
+    "array.jsonl": json.dumps(ROWS, indent=1),
+    "wrapped.json": json.dumps({"data": ROWS}),
+    "wrapped_pretty.json": json.dumps({"version": "1", "data": ROWS}, indent=2),
+    "table.csv": "query,response\n你好,a\u2028b\nq2,r2\nq3,r3\n",
+    "table.tsv": "query\tresponse\n你好\ta\u2028b\nq2\tr2\n\nq3\tr3\n",
+}
+
+
+def rows_of(path: Path) -> list[object]:
+    return [row for _, row in read_rows(path)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    raw = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("change", ["plain", "bom", "crlf"])
+def test_layouts(tmp_path, name, packed, change):
+    raw = LAYOUTS[name].encode()
+    if change == "bom":
+        raw = b"\xef\xbb\xbf" + raw
+    if change == "crlf":
+        raw = raw.replace(b"\n", b"\r\n")
+    assert rows_of(write(tmp_path / (name + packed), raw)) == ROWS
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_parquet(tmp_path, packed):
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    path = write(tmp_path / ("b.parquet" + packed), (tmp_path / "a.parquet").read_bytes())
+    assert list(read_rows(path)) == [(f"row {n}", row) for n, row in enumerate(ROWS, start=1)]
+
+
+def test_parquet_padding_is_removed(tmp_path):
+    rows = [{"tools": [{"a": {"x": 1}}, {"a": {"y": 2}}]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet") == rows
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_text(tmp_path, packed):
+    path = write(tmp_path / ("a.txt" + packed), "one\r\n\n  \n two\n")
+    assert list(read_rows(path)) == [("line 1", {"text": "one"}), ("line 4", {"text": " two"})]
+
+
+def test_one_row_is_not_a_wrapper(tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    for indent in (None, 2):
+        assert rows_of(write(tmp_path / "a.json", json.dumps(row, indent=indent))) == [row]
+
+
+def test_csv_cells(tmp_path):
+    path = write(tmp_path / "a.csv", 'query,response,system\n"a ""b""\nc",d\nx,,s\n1,2,3,4\n')
+    assert list(read_rows(path)) == [
+        ("line 2", {"query": 'a "b"\nc', "response": "d", "system": None}),
+        ("line 4", {"query": "x", "response": None, "system": "s"}),
+        ("line 5", BadLine("4 cells where the header has 3; quote a cell that holds a ','", "1,2,3,4")),
+    ]
+
+
+def test_csv_big_cell(tmp_path):
+    path = write(tmp_path / "a.csv", "query,response\nq," + "x" * 200_000 + "\n")
+    assert len(rows_of(path)[0]["response"]) == 200_000
+
+
+def test_bad_lines_keep_their_place(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"a": 1}\nnot json\n\n[1]\n7\n{"a": 2}\n' + "[" * 100_000 + "\n")
+    found = list(read_rows(path))
+    assert [location for location, _ in found] == ["line 1", "line 2", "line 4", "line 5", "line 6", "line 7"]
+    assert found[1][1] == BadLine("not JSON (Expecting value, column 1)", "not json")
+    assert found[2][1] == BadLine("not a JSON object but a list", "[1]")
+    assert found[3][1] == BadLine("not a JSON object but a number or a boolean", "7")
+    assert found[4][1] == {"a": 2}
+    assert "too deeply" in found[5][1].reason
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_bad_first_line_among_good_ones(tmp_path, name):
+    found = rows_of(write(tmp_path / name, '{"a": 1,,}\n{"a": 2}\n'))
+    assert isinstance(found[0], BadLine)
+    assert found[1:] == [{"a": 2}]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50, 1 << 20])
+def test_array_in_pieces(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
+    rows = [{"query": "é你😀" * n, "response": "x", "n": 12345.5} for n in range(6)]
+    for indent, ascii_only in ((None, False), (2, True)):
+        path = write(tmp_path / "a.json", json.dumps(rows, indent=indent, ensure_ascii=ascii_only))
+        assert rows_of(path) == rows
+
+
+def test_array_memory_is_flat(tmp_path):
+    path = tmp_path / "a.json"
+    with path.open("w") as file:
+        file.write("[" + ",".join(json.dumps({"text": "x" * 1000}) for _ in range(20_000)) + "]")
+    tracemalloc.start()
+    count = sum(1 for _ in read_rows(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < path.stat().st_size / 2
+
+
+def test_folder(tmp_path):
+    write(tmp_path / "b.csv", "query,response\nq,r\n")
+    write(tmp_path / "README.md", "about")
+    write(tmp_path / ".hidden.jsonl", "nothing")
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a" / "x.jsonl", '{"text": "t"}\n')
+    assert list(read_rows(tmp_path)) == [
+        ("a/x.jsonl line 1", {"text": "t"}),
+        ("b.csv line 2", {"query": "q", "response": "r"}),
+    ]
+
+
+def test_folder_without_data(tmp_path):
+    write(tmp_path / "README.md", "about")
+    assert "holds no data file" in error_of(tmp_path)
+
+
+def test_missing(tmp_path):
+    write(tmp_path / "alpaca_en.jsonl", LINES)
+    assert f"Did you mean {tmp_path / 'alpaca_en.jsonl'}?" in error_of(tmp_path / "alpaca-en.json")
+    assert "there is no folder" in error_of(tmp_path / "none" / "a.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.json.gz"])
+def test_empty(tmp_path, name, content):
+    assert "is empty" in error_of(write(tmp_path / name, content))
+
+
+def test_empty_in_other_ways(tmp_path):
+    assert "is empty" in error_of(write(tmp_path / "a.json", "[]"))
+    assert "is empty" in error_of(write(tmp_path / "a.csv", "query,response\n"))
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    assert "is empty" in error_of(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "noextension"])
+def test_unknown_extension(tmp_path, name):
+    message = error_of(write(tmp_path / name, "x"))
+    for extension in readers.EXTENSIONS:
+        assert extension in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", "hello\nworld\n", 1),
+        ("a.json", "hello", 1),
+        ("a.json", '{\n "a": 1,\n "b" 2\n}\n', 3),
+        ("a.json", '[\n{"a": 1},\n{"a": x}\n]\n', 3),
+        ("a.json", '[\n{"a": 1}\n{"a": 2}\n]\n', 3),
+        ("a.json", '[\n{"a": 1},\n{"a": 2}\n', 4),
+        ("a.json", '[\n{"a": 1}\n]\n7\n', 4),
+        ("a.jsonl", "[\n{", 2),
+    ],
+)
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_not_json(tmp_path, name, content, line, packed):
+    assert f"is not JSON at line {line}:" in error_of(write(tmp_path / (name + packed), content))
+
+
+def test_fault_in_an_array_is_found_early(tmp_path):
+    path = write(tmp_path / "a.json", '[{"a": 1},\n{"a": ,}' + ',\n{"a": "' + "x" * 100 + '"}' * 10 + "]")
+    assert "line 2" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_nul(tmp_path, name):
+    message = error_of(write(tmp_path / name, b'[\n{"a": "\0"}]'))
+    assert "NUL byte (line 2, byte 9)" in message
+    wide = error_of(write(tmp_path / name, "[1]\n".encode("utf-16")))
+    assert "iconv -f UTF-16 -t UTF-8" in wide
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.json.gz"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_not_utf8(tmp_path, name, bom):
+    message = error_of(write(tmp_path / name, bom + b'[\n{"a": "' + "你好".encode("gb18030") + b'"}]'))
+    assert f"not UTF-8 (line 2, byte {9 + len(bom)})" in message
+    assert "iconv -f GB18030 -t UTF-8" in message
+
+
+def test_broken_gzip(tmp_path):
+    whole = gzip.compress(LINES.encode() * 100)
+    for raw in (b"not gzip", whole[: len(whole) // 2], whole[:-8] + b"12345678"):
+        path = tmp_path / "a.jsonl.gz"
+        path.write_bytes(raw)
+        assert "broken gzip" in error_of(path)
+
+
+def test_broken_parquet(tmp_path):
+    assert "broken parquet" in error_of(write(tmp_path / "a.parquet", b"PAR1 nothing"))
+    assert "broken parquet" in error_of(write(tmp_path / "a.parquet.gz", b"PAR1 nothing"))
+
+
+def test_csv_faults(tmp_path):
+    assert "'a' twice" in error_of(write(tmp_path / "a.csv", "a,b,a\n1,2,3\n"))
+    assert "line 3: a quotation mark" in error_of(write(tmp_path / "a.csv", 'a,b\n1,2\n"x,3\n4,5\n'))
+    found = rows_of(write(tmp_path / "a.csv", 'a,b\n"x"y,3\n4,5\n'))
+    assert isinstance(found[0], BadLine)
+    assert found[1] == {"a": "4", "b": "5"}
