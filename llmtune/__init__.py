@@ -1,3 +1,80 @@
-"""llmtune: fine-tune large language models from three registries."""
+"""llmtune: fine-tune large language models from three registries.
+
+Names are imported when they are first used, so that `import llmtune` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
+    from llmtune.data.mixing import get_dataset
+    from llmtune.errors import LlmtuneError
+    from llmtune.inference.infer import infer
+    from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
+    from llmtune.models.loading import get_model_tokenizer
+    from llmtune.templates.chat import ChatTemplate, get_template
+    from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
+    from llmtune.training.sft import SftResult, sft
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ChatTemplate": "llmtune.templates.chat",
+    "DATASET_MAPPING": "llmtune.data.info",
+    "DatasetInfo": "llmtune.data.info",
+    "InferArguments": "llmtune.arguments.infer",
+    "LlmtuneError": "llmtune.errors",
+    "MODEL_MAPPING": "llmtune.models.info",
+    "ModelInfo": "llmtune.models.info",
+    "SftArguments": "llmtune.arguments.sft",
+    "SftResult": "llmtune.training.sft",
+    "TEMPLATE_MAPPING": "llmtune.templates.info",
+    "TemplateInfo": "llmtune.templates.info",
+    "get_dataset": "llmtune.data.mixing",
+    "get_model_tokenizer": "llmtune.models.loading",
+    "get_template": "llmtune.templates.chat",
+    "infer": "llmtune.inference.infer",
+    "register_dataset": "llmtune.data.info",
+    "register_model": "llmtune.models.info",
+    "register_template": "llmtune.templates.info",
+    "sft": "llmtune.training.sft",
+}
+
+__all__ = [
+    "DATASET_MAPPING",
+    "MODEL_MAPPING",
+    "TEMPLATE_MAPPING",
+    "ChatTemplate",
+    "DatasetInfo",
+    "InferArguments",
+    "LlmtuneError",
+    "ModelInfo",
+    "SftArguments",
+    "SftResult",
+    "TemplateInfo",
+    "get_dataset",
+    "get_model_tokenizer",
+    "get_template",
+    "infer",
+    "register_dataset",
+    "register_model",
+    "register_template",
+    "sft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmtune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

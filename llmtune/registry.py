@@ -94,10 +94,9 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         if entry is not None:
             expected = self.entry_type.__name__
             raise UsageError(f"register_{self._slug}({key!r}): expected {expected}, not {type(entry).__name__}.")
-        if self._complete(fields):
-            self._add(key, self._build(key, fields), origin=origin, replace=replace, aliases=aliases)
-        elif self._function_field is None:
-            self._build(key, fields)
+        built = self._try_build(key, fields)
+        if built is not None:
+            self._add(key, built, origin=origin, replace=replace, aliases=aliases)
 
         def decorate(function: FunctionT) -> FunctionT:
             self._remove_own(key, origin)
@@ -106,20 +105,40 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
 
         return decorate
 
-    def alias(self, alias: str, key: str) -> None:
-        """Let `alias` stand for `key`, which may be registered later."""
+    def alias(self, alias: str, key: str, *, replace: bool = False) -> None:
+        """Let `alias` stand for `key`, which may be registered later.
+
+        Raises:
+            DuplicateKeyError: `alias` is a key, or stands for another one, and `replace` is false.
+        """
+        self._load_builtin()
+        if alias in self._entries:
+            raise DuplicateKeyError(
+                f"The {self.kind} {alias!r} is registered already, at {self._origins[alias]}; it cannot be an alias."
+            )
+        if self._aliases.get(alias, key) != key and not replace:
+            raise DuplicateKeyError(f"{alias!r} already is an alias of the {self.kind} {self._aliases[alias]!r}.")
         self._aliases[alias] = key
 
-    def _complete(self, fields: Mapping[str, Any]) -> bool:
-        given = {self._field_aliases.get(name, name) for name in fields}
+    def _try_build(self, key: str, fields: Mapping[str, Any]) -> EntryT | None:
+        """The entry that the fields make; None where it still needs the function that `register` then decorates."""
+        values = self._values(key, fields)
         required = {
             field.name
             for field in dataclasses.fields(cast("Any", self.entry_type))
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         }
-        return bool(given) and required <= given
+        waits = self._function_field is not None and self._function_field not in values
+        if waits and not (values and required <= set(values)):
+            return None
+        try:
+            return self._make(key, values)
+        except UsageError as err:
+            if waits and not isinstance(err.__cause__, TypeError):  # the entry asks for its function, say
+                return None
+            raise
 
-    def _build(self, key: str, fields: Mapping[str, Any]) -> EntryT:
+    def _values(self, key: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         known = [field.name for field in dataclasses.fields(cast("Any", self.entry_type))]
         values = {self._field_aliases.get(name, name): value for name, value in fields.items()}
         for name in values:
@@ -128,10 +147,14 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
                     f"register_{self._slug}({key!r}): unknown field {name!r}.{_did_you_mean(name, known)}"
                     f" Fields: {', '.join(known)}."
                 )
+        return values
+
+    def _make(self, key: str, values: Mapping[str, Any]) -> EntryT:
         try:
             return self.entry_type(**values)
         except TypeError as err:
-            raise UsageError(f"register_{self._slug}({key!r}): {err}. Fields: {', '.join(known)}.") from err
+            known = ", ".join(field.name for field in dataclasses.fields(cast("Any", self.entry_type)))
+            raise UsageError(f"register_{self._slug}({key!r}): {err}. Fields: {known}.") from err
 
     def _add_function(
         self,
@@ -145,7 +168,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     ) -> None:
         if self._function_field is None:
             raise UsageError(f"register_{self._slug} takes an entry or its fields; it decorates nothing.")
-        entry = self._build(key, {**fields, self._function_field: function})
+        entry = self._make(key, self._values(key, {**fields, self._function_field: function}))
         self._add(key, entry, origin=origin, replace=replace, aliases=aliases)
 
     def _add(self, key: str, entry: EntryT, *, origin: str, replace: bool, aliases: tuple[str, ...]) -> None:
@@ -155,10 +178,12 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
                 f"The {self.kind} {key!r} is registered already, at {self._origins[key]}. "
                 "Choose another key, or pass replace=True."
             )
+        if key in self._aliases:
+            raise DuplicateKeyError(f"{key!r} already is an alias of the {self.kind} {self._aliases[key]!r}.")
         self._entries[key] = entry
         self._origins[key] = origin
         for alias in aliases:
-            self.alias(alias, key)
+            self.alias(alias, key, replace=replace)
 
     def _remove_own(self, key: str, origin: str) -> None:
         if self._origins.get(key) == origin:
@@ -231,7 +256,11 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     def _load_builtin(self) -> None:
         if self._builtin is not None:
             module, self._builtin = self._builtin, None
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except BaseException:
+                self._builtin = module  # the next look-up must meet the fault again, not an empty registry
+                raise
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
@@ -284,7 +313,7 @@ def resolve_reference(reference: str | Callable[..., Any], *, what: str) -> Call
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as err:
-        if err.name is None or not module_name.startswith(err.name):
+        if err.name is None or not f"{module_name}.".startswith(f"{err.name}."):
             raise
         raise LlmtuneError(f"{what} names the module {module_name!r}, which does not exist.") from err
     function = getattr(module, attribute, None)

@@ -17,7 +17,7 @@ from llmtune.types import Conversation, Json, Message, ToolCall
 __all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record"]
 
 FORMATS_VERSION = 1
-"""Part of every cache key: raise it when a row could come out differently than before."""
+"""Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
 
 MESSAGE = pa.struct(
     [("role", pa.string()), ("content", pa.string()), ("loss", pa.bool_()), ("tool_calls", pa.string())]

@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow.compute as pc
 
 from llmtune.data.rows import new_digest, write_records
 from llmtune.errors import UsageError
+
+if TYPE_CHECKING:
+    import datasets
 
 __all__ = ["count_placeholders", "fill_identity"]
 

@@ -62,8 +62,11 @@ def token_views(tokenizer: Any, input_ids: Sequence[int], labels: Sequence[int])
 def to_ansi(views: Sequence[TokenView], *, colour: bool) -> str:
     """The tokens as text for a terminal: learned ones on green in two shades, or without colour between ⟦ and ⟧."""
     if not colour:
-        runs = [(learned, "".join(view.text for view in run)) for learned, run in groupby(views, lambda view: view.learned)]
-        return "".join(f"⟦{text}⟧" if learned else text for learned, text in runs)
+        parts: list[str] = []
+        for learned, run in groupby(views, lambda view: view.learned):
+            text = "".join(view.text for view in run)
+            parts.append(f"⟦{text}⟧" if learned else text)
+        return "".join(parts)
     return "".join(
         _paint(view.text, LEARNED_SHADES[index % 2]) if view.learned else view.text for index, view in enumerate(views)
     )
@@ -148,9 +151,9 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 <table>
 {table}</table>
-<p class="legend"><span class="learned">learned</span> counts in the loss, <span class="plain">not learned</span> is only
-read. Shades alternate from token to token; a token's id shows under the pointer. ⏎ is a line break, · a token whose
-character is completed by a later one.</p>
+<p class="legend"><span class="learned">learned</span> counts in the loss, <span class="plain">not learned</span> is
+only read. Shades alternate from token to token; a token's id shows under the pointer. ⏎ is a line break, · a token
+whose character is completed by a later one.</p>
 {rows}</body>
 </html>
 """

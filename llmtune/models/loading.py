@@ -13,7 +13,7 @@ from llmtune.registry import resolve_reference
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["get_model_tokenizer", "load_causal_lm", "resolve_dtype", "resolve_folder"]
+__all__ = ["dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype", "resolve_folder"]
 
 
 def get_model_tokenizer(
@@ -150,6 +150,11 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
     if torch.cuda.is_bf16_supported():
         return torch.bfloat16, "the GPU supports it"
     return torch.float16, "the GPU does not support bf16"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """bf16, fp16 or fp32."""
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).removeprefix("torch.")]
 
 
 def _load(loader: Any, folder: str, **options: Any) -> Any:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.encode import TextEncoder
-from llmtune.templates.info import Context, TemplateInfo
-from llmtune.templates.template import _PLACEHOLDER as PLACEHOLDER
 from llmtune.templates.template import Piece
+
+if TYPE_CHECKING:
+    from llmtune.templates.info import Context, TemplateInfo
 
 __all__ = ["to_jinja"]
 
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+
 TOO_MANY_TURNS = "this template takes one question and one answer, and the conversation has more turns"
 NO_SYSTEM = "this template has no place for a system text"
-NO_TOOLS = "this chat template has no format for tools"
+NO_TOOLS = "this chat template has no format for tools and their calls"
 NO_QUESTION = "the conversation ends with an answer: nothing is left to answer"
 TWO_QUESTIONS = "two questions follow each other without an answer"
 
 # Values reach the text through variables alone: contents are never read as Jinja.
 _QUESTION, _ROUND, _ROUND0, _SYSTEM = "content", "ns.round | string", "(ns.round - 1) | string", "system_text"
 _IN_PROMPT = {"QUERY": _QUESTION, "ROUND": _ROUND, "ROUND1": _ROUND, "ROUND0": _ROUND0}
+
+LAST_ANSWER = "{{%- if loop.last and not loop.first -%}}{}{{%- endif -%}}"
 
 # The layout is for readers: every tag strips the white space around it.
 _FRAME = """\
@@ -31,10 +37,11 @@ _FRAME = """\
 {{%- for message in turns -%}}
 {content}
 {{%- if message['role'] == 'user' -%}}
-{{%- if not loop.first and loop.previtem['role'] == 'user' -%}}{two_questions}{{%- endif -%}}
+{{%- if not loop.first and turns[loop.index0 - 1]['role'] == 'user' -%}}{two_questions}{{%- endif -%}}
 {{%- set ns.round = ns.round + 1 -%}}
 {prompt}
 {{%- elif message['role'] == 'assistant' -%}}
+{{%- if message['tool_calls'] -%}}{no_tools}{{%- endif -%}}
 {answer_prefix}
 {{{{- content -}}}}
 {{%- if not loop.last -%}}
@@ -69,22 +76,24 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
         raise TemplateError(f"{NO_SYSTEM}, and --system gives one")
     texts = _Texts(tokenizer)
     answer_prefix = _literal(info.answer_prefix)
+    chat_sep = _raise(TOO_MANY_TURNS)
+    if info.chat_sep is not None:
+        chat_sep = "\n".join(texts.write(context) for context in info.chat_sep)
     return "\n".join(
         line
         for line in _FRAME.format(
+            no_tools=_raise(NO_TOOLS),
             tools="{%- if tools -%}" + _raise(NO_TOOLS) + "{%- endif -%}",
             system=_system(info, system),
             prefix="\n".join(_prefix(info, texts)),
             content="{%- set content = message['content']" + (" | trim" if info.strip else "") + " -%}",
             two_questions=_raise(TWO_QUESTIONS),
             prompt="\n".join(texts.write(context, _IN_PROMPT) for context in info.prompt),
-            answer_prefix="{%- if loop.last and not loop.first -%}" + answer_prefix + "{%- endif -%}" if answer_prefix else "",
-            chat_sep="\n".join(texts.write(context) for context in info.chat_sep or ())
-            if info.chat_sep is not None
-            else _raise(TOO_MANY_TURNS),
+            answer_prefix=answer_prefix and LAST_ANSWER.format(answer_prefix),
+            chat_sep=chat_sep,
             suffix="\n".join(texts.write(context) for context in info.suffix),
             generation=_generation(answer_prefix),
-        ).splitlines()
+        ).split("\n")
         if line
     )
 
@@ -158,10 +167,14 @@ class _Texts:
 
     def _text_of(self, context: tuple[int | str, ...]) -> str:
         ids = list(self._encoder.sample([Piece(context)]).parts[0].ids or ())
-        text = str(self.tokenizer.decode(ids))
-        if list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) != ids:
-            raise TemplateError(f"the template's token ids {ids} have no text that this tokenizer turns into them")
-        return text
+        # Token by token first: some tokenizers decode several with blanks between them.
+        for text in ("".join(self._decode([token]) for token in ids), self._decode(ids)):
+            if list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) == ids:
+                return text
+        raise TemplateError(f"the template's token ids {ids} have no text that this tokenizer turns into them")
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
 
 
 def _literal(text: str) -> str:

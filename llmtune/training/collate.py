@@ -31,7 +31,7 @@ class PaddingCollator:
         mask = torch.zeros(shape, dtype=torch.long)
         for row, sample in enumerate(samples):
             size = len(sample["input_ids"])
-            input_ids[row, :size] = torch.as_tensor(sample["input_ids"])
-            labels[row, :size] = torch.as_tensor(sample["labels"])
+            input_ids[row, :size] = torch.tensor(sample["input_ids"])
+            labels[row, :size] = torch.tensor(sample["labels"])
             mask[row, :size] = 1
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}

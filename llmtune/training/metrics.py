@@ -40,7 +40,7 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     Returns:
         `rouge-1`, `rouge-2`, `rouge-l`, `bleu-4`, `exact_match`, from 0 to 100; nothing where there are no samples.
     """
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # type: ignore[import-untyped]
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(list(ROUGE.values()), tokenizer=_Words())
@@ -89,7 +89,7 @@ class _Words:
 
 def _rouge(scorer: Any, prediction: str, reference: str, *, same: bool) -> dict[str, float]:
     num_words = min(len(words(prediction)), len(words(reference)))
-    if same and num_words < 2:  # no words (an emoji, a sign) or no pair of words: nothing to count, yet nothing is missing
+    if same and num_words < 2:  # no words (an emoji, say) or no pair of words to count, and yet nothing is missing
         return dict.fromkeys(ROUGE, 1.0)
     found = scorer.score(reference, prediction)
     return {name: float(found[theirs].fmeasure) for name, theirs in ROUGE.items()}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SECRETS", "args_record", "new_run_folder", "write_metrics"]
 
 SECRETS = ("hub_token",)
+PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -50,6 +51,11 @@ def new_run_folder(output_dir: str, model_type: str) -> Path:
 def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
     """The resolved arguments as sft_args.json has them; keys with _ tell of the run and are no flags. No secret."""
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
+    for name in PATHS:  # a checkpoint is read from any folder
+        if record[name] is not None and Path(record[name]).exists():
+            record[name] = str(Path(record[name]).resolve())
+    for name in ("dataset", "val_dataset"):
+        record[name] = [str(Path(item).resolve()) if Path(item).exists() else item for item in record[name]]
     versions = {"llmtune": __version__, "python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.data.canonical import from_record
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.loading import get_model_tokenizer, resolve_dtype
+from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
 from llmtune.training.checkpoint import check_resumable, last_checkpoint, link_last_state
 from llmtune.training.collate import PaddingCollator
@@ -33,6 +32,7 @@ from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_libraries
 
 __all__ = ["SftResult", "sft"]
 
@@ -67,7 +67,7 @@ def sft(args: SftArguments) -> SftResult:
     """
     started = time.perf_counter()
     log = get_logger()
-    transformers_logging.set_verbosity_error()
+    quiet_libraries()
     resume = check_resumable(Path(args.resume_from_checkpoint), args) if args.resume_from_checkpoint else None
     run_parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
     ensure_writable_folder(run_parent, flag="--output_dir")
@@ -124,9 +124,11 @@ def load_for_training(args: SftArguments) -> Any:
     """The model in the dtype that training needs: whole weights under fp16 stay fp32, and autocast does the rest."""
     assert args.model_type is not None
     dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
-    get_logger().info("dtype: %s (%s).", str(dtype).removeprefix("torch."), reason)
+    log = get_logger()
+    log.info("dtype: %s (%s).", dtype_name(dtype), reason)
     if args.sft_type == "full" and dtype is not torch.float32:
-        get_logger().info("The weights are kept in fp32 and computed in %s: small updates would be lost.", args.dtype)
+        text = "The weights are kept in fp32 and computed in %s, in which small updates would be lost."
+        log.info(text, dtype_name(dtype))
         dtype = torch.float32
     options: dict[str, Any] = {}
     if args.use_flash_attn:
@@ -150,7 +152,7 @@ def _trainer(
 ) -> SftTrainer:
     has_validation = prepared.validation_tokens is not None
     arguments = training_arguments(args, run, has_validation=has_validation)
-    record = args_record(args, dtype=args.dtype or str(resolve_dtype(prepared.info, args.dtype)[0]))
+    record = args_record(args, dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]))
     write_json(run / "sft_args.json", record)
     write_json(run / "training_args.json", arguments.to_dict())
     generate = None

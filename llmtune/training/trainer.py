@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from llmtune.errors import OutputError
@@ -43,6 +43,7 @@ class SftTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
         self._throughput = throughput
         self._sft_args = sft_args
         self._longest_first = longest_first

@@ -184,8 +184,8 @@ def test_arguments_keep_what_the_data_says():
         (json.dumps([FUNCTION]), (FUNCTION,)),
         (json.dumps(FUNCTION), (FUNCTION,)),
         ([json.dumps(FUNCTION)], (FUNCTION,)),
-        ([{"type": "function", "x": None, "function": {"name": "f", "y": None, "parameters": {"type": "object", "z": None,
-          "default": 0}}}], (FUNCTION,)),
+        ([{"type": "function", "x": None, "function": {"name": "f", "y": None, "parameters": {"type": "object",
+          "z": None, "default": 0}}}], (FUNCTION,)),
         ('[{"name": "f", "default": null}]', ({"name": "f", "default": None},)),
     ],
 )  # fmt: skip

@@ -81,9 +81,9 @@ TANG = "以下是一首唐詩的第一句話，請用你的知識判斷並完成
 # File: rows, shapes, first row: roles and the beginning of each content, last row likewise.
 LARGE = {
     "alpaca_en_demo.json": (999, "alpaca", "ua", ["Describe a process of making crepes.", "Making crepes is an easy"]),
-    "alpaca_zh_demo.json": (1000, "alpaca", "ua", ["识别并解释给定列表中的两个科学理论：细胞理论和日心说。", "细胞理论是生物科学"]),
+    "alpaca_zh_demo.json": (1000, "alpaca", "ua", ["识别并解释给定列表中的两个", "细胞理论是生物科学"]),
     "c4_demo.jsonl": (300, "text", "a", ["Don’t think you need all the bells and whistles?"]),
-    "glaive_toolcall_en_demo.json": (300, "conversations", "uauatauaua"[:10], [
+    "glaive_toolcall_en_demo.json": (300, "conversations", "uauat", [
         "Hi, I have some ingredients", "Of course! I can help", "I have chicken, bell", "", '{"recipes": [{"name"']),
     "kto_en_demo.json": (300, "messages", "ua", ["The Federal Trade Commission", "Ooh ooh ah ah!"]),
     "medical_sft_1K_format.jsonl": (1000, "conversations", "ua", ["治疗阳痿吃什么药呢？", "男子早泄、早泄病症"]),
@@ -91,7 +91,7 @@ LARGE = {
         "<image>Who are they?", "They're Kane", "What are they doing?<image>", "They are celebrating"]),
     "qwen_react_function_call.json": (2, "conversations", None, ["Answer the following questions as best you can."]),
     "self_cognition.jsonl": (142, "query-response", "ua", ["你是？", "我是{{NAME}}，专门设计用于"]),
-    "subset_dpo_en_demo.json": (184, "preference", "ua", ["Hi! I'd like to create a new language game", "That sounds like"]),
+    "subset_dpo_en_demo.json": (184, "preference", "ua", ["Hi! I'd like to create a", "That sounds like"]),
     "tang_poems/Tang_testing_data.json": (15, "alpaca", "u", [TANG + "雪霽銀妝素，桔高映瓊枝。"]),
     "tang_poems/Tang_testing_gt.txt": (15, "text", "a", ["偕伴登山去\t觀雪且賞桔"]),
     "tang_poems/Tang_training_data.json": (5001, "alpaca", "ua", [
@@ -143,7 +143,7 @@ def test_last_rows(assets):
     assert last("tang_poems/Tang_training_data.json") == expected
     preference = last("subset_dpo_en_demo.json")
     assert [message.role for message in preference.messages] == ["system", "user", "assistant"]
-    assert preference.system is not None and preference.system.startswith("You are an AI assistant.")
+    assert (preference.system or "").startswith("You are an AI assistant.")
     assert preference.messages[2].content.startswith("Cyril Suk\nB: Christo van Rensburg")
     assert last("mllm_demo.json").images == tuple(
         json.loads((assets / "data/mllm_demo.json").read_text())[-1]["images"]
@@ -199,7 +199,7 @@ def test_report_lines(tmp_path, capsys):
 @pytest.mark.parametrize("cached", [False, True])
 def test_strict(tmp_path, cached):
     rows = [GOOD] * 16 + [{"instruction": "x" * 200, "output": None}, "more"]
-    name = write(tmp_path / f"strict{cached}.jsonl", [*rows, cached and GOOD or {"text": "other"}])
+    name = write(tmp_path / f"strict{cached}.jsonl", [*rows, GOOD if cached else {"text": "other"}])
     if cached:
         load_source(name)
     with pytest.raises(DataError) as caught:
@@ -212,7 +212,7 @@ def test_strict(tmp_path, cached):
 def test_no_row_is_good(tmp_path):
     name = write(tmp_path / "a.jsonl", [{"anwser": 1}] * 8)
     before = set((cache_root() / "rows").glob("*")) if (cache_root() / "rows").exists() else set()
-    with pytest.raises(DataError, match="none of its 8 rows can be used; first: line 1: .*did you mean 'answer'"):
+    with pytest.raises(DataError, match=r"none of its 8 rows can be used; first: line 1: .*did you mean 'answer'"):
         load_source(name)
     assert set((cache_root() / "rows").glob("*")) == before
 
@@ -257,6 +257,24 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     assert not list((cache_root() / "rows").glob(".writing-*"))
 
 
+def test_overwriting_repairs_a_damaged_cache(tmp_path):
+    name = write(tmp_path / "damaged.jsonl", [GOOD, {"text": "damaged"}])
+    file = load_source(name).train.cache_files[0]["filename"]
+    with open(file, "wb") as opened:
+        opened.write(b"rubbish")
+    assert len(load_source(name, overwrite_cache=True).train) == 2
+
+
+def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
+    def rows(path):
+        yield "line 1", {"foo": 1}
+        pytest.fail("read on")
+
+    monkeypatch.setattr("llmtune.data.loading.read_rows", rows)
+    with pytest.raises(DataError, match="line 1: it fits no known shape"):
+        load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
+
+
 def test_content_decides_not_the_name(tmp_path):
     one = load_source(write(tmp_path / "a.jsonl", [GOOD]))
     other = load_source(write(tmp_path / "b.jsonl", [GOOD]))
@@ -274,7 +292,11 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_processes_race_for_one_key(tmp_path):
     name = write(tmp_path / "race.jsonl", [GOOD] * 3000)
-    code = f"from llmtune.data.loading import load_source as l; t=l({name!r}, overwrite_cache=True).train; print(len(t), t._fingerprint)"
+    code = (
+        "from llmtune.data.loading import load_source\n"
+        f"train = load_source({name!r}, overwrite_cache=True).train\n"
+        "print(len(train), train._fingerprint)"
+    )
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     outputs = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
@@ -309,7 +331,8 @@ def test_registered_pair_and_columns():
     assert conversations_of(loaded.train) == BOTH
     assert loaded.validation is not None
     assert conversations_of(loaded.validation) == BOTH[:2]
-    assert loaded.validation_report is not None and loaded.validation_report.rows_kept == 2
+    assert loaded.validation_report is not None
+    assert loaded.validation_report.rows_kept == 2
     assert conversations_of(load_source("t-columns").train) == [turns("q", "r")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_a_source_splits_alike_in_any_company():
     assert alone == mixed
 
 
+def test_sources_draw_independently():
+    register_dataset("mix-a-too", lambda: rows_named("z", 200), replace=True)
+    held = ids(get_dataset(["mix-a", "mix-a-too"], dataset_test_ratio=0.1)[1])
+    numbers = [{name[1:] for name in held if name[0] == source} for source in "az"]
+    assert numbers[0] != numbers[1]
+
+
 def test_samples_are_drawn_from_all_rows():
     drawn = ids(get_dataset("mix-a#50", dataset_test_ratio=0)[0])
     assert len(drawn) == 50
@@ -182,11 +190,10 @@ def test_processes_agree(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(rows)
     code = (
         "from llmtune.data.mixing import get_dataset\n"
-        f"t, v = get_dataset(['{tmp_path}/a.jsonl#30', '{tmp_path}/b.jsonl'], dataset_test_ratio=0.2, train_dataset_sample=20)\n"
+        f"names = ['{tmp_path}/a.jsonl#30', '{tmp_path}/b.jsonl']\n"
+        "t, v = get_dataset(names, dataset_test_ratio=0.2, train_dataset_sample=20)\n"
         "print(t._fingerprint, v._fingerprint, [r['messages'][0]['content'] for r in [*t, *v]])"
     )
-    import os
-
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True,

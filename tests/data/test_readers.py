@@ -128,6 +128,13 @@ def test_array_in_pieces(tmp_path, monkeypatch, chunk):
         assert rows_of(path) == rows
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 6])
+def test_number_in_an_array_is_not_cut(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
+    found = rows_of(write(tmp_path / "a.json", '[12345, {"a": 1}]'))
+    assert found == [BadLine("not a JSON object but a number or a boolean", "12345"), {"a": 1}]
+
+
 def test_array_memory_is_flat(tmp_path):
     path = tmp_path / "a.json"
     with path.open("w") as file:

@@ -1,0 +1,114 @@
+"""The talk at the terminal: streaming, several turns, a few commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.types import Conversation, Message
+
+__all__ = ["chat"]
+
+HELP = """Commands: exit, clear (forget the talk), system (another system text), multi-line (end a question with a
+line `#`), single-line. Ctrl-C stops an answer.
+"""
+
+
+def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dict[str, Any]]:
+    """Answer questions from standard input until `exit` or its end. Returns the turns.
+
+    Earlier turns are part of the next question where the template allows several.
+    """
+    talk = _Talk(engine, sampling, stream)
+    _say(HELP)
+    while True:
+        question = _read(talk.multi_line)
+        if question is None or question.strip().lower() in ("exit", "quit"):
+            return talk.results
+        if not talk.command(question.strip().lower()) and question.strip():
+            talk.answer(question)
+            _say("-" * 50 + "\n")
+
+
+class _Talk:
+    def __init__(self, engine: Engine, sampling: Sampling, stream: bool) -> None:
+        self.engine = engine
+        self.sampling = sampling
+        self.stream = stream
+        self.multi_line = False
+        self.turns: list[Message] = []
+        self.results: list[dict[str, Any]] = []
+
+    def command(self, word: str) -> bool:
+        """Follow a command; False where the text is none."""
+        if word == "clear":
+            self.turns.clear()
+            _say("The talk so far is forgotten.\n")
+        elif word == "system":
+            self._ask_system()
+        elif word in ("multi-line", "single-line"):
+            self.multi_line = word == "multi-line"
+            _say("A line `#` ends a question.\n" if self.multi_line else "Each line is a question.\n")
+        else:
+            return False
+        return True
+
+    def _ask_system(self) -> None:
+        if not self.engine.template.info.has_system_slot:
+            _say(f"The template {self.engine.template.name} has no place for a system text.\n")
+            return
+        text = _read(False, prompt="system: ")
+        self.engine.template.system = text or None
+        self.turns.clear()
+        _say("The system text is set; the talk begins anew.\n" if text else "The template's default is set again.\n")
+
+    def answer(self, question: str) -> None:
+        row = Conversation((*self.turns, Message("user", question)))
+        pieces: list[str] = []
+        answers = (
+            self.engine.stream(row, self.sampling)
+            if self.stream and self.sampling.num_beams == 1
+            else self.engine.answer([row], self.sampling)
+        )
+        try:
+            for piece in answers:
+                _say(piece)
+                pieces.append(piece)
+        except KeyboardInterrupt:
+            _say(" [stopped]")
+        finally:
+            if hasattr(answers, "close"):
+                answers.close()
+        _say("\n")
+        answer = "".join(pieces)
+        history = [[a.content, b.content] for a, b in zip(self.turns[::2], self.turns[1::2], strict=True)]
+        self.results.append({"query": question, "response": answer, "history": history})
+        if self.engine.template.info.chat_sep is not None:
+            self.turns += [Message("user", question), Message("assistant", answer)]
+
+
+def _read(multi_line: bool, *, prompt: str = "<<< ") -> str | None:
+    """A question, or None at the end of the input."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = input("" if lines else prompt)
+        except EOFError:
+            return "\n".join(lines) if lines else None
+        except KeyboardInterrupt:
+            _say("\n`exit` leaves.\n")
+            lines.clear()
+            continue
+        if not multi_line:
+            return line
+        if line.rstrip().endswith("#"):
+            return "\n".join([*lines, line.rstrip()[:-1]]).rstrip("\n")
+        if not lines and line.strip().lower() in ("exit", "quit", "single-line", "clear"):
+            return line
+        lines.append(line)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,165 @@
+"""infer(): a checkpoint answers a data set, or a person."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from llmtune.arguments.infer import InferArguments
+from llmtune.data.canonical import from_record
+from llmtune.data.mixing import get_dataset
+from llmtune.errors import DataError
+from llmtune.inference.chat import chat
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.load import checkpoint_kind, load_engine
+from llmtune.training.metrics import text_metrics
+from llmtune.types import Conversation
+from llmtune.utils.files import ensure_writable_folder, write_json
+from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_libraries
+
+__all__ = ["InferResult", "infer"]
+
+InferResult = dict[str, Any]
+"""`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer."""
+
+
+def infer(args: InferArguments) -> list[InferResult]:
+    """Answer the validation rows of a data set, or talk (`eval_human`).
+
+    Returns:
+        One dict an answer, in the order of the rows; of a talk, its turns.
+
+    Raises:
+        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+    """
+    quiet_libraries()
+    log = get_logger()
+    if args.inherited:
+        log.info("From the checkpoint: %s.", ", ".join(args.inherited))
+    if args.ckpt_dir is not None:
+        checkpoint_kind(Path(args.ckpt_dir))
+    rows = [] if args.eval_human else _rows(args)
+    result_file = None if args.eval_human else _result_file(args)
+    if args.merge_lora_and_save:
+        args = _merge(args)
+    set_seed(args.seed)
+    engine = load_engine(args)
+    sampling = Sampling.of(args)
+    if args.save_generation_config and args.ckpt_dir is not None:
+        engine.generation_config(sampling).save_pretrained(args.ckpt_dir)
+    if args.eval_human:
+        return chat(engine, sampling, stream=args.stream)
+    assert result_file is not None
+    return _answer_rows(engine, sampling, rows, args, result_file)
+
+
+def _answer_rows(
+    engine: Engine, sampling: Sampling, rows: list[Conversation], args: InferArguments, file: Path
+) -> list[InferResult]:
+    results: list[InferResult] = []
+    started = time.perf_counter()
+    with file.open("w", encoding="utf-8") as out:
+        for row, answer in zip(rows, _answers(engine, sampling, rows, args), strict=True):
+            result = _result(row, answer)
+            out.write(json.dumps(result, ensure_ascii=False) + "\n")
+            out.flush()
+            if "label" in result:
+                sys.stdout.write(f"[LABELS]{result['label']}\n")
+            sys.stdout.write("-" * 80 + "\n")
+            results.append(result)
+    log = get_logger()
+    log.info("%d answers in %.1f s: %s", len(results), time.perf_counter() - started, file)
+    labelled = [result for result in results if "label" in result]
+    if labelled:
+        found = text_metrics([r["response"] for r in labelled], [r["label"] for r in labelled])
+        write_json(file.with_name(file.name.replace("infer_result", "infer_metrics")).with_suffix(".json"), found)
+        log.info("%s", "  ".join(f"{name} {value:.2f}" for name, value in found.items()))
+    return results
+
+
+def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args: InferArguments) -> Iterator[str]:
+    """Answers, shown as they come: streamed one by one, or batch by batch."""
+    streams = args.stream and args.infer_batch_size == 1 and sampling.num_beams == 1
+    answers = iter(()) if streams else engine.answer(rows, sampling, batch_size=args.infer_batch_size)
+    for row in rows:
+        sys.stdout.write(f"[PROMPT]{engine.template.render(row, generation=True)}[OUTPUT]")
+        if streams:
+            pieces = []
+            for piece in engine.stream(row, sampling):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+                pieces.append(piece)
+            answer = "".join(pieces)
+        else:
+            answer = next(answers)
+            sys.stdout.write(answer)
+        sys.stdout.write("\n")
+        yield answer
+
+
+def _rows(args: InferArguments) -> list[Conversation]:
+    """The rows to answer: val_dataset whole, else the part that training split off."""
+    options = {
+        "dataset_seed": args.dataset_seed,
+        "strict": args.strict,
+        "model_name": args.model_name,
+        "model_author": args.model_author,
+        "overwrite_cache": args.overwrite_cache,
+    }
+    whole = args.val_dataset or (args.dataset if args.dataset_test_ratio == 1 else [])
+    if whole:
+        chosen, _ = get_dataset(whole, dataset_test_ratio=0, need_answer=False, **options)
+    else:
+        _, chosen = get_dataset(
+            args.dataset,
+            dataset_test_ratio=args.dataset_test_ratio,
+            train_dataset_sample=args.train_dataset_sample,
+            val_dataset_sample=args.val_dataset_sample,
+            **options,
+        )
+    if chosen is None:
+        raise DataError(
+            "These data sets have no validation rows to answer. Give rows with --val_dataset, or answer all of "
+            "--dataset with --dataset_test_ratio 1."
+        )
+    count = len(chosen) if args.show_dataset_sample < 0 else min(args.show_dataset_sample, len(chosen))
+    if count < len(chosen):
+        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered (--show_dataset_sample -1: all).")
+    return [from_record(chosen[index]) for index in range(count)]
+
+
+def _result(row: Conversation, answer: str) -> InferResult:
+    turns = list(row.turns)
+    label = turns.pop().content if turns and turns[-1].role == "assistant" else None
+    query = turns.pop().content if turns else ""
+    history = [[a.content, b.content] for a, b in zip(turns[::2], turns[1::2], strict=False)]
+    result: InferResult = {"query": query, "response": answer, "history": history, "system": row.system}
+    return result if label is None else result | {"label": label}
+
+
+def _result_file(args: InferArguments) -> Path:
+    folder = Path(args.result_dir or args.ckpt_dir or ".")
+    ensure_writable_folder(folder, flag="--result_dir")
+    return folder / f"infer_result_{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+
+
+def _merge(args: InferArguments) -> InferArguments:
+    from llmtune.tuners.merge import merge_and_save
+
+    assert args.ckpt_dir is not None
+    checkpoint = Path(args.ckpt_dir)
+    if checkpoint_kind(checkpoint) != "lora":
+        get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
+        return args
+    engine = load_engine(dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False))
+    merged = merge_and_save(engine.model, engine.tokenizer, checkpoint)
+    return dataclasses.replace(args, ckpt_dir=os.fspath(merged), sft_type="full", load_args_from_ckpt_dir=False)

@@ -1,0 +1,71 @@
+"""Load what a checkpoint folder holds, as an engine that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.arguments.infer import InferArguments
+from llmtune.errors import CheckpointError
+from llmtune.inference.engine import Engine
+from llmtune.models.loading import get_model_tokenizer
+from llmtune.templates.chat import get_template
+from llmtune.tuners.lora import load_adapter
+from llmtune.utils.logging import get_logger
+
+__all__ = ["checkpoint_kind", "load_engine"]
+
+
+def checkpoint_kind(folder: Path) -> str:
+    """`lora` for an adapter folder, `full` for a folder with all the weights.
+
+    Raises:
+        CheckpointError: It is neither, or lacks its weights.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+    if (folder / "adapter_config.json").is_file():
+        return "lora"
+    if (folder / "config.json").is_file():
+        return "full"
+    inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+    hint = f" Did you mean {folder / inside[-1]}?" if inside else " It may be incomplete: use another one of the run."
+    raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json.{hint}")
+
+
+def load_engine(args: InferArguments) -> Engine:
+    """Load model, adapter and template as the arguments say."""
+    checkpoint = None if args.ckpt_dir is None else Path(args.ckpt_dir)
+    kind = None if checkpoint is None else checkpoint_kind(checkpoint)
+    place = str(checkpoint) if kind == "full" else args.model_id_or_path
+    has_tokenizer = checkpoint is not None and any(checkpoint.glob("tokenizer*"))
+    options: dict[str, Any] = {}
+    if args.use_flash_attn is not None:
+        options["attn_implementation"] = "flash_attention_2" if args.use_flash_attn else "sdpa"
+    model, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=place,
+        torch_dtype=args.dtype,
+        tokenizer_id_or_path=str(checkpoint) if has_tokenizer else args.tokenizer_id_or_path,
+        trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
+        **options,
+    )
+    if kind == "lora":
+        assert checkpoint is not None
+        model = load_adapter(model, checkpoint)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu" and args.device is None:
+        get_logger().info("Inference runs on the CPU, since there is no GPU.")
+    model = model.to(device).eval()
+    assert args.template_type is not None
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        system=args.system,
+        max_length=args.max_length,
+        special_tokens_in_text=args.special_tokens_in_text or "text",
+    )
+    return Engine(model, template)

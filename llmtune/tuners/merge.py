@@ -1,0 +1,72 @@
+"""Merge adapters into their base model, prove that the result answers alike, and write it whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.errors import CheckpointError, OutputError
+from llmtune.utils.files import atomic_folder, write_json
+from llmtune.utils.logging import get_logger
+
+__all__ = ["merge_and_save", "merged_folder"]
+
+PROBE_LENGTH = 16
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+"""Largest difference of logits, as a share of the largest logit, that rounding explains."""
+
+
+def merged_folder(checkpoint: Path) -> Path:
+    return checkpoint.resolve().with_name(f"{checkpoint.resolve().name}-merged")
+
+
+def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
+    """Write `<checkpoint>-merged`, which plain transformers loads; the PEFT model is used up.
+
+    Raises:
+        OutputError: The folder exists already, or cannot be written.
+        CheckpointError: The adapter changes nothing, or the merged model answers differently.
+    """
+    target = merged_folder(checkpoint)
+    if target.exists():
+        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
+    model.eval()
+    probe = _probe(model)
+    with torch.no_grad():
+        before = model(input_ids=probe).logits.float()
+        with model.disable_adapter():
+            base = model(input_ids=probe).logits.float()
+        merged = model.merge_and_unload()
+        after = merged(input_ids=probe).logits.float()
+    scale = float(before.abs().max().clamp(min=1e-6))
+    difference = float((before - after).abs().max()) / scale
+    if not difference < TOLERANCE.get(merged.dtype, 1e-3):
+        raise CheckpointError(
+            f"Merging {checkpoint} failed its check: logits differ by {difference:.2%} of the largest. Nothing is written."
+        )
+    if torch.equal(base, after):
+        raise CheckpointError(
+            f"Merging {checkpoint} changes nothing: its adapter is still as it began. Was the run stopped at once?"
+        )
+    with atomic_folder(target) as folder:
+        merged.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        _copy_args(checkpoint, folder)
+    get_logger().info("Merged into %s (logits differ by %.1e of the largest).", target, difference)
+    return target
+
+
+def _probe(model: Any) -> torch.Tensor:
+    size = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, size, (1, PROBE_LENGTH), generator=generator).to(model.device)
+
+
+def _copy_args(checkpoint: Path, folder: Path) -> None:
+    file = checkpoint / "sft_args.json"
+    if file.is_file():
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        write_json(folder / "sft_args.json", saved | {"sft_type": "full", "quantization_bit": 0})
