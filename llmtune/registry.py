@@ -200,6 +200,11 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
             self._load_plugin(self._plugins[key])
         return self._entries[key]
 
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:  # Mapping's own get waits for a KeyError
+            return default
+        return self[key]
+
     def __contains__(self, key: object) -> bool:
         self._load_builtin()
         return isinstance(key, str) and self.canonical(key) in self._all_keys()

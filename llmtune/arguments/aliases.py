@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llmtune.errors import UsageError
 
-__all__ = ["ALIASES", "Alias", "Tokens", "translate"]
+__all__ = ["ALIASES", "Alias", "Tokens", "add_lengths", "translate"]
 
 Tokens = list[tuple[str, list[str]]]
 """Flags without their dashes, each with its values."""
@@ -61,6 +61,23 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
     return tokens, f"--{flag} {' '.join(values)} is taken for {meaning}."
 
 
+def add_lengths(tokens: Tokens) -> Tokens:
+    """M limits the question and the answer apart; max_length is the sum of both.
+
+    Raises:
+        UsageError: One of the two is missing, or no number.
+    """
+    given = {flag: (values or [""])[0] for flag, values in tokens if flag in _LENGTHS}
+    if not given:
+        return tokens
+    try:
+        total = sum(int(given[name]) for name in _LENGTHS)
+    except (KeyError, ValueError) as err:
+        shown = " ".join(f"--{flag} {value}".strip() for flag, value in given.items())
+        raise UsageError(f"{shown}: give both {' and '.join('--' + n for n in _LENGTHS)}, or --max_length N.") from err
+    return [token for token in tokens if token[0] not in _LENGTHS] + [("max_length", [str(total)])]
+
+
 def _is_true(values: list[str]) -> bool:
     text = (values or ["true"])[0].lower()
     if text in ("true", "1", "yes"):
@@ -90,7 +107,9 @@ def _use_lora(values: list[str]) -> Tokens:
 
 def _target_modules(values: list[str]) -> Tokens:
     names = [name for value in values for name in value.replace(" ", ",").split(",") if name]
-    return [("lora_target_modules", ["ALL"] if [n.lower() for n in names] in (["all"], ["all-linear"]) else names)]
+    if [name.lower() for name in names] in (["all"], ["all-linear"]):
+        return [("lora_target_modules", ["ALL"])]
+    return [("lora_target_modules", names if any(" " in value for value in values) else values)]
 
 
 def _percentage(values: list[str]) -> Tokens:
@@ -110,6 +129,19 @@ def _finetuning_type(values: list[str]) -> Tokens:
     return [("sft_type", values)]
 
 
+def _stage(values: list[str]) -> Tokens:
+    if values != ["sft"]:
+        raise ValueError(
+            f"only the stage sft is there yet, as `llmtune sft`; {LATER.removeprefix('is not there yet: ')}"
+        )
+    return []
+
+
+def _flash_attn(values: list[str]) -> Tokens:
+    names = {"fa2": "true", "sdpa": "false", "disabled": "false"}
+    return [] if values == ["auto"] else [("use_flash_attn", [names.get(value, value) for value in values])]
+
+
 def _model_type(values: list[str]) -> Tokens:
     return [] if values == ["auto"] else [("model_type", values)]
 
@@ -122,6 +154,7 @@ def _train_arg(name: str) -> Alias:
     return Alias(convert=lambda values: [("train_args", [f"{name}={(values or ['true'])[0]}"])])
 
 
+_LENGTHS = ("max_source_length", "max_target_length")
 _OURS = {
     "tuner_bankend": "tuner_backend",
     "dataset_split_seed": "dataset_seed",
@@ -151,8 +184,6 @@ _RENAMED = {
     "lora_dropout": "lora_dropout_p",
     "lora_weight_path": "peft_path",
     "neft_alpha": "neftune_noise_alpha",
-    "flash_attn": "use_flash_attn",
-    "preprocessing_num_workers": "dataset_num_proc",
     # S, L
     "model": "model_id_or_path",
     "tuner_type": "sft_type",
@@ -180,17 +211,38 @@ _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
     "validation_split_percentage": _percentage,
     "loss_scale": _loss_scale,
     "finetuning_type": _finetuning_type,
+    "stage": _stage,
+    "flash_attn": _flash_attn,
     "model_type": _model_type,
     "optim": _optim,
 }
-_TRAIN_ARGS = (
-    "warmup_steps adam_beta1 adam_beta2 adam_epsilon run_name ddp_timeout ddp_find_unused_parameters "
-    "logging_first_step logging_strategy"
-).split()
-_LATER = (
-    "cache_dir hf_hub_token device_map rope_scaling shift_attn lazy_tokenize lazy_preprocess dataset_name "
-    "dataset_config_name nproc nproc_per_node use_hf stage packing streaming"
-).split()
+_TRAIN_ARGS = [
+    "warmup_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "run_name",
+    "ddp_timeout",
+    "ddp_find_unused_parameters",
+    "logging_first_step",
+    "logging_strategy",
+]
+_LATER = [
+    "cache_dir",
+    "hf_hub_token",
+    "device_map",
+    "rope_scaling",
+    "shift_attn",
+    "lazy_tokenize",
+    "lazy_preprocess",
+    "dataset_name",
+    "dataset_config_name",
+    "nproc",
+    "nproc_per_node",
+    "use_hf",
+    "packing",
+    "streaming",
+]
 _NO_EFFECT = {
     "do_train": "the command says it",
     "do_eval": "evaluation runs where there is a validation part",

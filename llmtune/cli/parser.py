@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import os
+import shutil
 import textwrap
 import types
 import typing
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from llmtune.arguments.aliases import ALIASES, Tokens, translate
+from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, translate
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger, log_once
 
@@ -39,19 +39,27 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
         parser.print_help()
         raise SystemExit(0)
     given = _split(argv)
-    config = [values[0] for flag, values in given if flag == "config" and values]
-    given = [(flag, values) for flag, values in given if flag != "config"]
-    from_file = [token for path in config for token in _read_config(Path(path))]
-    tokens = _translate([*from_file, *given])
+    from_files: Tokens = []
+    places: dict[str, str] = {}
+    for path in _config_files(given):
+        tokens = _read_config(Path(path))
+        from_files += tokens
+        places |= {flag: f" in {path}" for flag, _ in tokens}
+    merged: dict[str, list[str]] = {}
+    tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")])
+    hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     ignore = _ignores_errors(tokens)
-    merged: dict[str, list[str]] = {}
     for flag, values in tokens:
         if flag not in known:
-            message = _unknown_flag(flag, known, command)
+            message = _unknown_flag(flag, known, command, places.get(flag, ""))
             if not ignore:
                 raise UsageError(message)
             get_logger().warning(message)
+        elif len(values) > 1 and not _inner(hints[flag])[1]:
+            raise UsageError(
+                f"--{flag} takes one value, not {len(values)}: {' '.join(values)}. Quote a text with blanks."
+            )
         elif flag == "train_args":
             merged.setdefault(flag, []).extend(values)
         else:
@@ -65,9 +73,11 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
         description=textwrap.dedent(summary).strip(),
         formatter_class=_Formatter,
         allow_abbrev=False,
+        add_help=False,
         argument_default=argparse.SUPPRESS,
         usage=f"llmtune {command} [--config FILE.yaml] [--flag value ...]",
     )
+    parser.add_argument("-h", "--help", action="help", help="Show this text.")
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags; flags on the command line win.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     hints = typing.get_type_hints(cls)
@@ -94,9 +104,12 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def _flatten(given: dict[str, list[str]]) -> list[str]:
-    """Back to a command line. A single value is tied to its flag, so that it may begin with a dash."""
-    pairs = ([f"--{flag}={values[0]}"] if len(values) == 1 else [f"--{flag}", *values] for flag, values in given.items())
-    return [token for pair in pairs for token in pair]
+    """Back to a command line. Each value is tied to its flag, so that it may begin with a dash."""
+    return [
+        token
+        for flag, values in given.items()
+        for token in ([f"--{flag}={value}" for value in values] or [f"--{flag}"])
+    ]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,14 +120,13 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        width = int(os.environ.get("COLUMNS", "0") or 0) or 110
-        super().__init__(prog, max_help_position=34, width=min(width, 120))
+        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size((110, 24)).columns, 120))
 
 
 def _fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
     """Each field beside the class whose text explains it; shared subjects first."""
     owners: dict[type, list[str]] = {owner: [] for owner in reversed(cls.__mro__) if dataclasses.is_dataclass(owner)}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         if field.init:
             owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
             owners[owner].append(field.name)
@@ -122,7 +134,8 @@ def _fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
 
 
 def _argument(hint: Any, field: dataclasses.Field[Any], text: str) -> dict[str, Any]:
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    factory = field.default_factory
+    default = field.default if factory is dataclasses.MISSING else factory()
     shown = "" if default is None or default == [] else f" [{_show(default)}]"
     options: dict[str, Any] = {"help": (text + shown).replace("%", "%%")}
     hint, is_list = _inner(hint)
@@ -145,8 +158,11 @@ class _CommaList(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         split = self.dest != "train_args"
-        parts = [part for value in values for part in ([value] if not split or Path(value).exists() else value.split(","))]
-        setattr(namespace, self.dest, [part for part in parts if part])
+        parts = [
+            part for value in values for part in ([value] if not split or Path(value).exists() else value.split(","))
+        ]
+        former = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*former, *(part for part in parts if part)])
 
 
 def _inner(hint: Any) -> tuple[Any, bool]:
@@ -188,13 +204,24 @@ def _split(argv: Sequence[str]) -> Tokens:
 
 def _translate(tokens: Tokens) -> Tokens:
     found: Tokens = []
-    for flag, values in tokens:
+    for flag, values in add_lengths(tokens):
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
         ours, note = translate(flag, values)
         if note and ours != [(flag, values)]:
             log_once(note, level=20)
-        found += [token for our, given in ours for token in (translate(our, given)[0] if our != flag else [(our, given)])]
+        found += [
+            token for our, given in ours for token in (translate(our, given)[0] if our != flag else [(our, given)])
+        ]
+    return found
+
+
+def _config_files(given: Tokens) -> list[str]:
+    found: list[str] = []
+    for flag, values in given:
+        if flag == "config" and not any(values):
+            raise UsageError("--config needs the path of a YAML file.")
+        found += values if flag == "config" else []
     return found
 
 
@@ -203,7 +230,7 @@ def _read_config(path: Path) -> Tokens:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
     except OSError as err:
         raise UsageError(f"--config {path}: {err.strerror}.") from err
     except (yaml.YAMLError, UnicodeDecodeError) as err:
@@ -215,6 +242,20 @@ def _read_config(path: Path) -> Tokens:
         for key, value in content.items()
         if value is not None and not str(key).startswith("_")
     ]
+
+
+def _plain_loader() -> Any:
+    """YAML whose plain words stay text but for null: `no` may be a choice, and 1e-5 is a number to us, not to YAML."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
 
 
 def _config_values(value: object) -> list[str]:
@@ -229,7 +270,7 @@ def _ignores_errors(tokens: Tokens) -> bool:
     return any(flag == "ignore_args_error" and (not values or _boolean(values[0])) for flag, values in tokens)
 
 
-def _unknown_flag(flag: str, known: set[str], command: str) -> str:
+def _unknown_flag(flag: str, known: set[str], command: str, place: str) -> str:
     near = difflib.get_close_matches(flag, sorted(known | set(ALIASES)), n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else ""
-    return f"Unknown flag --{flag}.{hint} See `llmtune {command} --help`."
+    return f"Unknown flag --{flag}{place}.{hint} See `llmtune {command} --help`."

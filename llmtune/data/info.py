@@ -22,6 +22,8 @@ class DatasetInfo:
         path: A local file or folder instead of a function.
         val_path: A local file or folder with the validation part that the data set ships.
         columns: Renames columns before the row's shape is recognised, `{"question": "query"}`.
+        default_name: Fills `{{NAME}}` where `--model_name` is not given: the Chinese form and the other.
+        default_author: Fills `{{AUTHOR}}`, likewise.
         source: Where the data comes from.
     """
 
@@ -29,6 +31,8 @@ class DatasetInfo:
     path: str | None = None
     val_path: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    default_name: tuple[str, ...] = ()
+    default_author: tuple[str, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 
 from llmtune.data.identity import count_placeholders, fill_identity
+from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.loading import load_source, parse_item
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
@@ -33,6 +34,7 @@ class _Options:
     ratio: float
     strict: bool
     overwrite_cache: bool
+    need_answer: bool
     model_name: Sequence[str]
     model_author: Sequence[str]
 
@@ -49,6 +51,7 @@ def get_dataset(
     model_name: Forms = None,
     model_author: Forms = None,
     overwrite_cache: bool = False,
+    need_answer: bool = True,
 ) -> tuple[Dataset, Dataset | None]:
     """Load sources, split each into training and validation, and concatenate them.
 
@@ -65,6 +68,7 @@ def get_dataset(
         model_name: What `{{NAME}}` becomes: one form, or the Chinese and the other.
         model_author: What `{{AUTHOR}}` becomes, likewise.
         overwrite_cache: Read and write again what the cache holds.
+        need_answer: Rows without an answer are bad; False for rows that a model is to answer.
 
     Returns:
         The two parts in the canonical schema; None where no row is for validation.
@@ -74,7 +78,7 @@ def get_dataset(
     """
     _check(dataset_test_ratio, train_dataset_sample, val_dataset_sample, dataset_seed)
     ratio = 0.0 if val_dataset else dataset_test_ratio
-    options = _Options(dataset_seed, ratio, strict, overwrite_cache, _forms(model_name), _forms(model_author))
+    options = _Options(dataset_seed, ratio, strict, overwrite_cache, need_answer, _forms(model_name), _forms(model_author))
     train, split_off, shipped = _load_all(_items(names), options)
     if val_dataset:
         if shipped:
@@ -82,16 +86,16 @@ def get_dataset(
             get_logger().warning(f"val_dataset is given: {rows:,} validation rows that the sources ship are not used")
         whole, _, more = _load_all(_items(val_dataset), options)
         split_off, shipped = [], [*whole, *more]
-    train_part = _draw(_joined(train), train_dataset_sample, dataset_seed, "train")
+    train_part = _draw(_joined(train), train_dataset_sample, dataset_seed)
     if val_dataset_sample is None and train_dataset_sample >= 0 and split_off:
         held = _joined(split_off)
         cap = min(len(held), max(1, int(train_dataset_sample * ratio)))
-        split_off = [_draw(held, cap, dataset_seed, "validation")]
+        split_off = [_draw(held, cap, dataset_seed)]
     parts = [*split_off, *shipped]
     if not parts or val_dataset_sample == 0:
         return train_part, None
     wanted = -1 if val_dataset_sample is None else val_dataset_sample
-    return train_part, _draw(_joined(parts), wanted, dataset_seed, "validation")
+    return train_part, _draw(_joined(parts), wanted, dataset_seed)
 
 
 def _check(ratio: float, train_sample: int, val_sample: int | None, seed: int) -> None:
@@ -128,12 +132,20 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
     shipped: list[Dataset] = []
     for name in names:
         item = parse_item(name)
-        loaded = load_source(item.source, strict=options.strict, overwrite_cache=options.overwrite_cache)
+        loaded = load_source(
+            item.source,
+            strict=options.strict,
+            overwrite_cache=options.overwrite_cache,
+            need_answer=options.need_answer,
+        )
         rows = _filled(loaded.train, item.source, options)
         if item.sample is not None:
-            rows = _draw(rows, item.sample, options.seed, item.source)
+            if item.sample > len(rows):
+                text = f"{name}: there are only {len(rows):,} rows; all of them are used"
+                get_logger().warning(text)
+            rows = _draw(rows, item.sample, options.seed)
         if loaded.validation is not None:
-            shipped.append(_filled(loaded.validation, f"{item.source} (validation)", options))
+            shipped.append(_filled(loaded.validation, item.source, options))
         elif held := _held_out(len(rows), options.ratio):
             order = _generator(options.seed, "split", rows).permutation(len(rows))
             split_off.append(_select(rows, np.sort(order[:held])))
@@ -147,7 +159,10 @@ def _held_out(rows: int, ratio: float) -> int:
 
 
 def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
-    dataset, changed = fill_identity(dataset, options.model_name, options.model_author)
+    info = DATASET_MAPPING[source] if source in DATASET_MAPPING else None
+    name = options.model_name or (info.default_name if info else ())
+    author = options.model_author or (info.default_author if info else ())
+    dataset, changed = fill_identity(dataset, name, author)
     if changed:
         get_logger().info(f"{source}: the model's name and author are filled into {changed:,} rows")
     if left := count_placeholders(dataset):
@@ -160,10 +175,8 @@ def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
 # Drawing
 
 
-def _draw(dataset: Dataset, wanted: int, seed: int, what: str) -> Dataset:
+def _draw(dataset: Dataset, wanted: int, seed: int) -> Dataset:
     """`wanted` of all rows, in their order; all of them where that is -1 or more than there are."""
-    if wanted > len(dataset):
-        get_logger().warning(f"{what}: {wanted:,} rows are asked for, but there are {len(dataset):,}; all are used")
     if wanted < 0 or wanted >= len(dataset):
         return dataset
     order = _generator(seed, "sample", dataset).permutation(len(dataset))

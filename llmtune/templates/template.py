@@ -73,7 +73,7 @@ def render(
         TemplateError: The template has no place for a system text, a second turn or tools.
     """
     turns = list(conversation.turns)
-    learned = set(learned_answers(conversation))
+    learned = set() if generation else set(learned_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
     pieces = list(_prefix(info, _system_text(info, conversation, system)))

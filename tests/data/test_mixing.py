@@ -114,7 +114,7 @@ def test_samples_are_drawn_from_all_rows():
 def test_too_many_asked(capsys):
     train, _ = get_dataset("mix-b#1000", dataset_test_ratio=0)
     assert len(train) == 50
-    assert "warning: mix-b: 1,000 rows are asked for, but there are 50; all are used" in capsys.readouterr().err
+    assert "warning: mix-b#1000: there are only 50 rows; all of them are used" in capsys.readouterr().err
 
 
 def test_implied_cap_does_not_warn(capsys):

@@ -244,5 +244,11 @@ def _following(names: str) -> list[tuple[str, ...]]:
     return list(zip(listed, listed[1:] + listed[:1], strict=True))
 
 
-register_dataset("self-intro", get_function=self_intro, source=SOURCE)
+register_dataset(
+    "self-intro",
+    get_function=self_intro,
+    default_name=DEFAULT_NAME,
+    default_author=DEFAULT_AUTHOR,
+    source=SOURCE,
+)
 register_dataset("tiny-qa", get_function=tiny_qa, source=SOURCE)
