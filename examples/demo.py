@@ -84,7 +84,7 @@ def ask(folder: Path, **checkpoint: str) -> list[str]:
 
 
 def table(rows: list[tuple[str, str, str]]) -> None:
-    cells = [[short(text) for text in row] for row in rows]
+    cells = [[short(text, limit) for text, limit in zip(row, (32, 28, 60), strict=True)] for row in rows]
     widths = [max(map(columns, column)) for column in zip(*cells, strict=True)]
     print()
     for number, row in enumerate(cells):
@@ -94,7 +94,7 @@ def table(rows: list[tuple[str, str, str]]) -> None:
             print("  " + "  ".join("-" * width for width in widths))
 
 
-def short(text: str, limit: int = 40) -> str:
+def short(text: str, limit: int) -> str:
     """One line of what a terminal can show; random weights write all sorts of bytes."""
     text = " ".join("".join(c if c.isprintable() and c != "\ufffd" else " " for c in text).split())
     while columns(text) > limit:

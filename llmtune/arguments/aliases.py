@@ -55,6 +55,8 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
         return [(alias.target, values)], "" if alias.silent else f"--{flag} is taken for --{alias.target}."
     try:
         tokens = alias.convert(values)
+    except IndexError:
+        raise UsageError(f"--{flag}: expected one argument.") from None
     except ValueError as err:
         raise UsageError(f"--{flag} {' '.join(values)}: {err}") from err
     meaning = " ".join(f"--{name} {' '.join(given)}".strip() for name, given in tokens) or "nothing: it is the default"

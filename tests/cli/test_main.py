@@ -54,7 +54,7 @@ def test_version(capsys):
         (["sft", *TINY, "--batchsize", "2"], 2, "Unknown flag --batchsize. Did you mean --batch_size"),
         (["sft", "--model_type", "llmtune-tny"], 2, "Did you mean 'llmtune-tiny'?"),
         (["sft", "--model_type", "org/name"], 2, "--model_id_or_path org/name"),
-        (["sft", *TINY, "--template_type", "chatlm"], 2, "Did you mean 'chatml'"),
+        (["sft", *TINY, "--template_type", "chatlm"], 2, "or 'chatml'?"),
         (["sft", *TINY, "--seed", "x"], 2, "--seed: invalid int value: 'x'."),
         (["sft", *TINY, "--sft_type", "half"], 2, "--sft_type: invalid choice: 'half'"),
         (["sft", *TINY, "--dataset_test_ratio", "2", "--batch_size", "0"], 2, "--dataset_test_ratio"),

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Ask the newest run who it is. CKPT_DIR=... asks another checkpoint; --eval_human true, behind it, lets you ask.
+set -euo pipefail
+
+CKPT_DIR=${CKPT_DIR:-$(ls -td output/"${MODEL_TYPE:-llmtune-tiny}"/v*/checkpoint-* | head -1)}
+
+llmtune infer \
+    --ckpt_dir "$CKPT_DIR" \
+    --val_dataset "$(dirname "$0")/questions.jsonl" \
+    --do_sample false \
+    --max_new_tokens 64 \
+    "$@"

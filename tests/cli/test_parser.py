@@ -1,0 +1,437 @@
+"""Flags, YAML and Python are three spellings of one object; neighbouring tools' flags are a fourth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmtune.arguments.aliases import ALIASES
+from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.parser import build_parser, field_help, parse
+from llmtune.errors import UsageError
+from llmtune.utils import logging as llmtune_logging
+
+TINY = ["--model_type", "llmtune-tiny"]
+
+
+def sft(*argv: str) -> SftArguments:
+    return parse(SftArguments, [*TINY, *argv], command="sft")
+
+
+def changed(*argv: str) -> dict[str, Any]:
+    """What the flags changed."""
+    plain, found = dataclasses.asdict(sft()), dataclasses.asdict(sft(*argv))
+    return {name: value for name, value in found.items() if value != plain[name]}
+
+
+@pytest.fixture(autouse=True)
+def say_everything_again(monkeypatch):
+    monkeypatch.setattr(llmtune_logging, "_said", set())
+
+
+# Flags
+
+
+def test_no_flags_give_the_defaults():
+    assert sft() == SftArguments(model_type="llmtune-tiny")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("--batch_size 4", {"batch_size": 4, "eval_batch_size": 4}),
+        ("--batch-size=4", {"batch_size": 4, "eval_batch_size": 4}),
+        ("--seed=-1", {"seed": -1}),
+        ("--max_length -1", {"max_length": -1}),
+        ("--learning_rate 1e-5", {"learning_rate": 1e-5}),
+        ("--num_train_epochs 3", {"num_train_epochs": 3.0}),
+        ("--strict", {"strict": True}),
+        ("--strict true", {"strict": True}),
+        ("--strict=Yes", {"strict": True}),
+        ("--do_sample false", {"do_sample": False}),
+        ("--do_sample 0", {"do_sample": False}),
+        ("--no_do_sample", {"do_sample": False}),
+        ("--no-do-sample", {"do_sample": False}),
+        ("--no_repeat_ngram_size 3", {"no_repeat_ngram_size": 3}),
+        ("--use_flash_attn off", {"use_flash_attn": False}),
+        ("--sft_type full", {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True}),
+        ("--truncation_strategy delete", {"truncation_strategy": "delete"}),
+        ("--dataset a b#10", {"dataset": ["a", "b#10"]}),
+        ("--dataset a,b --val_dataset c", {"dataset": ["a", "b"], "val_dataset": ["c"]}),
+        ("--dataset=a,b", {"dataset": ["a", "b"]}),
+        ("--dataset a, b", {"dataset": ["a", "b"]}),
+        ("--dataset a --dataset b", {"dataset": ["b"]}),
+        ("--model_name 小黄 -x", {"model_name": ["小黄", "-x"]}),
+        ("--seed 1 --seed 2", {"seed": 2}),
+        ("--system=--hello", {"system": "--hello"}),
+        ("--system=", {"system": ""}),
+        (
+            "--train_args adam_beta1=0.8,x --train_args run_name=b=c",
+            {"train_args": ["adam_beta1=0.8,x", "run_name=b=c"]},
+        ),
+        ("--report_to none", {"report_to": ["none"]}),
+        ("--debug --seed 3", {"seed": 3}),
+    ],
+)
+def test_flags(argv, expected):
+    if "hub_model_id" not in expected and expected.get("sft_type"):
+        expected = {**expected, "hub_model_id": "llmtune-tiny-full"}
+    if expected.get("system") == "":
+        assert sft(*argv.split()).system == ""
+    assert changed(*argv.split()) == expected
+
+
+def test_comma_inside_the_path_of_a_file(tmp_path):
+    file = tmp_path / "a,b.jsonl"
+    file.touch()
+    assert sft("--dataset", f"{file}", "c,d").dataset == [str(file), "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--batchsize 2", r"Unknown flag --batchsize\. Did you mean --batch_size .*llmtune sft --help"),
+        ("--batch 2", "Unknown flag --batch"),
+        ("--quux", r"Unknown flag --quux\. See"),
+        ("--seed x", r"^--seed: invalid int value: 'x'\.$"),
+        ("--seed", r"^--seed: expected one argument\.$"),
+        ("--seed 1 2", "--seed takes one value, not 2: 1 2"),
+        ("--strict maybe", "--strict: expected true or false, not 'maybe'"),
+        ("--loss_on some", r"--loss_on: invalid choice: 'some' \(choose from '?auto"),
+        ("--quantization_bit 5", "--quantization_bit: invalid choice: 5"),
+        ("--no_seed", "--seed: invalid int value"),
+        ("--config", "--config needs the path"),
+        ("--config no-such.yaml", "no-such.yaml: No such file"),
+    ],
+)
+def test_wrong_flags(argv, said):
+    with pytest.raises(UsageError, match=said):
+        sft(*argv.split())
+
+
+def test_words_before_the_first_flag():
+    with pytest.raises(UsageError, match="flags begin with --"):
+        parse(SftArguments, ["data.jsonl"], command="sft")
+
+
+def test_unknown_flags_can_be_let_through(capsys):
+    assert sft("--quux", "3", "--ignore_args_error", "--seed", "1").seed == 1
+    assert "warning: Unknown flag --quux" in capsys.readouterr().err
+
+
+# YAML
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_yaml(tmp_path):
+    file = write(
+        tmp_path / "run.yaml",
+        "# a run\nlearning_rate: 1e-5\neval_strategy: no\nsave_strategy: epoch\ndo_sample: off\nstrict: yes\n"
+        "dataset: [a, b#100]\nval_dataset: c,d\nsystem: null\nval_dataset_sample:\nmodel-name: 007\n"
+        "_comment: anything\nmax_length: -1\ntrain_args: {adam_beta1: 0.8, run_name: no}\n",
+    )
+    assert changed("--config", str(file)) == {
+        "learning_rate": 1e-5,
+        "eval_strategy": "no",
+        "save_strategy": "epoch",
+        "do_sample": False,
+        "strict": True,
+        "dataset": ["a", "b#100"],
+        "val_dataset": ["c", "d"],
+        "model_name": ["007"],
+        "max_length": -1,
+        "train_args": ["adam_beta1=0.8", "run_name=no"],
+    }
+
+
+def test_flags_beat_the_file(tmp_path):
+    file = write(tmp_path / "run.yaml", "seed: 1\ndataset: [a, b]\nbatch_size: 3\n")
+    for argv in (["--seed", "2", f"--config={file}"], ["--config", str(file), "--seed", "2"]):
+        found = sft(*argv, "--dataset", "c")
+        assert (found.seed, found.dataset, found.batch_size) == (2, ["c"], 3)
+
+
+def test_later_file_beats_the_earlier(tmp_path):
+    one, two = write(tmp_path / "1.yaml", "seed: 1\nbatch_size: 3"), write(tmp_path / "2.yaml", "seed: 2")
+    found = sft("--config", str(one), str(two))
+    assert (found.seed, found.batch_size) == (2, 3)
+
+
+def test_json_and_neighbouring_flags_in_a_file(tmp_path):
+    file = write(tmp_path / "run.json", json.dumps({"per_device_train_batch_size": 2, "bf16": True, "strict": False}))
+    assert changed("--config", str(file)) == {"batch_size": 2, "eval_batch_size": 2, "dtype": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batchsize: 3", r"--batchsize in .*run\.yaml\. Did you mean --batch_size"),
+        ("- a\n- b", "one flag a line"),
+        ("seed: [1, 2]", "--seed takes one value"),
+        ("a: b: c", "is not YAML"),
+        ("", "one flag a line"),
+        ("seed: {a: 1}", "--seed: invalid int"),
+    ],
+)
+def test_wrong_files(tmp_path, text, said):
+    with pytest.raises(UsageError, match=said):
+        sft("--config", str(write(tmp_path / "run.yaml", text)))
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+FIELDS = {
+    "seed": st.integers(-5, 10**6),
+    "learning_rate": st.floats(1e-8, 1.0),
+    "do_sample": st.booleans(),
+    "use_flash_attn": st.none() | st.booleans(),
+    "system": st.none()
+    | st.sampled_from(["null", "no", "1e-5", "~", "- x", "--x", "a: b", "", " y ", "a\n b\n"])
+    | TEXTS,
+    "dataset": st.lists(TEXTS.filter(lambda text: "," not in text), min_size=1, max_size=3),
+    "train_args": st.lists(st.sampled_from(["adam_beta1=0.5", "run_name=a, b", "run_name=no"]), max_size=2),
+    "eval_strategy": st.sampled_from(["no", "steps", "epoch"]),
+    "save_steps": st.none() | st.integers(1, 99),
+    "dtype": st.sampled_from([None, "bf16", "fp32"]),
+    "sft_type": st.sampled_from(["lora", "full"]),
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.fixed_dictionaries({}, optional=FIELDS))
+def test_arguments_survive_a_file(tmp_path_factory, values):
+    args = SftArguments(model_type="llmtune-tiny", template_type="chatml", **values)
+    text = yaml.safe_dump(dataclasses.asdict(args), allow_unicode=True)
+    file = write(tmp_path_factory.mktemp("yaml") / "sft_args.yaml", text)
+    assert parse(SftArguments, ["--config", str(file)], command="sft") == args
+
+
+# Help
+
+
+@pytest.mark.parametrize("cls", [SftArguments, InferArguments])
+def test_help_explains_every_flag(cls, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    text = build_parser(cls, command="x", summary="What it does.").format_help()
+    assert "What it does." in text
+    assert max(map(len, text.splitlines())) <= 110
+    for base in cls.__mro__[:-1]:
+        explained = field_help(base)
+        own = {name for name in vars(base).get("__annotations__", {}) if cls.__dataclass_fields__[name].init}
+        assert own <= set(explained)
+    for field in dataclasses.fields(cls):
+        assert (f"  --{field.name} " in text) == field.init
+
+
+def test_help_of_one_flag():
+    text = build_parser(SftArguments, command="sft").format_help()
+    assert "--batch_size N                  Samples of one forward pass on one device. [1]" in text
+    assert "--quantization_bit {0,4,8}" in text
+
+
+# The set of flags. A new one is a reviewed event: prefer a good default.
+
+SHARED = """
+model_type model_id_or_path model_revision tokenizer_id_or_path template_type sft_type tuner_backend dtype
+use_flash_attn trust_remote_code allow_pickle custom_register_path seed
+dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length
+truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
+max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
+quantization_bit bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
+ignore_args_error
+"""
+SFT = """
+output_dir resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size gradient_accumulation_steps
+learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm gradient_checkpointing
+neftune_noise_alpha group_by_length dataloader_num_workers test_oom_error
+eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
+predict_with_generate report_to
+lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias modules_to_save peft_path
+ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy hub_token train_args
+"""
+INFER = """
+ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size infer_backend
+merge_lora_and_save save_generation_config result_dir device
+"""
+
+
+@pytest.mark.parametrize(("cls", "own"), [(SftArguments, SFT), (InferArguments, INFER)])
+def test_set_of_flags(cls, own):
+    assert sorted(field.name for field in dataclasses.fields(cls) if field.init) == sorted(f"{SHARED} {own}".split())
+
+
+# The flags of neighbouring tools: every row of the table of names
+
+LATER = "is not there yet"
+IGNORED = "has no effect here"
+NOTHING: dict[str, Any] = {}
+FULL = {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True, "hub_model_id": "llmtune-tiny-full"}
+NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
+    ("--model_name_or_path /m", {"model_id_or_path": "/m"}),
+    ("--model_type auto --model_type llmtune-tiny", NOTHING),
+    ("--tokenizer_name_or_path /t", {"tokenizer_id_or_path": "/t"}),
+    ("--tokenizer_path /t", {"tokenizer_id_or_path": "/t"}),
+    ("--model_revision v2 --trust_remote_code True", {"model_revision": "v2", "trust_remote_code": True}),
+    ("--cache_dir /c", LATER),
+    ("--hf_hub_token t", LATER),
+    ("--device_map auto", LATER),
+    ("--torch_dtype float16", {"dtype": "fp16"}),
+    ("--torch_dtype bfloat16", {"dtype": "bf16"}),
+    ("--torch_dtype float32", {"dtype": "fp32"}),
+    ("--torch_dtype auto", NOTHING),
+    ("--bf16", {"dtype": "bf16"}),
+    ("--bf16 true", {"dtype": "bf16"}),
+    ("--fp16 True", {"dtype": "fp16"}),
+    ("--bf16 False", NOTHING),
+    ("--data_path d --eval_data_path e", {"dataset": ["d"], "val_dataset": ["e"]}),
+    ("--dataset_name n --dataset_config_name c", LATER),
+    ("--train_file_dir ./d --validation_file_dir ./e", {"dataset": ["./d"], "val_dataset": ["./e"]}),
+    ("--max_train_samples -1 --max_eval_samples 9", {"train_dataset_sample": -1, "val_dataset_sample": 9}),
+    ("--validation_split_percentage 5", {"dataset_test_ratio": 0.05}),
+    ("--validation_split_percentage 1", NOTHING),  # 0.01 is the default
+    ("--preprocessing_num_workers 4", IGNORED),
+    ("--dataset_num_proc 4", IGNORED),
+    ("--overwrite_cache", {"overwrite_cache": True}),
+    ("--lazy_preprocess True", LATER),
+    ("--lazy_tokenize True", LATER),
+    ("--packing true", LATER),
+    ("--streaming true", LATER),
+    ("--train_on_inputs", {"loss_on": "everything"}),
+    ("--template_name llama3", {"template_type": "llama3"}),
+    ("--model_max_length 512", {"max_length": 512}),
+    ("--block_size 512", {"max_length": 512}),
+    ("--max_source_length 256 --max_target_length 128", {"max_length": 384}),
+    ("--use_lora True", NOTHING),
+    ("--use_lora False", FULL),
+    ("--use_peft False", FULL),
+    ("--q_lora True", LATER),
+    ("--qlora True", LATER),
+    ("--q_lora False", NOTHING),
+    ("--load_in_4bit True", LATER),
+    ("--load_in_8bit True", LATER),
+    ("--lora_r 64 --lora_dropout 0.05", {"lora_rank": 64, "lora_dropout_p": 0.05}),
+    ("--lora_target_modules all", {"lora_target_modules": ["ALL"]}),
+    ("--target_modules q_proj,v_proj", {"lora_target_modules": ["q_proj", "v_proj"]}),
+    ("--lora_bias none --modules_to_save embed_tokens,lm_head", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    ("--lora_weight_path /p", {"peft_path": "/p"}),
+    ("--peft_path /p", {"peft_path": "/p"}),
+    ("--per_device_train_batch_size 2 --per_device_eval_batch_size 4", {"batch_size": 2, "eval_batch_size": 4}),
+    ("--evaluation_strategy no --save_strategy epoch", {"eval_strategy": "no", "save_strategy": "epoch"}),
+    ("--logging_strategy steps", {"train_args": ["logging_strategy=steps"]}),
+    ("--warmup_steps 10", {"train_args": ["warmup_steps=10"]}),
+    ("--adam_beta1 0.8 --adam_beta2 0.95", {"train_args": ["adam_beta1=0.8", "adam_beta2=0.95"]}),
+    ("--adam_epsilon 1e-6", {"train_args": ["adam_epsilon=1e-6"]}),
+    ("--max_grad_norm 0.5 --lr_scheduler_type linear", {"max_grad_norm": 0.5, "lr_scheduler_type": "linear"}),
+    ("--optim adamw_hf", NOTHING),
+    ("--optim adafactor", {"optim": "adafactor"}),
+    ("--deepspeed ds.json", LATER),
+    ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
+    ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
+    ("--rope_scaling linear", LATER),
+    ("--shift_attn True", LATER),
+    ("--flash_attn True", {"use_flash_attn": True}),
+    ("--flash_attn fa2", {"use_flash_attn": True}),
+    ("--flash_attn auto", NOTHING),
+    ("--group_by_length", {"group_by_length": True}),
+    ("--report_to tensorboard", NOTHING),
+    ("--logging_dir runs", IGNORED),
+    ("--run_name r", {"train_args": ["run_name=r"]}),
+    ("--ddp_timeout 30000", {"train_args": ["ddp_timeout=30000"]}),
+    ("--ddp_find_unused_parameters False", {"train_args": ["ddp_find_unused_parameters=False"]}),
+    ("--logging_first_step", {"train_args": ["logging_first_step=true"]}),
+    ("--do_train", IGNORED),
+    ("--do_eval true", IGNORED),
+    ("--overwrite_output_dir", IGNORED),
+    ("--remove_unused_columns False", IGNORED),
+    ("--ignore_pad_token_for_loss True", IGNORED),
+    ("--use_fast_tokenizer False", IGNORED),
+    ("--nproc_per_node 2", LATER),
+    ("--nproc 2", LATER),
+    ("--model /m --tuner_type full", {"model_id_or_path": "/m", **FULL}),
+    ("--train_type full --split_dataset_ratio 0.1", {**FULL, "dataset_test_ratio": 0.1}),
+    ("--truncation_strategy right", {"truncation_strategy": "right"}),
+    ("--loss_scale default", NOTHING),
+    ("--loss_scale last_round", {"loss_on": "last"}),
+    ("--loss_scale all", {"loss_on": "everything"}),
+    ("--use_hf true", LATER),
+    ("--stage sft --finetuning_type full", FULL),
+    ("--stage dpo", "only the stage sft is there yet"),
+    ("--cutoff_len 512 --lora_target all", {"max_length": 512, "lora_target_modules": ["ALL"]}),
+    ("--lora_target q_proj,v_proj", {"lora_target_modules": ["q_proj", "v_proj"]}),
+    ("--template chatml --dataset_dir ./d", {"dataset": ["./d"]}),
+    # Our own second spellings
+    ("--tuner_bankend swift --dataset_split_seed 3", {"tuner_backend": "swift", "dataset_seed": 3}),
+]
+
+
+@pytest.mark.parametrize(("argv", "expected"), NEIGHBOURS, ids=[argv for argv, _ in NEIGHBOURS])
+def test_neighbouring_flags(argv, expected, capsys):
+    if expected == IGNORED:
+        assert changed(*argv.split()) == NOTHING
+        assert IGNORED in capsys.readouterr().err
+    elif isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            sft(*argv.split())
+    else:
+        assert changed(*argv.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--lora_r 4", "--lora_r is taken for --lora_rank.\n"),
+        ("--use_lora False", "--use_lora False is taken for --sft_type full.\n"),
+        ("--torch_dtype auto", "--torch_dtype auto is taken for nothing: it is the default.\n"),
+        ("--do_train", "--do_train has no effect here: the command says it.\n"),
+        ("--lora_r 4 --lora_r 5", "--lora_r is taken for --lora_rank.\n"),
+        ("--dataset_split_seed 3", ""),
+        ("--lora_target_modules q_proj,v_proj", ""),
+        ("--optim adafactor", ""),
+    ],
+)
+def test_what_is_said_about_them(argv, said, capsys):
+    sft(*argv.split())
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--torch_dtype int8", "--torch_dtype int8: expected float16, bfloat16, float32 or auto"),
+        ("--finetuning_type freeze", "expected lora or full"),
+        ("--loss_scale react", "expected default, last_round or all"),
+        ("--use_lora perhaps", "expected true or false"),
+        ("--max_source_length 256", "give both --max_source_length and --max_target_length"),
+        ("--validation_split_percentage x", "--validation_split_percentage x"),
+        ("--validation_split_percentage", "--validation_split_percentage"),
+        ("--loss_scale", "--loss_scale"),
+        ("--finetuning_type", "--finetuning_type"),
+        ("--optim", "--optim"),
+    ],
+)
+def test_values_without_a_meaning(argv, said):
+    with pytest.raises(UsageError, match=said):
+        sft(*argv.split())
+
+
+def test_the_table_holds_every_alias():
+    flags = {word[2:] for argv, _ in NEIGHBOURS for word in argv.split() if word.startswith("--")}
+    assert set(ALIASES) - flags == {"adapters", "use_streamer", "overwrite_generation_config"}  # those of infer, below
+
+
+def test_infer_knows_them_too(tmp_path):
+    argv = ["--use_streamer", "false", "--torch_dtype", "float32", "--overwrite_generation_config", "true"]
+    found = parse(InferArguments, [*TINY, *argv, "--adapters", str(tmp_path)], command="infer")
+    assert (found.stream, found.dtype, found.save_generation_config) == (False, "fp32", True)
+    assert found.ckpt_dir == str(tmp_path)
