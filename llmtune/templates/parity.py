@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from llmtune.errors import TemplateError
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation
 
@@ -51,7 +52,10 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
         if not any(message.role == "user" for message in question):
             continue
         prompt = Conversation(question, conversation.tools, conversation.images)
-        ours = template.encode_prompts([prompt])[0]
+        try:
+            ours = template.encode_prompts([prompt])[0]
+        except TemplateError:  # a row that the template cannot express has been told of already
+            continue
         options = {"enable_thinking": False} if template.info.answer_prefix else {}
         theirs = upstream_ids(tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
         if template.max_length is not None:

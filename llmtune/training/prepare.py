@@ -10,7 +10,9 @@ from llmtune.data.mixing import get_dataset
 from llmtune.data.store import TokenStore, encode_dataset
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.errors import TemplateError
 from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.jinja import to_jinja
 from llmtune.templates.parity import first_difference
 from llmtune.utils.logging import get_logger
 
@@ -74,7 +76,7 @@ def prepare(args: SftArguments) -> Prepared:
     if validation is not None:
         validation_tokens = encode_dataset(validation, template, name="validation", required=False, **options)
         validation_tokens = validation_tokens if len(validation_tokens) else None
-    _check_parity(template, train, args)
+    _carry_template(template, train)
     return Prepared(MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens)
 
 
@@ -84,12 +86,18 @@ def steps_per_epoch(num_samples: int, args: SftArguments) -> int:
     return -(-batches // args.gradient_accumulation_steps)
 
 
-def _check_parity(template: ChatTemplate, train: Dataset, args: SftArguments) -> None:
-    """Warn where the template is not the one that the tokenizer carries, and so a server would use."""
+def _carry_template(template: ChatTemplate, train: Dataset) -> None:
+    """Let the checkpoint's tokenizer carry the template that is trained, where its own is another one or missing."""
+    tokenizer, log = template.tokenizer, get_logger()
     rows = [from_record(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
     difference = first_difference(template, rows)
+    if difference is None and tokenizer.chat_template:
+        return
     if difference is not None:
-        get_logger().warning(
-            "Not the chat template that the tokenizer carries: %s. The checkpoint will carry the one that was trained.",
-            difference,
-        )
+        log.warning("Not the chat template that the tokenizer carries: %s.", difference)
+    try:
+        tokenizer.chat_template = to_jinja(template.info, tokenizer)
+    except TemplateError as err:
+        log.warning("The checkpoint cannot carry the template that is trained: %s.", err)
+    else:
+        log.info("The checkpoint's tokenizer will carry the template %r as its chat template.", template.name)

@@ -37,7 +37,7 @@ from llmtune.utils.quiet import quiet_libraries
 __all__ = ["SftResult", "sft"]
 
 REPORTED_GENERATIONS = 3
-REPORTED_TOKENS = 64
+REPORTED_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,9 @@ def _generations(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]:
     source = prepared.validation if prepared.validation is not None else prepared.train
     rows = [from_record(source[index]) for index in range(min(REPORTED_GENERATIONS, len(source)))]
     rows = [row for row in rows if row.turns[0].role == "user"]
-    answers = Engine(model, prepared.template).answer(rows, Sampling(max_new_tokens=REPORTED_TOKENS))
+    answers = Engine(model, prepared.template).answer(
+        rows, Sampling(max_new_tokens=REPORTED_TOKENS), batch_size=REPORTED_GENERATIONS
+    )
     return [(_question(row), _reference(row), answer) for row, answer in zip(rows, answers, strict=True)]
 
 

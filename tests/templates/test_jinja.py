@@ -88,7 +88,7 @@ def test_system_of_the_run(key, tokenizer):
 def test_rounds_answer_prefix_and_stripping(tokenizer):
     info = TemplateInfo(
         prefix=["{{ROUND}} stays", "[{{SYSTEM}}]"],
-        prompt=["{{ROUND0}}/{{ROUND1}}/{{ROUND}} {{SYSTEM}} {{QUERY}}\t\r\n", ["eos_token_id"], "A:"],
+        prompt=['{{ROUND0}}/{{ROUND1}}/{{ROUND}} {{SYSTEM}} {{QUERY}}\t\r\n\u2028\\n"\\', ["eos_token_id"], "A:"],
         chat_sep=[],
         suffix=["}}", ["eos_token_id", 0]],
         default_system=" d ",
@@ -96,6 +96,7 @@ def test_rounds_answer_prefix_and_stripping(tokenizer):
         answer_prefix="<think>\n\n</think>\n\n",
     )
     template = ChatTemplate(info, tokenizer)
+    assert_same(template, [{"role": "assistant", "content": " plain text\n"}])
     for num_turns, system, last_answer in itertools.product((1, 2, 3), SYSTEMS, (True, False)):
         assert_same(template, conversation(num_turns, system, last_answer=last_answer))
 

@@ -1,0 +1,105 @@
+"""`llmtune check`: what a run would learn from, before it costs anything."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.parser import parse
+
+if TYPE_CHECKING:
+    from llmtune.data.store import TokenStore
+    from llmtune.training.prepare import Prepared
+
+SUMMARY = """
+Show what `llmtune sft` with the same flags would learn from: the first rows as text and as tokens, learned ones
+marked, token statistics, rows left out and why, steps. Loads no weights.
+  llmtune check --model_type llmtune-tiny --dataset my.jsonl --html check.html
+"""
+
+
+@dataclass(kw_only=True)
+class CheckArguments(SftArguments):
+    """Check"""
+
+    rows: int = 3
+    """Rows to show."""
+    html: str | None = None
+    """File to write the same to, as a page."""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
+    from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views
+    from llmtune.training.prepare import prepare
+    from llmtune.utils.files import write_text
+    from llmtune.utils.quiet import quiet_libraries
+
+    quiet_libraries()
+    prepared = prepare(args)
+    tokens = prepared.train_tokens
+    statistics = _statistics(prepared, args)
+    shown: list[HtmlRow] = []
+    for index in range(min(args.rows, len(tokens))):
+        sample = tokens[index]
+        views = token_views(prepared.tokenizer, sample["input_ids"].tolist(), sample["labels"].tolist())
+        shown.append(HtmlRow(_rendered(prepared, tokens.row_of(index)), views))
+        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
+        sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
+        sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
+    width = max(map(len, statistics))
+    sys.stdout.write(f"{'--- statistics ':-<100}\n")
+    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
+    if args.html is not None:
+        title = f"llmtune check: {args.model_type}, {', '.join(args.dataset)}"
+        write_text(Path(args.html), to_html(title, statistics, shown))
+        sys.stdout.write(f"Written to {args.html}\n")
+    return 0
+
+
+def _rendered(prepared: Prepared, row: int) -> str:
+    from llmtune.data.canonical import from_record
+
+    return prepared.template.render(from_record(prepared.train[row]))
+
+
+def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
+    from llmtune.training.prepare import steps_per_epoch
+
+    tokens = prepared.train_tokens
+    report = tokens.report
+    per_epoch = steps_per_epoch(len(tokens), args)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(per_epoch * args.num_train_epochs)
+    validation = prepared.validation_tokens
+    return {
+        "model": f"{args.model_type}",
+        "template": f"{args.template_type}",
+        "rows": f"{report.num_rows:,}",
+        "samples": f"{report.num_samples:,}",
+        "validation samples": f"{len(validation):,}" if validation is not None else "none",
+        "tokens": f"{report.num_tokens:,}",
+        "learned tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
+        "tokens a sample": _percentiles(tokens),
+        "samples cut": f"{report.num_truncated:,}",
+        "samples left out": f"{report.num_deleted:,} too long, {report.num_unlearned:,} with nothing to learn",
+        "rows left out": f"{report.num_problems:,} that the template cannot express",
+        "rows split": f"{report.num_split_rows:,} into one sample an answer",
+        "control tokens": f"{report.num_plain:,} contents with the spelling of one, encoded as plain text",
+        "samples a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
+        f" ({args.batch_size} x {args.gradient_accumulation_steps})",
+        "steps an epoch": f"{per_epoch:,}",
+        "steps in all": f"{steps:,}",
+    }
+
+
+def _percentiles(tokens: TokenStore) -> str:
+    import numpy as np
+
+    shares = (0, 5, 25, 50, 75, 95, 99, 100)
+    values = np.percentile(tokens.lengths, shares).astype(int)
+    return ", ".join(f"{share} %: {value:,}" for share, value in zip(shares, values, strict=True))
