@@ -57,7 +57,9 @@ def main() -> None:
     print(f"{'command':<30}{'CPU-s median':>14}{'min':>8}{'max':>8}{'wall median':>14}")
     for name, figures in found.items():
         cpu, wall = zip(*figures, strict=True)
-        print(f"{name:<30}{statistics.median(cpu):>14.2f}{min(cpu):>8.2f}{max(cpu):>8.2f}{statistics.median(wall):>14.2f}")
+        print(
+            f"{name:<30}{statistics.median(cpu):>14.2f}{min(cpu):>8.2f}{max(cpu):>8.2f}{statistics.median(wall):>14.2f}"
+        )
     pairs = zip(found["llmtune sft, 5 steps"], found["import torch, peft, Trainer"], strict=True)
     ratio = statistics.median(job[0] / base[0] for job, base in pairs)
     print(f"\nA 5-step job costs {ratio:.2f} times the CPU-seconds of its imports (at most {LIMIT}).")

@@ -61,6 +61,7 @@ def main() -> None:
     print(f"\nThat took {time.perf_counter() - started:.0f} s. The run's folder is {shown(result.output_dir)}:")
     print("its report.md tells what ran, images/ has the curves.\n\nWhat to type next (`. .venv/bin/activate` first):")
     print(f"  llmtune infer --ckpt_dir {checkpoint} --eval_human true")
+    print("    (it has only seen single questions: type `clear` before the next one)")
     print("  llmtune sft --help")
 
 

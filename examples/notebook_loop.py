@@ -12,7 +12,9 @@ template = get_template("chatml", tokenizer, max_length=256)
 train, validation = get_dataset("tiny-qa#200", dataset_test_ratio=0.1, dataset_seed=0)
 
 print(template.render(train[0]))  # the text that the model sees
-samples = [template.encode(row) for row in train]  # {"input_ids": [...], "labels": [...]}, -100 where nothing is learned
+samples = [
+    template.encode(row) for row in train
+]  # {"input_ids": [...], "labels": [...]}, -100 where nothing is learned
 
 
 def batch_of(chosen):

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["IGNORE_INDEX", "Conversation", "Encoded", "Json", "LossOn", "Message", "Role", "ToolCall", "TruncationStrategy"]
+__all__ = [
+    "IGNORE_INDEX",
+    "Conversation",
+    "Encoded",
+    "Json",
+    "LossOn",
+    "Message",
+    "Role",
+    "ToolCall",
+    "TruncationStrategy",
+]
 
 IGNORE_INDEX = -100
 """Label of a token that is not learned. The value that torch's cross entropy ignores by default."""

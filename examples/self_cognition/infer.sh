@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Ask the newest run who it is. CKPT_DIR=... asks another checkpoint; --eval_human true, behind it, lets you ask.
+# Ask the last checkpoint of the newest run who it is. CKPT_DIR=... asks another checkpoint; --eval_human true, behind it, lets you ask.
 set -euo pipefail
 
-CKPT_DIR=${CKPT_DIR:-$(ls -td output/"${MODEL_TYPE:-llmtune-tiny}"/v*/checkpoint-* | head -1)}
+CKPT_DIR=${CKPT_DIR:-$(ls -d output/"${MODEL_TYPE:-llmtune-tiny}"/v*/checkpoint-* | sort -V | tail -1)}
 
 llmtune infer \
     --ckpt_dir "$CKPT_DIR" \

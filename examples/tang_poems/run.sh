@@ -14,7 +14,7 @@ HERE=$(dirname "$0")
 # half of the time, so it is told to keep them.
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
-newest() { ls -td "$1"/*/v*/checkpoint-* | grep -v merged | head -1; }
+newest() { ls -d "$1"/*/v*/checkpoint-* | grep -v merged | sort -V | tail -1; }
 
 python "$HERE/make_model.py" "$TOKENIZER" "$WORK/model"
 python "$HERE/prepare.py" "$DATA/Tang_testing_data.json" "$DATA/Tang_testing_gt.txt" "$WORK/test.jsonl"

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.data.info import DATASET_MAPPING
+from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.info import TEMPLATE_MAPPING
 
 if TYPE_CHECKING:
-    from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
-
-    class CommonArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
-        pass
+    from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments
 
 
-__all__ = ["Problems", "check_common", "fill_model", "infer_model_type", "load_custom_register", "parse_train_args"]
+__all__ = [
+    "Problems",
+    "check_data",
+    "check_generation",
+    "check_sources",
+    "fill_model",
+    "infer_model_type",
+    "load_custom_register",
+    "parse_train_args",
+]
 
 DEFAULT_MODEL_TYPE = "qwen-7b-chat"
+DEFAULT_DATASET = "blossom-math-zh"
 
 
 class Problems:
@@ -111,7 +121,10 @@ def infer_model_type(model_id_or_path: str | None, problems: Problems) -> str | 
         )
         return None
     name = model_id_or_path.rstrip("/").rsplit("/", 1)[-1].lower()
-    for key, info in MODEL_MAPPING.items():
+    for key in MODEL_MAPPING:
+        if MODEL_MAPPING.origin(key).startswith("plugin "):  # not loaded: a broken one must not stop the search
+            continue
+        info = MODEL_MAPPING[key]
         ids = (info.model_id_or_path, info.hf_model_id or "")
         if model_id_or_path in ids or any(i.rsplit("/", 1)[-1].lower() == name for i in ids if i):
             return key
@@ -123,19 +136,41 @@ def infer_model_type(model_id_or_path: str | None, problems: Problems) -> str | 
     return None
 
 
-def check_common(args: CommonArguments, problems: Problems) -> None:
+def check_sources(args: DataArguments) -> None:
+    """Find a data set that is not there before anything expensive starts.
+
+    Raises:
+        UnknownKeyError: Neither a key nor anything that looks like a path. DataError: A file that is not there.
+    """
+    if args.dataset == [DEFAULT_DATASET] and DEFAULT_DATASET not in DATASET_MAPPING:
+        raise UsageError(
+            f"No --dataset given, and the default {DEFAULT_DATASET!r} is not in this version's catalogue. "
+            "Give a local file, or one of `llmtune list datasets`."
+        )
+    check_items([*args.dataset, *args.val_dataset])
+
+
+def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
+    """Ranges of the data flags. `whole`: a dataset_test_ratio of 1 has a meaning."""
     length = args.max_length
     problems.need(
-        length is None or length == -1 or length >= 2,
+        length == -1 or length >= 2,
         f"--max_length {length} leaves no room for a sample; give 2 or more, or -1 for no limit.",
     )
     ratio = args.dataset_test_ratio
-    problems.need(ratio is None or 0 <= ratio < 1, f"--dataset_test_ratio is a share from 0 to below 1, not {ratio}.")
+    problems.need(
+        0 <= ratio < 1 or (whole and ratio == 1), f"--dataset_test_ratio is a share from 0 to below 1, not {ratio}."
+    )
+    problems.need(args.dataset_seed >= 0, f"--dataset_seed must not be negative, and is {args.dataset_seed}.")
     for name in ("train_dataset_sample", "val_dataset_sample"):
-        value = getattr(args, name, None)
+        value = getattr(args, name)
         problems.need(value is None or value >= -1, f"--{name} is a number of rows, or -1 for all, not {value}.")
     for name in ("model_name", "model_author"):
         problems.need(len(getattr(args, name)) <= 2, f"--{name} takes one or two names (Chinese, other).")
+
+
+def check_generation(args: GenerationArguments, problems: Problems) -> None:
+    """Ranges of the generation flags."""
     problems.need(args.max_new_tokens >= 1, f"--max_new_tokens must be 1 or more, not {args.max_new_tokens}.")
     problems.need(args.temperature >= 0, f"--temperature must not be negative, and is {args.temperature}.")
     problems.need(0 < args.top_p <= 1, f"--top_p is a share above 0, up to 1, not {args.top_p}.")
@@ -156,9 +191,7 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
             continue
         value = yaml.safe_load(text) if text else ""
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         found[key] = value
     return found

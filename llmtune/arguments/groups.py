@@ -12,12 +12,12 @@ __all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "Quantizati
 
 @dataclass(kw_only=True)
 class ModelArguments:
-    """Model"""
+    """Model."""
 
     model_type: str | None = None
     """Key of the model (`llmtune list models`). Documented default: qwen-7b-chat."""
     model_id_or_path: str | None = None
-    """Local folder with the weights, or a hub id, instead of the one that the key names. Alone, it also finds the key."""
+    """Local folder or hub id of the weights, instead of the one that the key names. Alone, it also finds the key."""
     model_revision: str | None = None
     """Branch, tag or commit on the hub. Default: the entry's."""
     tokenizer_id_or_path: str | None = None
@@ -44,7 +44,7 @@ class ModelArguments:
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """Data"""
+    """Data."""
 
     dataset: list[str] = field(default_factory=list)
     """Data sets: keys (`llmtune list datasets`), local files or folders; `#1000` behind one samples 1,000 rows."""
@@ -80,7 +80,7 @@ class DataArguments:
 
 @dataclass(kw_only=True)
 class QuantizationArguments:
-    """Quantisation (comes with a later version)"""
+    """Quantisation (comes with a later version)."""
 
     quantization_bit: Literal[0, 4, 8] = 0
     """Bits of the frozen weights under LoRA; 0 leaves them as they are."""
@@ -94,7 +94,7 @@ class QuantizationArguments:
 
 @dataclass(kw_only=True)
 class GenerationArguments:
-    """Generation"""
+    """Generation."""
 
     max_new_tokens: int = 2048
     """Tokens that an answer may have at most."""

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from llmtune.arguments.checks import Problems, check_common, fill_model
+from llmtune.arguments.checkpoint_folder import checkpoint_kind, read_sft_args
+from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
-from llmtune.errors import CheckpointError
 from llmtune.types import TruncationStrategy
 
 __all__ = ["InferArguments"]
 
-INHERITED = (
-    "model_type model_id_or_path model_revision tokenizer_id_or_path template_type sft_type dtype system "
-    "custom_register_path quantization_bit bnb_4bit_comp_dtype max_length truncation_strategy special_tokens_in_text"
-).split()
-INHERITED_DATA = (
-    "dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample model_name model_author"
-).split()
+INHERITED = [
+    *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type", "sft_type"),
+    *("dtype", "system", "custom_register_path", "quantization_bit", "bnb_4bit_comp_dtype"),
+    *("max_length", "truncation_strategy", "special_tokens_in_text"),
+]
+INHERITED_DATA = [
+    *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),
+    *("train_dataset_sample", "val_dataset_sample", "model_name", "model_author"),
+]
 
 
 @dataclass(kw_only=True)
 class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
-    """Inference"""
+    """Inference."""
 
-    sft_type: Literal["lora", "full"] | None = None  # type: ignore[assignment]
+    sft_type: Literal["lora", "full"] = None  # type: ignore[assignment]
     """What was trained. Default: as the checkpoint says."""
-    dataset_test_ratio: float | None = None  # type: ignore[assignment]
+    dataset_test_ratio: float = None  # type: ignore[assignment]
     """Share of each data set that was split off for validation. Default: as in training."""
-    dataset_seed: int | None = None  # type: ignore[assignment]
+    dataset_seed: int = None  # type: ignore[assignment]
     """Seed of sampling and splitting. Default: as in training."""
-    train_dataset_sample: int | None = None  # type: ignore[assignment]
+    train_dataset_sample: int = None  # type: ignore[assignment]
     """Rows that training sampled. Default: as in training."""
-    max_length: int | None = None  # type: ignore[assignment]
+    max_length: int = None  # type: ignore[assignment]
     """Tokens kept of a prompt, its end; -1 keeps all. Default: as in training."""
-    truncation_strategy: TruncationStrategy | None = None  # type: ignore[assignment]
-    """As in training."""
-    special_tokens_in_text: Literal["text", "special"] | None = None  # type: ignore[assignment]
-    """As in training."""
+    truncation_strategy: TruncationStrategy = None  # type: ignore[assignment]
+    """What a longer prompt loses. Default: as in training."""
+    special_tokens_in_text: Literal["text", "special"] = None  # type: ignore[assignment]
+    """What a control token's spelling inside the data means. Default: as in training."""
     ckpt_dir: str | None = None
     """Checkpoint folder of a run. All it was trained with is read from there; flags win."""
     load_args_from_ckpt_dir: bool = True
@@ -68,20 +69,21 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
     inherited: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.ckpt_dir is not None and self.load_args_from_ckpt_dir:
-            self._inherit(Path(self.ckpt_dir))
+        if self.ckpt_dir is not None:
+            checkpoint_kind(Path(self.ckpt_dir))
+            if self.load_args_from_ckpt_dir:
+                self._inherit(Path(self.ckpt_dir))
+        self._fill()
         problems = Problems()
         fill_model(self, problems)
-        check_common(self, problems)
-        problems.need(
-            self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}."
-        )
+        check_data(self, problems, whole=True)
+        check_generation(self, problems)
+        problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
         )
         problems.later(self.quantization_bit, "--quantization_bit")
         problems.raise_if_any()
-        self._fill()
 
     def _inherit(self, folder: Path) -> None:
         """Take over what was not given here from the run that wrote the checkpoint."""
@@ -112,21 +114,3 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
                 setattr(self, name, value)
         if self.eval_human is None:
             self.eval_human = not (self.dataset or self.val_dataset)
-
-
-def read_sft_args(folder: Path) -> dict[str, Any]:
-    """The settings of the run that wrote a checkpoint, from its folder or the run's.
-
-    Raises:
-        CheckpointError: The folder does not exist, or its sft_args.json cannot be read.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
-    for place in (folder, folder.parent):
-        file = place / "sft_args.json"
-        if file.is_file():
-            try:
-                return dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as err:
-                raise CheckpointError(f"{file} cannot be read: {err}. Give the settings as flags.") from err
-    return {}

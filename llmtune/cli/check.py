@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.parser import parse
 
@@ -25,7 +26,7 @@ marked, token statistics, rows left out and why, steps. Loads no weights.
 
 @dataclass(kw_only=True)
 class CheckArguments(SftArguments):
-    """Check"""
+    """Check."""
 
     rows: int = 3
     """Rows to show."""
@@ -35,6 +36,7 @@ class CheckArguments(SftArguments):
 
 def run(argv: Sequence[str]) -> int:
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
+    check_sources(args)
     from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views
     from llmtune.training.prepare import prepare
     from llmtune.utils.files import write_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmtune.arguments.checks import check_sources
 from llmtune.arguments.infer import InferArguments
 from llmtune.cli.parser import parse
 
@@ -16,6 +17,8 @@ Answer a data set with a checkpoint, or talk to it. The checkpoint knows how it 
 
 def run(argv: Sequence[str]) -> int:
     args = parse(InferArguments, argv, command="infer", summary=SUMMARY)
+    if not args.eval_human:
+        check_sources(args)
     from llmtune.inference.infer import infer
 
     infer(args)

@@ -82,7 +82,7 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     hints = typing.get_type_hints(cls)
     for owner, names in _fields_by_owner(cls):
-        group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0])
+        group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0].rstrip("."))
         helps = field_help(owner)
         for name in names:
             field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.parser import parse
 
@@ -17,6 +18,7 @@ Fine-tune a model. Needed are a model and data:
 
 def run(argv: Sequence[str]) -> int:
     args = parse(SftArguments, argv, command="sft", summary=SUMMARY)
+    check_sources(args)
     from llmtune.training.sft import sft
 
     return 130 if sft(args).interrupted else 0

@@ -16,9 +16,10 @@ import datasets
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.data.identity import fill_identity
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
-from llmtune.data.readers import Located, data_files, extension_of, has_data_extension, read_rows, without_nulls
+from llmtune.data.items import DatasetItem, check_source, expand, parse_item
+from llmtune.data.readers import Located, data_files, extension_of, read_rows, without_nulls
 from llmtune.data.rows import LoadReport, new_digest, write_rows
-from llmtune.errors import DataError, OutputError, UsageError
+from llmtune.errors import DataError, OutputError
 from llmtune.registry import resolve_reference
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import write_json
@@ -27,16 +28,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["DatasetItem", "Loaded", "fill_identity", "load_source", "open_cached", "parse_item", "store"]
 
 Dataset: TypeAlias = datasets.Dataset
-HUB_PREFIXES = ("ms::", "hf::")
 ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetItem:
-    """What stands in `--dataset`. `sample`: rows to draw from the whole source; None for all."""
-
-    source: str
-    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +48,6 @@ class _Options:
     need_answer: bool
 
 
-def parse_item(text: str) -> DatasetItem:
-    """Split `key#1000` or `path#1000`; an existing path that holds a `#` is taken as it stands.
-
-    Raises:
-        UsageError: A hub data set, or something other than a positive number behind the `#`.
-    """
-    text = text.strip()
-    if text.startswith(HUB_PREFIXES):
-        raise UsageError(f"{text}: hub data sets are not there yet; download it and give the local path")
-    if not text:
-        raise UsageError("An empty data set name. Give a key (llmtune list datasets) or a path.")
-    source, mark, number = text.rpartition("#")
-    if not mark or _expand(text).exists():
-        return DatasetItem(text)
-    if not source or not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise UsageError(f"{text}: behind the # belongs how many rows to draw, 1 or more, as in {source or 'key'}#1000")
-    return DatasetItem(source, int(number))
-
-
 def load_source(text: str, *, strict: bool = False, overwrite_cache: bool = False, need_answer: bool = True) -> Loaded:
     """Load a registered key, a data file or a folder of data files; a second run reads the cache.
 
@@ -91,24 +64,17 @@ def load_source(text: str, *, strict: bool = False, overwrite_cache: bool = Fals
     options = _Options(strict, overwrite_cache, need_answer)
     if text in DATASET_MAPPING:
         return _load_entry(text, DATASET_MAPPING[text], options)
-    path = _expand(text)
-    if path.exists() or "/" in text or os.sep in text or has_data_extension(path):
-        train, report = _load_path(path, text, {}, options)
-        return Loaded(train, None, report)
-    DATASET_MAPPING[text]
-    raise AssertionError("the registry raises UnknownKeyError")
-
-
-def _expand(text: str) -> Path:
-    return Path(text).expanduser()
+    check_source(text)
+    train, report = _load_path(expand(text), text, {}, options)
+    return Loaded(train, None, report)
 
 
 def _load_entry(key: str, info: DatasetInfo, options: _Options) -> Loaded:
     if info.path is not None:
-        train, report = _load_path(_expand(info.path), key, info.columns, options)
+        train, report = _load_path(expand(info.path), key, info.columns, options)
         if info.val_path is None:
             return Loaded(train, None, report)
-        shipped, shipped_report = _load_path(_expand(info.val_path), f"{key} (validation)", info.columns, options)
+        shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", info.columns, options)
         return Loaded(train, shipped, report, shipped_report)
     assert info.get_function is not None
     made = resolve_reference(info.get_function, what=f"The data set {key!r}")()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import datasets
@@ -16,7 +15,8 @@ import numpy as np
 
 from llmtune.data.identity import count_placeholders, fill_identity
 from llmtune.data.info import DATASET_MAPPING
-from llmtune.data.loading import load_source, parse_item
+from llmtune.data.items import parse_item, split_items
+from llmtune.data.loading import load_source
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
@@ -78,13 +78,15 @@ def get_dataset(
     """
     _check(dataset_test_ratio, train_dataset_sample, val_dataset_sample, dataset_seed)
     ratio = 0.0 if val_dataset else dataset_test_ratio
-    options = _Options(dataset_seed, ratio, strict, overwrite_cache, need_answer, _forms(model_name), _forms(model_author))
-    train, split_off, shipped = _load_all(_items(names), options)
+    options = _Options(
+        dataset_seed, ratio, strict, overwrite_cache, need_answer, _forms(model_name), _forms(model_author)
+    )
+    train, split_off, shipped = _load_all(split_items(names), options)
     if val_dataset:
         if shipped:
             rows = sum(len(part) for part in shipped)
             get_logger().warning(f"val_dataset is given: {rows:,} validation rows that the sources ship are not used")
-        whole, _, more = _load_all(_items(val_dataset), options)
+        whole, _, more = _load_all(split_items(val_dataset), options)
         split_off, shipped = [], [*whole, *more]
     train_part = _draw(_joined(train), train_dataset_sample, dataset_seed)
     if val_dataset_sample is None and train_dataset_sample >= 0 and split_off:
@@ -105,17 +107,6 @@ def _check(ratio: float, train_sample: int, val_sample: int | None, seed: int) -
         raise UsageError("train_dataset_sample and val_dataset_sample are numbers of rows, or -1 for all.")
     if seed < 0:
         raise UsageError(f"dataset_seed is {seed}; it must be 0 or more.")
-
-
-def _items(names: str | Sequence[str]) -> list[str]:
-    given = [names] if isinstance(names, str) else list(names)
-    items: list[str] = []
-    for name in given:
-        whole = "," not in name or Path(parse_item(name).source if "#" in name else name).expanduser().exists()
-        items += [name] if whole else [part.strip() for part in name.split(",") if part.strip()]
-    if not items:
-        raise UsageError("No data set. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
-    return items
 
 
 def _forms(value: Forms) -> Sequence[str]:
@@ -159,7 +150,7 @@ def _held_out(rows: int, ratio: float) -> int:
 
 
 def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
-    info = DATASET_MAPPING[source] if source in DATASET_MAPPING else None
+    info = DATASET_MAPPING.get(source)
     name = options.model_name or (info.default_name if info else ())
     author = options.model_author or (info.default_author if info else ())
     dataset, changed = fill_identity(dataset, name, author)

@@ -215,7 +215,8 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
             log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
     if report.num_truncated:
         side = "start" if template.truncation_strategy == "left" else "end"
-        text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit} and lost their {side}"
+        text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"
+        text += f" and lost their {side}"
         if report.num_truncated > 0.01 * _total(report):
             log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
         else:
@@ -237,7 +238,13 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
         _template_text(template),
         tokenizer_digest(template.tokenizer),
         code_digest(),
-        (template.system, template.max_length, template.truncation_strategy, template.loss_on, template.control_as_text),
+        (
+            template.system,
+            template.max_length,
+            template.truncation_strategy,
+            template.loss_on,
+            template.control_as_text,
+        ),
     ]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from transformers import set_seed
 
+from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.inference.chat import chat
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.load import checkpoint_kind, load_engine
-from llmtune.training.metrics import text_metrics
+from llmtune.inference.load import load_engine
+from llmtune.inference.metrics import text_metrics
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
@@ -45,8 +46,6 @@ def infer(args: InferArguments) -> list[InferResult]:
     log = get_logger()
     if args.inherited:
         log.info("From the checkpoint: %s.", ", ".join(args.inherited))
-    if args.ckpt_dir is not None:
-        checkpoint_kind(Path(args.ckpt_dir))
     rows = [] if args.eval_human else _rows(args)
     result_file = None if args.eval_human else _result_file(args)
     if args.merge_lora_and_save:
@@ -108,7 +107,7 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
 
 def _rows(args: InferArguments) -> list[Conversation]:
     """The rows to answer: val_dataset whole, else the part that training split off."""
-    options = {
+    options: dict[str, Any] = {
         "dataset_seed": args.dataset_seed,
         "strict": args.strict,
         "model_name": args.model_name,

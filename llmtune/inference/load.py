@@ -7,32 +7,15 @@ from typing import Any
 
 import torch
 
+from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
-from llmtune.errors import CheckpointError
 from llmtune.inference.engine import Engine
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.templates.chat import get_template
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.logging import get_logger
 
-__all__ = ["checkpoint_kind", "load_engine"]
-
-
-def checkpoint_kind(folder: Path) -> str:
-    """`lora` for an adapter folder, `full` for a folder with all the weights.
-
-    Raises:
-        CheckpointError: It is neither, or lacks its weights.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
-    if (folder / "adapter_config.json").is_file():
-        return "lora"
-    if (folder / "config.json").is_file():
-        return "full"
-    inside = sorted(path.name for path in folder.glob("checkpoint-*"))
-    hint = f" Did you mean {folder / inside[-1]}?" if inside else " It may be incomplete: use another one of the run."
-    raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json.{hint}")
+__all__ = ["load_engine"]
 
 
 def load_engine(args: InferArguments) -> Engine:
@@ -66,6 +49,6 @@ def load_engine(args: InferArguments) -> Engine:
         tokenizer,
         system=args.system,
         max_length=args.max_length,
-        special_tokens_in_text=args.special_tokens_in_text or "text",
+        special_tokens_in_text=args.special_tokens_in_text,
     )
     return Engine(model, template)

@@ -50,7 +50,7 @@ class ModelInfo:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
     @property
-    def lora_TM(self) -> tuple[str, ...]:  # noqa: N802 - the name that users of the reference know
+    def lora_TM(self) -> tuple[str, ...]:
         return self.lora_target_modules
 
 

@@ -139,7 +139,9 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
     if info.torch_dtype is not None:
         pinned = by_name[info.torch_dtype]
         if wanted not in (None, pinned):
-            raise UsageError(f"{info.model_id_or_path} works in {info.torch_dtype} only; give --dtype {info.torch_dtype}.")
+            raise UsageError(
+                f"{info.model_id_or_path} works in {info.torch_dtype} only; give --dtype {info.torch_dtype}."
+            )
         return pinned, "the model's own"
     if wanted is not None:
         if not isinstance(wanted, torch.dtype):

@@ -112,14 +112,16 @@ class ChatTemplate:
         conversations = [as_conversation(row, need_answer=False) for row in rows]
         samples = [self._encoder.sample(self.pieces(conversation, generation=True)) for conversation in conversations]
         found = self._encoder.encode(samples)
-        return [encoded.input_ids[-self.max_length :] if self.max_length else encoded.input_ids for encoded in found if encoded]
+        return [
+            encoded.input_ids[-self.max_length :] if self.max_length else encoded.input_ids
+            for encoded in found
+            if encoded
+        ]
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         """The pieces of a row whose learned answers are marked already."""
         everything = self.loss_on == "everything"
-        return render(
-            self.info, conversation, system=self.system, learn_everything=everything, generation=generation
-        )
+        return render(self.info, conversation, system=self.system, learn_everything=everything, generation=generation)
 
     @property
     def stop_token_ids(self) -> list[int]:

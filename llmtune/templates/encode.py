@@ -137,7 +137,7 @@ class TextEncoder:
 
     @contextmanager
     def _exact_backend(self, *, plain: bool) -> Iterator[Backend]:
-        """The Rust tokenizer, without truncation, padding and the post-processor, which trims white space off offsets."""
+        """The Rust tokenizer without truncation, padding and post-processor; that one trims white space off offsets."""
         backend = self._backend
         assert backend is not None
         with self._lock:
@@ -145,7 +145,7 @@ class TextEncoder:
             try:
                 backend.no_truncation()
                 backend.no_padding()
-                backend.post_processor = None  # type: ignore[assignment]
+                backend.post_processor = None
                 backend.encode_special_tokens = plain
                 yield backend
             finally:

@@ -9,7 +9,15 @@ from typing import Literal, TypeAlias
 from llmtune.errors import UsageError
 from llmtune.registry import Registry
 
-__all__ = ["DEFAULT_SYSTEM", "TEMPLATE_MAPPING", "Context", "FormatAnswer", "Place", "TemplateInfo", "register_template"]
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "TEMPLATE_MAPPING",
+    "Context",
+    "FormatAnswer",
+    "Place",
+    "TemplateInfo",
+    "register_template",
+]
 
 DEFAULT_SYSTEM = "you are a helpful assistant!"
 """The default of the reference's templates that have a system slot."""

@@ -48,7 +48,9 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
     if not getattr(tokenizer, "chat_template", None):
         return None
     for conversation in conversations:
-        question = conversation.messages[:-1] if conversation.messages[-1].role == "assistant" else conversation.messages
+        question = (
+            conversation.messages[:-1] if conversation.messages[-1].role == "assistant" else conversation.messages
+        )
         if not any(message.role == "user" for message in question):
             continue
         prompt = Conversation(question, conversation.tools, conversation.images)
@@ -61,7 +63,10 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
         if template.max_length is not None:
             theirs = theirs[-template.max_length :]
         if ours != theirs:
-            at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), min(len(ours), len(theirs)))
+            at = next(
+                (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
+                min(len(ours), len(theirs)),
+            )
             shown = [repr(tokenizer.decode(ids[max(at - 3, 0) : at + 8])) for ids in (ours, theirs)]
-            return f"the template {template.name!r} gives {shown[0]} where the tokenizer's own gives {shown[1]} (token {at})"
+            return f"{template.name!r} gives {shown[0]} where the tokenizer's own gives {shown[1]} (token {at})"
     return None

@@ -122,7 +122,12 @@ def _prefix(info: TemplateInfo, system: str | None) -> Iterator[Piece]:
 
 
 def _prompt(info: TemplateInfo, query: str, round_number: int) -> Iterator[Piece]:
-    values = {"QUERY": query, "ROUND": str(round_number + 1), "ROUND1": str(round_number + 1), "ROUND0": str(round_number)}
+    values = {
+        "QUERY": query,
+        "ROUND": str(round_number + 1),
+        "ROUND1": str(round_number + 1),
+        "ROUND0": str(round_number),
+    }
     for context in info.prompt:
         if isinstance(context, str):
             yield from _substitute(context, values)

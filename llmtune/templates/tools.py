@@ -40,7 +40,9 @@ def format_tools(tool_format: str | None, system: str | None, tools: Sequence[Js
 def format_tool_calls(tool_format: str | None, content: str, calls: Sequence[ToolCall]) -> str:
     """What the assistant writes: its text, then its calls, one below the other."""
     _require(tool_format)
-    written = [f'<tool_call>\n{{"name": "{call.name}", "arguments": {_arguments(call)}}}\n</tool_call>' for call in calls]
+    written = [
+        f'<tool_call>\n{{"name": "{call.name}", "arguments": {_arguments(call)}}}\n</tool_call>' for call in calls
+    ]
     # Qwen3 puts no newline between an empty answer's thoughts and its first call.
     lead = content if not content or content.endswith("</think>\n\n") else f"{content}\n"
     return lead + "\n".join(written)

@@ -79,7 +79,7 @@ def learned_cross_entropy(
     if type(head) is nn.Linear:
         with_grad = torch.is_grad_enabled()  # inside forward() it is always off
         found = _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, logit_map, with_grad)
-        return found  # type: ignore[no-any-return]
+        return found
     total = hidden.sum() * 0.0
     correct = torch.zeros((), dtype=torch.long, device=hidden.device)
 
@@ -98,7 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of cross entropies; the gradients are made in the forward pass, chunk by chunk, and kept."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -144,7 +144,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total, correct
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
         return (
@@ -164,7 +164,8 @@ def install_learned_loss(model: nn.Module) -> None:
     decoder and head together make the model's own logits is tried on a few tokens; a model where they do not keeps
     its own forward and pays for all the logits, with a warning.
     """
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    outer: Any = model
+    inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
     own_forward = inner.forward
     logit_map = _logit_map(inner.config)
     is_exact = _same_logits(inner, logit_map)

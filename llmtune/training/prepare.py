@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.data.store import TokenStore, encode_dataset
+from llmtune.errors import TemplateError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.errors import TemplateError
 from llmtune.templates.chat import ChatTemplate, get_template
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.parity import first_difference
@@ -41,7 +41,8 @@ class Prepared:
 
 def prepare(args: SftArguments) -> Prepared:
     """Load the tokenizer and the rows, and encode them."""
-    assert args.model_type is not None and args.template_type is not None
+    assert args.model_type is not None
+    assert args.template_type is not None
     train, validation = get_dataset(
         args.dataset,
         dataset_test_ratio=args.dataset_test_ratio,
@@ -77,7 +78,9 @@ def prepare(args: SftArguments) -> Prepared:
         validation_tokens = encode_dataset(validation, template, name="validation", required=False, **options)
         validation_tokens = validation_tokens if len(validation_tokens) else None
     _carry_template(template, train)
-    return Prepared(MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens)
+    return Prepared(
+        MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens
+    )
 
 
 def steps_per_epoch(num_samples: int, args: SftArguments) -> int:

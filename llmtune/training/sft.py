@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.data.canonical import from_record
 from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.metrics import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
@@ -22,7 +24,6 @@ from llmtune.training.checkpoint import check_resumable, last_checkpoint, link_l
 from llmtune.training.collate import PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.loss import install_learned_loss
-from llmtune.training.metrics import text_metrics
 from llmtune.training.prepare import Prepared, prepare
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, write_metrics
@@ -67,6 +68,7 @@ def sft(args: SftArguments) -> SftResult:
     """
     started = time.perf_counter()
     log = get_logger()
+    check_sources(args)
     quiet_libraries()
     resume = check_resumable(Path(args.resume_from_checkpoint), args) if args.resume_from_checkpoint else None
     run_parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
@@ -87,7 +89,12 @@ def sft(args: SftArguments) -> SftResult:
     model = prepare_tuner(model, args, prepared.info)
     install_learned_loss(model)
     trainable, parameters = count_parameters(model)
-    log.info("Parameters: %s, of which %s are trained (%.2f %%).", f"{parameters:,}", f"{trainable:,}", 100 * trainable / parameters)
+    log.info(
+        "Parameters: %s, of which %s are trained (%.2f %%).",
+        f"{parameters:,}",
+        f"{trainable:,}",
+        100 * trainable / parameters,
+    )
 
     run = new_run_folder(args.output_dir, args.model_type) if resume is None else resume.parent
     log.info("Run folder: %s", run)
@@ -206,7 +213,9 @@ def _decisions(args: SftArguments) -> list[str]:
     lines.append(f"Model {args.model_type}, template {args.template_type}, {args.sft_type} fine-tuning.")
     if args.tuner_backend == "swift":
         lines.append("--tuner_backend swift is taken for peft.")
-    lines.append(f"Learning rate {args.learning_rate:g}, {args.batch_size} x {args.gradient_accumulation_steps} samples a step.")
+    lines.append(
+        f"Learning rate {args.learning_rate:g}, {args.batch_size} x {args.gradient_accumulation_steps} samples a step."
+    )
     return lines
 
 
@@ -218,10 +227,8 @@ def _tell_sample(prepared: Prepared) -> None:
     tokens = prepared.train_tokens
     report = tokens.report
     lengths = tokens.lengths
-    log.info(
-        "%s samples, %s tokens (%s learned), %d to %d a sample, %.0f on average.",
-        f"{len(tokens):,}", f"{report.num_tokens:,}", f"{report.num_learned:,}", lengths.min(), lengths.max(), lengths.mean(),
-    )  # fmt: skip
+    spread = f"{lengths.min()} to {lengths.max()} a sample, {lengths.mean():.0f} on average"
+    log.info(f"{len(tokens):,} samples, {report.num_tokens:,} tokens ({report.num_learned:,} learned), {spread}.")
     first = tokens[0]
     cut = slice(0, 400)
     views = token_views(prepared.tokenizer, first["input_ids"][cut].tolist(), first["labels"][cut].tolist())

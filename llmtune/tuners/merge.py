@@ -45,7 +45,8 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     difference = float((before - after).abs().max()) / scale
     if not difference < TOLERANCE.get(merged.dtype, 1e-3):
         raise CheckpointError(
-            f"Merging {checkpoint} failed its check: logits differ by {difference:.2%} of the largest. Nothing is written."
+            f"Merging {checkpoint} failed its check: logits differ by {difference:.2%} of the largest one. "
+            "Nothing is written."
         )
     if torch.equal(base, after):
         raise CheckpointError(

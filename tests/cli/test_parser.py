@@ -431,6 +431,7 @@ def test_the_table_holds_every_alias():
 
 
 def test_infer_knows_them_too(tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # a checkpoint of whole weights, as far as flags are concerned
     argv = ["--use_streamer", "false", "--torch_dtype", "float32", "--overwrite_generation_config", "true"]
     found = parse(InferArguments, [*TINY, *argv, "--adapters", str(tmp_path)], command="infer")
     assert (found.stream, found.dtype, found.save_generation_config) == (False, "fp32", True)

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from llmtune.data.formats import to_conversation
 from llmtune.errors import OutputError
 from llmtune.models import tiny
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import resolve_reference
+from llmtune.templates.chat import get_template
+from llmtune.templates.info import DEFAULT_SYSTEM
+from llmtune.templates.parity import first_difference
 
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -176,7 +180,7 @@ def test_transformers_keeps_the_tokenizer_as_it_was_made(folder: Path, tokenizer
     assert pieces == ["What", "Ġis", "Ġ", "3", "Ġplus", "Ġ", "1", "4", "?"]
 
 
-def test_chat_template_is_chatml_without_a_default_system(tokenizer):
+def test_chat_template_is_that_of_its_entry(tokenizer):
     messages = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": "Q"},
@@ -185,7 +189,11 @@ def test_chat_template_is_chatml_without_a_default_system(tokenizer):
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     assert whole == "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     prompt = tokenizer.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
-    assert prompt == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt.startswith(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n")
+    assert prompt.endswith("<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n")
+    assert (
+        first_difference(get_template("chatml", tokenizer), [to_conversation({"query": "a", "response": "b"})]) is None
+    )
 
 
 def test_config_and_weights_agree(folder: Path):

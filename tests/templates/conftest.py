@@ -27,7 +27,9 @@ def load_tokenizer(folder: Path, scratch: Path) -> Any:
         del vocabulary[text]
     vocabulary.update({item["content"]: token for token, item in names.items()})
     added = [item for item in described["added_tokens"] if item["id"] not in names]
-    described["added_tokens"] = added + [{"id": token, **item, "normalized": False} for token, item in sorted(names.items())]
+    described["added_tokens"] = added + [
+        {"id": token, **item, "normalized": False} for token, item in sorted(names.items())
+    ]
     file = scratch / f"{folder.name}.json"
     file.write_text(json.dumps(described), encoding="utf-8")
     special = {name: config.get(name) for name in ("eos_token", "bos_token", "pad_token")}

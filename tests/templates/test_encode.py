@@ -196,7 +196,7 @@ def test_missing_token(tiny_tokenizer):
 
 
 def test_unknown_template_names_the_nearest(tiny_tokenizer):
-    with pytest.raises(UnknownKeyError, match="Did you mean .*'chatml'"):
+    with pytest.raises(UnknownKeyError, match=r"Did you mean .*'chatml'"):
         get_template("chatlm", tiny_tokenizer)
 
 

@@ -29,7 +29,9 @@ WITHOUT_SYSTEM = {"chatglm3"}  # the files name no <|system|> token
 ends = st.sampled_from(["", " ", "\n", "\n\n", "  ", " \n", "\t", "\n "])
 middles = st.one_of(
     st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="<>[]|"), max_size=12),
-    st.sampled_from(["", "你好，世界", "🙂🏽👩‍👩‍👧", "é", "1 + 2 = 3", "{{QUERY}} {{SYSTEM}}", "a\n\nb", "Ω≈ç√", "ปี", "{% x %}"]),
+    st.sampled_from(
+        ["", "你好，世界", "🙂🏽👩‍👩‍👧", "é", "1 + 2 = 3", "{{QUERY}} {{SYSTEM}}", "a\n\nb", "Ω≈ç√", "ปี", "{% x %}"]
+    ),
 )
 contents = st.builds(lambda a, b, c: a + b + c, ends, middles, ends)
 
@@ -69,7 +71,9 @@ def test_encoding_equals_the_tokenizers_own(name, real_tokenizer, data):
     row = data.draw(conversations(with_system=name not in WITHOUT_SYSTEM))
     options = {"enable_thinking": False} if template.info.answer_prefix else {}
     prompt = Conversation(row.messages[:-1])
-    assert template.encode_prompts([prompt])[0] == upstream_ids(tokenizer, prompt, add_generation_prompt=True, **options)
+    assert template.encode_prompts([prompt])[0] == upstream_ids(
+        tokenizer, prompt, add_generation_prompt=True, **options
+    )
 
     encoded = template.encode_rows([row])[0].samples[-1]
     ours = encoded.input_ids if name != "chatglm3" else encoded.input_ids[:-1]
@@ -160,7 +164,12 @@ def test_real_rows(name, real_tokenizer, assets):
     """The prompts of real rows, several turns and tools among them, equal the tokenizer's own."""
     template = get_template(name, real_tokenizer(PAIRS[name]))
     rows = []
-    for file in ("alpaca_en_demo.json", "alpaca_zh_demo.json", "kto_en_demo.json", "tang_poems/Tang_training_data.json"):
+    for file in (
+        "alpaca_en_demo.json",
+        "alpaca_zh_demo.json",
+        "kto_en_demo.json",
+        "tang_poems/Tang_training_data.json",
+    ):
         content = json.loads((assets / "data" / file).read_text(encoding="utf-8"))
         rows += [to_conversation(row) for row in content[:80]]
     if template.info.tool_format:

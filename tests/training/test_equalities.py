@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
+from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
 from llmtune.training.collate import PaddingCollator
 from llmtune.training.loss import install_learned_loss
 from llmtune.tuners.lora import add_lora
-from llmtune.models.info import MODEL_MAPPING
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#48"], "batch_size": 2, "gradient_accumulation_steps": 2,

@@ -133,7 +133,9 @@ def test_a_models_loss_and_gradients_stay_its_own(name, capsys):
         torch.testing.assert_close(model.get_parameter(parameter).grad, wanted, atol=1e-6, rtol=1e-4)
     assert "way of its own" not in capsys.readouterr().err
     assert model(input_ids=inputs["input_ids"]).logits.shape == (3, 20, V), "without labels its own forward"
-    torch.testing.assert_close(model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_learned)
+    torch.testing.assert_close(
+        model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_learned
+    )
 
 
 def test_a_model_with_logits_of_its_own_keeps_its_forward(capsys):

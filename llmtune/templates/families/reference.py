@@ -59,9 +59,7 @@ register_template(
     suffix=[EOS],
     source=SOURCE,
 )
-register_template(
-    "chatglm-generation", prefix=[[64790, 64792]], prompt=["{{QUERY}}"], suffix=[EOS], source=SOURCE
-)
+register_template("chatglm-generation", prefix=[[64790, 64792]], prompt=["{{QUERY}}"], suffix=[EOS], source=SOURCE)
 TEMPLATE_MAPPING.alias("chatglm2-generation", "chatglm-generation")
 register_template(
     "llama",

@@ -1,0 +1,46 @@
+"""What a checkpoint folder is, told from its file names: no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtune.errors import CheckpointError
+
+__all__ = ["checkpoint_kind", "read_sft_args"]
+
+
+def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
+    """`lora` for an adapter folder, `full` for a folder with all the weights.
+
+    Raises:
+        CheckpointError: It is missing, or is neither.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+    if (folder / "adapter_config.json").is_file():
+        return "lora"
+    if (folder / "config.json").is_file():
+        return "full"
+    inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+    hint = f"Did you mean {folder / inside[-1]}?" if inside else "It may be incomplete: use another one of the run."
+    raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json. {hint}")
+
+
+def read_sft_args(folder: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint, from its folder or the run's.
+
+    Raises:
+        CheckpointError: The folder does not exist, or its sft_args.json cannot be read.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+    for place in (folder, folder.parent):
+        file = place / "sft_args.json"
+        if file.is_file():
+            try:
+                return dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as err:
+                raise CheckpointError(f"{file} cannot be read: {err}. Give the settings as flags.") from err
+    return {}

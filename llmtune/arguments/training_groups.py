@@ -1,0 +1,118 @@
+"""The flags of training alone, one small class a subject. The text below a field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["EvaluationArguments", "LaterArguments", "LoraArguments", "TrainingFlags"]
+
+
+@dataclass(kw_only=True)
+class TrainingFlags:
+    """Training."""
+
+    output_dir: str = "output"
+    """Folder of all runs; this one's is <output_dir>/<model_type>/v<N>-<time>."""
+    resume_from_checkpoint: str | None = None
+    """Checkpoint folder to go on from: model, optimizer, schedule, random state and place in the data."""
+    num_train_epochs: float = 1
+    """Passes over the training rows."""
+    max_steps: int = -1
+    """Optimizer steps in all; -1 leaves it to num_train_epochs."""
+    batch_size: int = 1
+    """Samples of one forward pass on one device."""
+    eval_batch_size: int | None = None
+    """The same in evaluation. Default: batch_size."""
+    gradient_accumulation_steps: int = 16
+    """Forward passes summed up to one optimizer step."""
+    learning_rate: float | None = None
+    """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full."""
+    lr_scheduler_type: str = "cosine"
+    """Course of the learning rate after the warm-up: cosine, linear, constant, and what transformers knows."""
+    warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises from 0."""
+    optim: str = "adamw_torch"
+    """Optimizer, by its name in transformers."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    neftune_noise_alpha: float | None = None
+    """Strength of the noise on embeddings in training (NEFTune)."""
+    group_by_length: bool = False
+    """Put samples of like length into a batch."""
+    dataloader_num_workers: int = 1
+    """Processes that make batches; 0 uses the main one. On a CPU the main one is used unless you give a number."""
+    test_oom_error: bool = False
+    """Train on the longest samples first, to see at once whether memory suffices."""
+    train_args: list[str] = field(default_factory=list)
+    """Any other field of transformers' TrainingArguments, as key=value."""
+    ignore_args_error: bool = False
+    """Warn about unknown flags instead of stopping."""
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments:
+    """Evaluation, saving, logging."""
+
+    eval_strategy: Literal["steps", "epoch", "no"] = "steps"
+    """When to evaluate."""
+    eval_steps: int = 50
+    """Optimizer steps between evaluations."""
+    save_strategy: Literal["steps", "epoch", "no"] = "steps"
+    """When to save a checkpoint."""
+    save_steps: int | None = None
+    """Optimizer steps between checkpoints. Default: eval_steps."""
+    save_total_limit: int = 2
+    """Checkpoints kept: the best, and the last ones; -1 keeps all."""
+    only_save_model: bool | None = None
+    """Leave out what resuming needs. Default: true for full, false for lora."""
+    logging_steps: int = 5
+    """Optimizer steps between log records."""
+    predict_with_generate: bool = False
+    """Evaluate by answers that the model writes (ROUGE, BLEU); the best checkpoint is then that of ROUGE-L."""
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where curves go besides logging.jsonl and images/: tensorboard or none."""
+
+
+@dataclass(kw_only=True)
+class LoraArguments:
+    """LoRA."""
+
+    lora_target_modules: list[str] = field(default_factory=list)
+    """Linear layers that LoRA adapts, by name; ALL is every one but the head. Default: DEFAULT, the model entry's."""
+    lora_rank: int = 8
+    """Rank of the adapters."""
+    lora_alpha: int = 32
+    """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout_p: float = 0.0
+    """Share of an adapter's inputs that is dropped in training."""
+    lora_bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias terms are trained."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Layers that are trained and saved whole beside the adapters: embed_tokens, lm_head."""
+    peft_path: str | None = None
+    """Adapter folder to start from instead of fresh adapters."""
+
+
+@dataclass(kw_only=True)
+class LaterArguments:
+    """Hub and several processes (come with a later version)."""
+
+    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
+    """Backend of distributed training."""
+    deepspeed_config_path: str | None = None
+    """DeepSpeed configuration."""
+    push_to_hub: bool = False
+    """Push checkpoints to the hub."""
+    hub_model_id: str | None = None
+    """Name of the pushed model. Default: <model_type>-<sft_type>."""
+    hub_private_repo: bool = True
+    """Whether the pushed model is private."""
+    push_hub_strategy: Literal["end", "push_best", "push_last", "checkpoint", "all_checkpoints"] = "push_best"
+    """Which checkpoints are pushed, and when."""
+    hub_token: str | None = None
+    """Token of the hub. Default: the environment's MODELSCOPE_API_TOKEN. Never written to a file."""
