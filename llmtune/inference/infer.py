@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -148,7 +149,9 @@ def _result(row: Conversation, answer: str) -> InferResult:
 def _result_file(args: InferArguments) -> Path:
     folder = Path(args.result_dir or args.ckpt_dir or ".")
     ensure_writable_folder(folder, flag="--result_dir")
-    return folder / f"infer_result_{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1)))
+    return next(file for name in names if not (file := folder / f"infer_result_{name}.jsonl").exists())
 
 
 def _merge(args: InferArguments) -> InferArguments:

@@ -178,7 +178,7 @@ def _load(loader: Any, folder: str, **options: Any) -> Any:
 def _check_weights(folder: Path, allow_pickle: bool) -> None:
     if any(folder.glob("*.safetensors")):
         return
-    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt")))
+    pickles = sorted(path.name for path in folder.glob("*.bin") if path.name != "training_args.bin")
     if not pickles:
         raise ModelError(f"{folder} has no weights (*.safetensors). The download may be incomplete.")
     if not allow_pickle:
