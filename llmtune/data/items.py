@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.data.files import data_files, has_data_extension
 from llmtune.data.info import DATASET_MAPPING
-from llmtune.data.readers import data_files, has_data_extension
 from llmtune.errors import UsageError
 
 __all__ = ["DatasetItem", "check_items", "check_source", "expand", "parse_item", "split_items"]

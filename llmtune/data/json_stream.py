@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmtune.data.readers import CHUNK_BYTES, BadLine, Located, decode, extension_of, open_bytes, read_lines
+from llmtune.data.files import CHUNK_BYTES, BadLine, Located, decode, extension_of, open_bytes, read_lines
 from llmtune.errors import DataError
 
 __all__ = ["read_json"]

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import datasets
 
 from llmtune.data.canonical import FORMATS_VERSION
-from llmtune.data.identity import fill_identity
+from llmtune.data.files import Located, data_files, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
-from llmtune.data.items import DatasetItem, check_source, expand, parse_item
-from llmtune.data.readers import Located, data_files, extension_of, read_rows, without_nulls
+from llmtune.data.items import check_source, expand
+from llmtune.data.readers import read_rows, without_nulls
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.errors import DataError, OutputError
 from llmtune.registry import resolve_reference
@@ -25,7 +25,7 @@ from llmtune.utils.cache import cache_root
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["DatasetItem", "Loaded", "fill_identity", "load_source", "open_cached", "parse_item", "store"]
+__all__ = ["Loaded", "load_source", "open_cached", "store"]
 
 Dataset: TypeAlias = datasets.Dataset
 ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"

@@ -13,8 +13,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llmtune.data.canonical import SCHEMA, to_record
+from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
-from llmtune.data.readers import BadLine, Located
 from llmtune.data.shapes import recognise
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger

@@ -10,8 +10,10 @@ import datasets
 import pytest
 
 from llmtune.data.canonical import SCHEMA, from_record
+from llmtune.data.identity import fill_identity
 from llmtune.data.info import DatasetInfo, register_dataset
-from llmtune.data.loading import DatasetItem, fill_identity, load_source, parse_item
+from llmtune.data.items import DatasetItem, parse_item
+from llmtune.data.loading import load_source
 from llmtune.errors import DataError, UnknownKeyError, UsageError
 from llmtune.types import Conversation, Message, ToolCall
 from llmtune.utils.cache import cache_root

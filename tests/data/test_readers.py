@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmtune.data import readers
+from llmtune.data import files, readers
 from llmtune.data.readers import BadLine, read_rows
 from llmtune.errors import DataError
 
@@ -186,7 +186,7 @@ def test_empty_in_other_ways(tmp_path):
 @pytest.mark.parametrize("name", ["a.xlsx", "noextension"])
 def test_unknown_extension(tmp_path, name):
     message = error_of(write(tmp_path / name, "x"))
-    for extension in readers.EXTENSIONS:
+    for extension in files.EXTENSIONS:
         assert extension in message
 
 
