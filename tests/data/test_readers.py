@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmtune.data import files, readers
+from llmtune.data import files
 from llmtune.data.readers import BadLine, read_rows
 from llmtune.errors import DataError
 
