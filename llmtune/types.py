@@ -82,4 +82,4 @@ class Encoded:
 
     @property
     def num_learned(self) -> int:
-        return sum(label != IGNORE_INDEX for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORE_INDEX)

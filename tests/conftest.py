@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads and those of other processes would fight
+os.environ["LLMTUNE_PLUGINS"] = ""
+
 import pytest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmtune.arguments.checks import (
     DEFAULT_DATASET,
@@ -104,7 +105,7 @@ class SftArguments(
         lora_only = ("lora_target_modules", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_bias", "modules_to_save")
         generation = tuple(GenerationArguments.__dataclass_fields__)
         quantization = ("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
-        unused: list[str] = []
+        unused = self._changed(("model_revision",)) if self._is_local() else []
         if self.sft_type == "full":
             unused += self._changed(lora_only)
         if not self.predict_with_generate:
@@ -112,6 +113,9 @@ class SftArguments(
         if not self.quantization_bit:
             unused += self._changed(quantization)
         return unused
+
+    def _is_local(self) -> bool:
+        return self.model_id_or_path is not None and Path(self.model_id_or_path).expanduser().is_dir()
 
     def _changed(self, names: tuple[str, ...]) -> list[str]:
         fields = SftArguments.__dataclass_fields__

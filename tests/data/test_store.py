@@ -1,0 +1,123 @@
+"""Tokens on disk: right, found again under the same key and only there, and honest about what was left out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from llmtune.data.canonical import to_record
+from llmtune.data.store import TokenStore, encode_dataset
+from llmtune.errors import DataError
+from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.types import Conversation, Message
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    from llmtune.models.tiny import tiny_folder
+
+    return AutoTokenizer.from_pretrained(str(tiny_folder()))
+
+
+def rows(count: int = 30, *, turns: int = 1, name: str = "q") -> datasets.Dataset:
+    made = []
+    for number in range(count):
+        pairs = [(Message("user", f"{name}{number}"), Message("assistant", "a" * (number + 1), loss=True))] * turns
+        made.append(to_record(Conversation(tuple(message for pair in pairs for message in pair))))
+    return datasets.Dataset.from_list(made)
+
+
+def test_the_store_holds_what_the_template_makes(tokenizer):
+    template = get_template("chatml", tokenizer)
+    data = rows(2500)  # more than two batches
+    store = encode_dataset(data, template)
+    assert len(store) == 2500
+    for index in (0, 999, 1000, 2499):
+        expected = template.encode(data[index])
+        assert store[index]["input_ids"].tolist() == expected["input_ids"]
+        assert store[index]["labels"].tolist() == expected["labels"]
+        assert store.row_of(index) == index
+    assert store[0]["input_ids"].dtype == np.int32
+    assert [len(sample["input_ids"]) for sample in store] == store.lengths.tolist()
+    assert store.report.num_tokens == store.lengths.sum()
+    with pytest.raises(IndexError):
+        store[2500]
+
+
+def test_found_again_only_where_nothing_changed(tokenizer, monkeypatch):
+    data = rows(name="same")
+    template = get_template("chatml", tokenizer)
+    file = encode_dataset(data, template).file
+    calls = []
+    own = ChatTemplate.encode_rows
+    monkeypatch.setattr(ChatTemplate, "encode_rows", lambda *a: (calls.append(1), own(*a))[1])
+    assert encode_dataset(data, get_template("chatml", tokenizer)).file == file
+    assert not calls
+    other_tokenizer = copy.deepcopy(tokenizer)
+    other_tokenizer.add_tokens(["<new>"])
+    different = [
+        get_template("chatml", tokenizer, max_length=20),
+        get_template("chatml", tokenizer, system="x"),
+        get_template("chatml", tokenizer, loss_on="last"),
+        get_template("chatml", tokenizer, truncation_strategy="delete"),
+        get_template("chatml", tokenizer, special_tokens_in_text="special"),
+        get_template("qwen2.5", tokenizer),
+        get_template("chatml", other_tokenizer),
+    ]
+    files = {encode_dataset(data, template).file for template in different} | {file}
+    assert len(files) == len(different) + 1
+    assert encode_dataset(rows(29, name="same"), template).file not in files
+    calls.clear()
+    encode_dataset(data, template, overwrite=True)
+    assert calls
+
+
+def test_what_is_left_out_is_told(tokenizer, capsys):
+    data = datasets.concatenate_datasets([rows(20), rows(5, turns=2)])
+    template = get_template("default-generation", tokenizer)
+    store = encode_dataset(data, template)
+    assert (store.report.num_problems, len(store)) == (5, 20)
+    assert "5 of 25 training rows cannot be written with the template 'default-generation'; first: row 20" in (
+        capsys.readouterr().err
+    )
+    encode_dataset(data, template)
+    assert "5 of 25 training rows" in capsys.readouterr().err, "a second run says the same"
+    with pytest.raises(DataError, match="row 20"):
+        encode_dataset(data, template, strict=True)
+    with pytest.raises(DataError, match="Mend them"):
+        encode_dataset(rows(5, turns=2), template)
+
+
+def test_split_rows_know_where_they_come_from(tokenizer):
+    store = encode_dataset(rows(3, turns=2), get_template("default", tokenizer))
+    assert [store.row_of(index) for index in range(len(store))] == [0, 0, 1, 1, 2, 2]
+    assert store.report.num_split_rows == 3
+
+
+def test_nothing_left(tokenizer, capsys):
+    template = get_template("chatml", tokenizer, max_length=3, truncation_strategy="delete")
+    with pytest.raises(DataError, match="No training sample is left of 30 rows"):
+        encode_dataset(rows(), template)
+    store = encode_dataset(rows(), template, name="validation", required=False)
+    assert isinstance(store, TokenStore)
+    assert len(store) == 0
+    assert store.lengths.size == 0
+    assert "No validation sample is left" in capsys.readouterr().err
+
+
+def test_a_broken_write_leaves_nothing(tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(ChatTemplate, "encode_rows", broken)
+    with pytest.raises(RuntimeError):
+        encode_dataset(rows(), get_template("chatml", tokenizer))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

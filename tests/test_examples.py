@@ -1,0 +1,144 @@
+"""Every example runs, in a process and a folder of its own, as a reader would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+TANG = EXAMPLES / "tang_poems"
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run_(*command: str | Path) -> str:
+        words = [str(word) for word in command]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    return run_
+
+
+def llmtune(*flags: str | Path) -> tuple[str | Path, ...]:
+    return (sys.executable, "-m", "llmtune", *flags)
+
+
+def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
+    for number in range(2):  # a second run finds the first one's folder
+        out = run(sys.executable, EXAMPLES / "demo.py", "--epochs", "1")
+        assert [line.split("  ")[1] for line in out.splitlines() if line.startswith("  question ")] == ["question"]
+        assert f"llmtune infer --ckpt_dir output/llmtune-tiny/v{number}-" in out
+        assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == number + 1
+
+
+def test_sft_in_20_lines(run) -> None:
+    script = EXAMPLES / "sft_in_20_lines.py"
+    body = script.read_text(encoding="utf-8").split('"""')[2]
+    assert sum(bool(line.strip()) and not line.startswith("#") for line in body.splitlines()) <= 20
+    out = run(sys.executable, script)
+    loss = float(out.split("eval_loss ")[1].split()[0])
+    assert loss < 1.5  # 2.2 after one epoch, 0.4 after the eight of the example
+
+
+def test_custom_register(run, tmp_path: Path) -> None:
+    script = EXAMPLES / "custom_register.py"
+    run(
+        *llmtune("sft", "--custom_register_path", script, "--model_type", "my-model", "--dataset", "my-data"),
+        *("--max_steps", "2", "--batch_size", "2", "--gradient_accumulation_steps", "1"),
+    )
+    (checkpoint,) = (tmp_path / "output" / "my-model").glob("v0-*/checkpoint-2")
+    assert "my-template" in (checkpoint / "sft_args.json").read_text(encoding="utf-8")
+    out = run(*llmtune("infer", "--ckpt_dir", checkpoint, "--show_dataset_sample", "1", "--max_new_tokens", "4"))
+    assert "System: Answer in one sentence.\n\nQuestion 1: What is" in out
+
+
+def test_custom_register_takes_another_folder(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import os, runpy; from llmtune import MODEL_MAPPING; os.environ['MY_MODEL_FOLDER'] = 'a/b'; "
+    script += f"runpy.run_path({str(EXAMPLES / 'custom_register.py')!r}); "
+    script += "print(MODEL_MAPPING['my-model'].model_id_or_path)"
+    assert run(sys.executable, "-c", script).strip() == "a/b"
+
+
+def test_notebook_loop(run) -> None:
+    out = run(sys.executable, EXAMPLES / "notebook_loop.py")
+    losses = [float(line.split("loss ")[1]) for line in out.splitlines() if line.startswith("epoch ")]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0] / 2
+
+
+def test_self_cognition_script(run, tmp_path: Path) -> None:
+    questions = (EXAMPLES / "self_cognition" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(line)["query"] for line in questions)
+    short = ("--max_steps", "2", "--batch_size", "4", "--gradient_accumulation_steps", "1")
+    run(
+        *llmtune("sft", "--model_type", "llmtune-tiny", "--sft_type", "full", "--dataset", "self-intro#20", *short),
+        *("--model_name", "小调", "Tuny", "--model_author", "someone"),
+    )
+    infer = EXAMPLES / "self_cognition" / "infer.sh"
+    (checkpoint,) = (tmp_path / "output" / "llmtune-tiny").glob("v0-*/checkpoint-2")
+    lines = infer.read_text(encoding="utf-8").splitlines()
+    flags = " ".join(line.strip().removesuffix(" \\") for line in lines[lines.index("llmtune infer \\") + 1 :])
+    script = f'set -- --max_new_tokens 4; CKPT_DIR={checkpoint}; "{sys.executable}" -m llmtune infer {flags}'
+    out = run("bash", "-c", script.replace('$(dirname "$0")', str(infer.parent)))
+    assert out.count("[OUTPUT]") == len(questions)
+
+
+def test_tang_poems(run, assets: Path, tmp_path: Path) -> None:
+    data, tokenizer = assets / "data" / "tang_poems", assets / "tokenizers" / "qwen2_5"
+    if not data.is_dir() or not tokenizer.is_dir():
+        pytest.skip(f"no Tang poems or no Qwen2.5 tokenizer below {assets}")
+    test = tmp_path / "new" / "test.jsonl"
+    run(
+        *(sys.executable, TANG / "prepare.py"),
+        *(data / "Tang_testing_data.json", data / "Tang_testing_gt.txt", test),
+    )
+    rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 15
+    assert rows[0]["input"] == "雪霽銀妝素，桔高映瓊枝。"
+    assert rows[0]["output"] == "偕伴登山去，觀雪且賞桔。"
+    assert all(row["output"].endswith("。") and row["output"].count("，") == row["output"].count("。") for row in rows)
+
+    for name in ("one", "two"):
+        out = run(sys.executable, TANG / "make_model.py", tokenizer, tmp_path / name)
+        assert "9,909,312 parameters" in out
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+    run(
+        *llmtune("sft", "--model_type", "qwen2.5-0.5b-instruct", "--model_id_or_path", tmp_path / "one"),
+        *("--sft_type", "full", "--dataset", f"{data / 'Tang_training_data.json'}#40", "--max_steps", "1"),
+        *("--batch_size", "2", "--gradient_accumulation_steps", "1"),
+    )
+    (checkpoint,) = (tmp_path / "output").glob("*/v0-*/checkpoint-1")
+    out = run(sys.executable, TANG / "compare_decoding.py", checkpoint, test, "--max_new_tokens", "4")
+    lines = [line for line in out.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines[1:]] == [
+        "greedy",
+        "temperature 0.3",
+        "temperature 0.9",
+        "top_k 5",
+        "top_p 0.5",
+        "repetition_penalty 1.2",
+        "no_repeat_ngram_size 3",
+        "num_beams 4",
+    ]
+
+
+def test_tang_prepare_tells_what_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"instruction": "a", "input": "b"}]', encoding="utf-8")
+    (tmp_path / "answers.txt").write_text("一\t二\n三\t四\n", encoding="utf-8")
+    command = [sys.executable, TANG / "prepare.py", "rows.json", "answers.txt", "out.jsonl"]
+    done = subprocess.run([str(word) for word in command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "has 1 rows, answers.txt 2 lines" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
