@@ -134,9 +134,15 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         try:
             return self._make(key, values)
         except UsageError as err:
-            if waits and not isinstance(err.__cause__, TypeError):  # the entry asks for its function, say
+            if waits and self._asks_for_function and not isinstance(err.__cause__, TypeError):
                 return None
             raise
+
+    @property
+    def _asks_for_function(self) -> bool:
+        """Whether an entry may be nothing without its function, as the field's default of None says."""
+        fields = dataclasses.fields(cast("Any", self.entry_type))
+        return any(field.name == self._function_field and field.default is None for field in fields)
 
     def _values(self, key: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         known = [field.name for field in dataclasses.fields(cast("Any", self.entry_type))]

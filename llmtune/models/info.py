@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmtune.errors import UsageError
 from llmtune.registry import Registry
 
 __all__ = ["MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
@@ -48,6 +49,12 @@ class ModelInfo:
         for name in ("lora_target_modules", "ignore_file_pattern", "requires"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.torch_dtype is not None:  # a torch dtype is known by its text, without importing torch
+            name = str(self.torch_dtype).removeprefix("torch.")
+            dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(name, name)
+            if dtype not in ("bf16", "fp16", "fp32"):
+                raise UsageError(f"torch_dtype of a model entry is bf16, fp16 or fp32, not {self.torch_dtype!r}.")
+            object.__setattr__(self, "torch_dtype", dtype)
 
     @property
     def lora_TM(self) -> tuple[str, ...]:

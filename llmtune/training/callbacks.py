@@ -110,7 +110,7 @@ class Progress(TrainerCallback):
             return
         shown = {name: logs[name] for name in SHOWN if name in logs}
         if self.bar is not None and "loss" in shown:
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+            self.bar.set_postfix({name.replace("learning_rate", "lr"): f"{value:.4g}" for name, value in shown.items()})
         elif shown:
             text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             line = f"step {state.global_step}/{state.max_steps}  {text}"

@@ -151,7 +151,7 @@ def load_for_training(args: SftArguments) -> Any:
         allow_pickle=args.allow_pickle,
         **options,
     )
-    return model
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def _trainer(

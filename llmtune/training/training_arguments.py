@@ -15,6 +15,7 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
+from llmtune.utils.logging import get_logger
 
 __all__ = ["training_arguments"]
 
@@ -33,7 +34,11 @@ def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise UsageError(f"--train_args {name}: transformers' TrainingArguments has no such field.{hint}")
     try:
-        return TrainingArguments(**(_fields(args, run, has_validation) | extra))
+        arguments = TrainingArguments(**(_fields(args, run, has_validation) | extra))
+        if arguments.n_gpu > 1:  # else Trainer would wrap the model in DataParallel
+            get_logger().info("The first of %d GPUs is used: several come with a later version.", arguments.n_gpu)
+            arguments._n_gpu = 1
+        return arguments
     except (TypeError, ValueError) as err:
         raise UsageError(f"transformers refuses these settings: {' '.join(str(err).split())}") from err
 

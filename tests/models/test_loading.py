@@ -1,0 +1,134 @@
+"""get_model_tokenizer: entries, folders, dtypes, requirements."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmtune import MODEL_MAPPING, get_model_tokenizer, register_model
+from llmtune.errors import MissingPackageError, ModelError, UnknownKeyError, UsageError
+from llmtune.models.loading import resolve_dtype
+from llmtune.models.tiny import tiny_folder
+
+
+@pytest.fixture
+def entry(request: pytest.FixtureRequest):
+    """Register a model for one test."""
+    made: list[str] = []
+
+    def register(**fields: Any) -> str:
+        key = f"test-{request.node.name}-{len(made)}"
+        register_model(key, **({"model_id_or_path": str(tiny_folder()), "template": "chatml"} | fields))
+        made.append(key)
+        return key
+
+    yield register
+    for key in made:
+        MODEL_MAPPING._entries.pop(key)
+        MODEL_MAPPING._origins.pop(key)
+
+
+def test_both_or_either():
+    model, tokenizer = get_model_tokenizer("llmtune-tiny")
+    assert model.dtype is torch.float32
+    assert tokenizer.pad_token_id is not None
+    assert get_model_tokenizer("llmtune-tiny", load_model=False)[0] is None
+    assert get_model_tokenizer("llmtune-tiny", load_tokenizer=False)[1] is None
+
+
+def test_the_key_is_found_by_folder_name(tmp_path):
+    folder = tmp_path / "Qwen2.5-0.5B-Instruct"
+    shutil.copytree(tiny_folder(), folder)
+    model, _ = get_model_tokenizer(model_id_or_path=str(folder), torch_dtype="bf16")
+    assert model.dtype is torch.bfloat16
+    with pytest.raises(UsageError, match="--model_type KEY"):
+        get_model_tokenizer(model_id_or_path=str(tmp_path))
+    with pytest.raises(UnknownKeyError, match="llmtune-tiny"):
+        get_model_tokenizer("llmtune-tinny")
+
+
+def test_dtypes(entry):
+    free = MODEL_MAPPING["llmtune-tiny"]
+    assert resolve_dtype(free, torch.float16)[0] is torch.float16
+    with pytest.raises(UsageError, match="bf16, fp16 or fp32"):
+        resolve_dtype(free, "int8")
+    pinned = MODEL_MAPPING[entry(torch_dtype=torch.bfloat16)]
+    assert pinned.torch_dtype == "bf16"
+    assert resolve_dtype(pinned) == (torch.bfloat16, "the model's own")
+    with pytest.raises(UsageError, match="--dtype bf16"):
+        resolve_dtype(pinned, "fp16")
+    with pytest.raises(UsageError, match="torch_dtype"):
+        entry(torch_dtype="int4")
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_dtype_on_a_gpu(monkeypatch, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert resolve_dtype(MODEL_MAPPING["llmtune-tiny"])[0] is expected
+
+
+def test_requirements(entry):
+    with pytest.raises(MissingPackageError, match="pip install 'no-such-package>=1'"):
+        get_model_tokenizer(entry(requires=["no-such-package>=1"]))
+    with pytest.raises(MissingPackageError, match=r"torch<1.*torch .* is installed"):
+        get_model_tokenizer(entry(requires="torch<1"))
+    get_model_tokenizer(entry(requires=["torch>=2"]), load_model=False)
+
+
+def test_an_own_function(entry):
+    """The arguments are those that functions of this ecosystem take."""
+    seen: dict[str, Any] = {}
+
+    def load(model_dir, torch_dtype, model_kwargs, load_model=True, **kwargs):
+        seen.update(model_dir=model_dir, torch_dtype=torch_dtype, load_model=load_model, **kwargs)
+        return get_model_tokenizer("llmtune-tiny", torch_dtype=torch_dtype, load_model=load_model)
+
+    key = entry(get_function=load, lora_TM=["q_proj"])
+    model, tokenizer = get_model_tokenizer(key, torch_dtype="fp16")
+    assert model.dtype is torch.float16
+    assert tokenizer is not None
+    assert seen["model_dir"] == str(tiny_folder())
+    assert seen["model_info"].lora_TM == ("q_proj",)
+
+
+def test_folders_that_are_no_models(tmp_path):
+    def load(folder: Path) -> Any:
+        return get_model_tokenizer("llmtune-tiny", model_id_or_path=str(folder))
+
+    with pytest.raises(ModelError, match="no folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_folder(), broken)
+    (broken / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(broken)
+    remote = tmp_path / "remote"
+    shutil.copytree(tiny_folder(), remote)
+    config = json.loads((remote / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (remote / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="--trust_remote_code true"):
+        load(remote)
+
+
+def test_a_tokenizer_without_an_end(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder(), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["eos_token"] = None
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="eos_token"):
+        get_model_tokenizer("llmtune-tiny", model_id_or_path=str(folder), load_model=False)
+
+
+def test_hub_models_come_later():
+    with pytest.raises(ModelError, match=r"Qwen/Qwen2\.5-7B.*not there yet.*--model_id_or_path"):
+        get_model_tokenizer("qwen2.5-7b")
