@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,12 +70,11 @@ def _rendered(prepared: Prepared, row: int) -> str:
 
 
 def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
-    from llmtune.training.prepare import steps_per_epoch
+    from llmtune.training.prepare import steps_per_epoch, total_steps
 
     tokens = prepared.train_tokens
     report = tokens.report
     per_epoch = steps_per_epoch(len(tokens), args)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(per_epoch * args.num_train_epochs)
     validation = prepared.validation_tokens
     return {
         "model": f"{args.model_type}",
@@ -95,7 +93,7 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "samples a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps})",
         "steps an epoch": f"{per_epoch:,}",
-        "steps in all": f"{steps:,}",
+        "steps in all": f"{total_steps(len(tokens), args):,}",
     }
 
 

@@ -50,6 +50,7 @@ class EncodeReport:
     num_unlearned: int = 0
     num_split_rows: int = 0
     num_plain: int = 0
+    num_with_images: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -141,7 +142,9 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
         ):
             for start in range(0, len(dataset), BATCH_ROWS):
                 records = _records(dataset[start : start + BATCH_ROWS])
-                rows = template.encode_rows([from_record(record) for record in records])
+                conversations = [from_record(record) for record in records]
+                report.num_with_images += sum(bool(conversation.images) for conversation in conversations)
+                rows = template.encode_rows(conversations)
                 writer.write_batch(_batch(rows, start, report))
                 bar.update(len(rows))
         _report_file(file).write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
@@ -221,6 +224,9 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
             log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)
+    if report.num_with_images:
+        text = "%s %s rows name images, which this model does not see: their text alone is learned."
+        log.warning(text, f"{report.num_with_images:,}", name)
     if report.num_split_rows:
         log.info("%s %s rows became one sample for each answer.", f"{report.num_split_rows:,}", name)
     if report.num_plain:

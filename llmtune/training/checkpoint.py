@@ -14,7 +14,7 @@ from llmtune.errors import CheckpointError
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["check_resumable", "complete_checkpoint", "last_checkpoint", "link_last_state"]
+__all__ = ["check_resumable", "check_steps_left", "complete_checkpoint", "last_checkpoint", "link_last_state"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
 RESUME_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -45,16 +45,12 @@ def check_resumable(folder: Path, args: SftArguments) -> Path:
         folder: A checkpoint, or a run's folder for its last one.
 
     Raises:
-        CheckpointError: It is missing, incomplete, of another model, or there is nothing left to train.
+        CheckpointError: It is missing, incomplete or of another model.
     """
     if not folder.is_dir():
         raise CheckpointError(f"--resume_from_checkpoint {folder}: there is no such folder. Look below output/.")
-    if not (folder / "trainer_state.json").is_file() or folder.joinpath("checkpoint-0").exists():
-        folder = last_checkpoint(folder) or folder
+    folder = (last_checkpoint(folder) or folder).resolve()
     missing = [name for name in RESUME_FILES if not (folder / name).is_file()]
-    if missing and (folder / "trainer_state.json").is_file() and last_checkpoint(folder) is not None:
-        folder = last_checkpoint(folder) or folder
-        missing = [name for name in RESUME_FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}: it is incomplete, or was saved with --only_save_model true. "
@@ -62,13 +58,21 @@ def check_resumable(folder: Path, args: SftArguments) -> Path:
         )
     _check_same_model(folder, args)
     _check_weights(folder, args)
-    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    if state["global_step"] >= state["max_steps"] > 0 and 0 < args.max_steps <= state["global_step"]:
+    return folder
+
+
+def check_steps_left(folder: Path, num_steps: int) -> None:
+    """Refuse to resume where a run of `num_steps` in all has nothing left to do.
+
+    Raises:
+        CheckpointError: The checkpoint is at that step, or beyond.
+    """
+    done = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    if done >= num_steps:
         raise CheckpointError(
-            f"Nothing is left to train: {folder} is at step {state['global_step']} of {args.max_steps}. "
+            f"Nothing is left to train: {folder} is at step {done} of {num_steps}. "
             "Raise --max_steps or --num_train_epochs."
         )
-    return folder
 
 
 def _check_same_model(folder: Path, args: SftArguments) -> None:

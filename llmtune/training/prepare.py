@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["Prepared", "prepare", "steps_per_epoch"]
+__all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
 
 PARITY_ROWS = 20
 
@@ -81,6 +82,13 @@ def prepare(args: SftArguments) -> Prepared:
     return Prepared(
         MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens
     )
+
+
+def total_steps(num_samples: int, args: SftArguments) -> int:
+    """Optimizer steps of the whole run, on one device."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(steps_per_epoch(num_samples, args) * args.num_train_epochs)
 
 
 def steps_per_epoch(num_samples: int, args: SftArguments) -> int:

@@ -20,11 +20,11 @@ from llmtune.inference.metrics import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
-from llmtune.training.checkpoint import check_resumable, last_checkpoint, link_last_state
+from llmtune.training.checkpoint import check_resumable, check_steps_left, last_checkpoint, link_last_state
 from llmtune.training.collate import PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.loss import install_learned_loss
-from llmtune.training.prepare import Prepared, prepare
+from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, write_metrics
 from llmtune.training.trainer import SftTrainer
@@ -82,6 +82,9 @@ def sft(args: SftArguments) -> SftResult:
     training_arguments(args, run_parent, has_validation=True)  # a typo in --train_args must not cost the encoding
 
     prepared = prepare(args)
+    num_steps = total_steps(len(prepared.train_tokens), args)
+    if resume is not None:
+        check_steps_left(resume, num_steps)
     _tell_sample(prepared)
 
     set_seed(args.seed)
@@ -97,7 +100,7 @@ def sft(args: SftArguments) -> SftResult:
     )
 
     run = new_run_folder(args.output_dir, args.model_type) if resume is None else resume.parent
-    log.info("Run folder: %s", run)
+    log.info("Run folder: %s, %s steps", run, f"{num_steps:,}")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, prepared, model, run, throughput, interrupt)
     train_metrics = _train(trainer, resume, interrupt)

@@ -70,6 +70,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
         **_checkpointing(args),
+        "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
         "train_sampling_strategy": "group_by_length" if args.group_by_length else "random",
         "dataloader_num_workers": 0 if on_cpu and args.dataloader_num_workers == 1 else args.dataloader_num_workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -11,6 +12,8 @@ __all__ = ["quiet_libraries"]
 def quiet_libraries() -> None:
     """Errors only from transformers; its bars where there is a terminal to draw them on."""
     from transformers.utils import logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
 
     logging.set_verbosity_error()
     if not sys.stderr.isatty():

@@ -121,3 +121,12 @@ def test_a_broken_write_leaves_nothing(tokenizer, monkeypatch, tmp_path):
     with pytest.raises(RuntimeError):
         encode_dataset(rows(), get_template("chatml", tokenizer))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_images_are_not_passed_over_in_silence(tokenizer, capsys):
+    row = to_record(
+        Conversation((Message("user", "<image>?"), Message("assistant", "a", loss=True)), images=("1.jpg",))
+    )
+    store = encode_dataset(datasets.Dataset.from_list([row]), get_template("chatml", tokenizer))
+    assert store.report.num_with_images == 1
+    assert "1 training rows name images, which this model does not see" in capsys.readouterr().err

@@ -112,7 +112,10 @@ def test_a_resumed_run_equals_the_one_that_was_not_stopped(tmp_path):
 
 
 def test_a_seed_reaches_everything(tmp_path):
-    first = losses(run(tmp_path, "a", seed=1, lora_dropout_p=0.2).output_dir)
+    first_run = run(tmp_path, "a", seed=1, lora_dropout_p=0.2).output_dir
+    first = losses(first_run)
+    saved = json.loads((first_run / "training_args.json").read_text())
+    assert (saved["seed"], saved["data_seed"]) == (1, 1), "Trainer seeds again: what it draws, dropout, would follow 42"
     assert losses(run(tmp_path, "b", seed=1, lora_dropout_p=0.2).output_dir) == first
     assert losses(run(tmp_path, "c", seed=2, lora_dropout_p=0.2).output_dir) != first
 

@@ -92,6 +92,7 @@ def test_checkpoints_are_the_ecosystems_own(lora):
     tokenizer = AutoTokenizer.from_pretrained(str(lora.best_checkpoint))
     assert "system" in tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
     saved = read_sft_args(lora.best_checkpoint)
+    assert json.loads((lora.best_checkpoint / "generation_config.json").read_text()).get("use_cache", True)
     assert (saved["model_type"], saved["dtype"], saved["max_steps"]) == ("llmtune-tiny", "fp32", 6)
     assert saved["_versions"]["torch"] == torch.__version__
 
@@ -126,6 +127,7 @@ def test_full_fine_tuning(tmp_path):
     tuned = AutoModelForCausalLM.from_pretrained(str(found.last_checkpoint))
     changed = [not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True)]
     assert all(changed)
+    assert tuned.config.use_cache, "training does not switch the cache off for those who load the checkpoint"
     assert not (found.last_checkpoint / "optimizer.pt").exists(), "only_save_model is the default of full"
     again = quick(tmp_path, sft_type="full", model_id_or_path=str(found.last_checkpoint), max_steps=2)
     assert records(again.output_dir)[0]["loss"] < records(found.output_dir)[0]["loss"]
