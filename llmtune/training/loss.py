@@ -25,7 +25,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["CHUNK_POSITIONS", "LearnedLoss", "LogitMap", "install_learned_loss", "learned_cross_entropy"]
 
 CHUNK_POSITIONS = 256
-"""Positions whose logits exist at a time: at V = 152,000 in fp32, 156 MB. Measured best of 64 to 4,096 on a CPU."""
+"""Positions whose logits exist at a time: at V = 152,000 in fp32, 156 MB. See benchmarks/loss.py."""
 
 PROBE_LENGTH = 8
 
@@ -35,7 +35,7 @@ class LearnedLoss(ModelOutput):
     """What a model with the learned loss returns when it is given labels.
 
     `loss`: the sum over learned tokens divided by `num_items_in_batch`, or their mean. `num_learned`: K.
-    `num_correct`: how many of them are the most likely token.
+    `num_correct`: how many of them are the most likely token; counted in evaluation only.
     """
 
     loss: Tensor | None = None
@@ -74,7 +74,8 @@ def learned_cross_entropy(
         targets: Token ids, [K].
 
     Returns:
-        The sum as a scalar in fp32, and the number of positions whose most likely token is the target.
+        The sum as a scalar in fp32, and the number of positions whose most likely token is the target; that is
+        counted in evaluation only, where no gradient is taken.
     """
     if type(head) is nn.Linear:
         with_grad = torch.is_grad_enabled()  # inside forward() it is always off
@@ -112,32 +113,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device_type) if autocast else hidden.dtype
         needs_hidden, needs_weight, needs_bias = (with_grad and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(device_type, enabled=False):
-            cast_weight = weight.to(dtype)
+            cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
             grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
             total = hidden.new_zeros((), dtype=torch.float32)
             correct = torch.zeros((), dtype=torch.long, device=hidden.device)
+            workspace = hidden.new_empty((min(len(targets), CHUNK_POSITIONS), len(weight)), dtype=dtype)
             for part in _chunks(len(targets)):
                 chunk, chunk_targets = hidden[part].to(dtype), targets[part]
-                logits = functional.linear(chunk, cast_weight, None if bias is None else bias.to(dtype))
-                mapped = logit_map(logits.float())
-                log_sum = torch.logsumexp(mapped, dim=-1)
-                at_target = mapped.gather(1, chunk_targets[:, None]).squeeze(1)
-                total += (log_sum - at_target).sum()
-                correct += _num_correct(mapped, chunk_targets)
+                logits = torch.mm(chunk, cast_weight.t(), out=workspace[: len(chunk)])
+                if cast_bias is not None:
+                    logits += cast_bias
                 if not (needs_hidden or needs_weight or needs_bias):
+                    mapped = logit_map(logits.float())
+                    total += functional.cross_entropy(mapped, chunk_targets, reduction="sum")
+                    correct += _num_correct(mapped, chunk_targets)
                     continue
-                grad = torch.exp(mapped - log_sum[:, None])
-                grad[torch.arange(len(chunk_targets), device=grad.device), chunk_targets] -= 1
-                grad = logit_map.backward(grad, mapped)
+                loss, grad = _loss_and_gradient(logits, chunk_targets, logit_map)
+                total += loss
                 if grad_bias is not None:
                     grad_bias += grad.sum(0)
                 grad = grad.to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[part] = (grad @ cast_weight).to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight += grad.T @ chunk
+                if grad_weight is not None and dtype is torch.float32:
+                    grad_weight.addmm_(grad.t(), chunk)
+                elif grad_weight is not None:
+                    grad_weight += grad.t() @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(correct)
@@ -155,6 +158,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> tuple[Tensor, Tensor]:
+    """The summed loss of a chunk, and its gradient by the logits [n, V] in fp32, which may take the logits' place."""
+    mapped = logit_map(logits.float())
+    keeps_mapped = logit_map.softcap is not None
+    rows = torch.arange(len(targets), device=targets.device)
+    at_target = mapped[rows, targets]
+    highest = mapped.amax(-1, keepdim=True)
+    grad = torch.exp(mapped - highest) if keeps_mapped else mapped.sub_(highest).exp_()
+    sums = grad.sum(-1, keepdim=True)
+    grad.div_(sums)
+    grad[rows, targets] -= 1
+    loss = (sums.log() + highest).sum() - at_target.sum()
+    return loss, logit_map.backward(grad, mapped)
 
 
 def install_learned_loss(model: nn.Module) -> None:
