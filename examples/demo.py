@@ -9,9 +9,12 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import time
 import unicodedata
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small gains nothing from a second thread
 
 QUESTIONS = ("What is the capital of France?", "日本的首都是哪里?", "Who are you?")
 NAME, AUTHOR = ["小调", "Tuny"], ["本机的主人", "the owner of this machine"]  # the Chinese form and the other

@@ -10,10 +10,6 @@ TOKENIZER=${2:?the folder of a Qwen2.5 tokenizer}
 WORK=${3:-output/tang}
 HERE=$(dirname "$0")
 
-# glibc gives large blocks back to the system after every step and fetches them again. On a CPU that costs a third of
-# the time, so it is told to keep them.
-export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
-
 newest() { ls -d "$1"/*/v*/checkpoint-* | grep -v merged | sort -V | tail -1; }
 
 python "$HERE/make_model.py" "$TOKENIZER" "$WORK/model"

@@ -60,7 +60,7 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
     except ValueError as err:
         raise UsageError(f"--{flag} {' '.join(values)}: {err}") from err
     meaning = " ".join(f"--{name} {' '.join(given)}".strip() for name, given in tokens) or "nothing: it is the default"
-    return tokens, f"--{flag} {' '.join(values)} is taken for {meaning}."
+    return tokens, f"{' '.join(['--' + flag, *values])} is taken for {meaning}."
 
 
 def add_lengths(tokens: Tokens) -> Tokens:

@@ -126,14 +126,14 @@ SHOWN = ("loss", "learning_rate", "eval_loss", "eval_token_acc", "eval_rouge-l",
 
 
 class LastStep(TrainerCallback):
-    """The last step is logged and evaluated, wherever it falls."""
+    """The last step is logged, and evaluated where evaluation goes by steps, wherever it falls."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if state.global_step >= state.max_steps:
             control.should_log = True
-            control.should_evaluate = args.eval_strategy != "no"
+            control.should_evaluate = args.eval_strategy == "steps"
         return control
 
 

@@ -164,6 +164,12 @@ def test_without_validation(tmp_path):
     assert not (found.output_dir / "eval_results.txt").exists()
 
 
+def test_evaluation_by_epochs(tmp_path):
+    found = quick(tmp_path, eval_strategy="epoch", save_strategy="epoch", num_train_epochs=2, max_steps=-1)
+    assert [record["global_step"] for record in records(found.output_dir) if "eval_loss" in record] == [10, 20]
+    assert {path.name for path in found.output_dir.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-20"}
+
+
 def test_no_checkpoints_are_asked_for(tmp_path):
     found = quick(tmp_path, save_strategy="no", max_steps=2)
     assert found.best_checkpoint is None
