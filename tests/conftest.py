@@ -9,6 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads and t
 os.environ["LLMTUNE_PLUGINS"] = ""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True)  # the same examples on every machine; developers' runs explore
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ COMMANDS = {
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
+LATER = ("dpo", "eval", "export", "launch", "merge", "ppo", "pt", "push", "rlhf", "rm", "serve", "web")
+
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 
 usage: llmtune COMMAND [--flag value ...]
@@ -73,6 +75,9 @@ def _run(arguments: list[str]) -> int:
     if words[0] in ("--version", "version"):
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
+    if words[0] in LATER:
+        today = " Today: llmtune infer --ckpt_dir FOLDER --merge_lora_and_save true." if words[0] == "merge" else ""
+        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.{today}")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -151,7 +151,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
         return (
-            None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
+            # In fp32: the scale of a loss scaler alone may lie beyond fp16.
+            None if grad_hidden is None else (grad_hidden.float() * grad_total.float()).to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * grad_total).to(weight_dtype),
             None if grad_bias is None else (grad_bias * grad_total).to(bias_dtype),
             None,

@@ -32,8 +32,8 @@ class Report:
     seconds: float
     seconds_to_first_step: float
     throughput: dict[str, float]
-    best_checkpoint: str | None
-    last_checkpoint: str | None
+    best_checkpoint: str
+    last_checkpoint: str
     interrupted: bool = False
     generations: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -54,8 +54,8 @@ class Report:
             "padding share": f"{self.throughput['padding_share']:.2%}",
             "peak memory": f"{peak_memory_gib():.2f} GiB",
             **{name: f"{value:.4f}" for name, value in losses.items()},
-            "best checkpoint": self.best_checkpoint or "none",
-            "last checkpoint": self.last_checkpoint or "none",
+            "best checkpoint": self.best_checkpoint,
+            "last checkpoint": self.last_checkpoint,
         }
         lines = [f"# {self.title}", "", "Interrupted by Ctrl-C.\n" if self.interrupted else "", f"`{self.command}`", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in table.items()), ""]

@@ -109,6 +109,18 @@ def test_half_precision_is_near():
     assert abs(half / plain - 1) < 0.02
 
 
+def test_a_loss_scaler_does_not_overflow_fp16():
+    """The gradient that comes in is the scale, 65,536, over the number of learned tokens: beyond fp16 on its own."""
+    hidden, head, targets = tensors(bias=False)
+    hidden, head = hidden.detach().half().requires_grad_(), head.half()
+    total, _ = learned_cross_entropy(hidden, head, targets)
+    (plain,) = torch.autograd.grad(total, hidden, retain_graph=True)
+    (scaled,) = torch.autograd.grad(total * 70000.0, hidden)
+    fits = plain.abs() * 70000 < 65000
+    assert fits.any()
+    torch.testing.assert_close(scaled[fits].float(), plain[fits].float() * 70000, rtol=1e-2, atol=1.0)
+
+
 def batch() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, V, (3, 20), generator=generator)

@@ -1,0 +1,45 @@
+"""Answers that a model in training writes: for scores of an evaluation, and a few for the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.data.canonical import from_record
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.metrics import text_metrics
+from llmtune.training.prepare import Prepared
+from llmtune.types import Conversation
+
+__all__ = ["answer_metrics", "sample_answers"]
+
+NUM_SAMPLES = 3
+SAMPLE_TOKENS = 48
+
+
+def answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[str, float]:
+    """ROUGE and BLEU of answers to the validation rows."""
+    assert prepared.validation is not None
+    rows = [from_record(record) for record in prepared.validation]
+    engine = Engine(model, prepared.template)
+    answers = list(engine.answer(rows, Sampling.of(args), batch_size=args.eval_batch_size or 1))
+    return text_metrics(answers, [_reference(row) for row in rows])
+
+
+def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]:
+    """(question, reference, most likely answer) of the first rows, cut short."""
+    source = prepared.validation if prepared.validation is not None else prepared.train
+    rows = [from_record(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
+    rows = [row for row in rows if row.turns[0].role == "user"]
+    sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)
+    answers = Engine(model, prepared.template).answer(rows, sampling, batch_size=NUM_SAMPLES)
+    return [(_question(row), _reference(row), answer) for row, answer in zip(rows, answers, strict=True)]
+
+
+def _question(row: Conversation) -> str:
+    asked = [turn.content for turn in row.turns if turn.role != "assistant"]
+    return asked[-1] if asked else ""
+
+
+def _reference(row: Conversation) -> str:
+    return row.turns[-1].content if row.turns[-1].role == "assistant" else ""

@@ -1,0 +1,55 @@
+"""The model that is trained: loaded, with what is trainable, with the learned loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
+from llmtune.training.decisions import Decisions
+from llmtune.training.loss import install_learned_loss
+from llmtune.tuners.tune import count_parameters, prepare_tuner
+
+__all__ = ["build_model", "load_weights"]
+
+
+def build_model(args: SftArguments, info: ModelInfo, decisions: Decisions) -> Any:
+    """Load the weights and make them trainable as `--sft_type` says."""
+    set_seed(args.seed)  # fresh adapters are random
+    model = prepare_tuner(load_weights(args, decisions), args, info)
+    install_learned_loss(model)
+    trainable, parameters = count_parameters(model)
+    decisions.note(f"Trained are {trainable:,} of {parameters:,} parameters ({trainable / parameters:.2%}).")
+    return model
+
+
+def load_weights(args: SftArguments, decisions: Decisions) -> Any:
+    """The model on its device, in the dtype that training needs.
+
+    All the weights are trained in fp32 whatever `--dtype` says, and computed in that dtype by autocast.
+    """
+    assert args.model_type is not None
+    dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
+    decisions.note(f"dtype {dtype_name(dtype)}: {reason}.")
+    if args.sft_type == "full" and dtype is not torch.float32:
+        decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
+        dtype = torch.float32
+    options: dict[str, Any] = {}
+    if args.use_flash_attn is not None:
+        options["attn_implementation"] = "flash_attention_2" if args.use_flash_attn else "sdpa"
+    model, _ = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=args.model_id_or_path,
+        torch_dtype=dtype,
+        load_tokenizer=False,
+        trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
+        **options,
+    )
+    asked = "as asked for" if options else "transformers' choice for this model"
+    decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")
+    return model.to("cuda") if torch.cuda.is_available() else model
