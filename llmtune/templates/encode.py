@@ -24,18 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "Sample", "TextEncoder"]
 
+ANCHOR = "\n"
+"""Stands before a text that goes on; most tokenizers never join it with what follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stretch that is tokenised as one: text, or ids that need no tokenising.
 
-    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text.
+    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text. `continued`: it
+    goes on in the middle of a text, so a tokenizer that puts a blank before each text must not do so here.
     """
 
     text: str = ""
     ids: tuple[int, ...] | None = None
     learned: tuple[tuple[int, int], ...] = ()
     plain: bool = False
+    continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class TextEncoder:
         self._backend: Backend | None = tokenizer.backend_tokenizer if getattr(tokenizer, "is_fast", False) else None
         self._lock = threading.Lock()
         self._control = _control_pattern(tokenizer) if control_as_text else None
+        anchor = self._ids_of(ANCHOR)
+        self._anchor = anchor if self._ids_of(ANCHOR + "a") != [*anchor, *self._ids_of("a")] else None
 
     def sample(self, pieces: Sequence[Piece]) -> Sample:
         """Join pieces into parts that are tokenised apart."""
@@ -119,6 +126,8 @@ class TextEncoder:
         return Encoded(ids, labels)
 
     def _tokenize(self, parts: Sequence[Part]) -> list[_Tokens]:
+        if any(part.continued for part in parts) and self._anchor is not None:
+            return [self._tokenize_continued(part) if part.continued else self._tokenize([part])[0] for part in parts]
         if self._backend is None:
             return [self._tokenize_by_prefixes(part) for part in parts]
         texts = [part.text for part in parts if part.ids is None and not part.plain]
@@ -134,6 +143,20 @@ class TextEncoder:
             else:
                 found.append(_locate(part, next(encodings)))
         return found
+
+    def _tokenize_continued(self, part: Part) -> _Tokens:
+        """Behind an anchor, whose tokens are dropped: what a tokenizer puts before a text stands before the anchor."""
+        size = len(ANCHOR)
+        shifted = tuple((start + size, end + size) for start, end in part.learned)
+        found = self._tokenize([replace(part, text=ANCHOR + part.text, learned=shifted, continued=False)])[0]
+        anchor = self._anchor or []
+        if list(found.ids[: len(anchor)]) != anchor:  # the anchor and the text share a token
+            return self._tokenize([replace(part, continued=False)])[0]
+        learned = [(start - len(anchor), end - len(anchor)) for start, end in found.learned]
+        return _Tokens(found.ids[len(anchor) :], learned, [at - size for at in found.straddled])
+
+    def _ids_of(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @contextmanager
     def _exact_backend(self, *, plain: bool) -> Iterator[Backend]:
@@ -215,7 +238,7 @@ def _split_at(sample: Sample) -> Sample:
     part = sample.parts[index]
     before = replace(part, text=part.text[:at], learned=tuple(span for span in part.learned if span[1] <= at))
     after = tuple((start - at, end - at) for start, end in part.learned if start >= at)
-    answer = replace(part, text=part.text[at:], learned=after)
+    answer = replace(part, text=part.text[at:], learned=after, continued=True)
     return Sample((*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain)
 
 

@@ -13,7 +13,8 @@ import torch
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
-from llmtune.models.loading import dtype_name, resolve_dtype
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.loading import dtype_name, resolve_dtype, resolve_folder
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
@@ -82,6 +83,8 @@ def sft(args: SftArguments) -> SftResult:
 def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
+    assert args.model_type is not None
+    resolve_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path)
     resume = None
     if args.resume_from_checkpoint is not None:
         resume = check_resumable(Path(args.resume_from_checkpoint), args)

@@ -280,3 +280,28 @@ def test_contexts_are_checked():
 
 def row_of(row):
     return Conversation((Message("user", row["query"]), Message("assistant", row["response"], loss=True)))
+
+
+@pytest.fixture(scope="module")
+def prepending_tokenizer():
+    """Puts a blank before each text, as SentencePiece's converted tokenizers do."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    words = ["Human: hello Assistant: hello world </s>", " hello", "hello world\n\nHuman"]
+    backend.train_from_iterator(words * 20, trainers.BpeTrainer(special_tokens=["</s>"], vocab_size=300))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("answer", ["hello world", " hello", "world"])
+def test_a_tokenizer_that_prepends_a_blank_does_not_before_an_answer(prepending_tokenizer, answer, slow):
+    tokenizer = SlowTokenizer(prepending_tokenizer) if slow else prepending_tokenizer
+    template = get_template("xverse", tokenizer)  # its prompt ends with a blank
+    row = {"query": "hello", "response": answer}
+    encoded, prompt = template.encode(row), template.encode(row, generation=True)["input_ids"]
+    assert encoded["input_ids"][: len(prompt)] == prompt
+    assert prepending_tokenizer.decode(encoded["input_ids"]) == f"Human: hello\n\nAssistant: {answer}</s>"
