@@ -66,7 +66,3 @@ class OutputError(LlmtuneError):
 
 class MissingPackageError(LlmtuneError):
     """An optional package that is not installed; names the command that installs it."""
-
-    @classmethod
-    def for_package(cls, package: str, extra: str, *, purpose: str) -> MissingPackageError:
-        return cls(f"{purpose} needs the package {package}. Install it with: pip install 'llmtune[{extra}]'")

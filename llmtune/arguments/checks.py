@@ -85,6 +85,7 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
     """Find the model's entry and its template."""
     if args.custom_register_path is not None:
         load_custom_register(args.custom_register_path)
+    problems.later(args.model_revision, "--model_revision")
     if args.model_type is None:
         args.model_type = infer_model_type(args.model_id_or_path, problems)
         if args.model_type is None:

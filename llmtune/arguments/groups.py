@@ -19,7 +19,7 @@ class ModelArguments:
     model_id_or_path: str | None = None
     """Local folder or hub id of the weights, instead of the one that the key names. Alone, it also finds the key."""
     model_revision: str | None = None
-    """Branch, tag or commit on the hub. Default: the entry's."""
+    """Branch, tag or commit on the hub (comes with a later version). Default: the entry's."""
     tokenizer_id_or_path: str | None = None
     """Folder of the tokenizer. Default: the model's."""
     template_type: str | None = None

@@ -9,18 +9,21 @@ from typing import Literal
 from llmtune.arguments.checkpoint_folder import checkpoint_kind, read_sft_args
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
-from llmtune.types import TruncationStrategy
 
 __all__ = ["InferArguments"]
 
 INHERITED = [
-    *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type", "sft_type"),
-    *("dtype", "system", "custom_register_path", "quantization_bit", "bnb_4bit_comp_dtype"),
-    *("max_length", "truncation_strategy", "special_tokens_in_text"),
+    *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
+    *("dtype", "system", "custom_register_path", "quantization_bit"),
+    *("max_length", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
     *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),
     *("train_dataset_sample", "val_dataset_sample", "model_name", "model_author"),
+]
+WITHOUT_EFFECT = [
+    *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
+    *("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
 ]
 
 
@@ -38,8 +41,6 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
     """Rows that training sampled. Default: as in training."""
     max_length: int = None  # type: ignore[assignment]
     """Tokens kept of a prompt, its end; -1 keeps all. Default: as in training."""
-    truncation_strategy: TruncationStrategy = None  # type: ignore[assignment]
-    """What a longer prompt loses. Default: as in training."""
     special_tokens_in_text: Literal["text", "special"] = None  # type: ignore[assignment]
     """What a control token's spelling inside the data means. Default: as in training."""
     ckpt_dir: str | None = None
@@ -54,8 +55,6 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
     """Show an answer while it is written. Also spelled --use_streamer."""
     infer_batch_size: int = 1
     """Rows answered at a time, in data set mode."""
-    infer_backend: Literal["pt"] = "pt"
-    """Engine that generates."""
     merge_lora_and_save: bool = False
     """Merge the adapter into the weights and write <ckpt_dir>-merged first."""
     save_generation_config: bool = False
@@ -67,14 +66,16 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1. Default: the first GPU, else the CPU."""
     inherited: list[str] = field(default_factory=list, init=False)
+    unused: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self.unused = [f"--{name}" for name in WITHOUT_EFFECT if not self._is_default(name)]
+        problems = Problems()
         if self.ckpt_dir is not None:
-            checkpoint_kind(Path(self.ckpt_dir))
+            self._take_kind(checkpoint_kind(Path(self.ckpt_dir)), problems)
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
         self._fill()
-        problems = Problems()
         fill_model(self, problems)
         check_data(self, problems, whole=True)
         check_generation(self, problems)
@@ -84,6 +85,13 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
         )
         problems.later(self.quantization_bit, "--quantization_bit")
         problems.raise_if_any()
+
+    def _take_kind(self, kind: Literal["lora", "full"], problems: Problems) -> None:
+        """The folder shows what was trained; a flag that says otherwise is a mistake."""
+        problems.need(
+            self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a checkpoint of {kind}."
+        )
+        self.sft_type = kind
 
     def _inherit(self, folder: Path) -> None:
         """Take over what was not given here from the run that wrote the checkpoint."""
@@ -107,7 +115,6 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
             ("dataset_seed", 42),
             ("train_dataset_sample", 20000),
             ("max_length", 2048),
-            ("truncation_strategy", "left"),
             ("special_tokens_in_text", "text"),
         ):
             if getattr(self, name) is None:

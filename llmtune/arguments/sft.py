@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmtune.arguments.checks import (
     DEFAULT_DATASET,
@@ -97,15 +96,16 @@ class SftArguments(
             self.eval_batch_size = self.batch_size
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full"
-        if self.hub_model_id is None:
-            self.hub_model_id = f"{self.model_type}-{self.sft_type}"
 
     def unused_flags(self) -> list[str]:
         """Flags that were changed from their defaults and have no effect in this run."""
         lora_only = ("lora_target_modules", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_bias", "modules_to_save")
         generation = tuple(GenerationArguments.__dataclass_fields__)
         quantization = ("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
-        unused = self._changed(("model_revision",)) if self._is_local() else []
+        hub = ("hub_model_id", "hub_private_repo", "push_hub_strategy", "hub_token")
+        unused: list[str] = []
+        if not self.push_to_hub:
+            unused += self._changed(hub)
         if self.sft_type == "full":
             unused += self._changed(lora_only)
         if not self.predict_with_generate:
@@ -113,9 +113,6 @@ class SftArguments(
         if not self.quantization_bit:
             unused += self._changed(quantization)
         return unused
-
-    def _is_local(self) -> bool:
-        return self.model_id_or_path is not None and Path(self.model_id_or_path).expanduser().is_dir()
 
     def _changed(self, names: tuple[str, ...]) -> list[str]:
         fields = SftArguments.__dataclass_fields__

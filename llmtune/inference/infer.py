@@ -45,6 +45,8 @@ def infer(args: InferArguments) -> list[InferResult]:
     """
     quiet_libraries()
     log = get_logger()
+    for flag in args.unused:
+        log.warning("%s has no effect on answers.", flag)
     if args.inherited:
         log.info("From the checkpoint: %s.", ", ".join(args.inherited))
     rows = [] if args.eval_human else _rows(args)

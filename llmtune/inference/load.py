@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,9 +23,6 @@ def load_engine(args: InferArguments) -> Engine:
     kind = None if checkpoint is None else checkpoint_kind(checkpoint)
     place = str(checkpoint) if kind == "full" else args.model_id_or_path
     has_tokenizer = checkpoint is not None and any(checkpoint.glob("tokenizer*"))
-    options: dict[str, Any] = {}
-    if args.use_flash_attn is not None:
-        options["attn_implementation"] = "flash_attention_2" if args.use_flash_attn else "sdpa"
     model, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=place,
@@ -34,7 +30,7 @@ def load_engine(args: InferArguments) -> Engine:
         tokenizer_id_or_path=str(checkpoint) if has_tokenizer else args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
-        **options,
+        use_flash_attn=args.use_flash_attn,
     )
     if kind == "lora":
         assert checkpoint is not None

@@ -33,7 +33,8 @@ def get_model_tokenizer(
         torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
         load_model: False returns None in the model's place, without reading weights.
         load_tokenizer: False returns None in the tokenizer's place.
-        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`; the rest goes to `from_pretrained`.
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`;
+            the rest goes to `from_pretrained`.
 
     Raises:
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
@@ -52,6 +53,9 @@ def get_model_tokenizer(
     dtype, _ = resolve_dtype(info, torch_dtype) if load_model else (None, "")
     function = resolve_reference(info.get_function, what=f"The get_function of the model {model_type!r}")
     tokenizer_folder = kwargs.pop("tokenizer_id_or_path", None)
+    use_flash_attn = kwargs.pop("use_flash_attn", None)
+    if use_flash_attn is not None:
+        kwargs["attn_implementation"] = "flash_attention_2" if use_flash_attn else "sdpa"
     model, tokenizer = function(
         str(folder),
         torch_dtype=dtype,

@@ -38,9 +38,6 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
-    options: dict[str, Any] = {}
-    if args.use_flash_attn is not None:
-        options["attn_implementation"] = "flash_attention_2" if args.use_flash_attn else "sdpa"
     model, _ = get_model_tokenizer(
         args.model_type,
         model_id_or_path=args.model_id_or_path,
@@ -48,8 +45,8 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         load_tokenizer=False,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
-        **options,
+        use_flash_attn=args.use_flash_attn,
     )
-    asked = "as asked for" if options else "transformers' choice for this model"
+    asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
     decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")
     return model.to("cuda") if torch.cuda.is_available() else model

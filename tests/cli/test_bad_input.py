@@ -74,6 +74,7 @@ CASES = [
     (["check", "--model_type", "llmtune-tiny", "--dataset", "god.jsonl"], 1, ["god.jsonl"]),
     (["list", "modles"], 2, ["models, datasets, templates or plugins"]),
     (["show", "model", "llmtune-tni"], 2, ["'llmtune-tiny'"]),
+    ([*SFT, "--dataset", "good.jsonl", "--model_revision", "v1"], 2, ["--model_revision is not there yet"]),
     (["merge", "--lora_model", "x"], 2, ["not there yet", "--merge_lora_and_save true"]),
     (["frob"], 2, ["'frob'", "sft"]),
 ]  # fmt: skip

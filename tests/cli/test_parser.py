@@ -82,8 +82,6 @@ def test_no_flags_give_the_defaults():
     ],
 )
 def test_flags(argv, expected):
-    if "hub_model_id" not in expected and expected.get("sft_type"):
-        expected = {**expected, "hub_model_id": "llmtune-tiny-full"}
     if expected.get("system") == "":
         assert sft(*argv.split()).system == ""
     assert changed(*argv.split()) == expected
@@ -261,7 +259,7 @@ lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias modules_to_sav
 ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy hub_token train_args
 """
 INFER = """
-ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size infer_backend
+ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size
 merge_lora_and_save save_generation_config result_dir device
 """
 
@@ -276,13 +274,14 @@ def test_set_of_flags(cls, own):
 LATER = "is not there yet"
 IGNORED = "has no effect here"
 NOTHING: dict[str, Any] = {}
-FULL = {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True, "hub_model_id": "llmtune-tiny-full"}
+FULL = {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True}
 NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--model_name_or_path /m", {"model_id_or_path": "/m"}),
     ("--model_type auto --model_type llmtune-tiny", NOTHING),
     ("--tokenizer_name_or_path /t", {"tokenizer_id_or_path": "/t"}),
     ("--tokenizer_path /t", {"tokenizer_id_or_path": "/t"}),
-    ("--model_revision v2 --trust_remote_code True", {"model_revision": "v2", "trust_remote_code": True}),
+    ("--trust_remote_code True", {"trust_remote_code": True}),
+    ("--model_revision v2", LATER),
     ("--cache_dir /c", LATER),
     ("--hf_hub_token t", LATER),
     ("--device_map auto", LATER),

@@ -74,6 +74,16 @@ def test_the_checkpoint_alone_is_enough(tuned, capsys):
     assert f"[LABELS]{results[0]['label']}" in shown
 
 
+def test_flags_that_contradict_or_change_nothing(tuned, tmp_path, capsys):
+    with pytest.raises(UsageError, match="is a checkpoint of full"):
+        InferArguments(ckpt_dir=str(tuned.last_checkpoint), sft_type="lora")
+    options = GREEDY | {"ckpt_dir": str(tuned.last_checkpoint), "result_dir": str(tmp_path), "show_dataset_sample": 1}
+    infer(InferArguments(**options, truncation_strategy="right", loss_on="all"))
+    told = capsys.readouterr().err
+    assert "--truncation_strategy has no effect on answers" in told
+    assert "--loss_on has no effect on answers" in told
+
+
 def test_flags_win_over_the_checkpoint(tuned):
     args = InferArguments(ckpt_dir=str(tuned.last_checkpoint), system="mine", max_length=99, dataset=["tiny-qa"])
     assert (args.system, args.max_length, args.dataset) == ("mine", 99, ["tiny-qa"])
@@ -118,6 +128,7 @@ def test_streamed_pieces_make_the_answer(engine):
 
 def test_a_stream_that_is_closed_stops_the_generation(engine, monkeypatch):
     steps = []
+    monkeypatch.setattr(type(engine.template), "stop_token_ids", property(lambda _: [5000]))  # it never stops by itself
     own = engine.model.forward
     monkeypatch.setattr(engine.model, "forward", lambda *a, **k: (steps.append(1), own(*a, **k))[1])
     stream = engine.stream(Conversation((Message("user", "zzz"),)), Sampling(max_new_tokens=1000, do_sample=True))

@@ -203,9 +203,10 @@ def test_the_longest_come_first(tmp_path, monkeypatch):
 
 
 def test_flags_without_effect_are_named(tmp_path, capsys):
-    quick(tmp_path, sft_type="full", lora_rank=4, top_k=3, max_steps=1)
+    quick(tmp_path, sft_type="full", lora_rank=4, top_k=3, hub_model_id="x", max_steps=1)
     told = capsys.readouterr().err
     assert "--lora_rank has no effect" in told
+    assert "--hub_model_id has no effect" in told
     assert "--top_k has no effect" in told
 
 
