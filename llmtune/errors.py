@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DuplicateKeyError",
+    "HubError",
     "LlmtuneError",
     "MissingPackageError",
     "ModelError",
@@ -54,6 +55,10 @@ class TemplateError(LlmtuneError):
 
 class ModelError(LlmtuneError):
     """A model or tokenizer that cannot be loaded."""
+
+
+class HubError(LlmtuneError):
+    """A repository that is not on the hub, may not be read, or cannot be fetched whole."""
 
 
 class CheckpointError(LlmtuneError):

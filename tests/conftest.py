@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads and those of other processes would fight
 os.environ["LLMTUNE_PLUGINS"] = ""
+os.environ["LLMTUNE_OFFLINE"] = "1"  # no test asks a hub, but those that bring one of their own
 
 import pytest
 from hypothesis import settings

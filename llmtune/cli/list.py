@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|plugins`."""
+"""`llmtune list models|datasets|templates|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,34 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
 }
 
 
+USAGE = "usage: llmtune list models|datasets|templates|plugins [--unverified]\n"
+UNVERIFIED = "--unverified"
+"""Only the entries whose facts no public source confirms: those to check before one relies on them."""
+
+
 def run(argv: Sequence[str]) -> int:
+    only_unverified = UNVERIFIED in argv
+    argv = [word for word in argv if word != UNVERIFIED]
     if len(argv) != 1 or argv[0] not in (*REGISTRIES, "plugins"):
         if argv and argv[0] in ("-h", "--help"):
-            sys.stdout.write("usage: llmtune list models|datasets|templates|plugins\n")
+            sys.stdout.write(USAGE)
             return 0
         raise UsageError("Say what to list: models, datasets, templates or plugins.")
-    rows = _plugins() if argv[0] == "plugins" else _entries(argv[0])
+    rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
     return 0
 
 
-def _entries(what: str) -> list[tuple[str, ...]]:
+def _entries(what: str, only_unverified: bool) -> list[tuple[str, ...]]:
     registry = REGISTRIES[what]
     head, columns = COLUMNS[what]
     rows: list[tuple[str, ...]] = [head]
     for key in registry:
         if key in registry.plugins and not _is_loaded(registry, key):
             rows.append((key, *["(plugin)"] * (len(head) - 1)))
-        else:
+        elif not only_unverified or not getattr(registry[key], "verified", True):
             rows.append((key, *columns(registry[key])))
     return rows
 
@@ -60,7 +67,9 @@ def _model_columns(info: ModelInfo) -> tuple[str, ...]:
 
 
 def _dataset_columns(info: DatasetInfo) -> tuple[str, ...]:
-    return (info.source or info.path or "",)
+    repository = info.dataset_id or info.hf_dataset_id or info.path or "-"
+    rows = "-" if info.rows is None else f"{info.rows:,}"
+    return repository, " ".join(info.languages) or "-", " ".join(info.tags) or "-", rows
 
 
 def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
@@ -69,6 +78,6 @@ def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
 
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
-    "datasets": (("key", "source"), _dataset_columns),
+    "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
     "templates": (("key", "several turns", "default system text"), _template_columns),
 }

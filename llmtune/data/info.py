@@ -9,35 +9,64 @@ from typing import Any
 from llmtune.errors import UsageError
 from llmtune.registry import Registry
 
-__all__ = ["DATASET_MAPPING", "DatasetInfo", "register_dataset"]
+__all__ = ["DATASET_MAPPING", "ONLY", "DatasetInfo", "register_dataset"]
+
+ONLY: tuple[str, ...] = ()
+"""As `train_splits`: the repository has one split, whatever its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
-    """One data set: a function that makes it, or the files that hold it.
+    """One data set: a function that makes it, the files that hold it, or the hub repository that it lies in.
 
     Attributes:
         get_function: Takes no argument; returns a `datasets.Dataset`, a list of rows, or a pair
             (train, validation) of either. `"module:attribute"` is imported on first use.
         path: A local file or folder instead of a function.
         val_path: A local file or folder with the validation part that the data set ships.
-        columns: Renames columns before the row's shape is recognised, `{"question": "query"}`.
+        dataset_id: The repository on ModelScope.
+        hf_dataset_id: The repository on Hugging Face that holds the same rows.
+        subsets: Those of the repository that make up this data set, in this order; empty for its default.
+        train_splits: Joined into the training part; empty where the repository has one split.
+        val_splits: Joined into the validation part; empty where none is shipped.
+        files: Their paths inside the repository, where it holds more than the data set.
+        columns: Renames columns before anything else looks at the row, `{"question": "query"}`.
+        preprocess: Takes a row whose columns are renamed and returns the row to train on, a list of rows, a
+            `Drop` that says why the data set does without the row, or None. `"module:attribute"` as above.
+        sample: Rows drawn from all of the training part, where the data set is a part of another one.
         default_name: Fills `{{NAME}}` where `--model_name` is not given: the Chinese form and the other.
         default_author: Fills `{{AUTHOR}}`, likewise.
+        languages: ISO 639-1 codes.
+        tags: What it is for, in a word each.
+        rows: Conversations in all parts together, after its filters; None where nobody counted.
+        verified: Whether a public source states the ids and the shape of the rows; False for those from memory.
         source: Where the data comes from.
     """
 
     get_function: str | Callable[[], Any] | None = None
     path: str | None = None
     val_path: str | None = None
+    dataset_id: str | None = None
+    hf_dataset_id: str | None = None
+    subsets: tuple[str, ...] = ()
+    train_splits: tuple[str, ...] = ("train",)
+    val_splits: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
+    preprocess: str | Callable[[dict[str, Any]], Any] | None = None
+    sample: int | None = None
     default_name: tuple[str, ...] = ()
     default_author: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    rows: int | None = None
+    verified: bool = True
     source: str = ""
 
     def __post_init__(self) -> None:
-        if (self.get_function is None) == (self.path is None):
-            raise UsageError("A data set entry needs either a function that makes it or a path.")
+        origins = (self.get_function, self.path, self.dataset_id or self.hf_dataset_id)
+        if sum(origin is not None for origin in origins) != 1:
+            raise UsageError("A data set entry needs either a function that makes it, a path, or the id of a hub.")
 
 
 DATASET_MAPPING: Registry[DatasetInfo] = Registry(

@@ -1,8 +1,9 @@
-"""What stands behind `--dataset`: a key or a path, maybe with how many rows to draw. No rows are read here."""
+"""What stands behind `--dataset`: a key, a path or a repository, maybe with how many rows to draw. Nothing is read."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,20 @@ from llmtune.data.files import data_files, has_data_extension
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.errors import UsageError
 
-__all__ = ["DatasetItem", "check_items", "check_source", "expand", "parse_item", "split_items"]
+__all__ = [
+    "DatasetItem",
+    "HubItem",
+    "check_items",
+    "check_source",
+    "expand",
+    "is_hub_source",
+    "parse_hub_source",
+    "parse_item",
+    "split_items",
+]
 
 HUB_PREFIXES = ("ms::", "hf::")
+HUB_SOURCE = re.compile(r"(ms|hf)::([\w.-]+(?:/[\w.-]+)?)(?::([^:#]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +36,39 @@ class DatasetItem:
     sample: int | None = None
 
 
-def parse_item(text: str) -> DatasetItem:
-    """Split `key#1000` or `path#1000`; an existing path that holds a `#` is taken as it stands.
+@dataclass(frozen=True, slots=True)
+class HubItem:
+    """A repository that is not in the catalogue. `hub`: `ms` or `hf`; `subset`: None for its default."""
+
+    hub: str
+    dataset_id: str
+    subset: str | None = None
+
+
+def is_hub_source(text: str) -> bool:
+    return text.startswith(HUB_PREFIXES)
+
+
+def parse_hub_source(text: str) -> HubItem:
+    """Take `ms::org/name:subset` apart.
 
     Raises:
-        UsageError: A hub data set, or something other than a positive number behind the `#`.
+        UsageError: It has another form. Only Hugging Face has names without an organisation.
+    """
+    match = HUB_SOURCE.fullmatch(text)
+    if match is None or (match[1] == "ms" and "/" not in match[2]):
+        prefix = text[:4]
+        raise UsageError(f"{text}: expected {prefix}org/name or {prefix}org/name:subset, with #1000 to draw 1,000 rows")
+    return HubItem(match[1], match[2], match[3])
+
+
+def parse_item(text: str) -> DatasetItem:
+    """Split `key#1000`, `path#1000` or `ms::org/name#1000`; an existing path that holds a `#` is taken as it stands.
+
+    Raises:
+        UsageError: Something other than a positive number behind the `#`.
     """
     text = text.strip()
-    if text.startswith(HUB_PREFIXES):
-        raise UsageError(f"{text}: hub data sets are not there yet; download it and give the local path")
     if not text:
         raise UsageError("An empty data set name. Give a key (llmtune list datasets) or a path.")
     source, mark, number = text.rpartition("#")
@@ -52,7 +88,7 @@ def split_items(names: str | Sequence[str]) -> list[str]:
     given = [names] if isinstance(names, str) else list(names)
     items: list[str] = []
     for name in given:
-        whole = "," not in name or expand(parse_item(name).source if "#" in name else name).exists()
+        whole = "," not in name or expand(name).exists() or ("#" in name and expand(name.rpartition("#")[0]).exists())
         items += [name] if whole else [part.strip() for part in name.split(",") if part.strip()]
     if not items:
         raise UsageError("No data set. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
@@ -64,6 +100,7 @@ def check_items(names: Sequence[str]) -> None:
 
     Raises:
         UnknownKeyError: Neither a key nor anything that looks like a path. DataError: A file that is not there.
+        UsageError: A malformed item.
     """
     if names:
         for item in split_items(names):
@@ -71,7 +108,10 @@ def check_items(names: Sequence[str]) -> None:
 
 
 def check_source(text: str) -> None:
-    """One of the above, without its `#`."""
+    """One of the above, without its `#`. What a hub holds is not asked."""
+    if is_hub_source(text):
+        parse_hub_source(text)
+        return
     if text in DATASET_MAPPING:
         return
     path = expand(text)

@@ -1,4 +1,7 @@
-"""The layouts of a JSON file: one object a line, one big array (read piece by piece), or an object around the list."""
+"""The layouts of a JSON file: one object a line, one big array (read piece by piece), or an object around the list.
+
+Objects that are glued together, `{...}{...}`, as if their line ends were lost, are read one after the other.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from llmtune.data.files import CHUNK_BYTES, BadLine, Located, decode, extension_
 from llmtune.errors import DataError
 
 __all__ = ["read_json"]
+
+GLUED = "}{"
+"""Stands for the first line of a file that is too long to be read as one."""
 
 ROW_LISTS = frozenset(
     {"messages", "conversations", "conversation", "history", "tools", "images", "image", "prompt", "completion"}
@@ -31,6 +37,9 @@ def read_json(path: Path) -> Iterator[Located]:
     if line.lstrip().startswith("["):
         yield from _read_array(path)
         return
+    if line == GLUED:
+        yield from _read_glued(path)
+        return
     if extension_of(path) == ".json" and _parse(line) is None:
         yield from _read_document(path)
         return
@@ -44,12 +53,16 @@ def read_json(path: Path) -> Iterator[Located]:
 
 
 def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank. A first line of many megabytes is an array: only its head is read."""
+    """The lines that are not blank. A first line of many megabytes is an array or glued: only its head is read."""
     with open_bytes(path) as file:
         head = file.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
-    if head.startswith(b"[") and b"\n" not in head.rstrip():
-        yield 1, "["
-        return
+    if b"\n" not in head.rstrip():
+        if head.startswith(b"["):
+            yield 1, "["
+            return
+        if head.startswith(b"{") and _begins_glued(path):
+            yield 1, GLUED
+            return
     for number, line in read_lines(path):
         if line.strip():
             yield number, line
@@ -85,6 +98,10 @@ def _read_lines(path: Path, lines: Iterable[tuple[int, str]], whole: DataError |
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as err:
+            if glued := _unglued(line):
+                any_parsed = True
+                yield from ((f"line {number}, object {count}", row) for count, row in enumerate(glued, start=1))
+                continue
             cause = err.msg if isinstance(err, json.JSONDecodeError) else "nested too deeply or a number too long"
             column = f", column {err.pos + 1}" if isinstance(err, json.JSONDecodeError) else ""
             first_error = first_error or _not_json(path, number, f"{cause}{column}")
@@ -94,6 +111,53 @@ def _read_lines(path: Path, lines: Iterable[tuple[int, str]], whole: DataError |
         yield f"line {number}", row if isinstance(row, dict) else _not_an_object(row)
     if not any_parsed and first_error is not None:
         raise first_error
+
+
+def _unglued(line: str) -> list[dict[str, Any]]:
+    """The objects of a line that holds nothing but several objects, else an empty list."""
+    decoder, found, at, end = json.JSONDecoder(), [], 0, len(line.rstrip())
+    while at < end:
+        try:
+            value, at = decoder.raw_decode(line, _filled_from(line, at))
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        found.append(value)
+    return found
+
+
+def _filled_from(line: str, at: int) -> int:
+    while line[at].isspace():  # the caller knows that something follows
+        at += 1
+    return at
+
+
+def _begins_glued(path: Path) -> bool:
+    """Whether a second object follows on the first one's line."""
+    buffer = _Buffer(path)
+    try:
+        buffer.skip_blank()
+        _next_value(buffer)
+        first_line = buffer.line()
+        return buffer.skip_blank() == "{" and buffer.line() == first_line
+    except DataError:
+        return False  # to be explained by whoever reads it as lines
+    finally:
+        buffer.close()
+
+
+def _read_glued(path: Path) -> Iterator[Located]:
+    buffer = _Buffer(path)
+    try:
+        yield from _rows_of(_glued_items(buffer))
+    finally:
+        buffer.close()
+
+
+def _glued_items(buffer: _Buffer) -> Iterator[Any]:
+    while buffer.skip_blank():
+        yield _next_value(buffer)
 
 
 def _not_json(path: Path, line: int, cause: str) -> DataError:
@@ -153,6 +217,9 @@ class _Buffer:
             if self.ended:
                 return ""
             self.grow()
+
+    def line(self) -> int:
+        return self._line + self.text.count("\n", 0, self.at)
 
     def error(self, cause: str, at: int | None = None) -> DataError:
         line = self._line + self.text.count("\n", 0, self.at if at is None else at)

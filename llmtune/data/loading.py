@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 
+from llmtune.data.archives import unpacked_folder
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.data.files import Located, data_files, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
-from llmtune.data.items import check_source, expand
+from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
+from llmtune.data.preprocess.common import Preprocess, code_version
 from llmtune.data.readers import read_rows, without_nulls
+from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, new_digest, write_rows
+from llmtune.data.snapshot import SplitFiles, read_split
 from llmtune.errors import DataError, OutputError
+from llmtune.hub.settings import HubOptions
 from llmtune.registry import resolve_reference
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import write_json
@@ -48,59 +55,131 @@ class _Options:
     need_answer: bool
 
 
-def load_source(text: str, *, strict: bool = False, overwrite_cache: bool = False, need_answer: bool = True) -> Loaded:
-    """Load a registered key, a data file or a folder of data files; a second run reads the cache.
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What happens to each row before its shape is recognised. `version`: another one, another place in the cache."""
+
+    columns: Mapping[str, str]
+    preprocess: Preprocess | None = None
+    version: str = ""
+
+
+AS_THEY_ARE = _Rules({})
+
+
+def load_source(
+    text: str,
+    *,
+    strict: bool = False,
+    overwrite_cache: bool = False,
+    need_answer: bool = True,
+    hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
+) -> Loaded:
+    """Load a registered key, a repository, a data file or a folder of files; a second run reads the cache.
 
     Args:
-        text: A key or a path, without `#`.
+        text: A key, `ms::org/name`, `hf::org/name:subset` or a path, without `#`.
         strict: The first bad row is fatal.
         overwrite_cache: Read and write again what the cache holds.
         need_answer: Rows without an answer are bad.
+        hub: Which hub registered data sets come from, and how it is asked.
 
     Raises:
         DataError: A file that is missing or broken, no usable row, or a bad row under `strict`.
+        LlmtuneError: A download that fails.
         UnknownKeyError: Neither a key nor anything that looks like a path.
     """
     options = _Options(strict, overwrite_cache, need_answer)
     if text in DATASET_MAPPING:
-        return _load_entry(text, DATASET_MAPPING[text], options)
+        return _load_entry(text, DATASET_MAPPING[text], options, hub)
     check_source(text)
-    train, report = _load_path(expand(text), text, {}, options)
+    if is_hub_source(text):
+        item = parse_hub_source(text)
+        hub = dataclasses.replace(hub, use_hf=item.hub == "hf")
+        return _load_hub(text, info_of_item(item), AS_THEY_ARE, options, hub)
+    train, report = _load_path(expand(text), text, AS_THEY_ARE, options)
     return Loaded(train, None, report)
 
 
-def _load_entry(key: str, info: DatasetInfo, options: _Options) -> Loaded:
+def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions) -> Loaded:
+    rules = _rules_of(key, info)
     if info.path is not None:
-        train, report = _load_path(expand(info.path), key, info.columns, options)
+        train, report = _load_path(expand(info.path), key, rules, options)
         if info.val_path is None:
             return Loaded(train, None, report)
-        shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", info.columns, options)
+        shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
         return Loaded(train, shipped, report, shipped_report)
-    assert info.get_function is not None
+    if info.get_function is None:
+        return _load_hub(key, info, rules, options, hub)
     made = resolve_reference(info.get_function, what=f"The data set {key!r}")()
     train_rows, validation_rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    train, report = _load_made(train_rows, key, info.columns, options)
+    train, report = _load_made(train_rows, key, rules, options)
     if validation_rows is None:
         return Loaded(train, None, report)
-    validation, validation_report = _load_made(validation_rows, f"{key} (validation)", info.columns, options)
+    validation, validation_report = _load_made(validation_rows, f"{key} (validation)", rules, options)
     return Loaded(train, validation, report, validation_report)
+
+
+def _rules_of(key: str, info: DatasetInfo) -> _Rules:
+    if info.preprocess is None:
+        return _Rules(info.columns)
+    function = resolve_reference(info.preprocess, what=f"The preprocess function of the data set {key!r}")
+    return _Rules(info.columns, function, code_version(function))
 
 
 # Files
 
 
-def _load_path(path: Path, source: str, columns: Mapping[str, str], options: _Options) -> tuple[Dataset, LoadReport]:
+def _load_path(path: Path, source: str, rules: _Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     files = data_files(path)
-    key = _files_key(path, files, columns, options.need_answer)
+    named = [
+        (str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower(), file)
+        for file in files
+    ]
+    return _load_files(named, lambda: read_rows(path), source, rules, options)
+
+
+def _load_hub(source: str, info: DatasetInfo, rules: _Rules, options: _Options, hub: HubOptions) -> Loaded:
+    parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
+    train, report = _load_splits(parts.train, parts.folder, source, rules, options)
+    if not parts.validation:
+        return Loaded(train, None, report)
+    shipped, shipped_report = _load_splits(parts.validation, parts.folder, f"{source} (validation)", rules, options)
+    return Loaded(train, shipped, report, shipped_report)
+
+
+def _load_splits(
+    splits: Sequence[SplitFiles], folder: Path, source: str, rules: _Rules, options: _Options
+) -> tuple[Dataset, LoadReport]:
+    named = [(str(file.relative_to(folder)), file) for split in splits for file in split.files]
+    # Rows hold the paths of unpacked files, so where these lie is part of the content.
+    media = [str(unpacked_folder(split.media)) if split.media else "" for split in splits]
+
+    def rows() -> Iterator[Located]:
+        return itertools.chain.from_iterable(read_split(split, folder) for split in splits)
+
+    return _load_files(named, rows, source, rules, options, media)
+
+
+def _load_files(
+    named: list[tuple[str, Path]],
+    rows: Callable[[], Iterable[Located]],
+    source: str,
+    rules: _Rules,
+    options: _Options,
+    more: object = (),
+) -> tuple[Dataset, LoadReport]:
+    key = _files_key(named, rules, options.need_answer, more)
     if options.overwrite_cache or not _is_complete(key):
-        _write(lambda: read_rows(path), source, columns, options, key=key)
+        _write(rows, source, rules, options, key=key)
     return _finish(key, LoadReport.from_json(source, _read_report(key)), options)
 
 
-def _files_key(path: Path, files: list[Path], columns: Mapping[str, str], need_answer: bool) -> str:
-    digest = new_digest(FORMATS_VERSION, sorted(columns.items()), need_answer)
-    for file in files:
-        name = str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower()
+def _files_key(named: list[tuple[str, Path]], rules: _Rules, need_answer: bool, more: object) -> str:
+    digest = new_digest(FORMATS_VERSION, sorted(rules.columns.items()), need_answer)
+    if rules.preprocess is not None or more:
+        digest.update(repr((rules.version, more)).encode("utf-8", "surrogatepass"))
+    for name, file in named:
         digest.update(repr((name, file.stat().st_size)).encode("utf-8", "surrogatepass"))
         try:
             with file.open("rb") as opened:
@@ -114,9 +193,9 @@ def _files_key(path: Path, files: list[Path], columns: Mapping[str, str], need_a
 # Functions
 
 
-def _load_made(made: Any, source: str, columns: Mapping[str, str], options: _Options) -> tuple[Dataset, LoadReport]:
+def _load_made(made: Any, source: str, rules: _Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     """What a registered function returned. Its rows are read anew in each run; the key is their content."""
-    key, report = _write(lambda: _located(made, source), source, columns, options, key=None)
+    key, report = _write(lambda: _located(made, source), source, rules, options, key=None)
     return _finish(key, report, options)
 
 
@@ -136,7 +215,7 @@ def _located(made: Any, source: str) -> Iterator[Located]:
 
 
 def _write(
-    rows: Callable[[], Iterable[Located]], source: str, columns: Mapping[str, str], options: _Options, key: str | None
+    rows: Callable[[], Iterable[Located]], source: str, rules: _Rules, options: _Options, key: str | None
 ) -> tuple[str, LoadReport]:
     kept: list[LoadReport] = []
 
@@ -145,7 +224,8 @@ def _write(
             rows(),
             folder / ROWS_FILE,
             source=source,
-            columns=columns,
+            columns=rules.columns,
+            preprocess=rules.preprocess,
             need_answer=options.need_answer,
             strict=options.strict,
         )

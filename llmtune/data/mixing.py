@@ -19,6 +19,7 @@ from llmtune.data.items import parse_item, split_items
 from llmtune.data.loading import load_source
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
+from llmtune.hub.settings import HubOptions
 from llmtune.utils.logging import get_logger
 
 __all__ = ["get_dataset"]
@@ -35,6 +36,7 @@ class _Options:
     strict: bool
     overwrite_cache: bool
     need_answer: bool
+    hub: HubOptions
     model_name: Sequence[str]
     model_author: Sequence[str]
 
@@ -52,11 +54,15 @@ def get_dataset(
     model_author: Forms = None,
     overwrite_cache: bool = False,
     need_answer: bool = True,
+    use_hf: bool | None = None,
+    hub_token: str | None = None,
+    cache_dir: str | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Load sources, split each into training and validation, and concatenate them.
 
     Args:
-        names: Registered keys and paths, each maybe with `#n` to draw n of all its rows; also "a,b".
+        names: Registered keys, paths, `ms::org/name` or `hf::org/name:subset`, each maybe with `#n` to draw n of
+            all its rows; also "a,b".
         dataset_test_ratio: Share of each source that becomes validation, at least one row of a source with two;
             0 splits nothing off. A source that ships a validation part uses that.
         dataset_seed: Of every draw; the global generators are not touched.
@@ -69,6 +75,9 @@ def get_dataset(
         model_author: What `{{AUTHOR}}` becomes, likewise.
         overwrite_cache: Read and write again what the cache holds.
         need_answer: Rows without an answer are bad; False for rows that a model is to answer.
+        use_hf: Take registered data sets from Hugging Face; None lets the environment decide.
+        hub_token: Of the hub; None for what the environment or the client knows.
+        cache_dir: Where downloads go; None for the client's own place.
 
     Returns:
         The two parts in the canonical schema; None where no row is for validation.
@@ -78,8 +87,9 @@ def get_dataset(
     """
     _check(dataset_test_ratio, train_dataset_sample, val_dataset_sample, dataset_seed)
     ratio = 0.0 if val_dataset else dataset_test_ratio
+    hub = HubOptions(use_hf=use_hf, token=hub_token, cache_dir=cache_dir)
     options = _Options(
-        dataset_seed, ratio, strict, overwrite_cache, need_answer, _forms(model_name), _forms(model_author)
+        dataset_seed, ratio, strict, overwrite_cache, need_answer, hub, _forms(model_name), _forms(model_author)
     )
     train, split_off, shipped = _load_all(split_items(names), options)
     if val_dataset:
@@ -128,8 +138,9 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             strict=options.strict,
             overwrite_cache=options.overwrite_cache,
             need_answer=options.need_answer,
+            hub=options.hub,
         )
-        rows = _filled(loaded.train, item.source, options)
+        rows = _own_sample(_filled(loaded.train, item.source, options), item.source, options)
         if item.sample is not None:
             if item.sample > len(rows):
                 text = f"{name}: there are only {len(rows):,} rows; all of them are used"
@@ -143,6 +154,15 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             rows = _select(rows, np.sort(order[held:]))
         train.append(rows)
     return train, split_off, shipped
+
+
+def _own_sample(rows: Dataset, source: str, options: _Options) -> Dataset:
+    """The part of the rows that the data set is defined as, drawn from all of them."""
+    info = DATASET_MAPPING.get(source)
+    if info is None or info.sample is None or info.sample >= len(rows):
+        return rows
+    get_logger().info(f"{source}: {info.sample:,} of {len(rows):,} rows drawn, as the data set is defined")
+    return _draw(rows, info.sample, options.seed)
 
 
 def _held_out(rows: int, ratio: float) -> int:

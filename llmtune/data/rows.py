@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -15,7 +15,8 @@ from tqdm import tqdm
 from llmtune.data.canonical import SCHEMA, to_record
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
-from llmtune.data.shapes import recognise
+from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
+from llmtune.data.shapes import Recognised, recognise
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger
 
@@ -43,6 +44,8 @@ class LoadReport:
     """What became of the rows of one source.
 
     Attributes:
+        rows_read: Rows of the source. `rows_kept` are conversations: one row may become several.
+        filtered: Rows that the data set is defined without, by reason. They are not bad: `strict` lets them pass.
         first_bad: The first five bad rows.
         shapes: Rows kept of each shape.
         columns: The columns that each shape was read from.
@@ -53,6 +56,7 @@ class LoadReport:
     rows_read: int = 0
     rows_kept: int = 0
     bad_rows: int = 0
+    filtered: dict[str, int] = dataclasses.field(default_factory=dict)
     first_bad: list[BadRow] = dataclasses.field(default_factory=list)
     shapes: dict[str, int] = dataclasses.field(default_factory=dict)
     columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -66,7 +70,12 @@ class LoadReport:
             for name, count in sorted(self.shapes.items(), key=lambda item: -item[1])
         ]
         line = f"{self.source}: {self.rows_kept:,} rows, {'shapes' if many else 'shape'} {', '.join(shown)}"
+        line += f"; {self._filtered()}" if self.filtered else ""
         return line + (f"; columns not used: {', '.join(self.unused_columns)}" if self.unused_columns else "")
+
+    def _filtered(self) -> str:
+        reasons = [f"{reason} {count:,}" for reason, count in sorted(self.filtered.items(), key=lambda item: -item[1])]
+        return f"its own filter left out {sum(self.filtered.values()):,} of {self.rows_read:,} ({', '.join(reasons)})"
 
     def warning(self) -> str | None:
         """One line on the bad rows, or None."""
@@ -88,6 +97,7 @@ class LoadReport:
             )
         if not self.rows_kept:
             first = f"; first: {self.first_bad[0]}" if self.first_bad else ""
+            first += f"; {self._filtered()}" if self.filtered else ""
             raise DataError(f"{self.source}: none of its {self.rows_read:,} rows can be used{first}")
 
     def to_json(self) -> dict[str, Any]:
@@ -119,10 +129,11 @@ def write_rows(
     *,
     source: str,
     columns: Mapping[str, str],
+    preprocess: Preprocess | None = None,
     need_answer: bool,
     strict: bool,
 ) -> tuple[str, LoadReport]:
-    """Write the good rows to an Arrow stream file.
+    """Write the good rows to an Arrow stream file, after their columns are renamed and `preprocess` had them.
 
     Returns:
         A digest of what was written, and the report.
@@ -133,13 +144,31 @@ def write_rows(
     report = LoadReport(source)
     quiet = None if get_logger().isEnabledFor(20) else True  # None: a bar on a terminal only
     shown = tqdm(rows, desc=f"reading {source}", unit=" rows", disable=quiet, delay=2, leave=False)
-    digest = write_records(_records(shown, report, columns, need_answer, strict), file)
+
+    def convert(row: Mapping[str, Any]) -> list[_Converted] | Drop:
+        return _convert(rename_columns(row, columns), preprocess, need_answer)
+
+    digest = write_records(_records(shown, report, convert, strict), file)
     report.check(strict=strict)
     return digest, report
 
 
+_Converted: TypeAlias = "tuple[Recognised, Mapping[str, Any], dict[str, Any]]"
+"""What a row was recognised as, the row, and its canonical record."""
+
+
+def _convert(row: dict[str, Any], preprocess: Preprocess | None, need_answer: bool) -> list[_Converted] | Drop:
+    made = [row] if preprocess is None else preprocess_row(preprocess, row)
+    if isinstance(made, Drop):
+        return made
+    return [(recognise(one), one, to_record(to_conversation(one, need_answer=need_answer))) for one in made]
+
+
 def _records(
-    rows: Iterable[Located], report: LoadReport, columns: Mapping[str, str], need_answer: bool, strict: bool
+    rows: Iterable[Located],
+    report: LoadReport,
+    convert: Callable[[Mapping[str, Any]], list[_Converted] | Drop],
+    strict: bool,
 ) -> Iterator[dict[str, Any]]:
     unused: dict[str, None] = {}
     used: dict[str, dict[str, None]] = {}
@@ -148,19 +177,21 @@ def _records(
         try:
             if isinstance(row, BadLine):
                 raise RowError(row.reason)
-            renamed = rename_columns(row, columns) if columns else row
-            seen = recognise(renamed)
-            record = to_record(to_conversation(renamed, need_answer=need_answer))
+            converted = convert(row)
         except RowError as err:
             report._add_bad(location, str(err), row.text if isinstance(row, BadLine) else _excerpt(row))
             if strict:
                 report.check(strict=True)
             continue
-        report.rows_kept += 1
-        report.shapes[seen.shape] = report.shapes.get(seen.shape, 0) + 1
-        used.setdefault(seen.shape, {}).update(dict.fromkeys(seen.columns))
-        unused.update((name, None) for name, cell in renamed.items() if cell is not None and name not in seen.columns)
-        yield record
+        if isinstance(converted, Drop):
+            report.filtered[converted.reason] = report.filtered.get(converted.reason, 0) + 1
+            continue
+        for seen, cells, record in converted:
+            report.rows_kept += 1
+            report.shapes[seen.shape] = report.shapes.get(seen.shape, 0) + 1
+            used.setdefault(seen.shape, {}).update(dict.fromkeys(seen.columns))
+            unused.update((name, None) for name, cell in cells.items() if cell is not None and name not in seen.columns)
+            yield record
     report.columns = {shape: list(names) for shape, names in used.items()}
     report.unused_columns = [name for name in unused if not any(name in names for names in used.values())]
 

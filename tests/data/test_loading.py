@@ -12,7 +12,7 @@ import pytest
 from llmtune.data.canonical import SCHEMA, from_record
 from llmtune.data.identity import fill_identity
 from llmtune.data.info import DatasetInfo, register_dataset
-from llmtune.data.items import DatasetItem, parse_item
+from llmtune.data.items import DatasetItem, HubItem, check_source, parse_hub_source, parse_item, split_items
 from llmtune.data.loading import load_source
 from llmtune.errors import DataError, UnknownKeyError, UsageError
 from llmtune.types import Conversation, Message, ToolCall
@@ -375,13 +375,23 @@ def test_parse_item(tmp_path):
     assert parse_item(f"{odd}#7") == DatasetItem(str(odd), 7)
 
 
-@pytest.mark.parametrize("text", ["ms::a/b", "hf::a/b:c#10"])
-def test_hub_names(text):
-    with pytest.raises(UsageError, match="hub data sets are not there yet"):
-        parse_item(text)
+def test_hub_names():
+    assert parse_item("ms::a/b") == DatasetItem("ms::a/b")
+    assert parse_item("hf::a/b.c:d-e#10") == DatasetItem("hf::a/b.c:d-e", 10)
+    assert parse_hub_source("ms::a/b") == HubItem("ms", "a/b")
+    assert parse_hub_source("hf::a/b.c:d-e") == HubItem("hf", "a/b.c", "d-e")
+    assert parse_hub_source("hf::squad") == HubItem("hf", "squad")
+    check_source("ms::no/such")  # the hub is not asked
+    assert split_items("ms::a/b:c#5,tiny-qa") == ["ms::a/b:c#5", "tiny-qa"]
 
 
-@pytest.mark.parametrize("text", ["key#0", "key#x", "key#", "#5", "key#-1", "key#1.5", "", "key#²"])
+@pytest.mark.parametrize("text", ["ms::a", "ms::", "hf::a/b/c", "hf::a/b:", "ms::/b", "hf::a b/c"])
+def test_bad_hub_names(text):
+    with pytest.raises(UsageError, match=f"expected {text[:4]}org/name"):
+        check_source(text)
+
+
+@pytest.mark.parametrize("text", ["key#0", "key#x", "key#", "#5", "key#-1", "key#1.5", "", "key#²", "ms::a/b#0"])
 def test_bad_items(text):
     with pytest.raises(UsageError):
         parse_item(text)

@@ -26,6 +26,10 @@ LAYOUTS = {
     "array.jsonl": json.dumps(ROWS, indent=1),
     "wrapped.json": json.dumps({"data": ROWS}),
     "wrapped_pretty.json": json.dumps({"version": "1", "data": ROWS}, indent=2),
+    "glued.jsonl": "".join(json.dumps(row, ensure_ascii=False) for row in ROWS),
+    "glued.json": "".join(json.dumps(row) for row in ROWS) + "\n",
+    "partly_glued.jsonl": LINES.replace("}\n", "} ", 1),
+    "glued_later.jsonl": LINES.replace("}\n", "}", 2).replace("}{", "}\n{", 1),
     "table.csv": "query,response\n你好,a\u2028b\nq2,r2\nq3,r3\n",
     "table.tsv": "query\tresponse\n你好\ta\u2028b\nq2\tr2\n\nq3\tr3\n",
 }
@@ -133,6 +137,45 @@ def test_number_in_an_array_is_not_cut(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
     found = rows_of(write(tmp_path / "a.json", '[12345, {"a": 1}]'))
     assert found == [BadLine("not a JSON object but a number or a boolean", "12345"), {"a": 1}]
+
+
+TRICKY = [{"a": "}{"}, {"b": 'say "}{" or \\'}, {"c": {"d": [{}, {}]}}, {"e": "你}{\u2028"}]
+
+
+@pytest.mark.parametrize("between", ["", " ", "\n", "\n\n"])
+@pytest.mark.parametrize("chunk", [1, 3, 16, 1 << 20])
+def test_glued_objects(tmp_path, monkeypatch, between, chunk):
+    """Strings that hold `}{` are not taken apart, wherever a piece of the file ends."""
+    monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
+    text = between.join(json.dumps(row, ensure_ascii=False) for row in TRICKY)
+    assert rows_of(write(tmp_path / "a.jsonl", text)) == TRICKY
+    assert rows_of(write(tmp_path / "b.jsonl", json.dumps(ROWS[0]) + "\n" + text)) == [ROWS[0], *TRICKY]
+
+
+def test_glued_places(tmp_path):
+    text = '{"a": 1}\n{"b": 2}{"c": 3}\n{"d": 4}{"e": \n{"f": 5} x\n{"g": 6}[]\n'
+    found = list(read_rows(write(tmp_path / "a.jsonl", text)))
+    assert found[:3] == [("line 1", {"a": 1}), ("line 2, object 1", {"b": 2}), ("line 2, object 2", {"c": 3})]
+    assert [location for location, row in found[3:]] == ["line 3", "line 4", "line 5"]
+    assert all(isinstance(row, BadLine) for _, row in found[3:])
+
+
+def test_glued_and_broken(tmp_path):
+    message = error_of(write(tmp_path / "a.jsonl", '{"a": 1}{"b": 2}\n{"c": '.replace("\n", "")))
+    assert "is not JSON at line 1" in message
+
+
+def test_glued_memory_is_flat(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = json.dumps({"query": "q" * 500, "response": "r" * 500})
+    with path.open("w") as file:
+        for _ in range(20_000):
+            file.write(row)
+    tracemalloc.start()
+    assert sum(1 for _ in read_rows(path)) == 20_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 2
 
 
 def test_array_memory_is_flat(tmp_path):

@@ -1,3 +1,15 @@
-"""The data sets that ship with llmtune; importing this package registers them."""
+"""The data sets of the catalogue, one file a kind; importing this package registers them."""
 
-from llmtune.data.families import embedded  # noqa: F401
+from llmtune.data.families import (  # noqa: F401
+    agent,
+    alpaca,
+    chat,
+    classification,
+    code,
+    embedded,
+    generation,
+    law,
+    math,
+    medical,
+    vision,
+)

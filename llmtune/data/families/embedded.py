@@ -249,6 +249,16 @@ register_dataset(
     get_function=self_intro,
     default_name=DEFAULT_NAME,
     default_author=DEFAULT_AUTHOR,
+    languages=("en", "zh"),
+    tags=("chat", "identity"),
+    rows=106,
     source=SOURCE,
 )
-register_dataset("tiny-qa", get_function=tiny_qa, source=SOURCE)
+register_dataset(
+    "tiny-qa",
+    get_function=tiny_qa,
+    languages=("en", "zh"),
+    tags=("chat",),
+    rows=847,
+    source=SOURCE,
+)

@@ -1,0 +1,69 @@
+"""The archives of a data set: unpacked once into the cache, so that rows can name the files inside by their paths."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import DataError, OutputError
+from llmtune.utils.cache import cache_root
+from llmtune.utils.logging import get_logger
+
+__all__ = ["FILE_COLUMN", "unpack", "unpacked_folder", "with_paths"]
+
+FILE_COLUMN = ":FILE"
+"""How ModelScope marks a column whose cells name files inside the archive."""
+
+
+def unpacked_folder(archive: Path) -> Path:
+    """Where an archive is, or will be, unpacked; a folder stays where it is. Another content, another place."""
+    if archive.is_dir():
+        return archive
+    state = archive.stat()
+    digest = blake2b(repr((str(archive.resolve()), state.st_size, state.st_mtime_ns)).encode(), digest_size=16)
+    return cache_root() / "media" / digest.hexdigest()
+
+
+def unpack(archive: Path) -> Path:
+    """Unpack a zip file into the cache, unless it is there; other processes may do the same meanwhile.
+
+    Raises:
+        DataError: It is not a zip file, or a broken one. OutputError: The cache takes no more.
+    """
+    folder = unpacked_folder(archive)
+    if folder.is_dir():
+        return folder
+    if not zipfile.is_zipfile(archive):
+        raise DataError(f"{archive} is not a zip file; only those can be unpacked. Unpack it into a folder by hand.")
+    get_logger().info(f"{archive.name}: unpacking into {folder}")
+    temporary: str | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent)
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(temporary)  # drops `..` and absolute names, which would lead outside
+        Path(temporary).rename(folder)
+    except zipfile.BadZipFile as err:
+        raise DataError(f"{archive} is a broken zip file ({err}). Download it again.") from err
+    except OSError as err:
+        if not folder.is_dir():  # otherwise another process was faster
+            cause = err.strerror or err
+            raise OutputError(f"Cannot unpack {archive} into {folder.parent} ({cause}). Set LLMTUNE_CACHE.") from err
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def with_paths(row: dict[str, Any], media: Path | None) -> dict[str, Any]:
+    """A copy of a row whose `:FILE` columns lose the mark and hold whole paths."""
+    made: dict[str, Any] = {}
+    for key, cell in row.items():
+        marked = key.endswith(FILE_COLUMN)
+        path = str(media / cell) if marked and media is not None and isinstance(cell, str) else cell
+        made[key.removesuffix(FILE_COLUMN)] = path
+    return made

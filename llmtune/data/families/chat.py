@@ -1,0 +1,70 @@
+"""Conversations of several turns, and who the model says it is."""
+
+from llmtune.data.info import register_dataset
+
+register_dataset(
+    "sharegpt-en",
+    dataset_id="huangjintao/sharegpt",
+    subsets=("common-en", "computer-en"),
+    languages=("en",),
+    tags=("chat", "multi-turn"),
+    rows=99_799,
+    source="https://modelscope.cn/datasets/huangjintao/sharegpt",
+)
+register_dataset(
+    "sharegpt-zh",
+    dataset_id="huangjintao/sharegpt",
+    subsets=("common-zh", "computer-zh", "unknow-zh"),
+    languages=("zh",),
+    tags=("chat", "multi-turn"),
+    rows=135_399,
+    source="https://modelscope.cn/datasets/huangjintao/sharegpt",
+    aliases=("sharegpt_zh",),
+)
+register_dataset(
+    "sharegpt-gpt4",
+    dataset_id="AI-ModelScope/sharegpt_gpt4",
+    subsets=("default", "V3_format", "zh_38K_format"),
+    languages=("en", "zh"),
+    tags=("chat", "multi-turn"),
+    source="https://modelscope.cn/datasets/AI-ModelScope/sharegpt_gpt4",
+)
+register_dataset(
+    "self-cognition",
+    dataset_id="swift/self-cognition",
+    hf_dataset_id="modelscope/self-cognition",
+    languages=("en", "zh"),
+    tags=("chat", "identity"),
+    source="https://modelscope.cn/datasets/swift/self-cognition",
+)
+register_dataset(
+    "ultrachat-200k",
+    dataset_id="swift/ultrachat_200k",
+    hf_dataset_id="HuggingFaceH4/ultrachat_200k",
+    train_splits=("train_sft",),
+    val_splits=("test_sft",),
+    languages=("en",),
+    tags=("chat", "multi-turn"),
+    rows=230_975,
+    source="https://huggingface.co/datasets/HuggingFaceH4/ultrachat_200k",
+    aliases=("ultrachat",),
+)
+register_dataset(
+    "openhermes-2.5",
+    dataset_id="swift/OpenHermes-2.5",
+    hf_dataset_id="teknium/OpenHermes-2.5",
+    languages=("en",),
+    tags=("chat", "general"),
+    rows=1_001_551,
+    source="https://huggingface.co/datasets/teknium/OpenHermes-2.5",
+)
+register_dataset(
+    "tulu-3-sft",
+    dataset_id="AI-ModelScope/tulu-3-sft-mixture",
+    hf_dataset_id="allenai/tulu-3-sft-mixture",
+    languages=("en",),
+    tags=("chat", "general", "multi-turn"),
+    rows=939_343,
+    verified=False,  # the id on ModelScope
+    source="https://huggingface.co/datasets/allenai/tulu-3-sft-mixture",
+)

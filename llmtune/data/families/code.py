@@ -1,0 +1,62 @@
+"""Programs and queries."""
+
+from llmtune.data.info import ONLY, register_dataset
+
+ALPACA = "llmtune.data.preprocess.alpaca:alpaca"
+
+register_dataset(
+    "code-en",
+    dataset_id="wyj123456/code_alpaca_en",
+    hf_dataset_id="sahil2801/CodeAlpaca-20k",
+    preprocess=ALPACA,
+    languages=("en",),
+    tags=("code",),
+    rows=20_016,
+    source="https://modelscope.cn/datasets/wyj123456/code_alpaca_en",
+    aliases=("code-alpaca-en",),
+)
+register_dataset(
+    "code-python-zh",
+    dataset_id="codefuse-ai/CodeExercise-Python-27k",
+    hf_dataset_id="codefuse-ai/CodeExercise-Python-27k",
+    train_splits=ONLY,
+    columns={"chat_rounds": "messages"},
+    languages=("zh",),
+    tags=("code",),
+    rows=27_224,
+    source="https://modelscope.cn/datasets/codefuse-ai/CodeExercise-Python-27k",
+    aliases=("codefuse-python-en",),
+)
+register_dataset(
+    "leetcode-python-en",
+    dataset_id="AI-ModelScope/leetcode-solutions-python",
+    train_splits=ONLY,
+    preprocess="llmtune.data.preprocess.code:leetcode",
+    languages=("en",),
+    tags=("code",),
+    rows=2_359,
+    source="https://modelscope.cn/datasets/AI-ModelScope/leetcode-solutions-python",
+)
+register_dataset(
+    "text2sql-en",
+    dataset_id="AI-ModelScope/texttosqlv2_25000_v2",
+    hf_dataset_id="Clinton/texttosqlv2_25000_v2",
+    train_splits=ONLY,
+    preprocess=ALPACA,
+    languages=("en",),
+    tags=("sql",),
+    rows=25_000,
+    source="https://modelscope.cn/datasets/AI-ModelScope/texttosqlv2_25000_v2",
+)
+register_dataset(
+    "sql-create-context-en",
+    dataset_id="AI-ModelScope/sql-create-context",
+    hf_dataset_id="b-mc2/sql-create-context",
+    train_splits=ONLY,
+    columns={"question": "instruction", "context": "input", "answer": "output"},
+    preprocess=ALPACA,
+    languages=("en",),
+    tags=("sql",),
+    rows=78_577,
+    source="https://modelscope.cn/datasets/AI-ModelScope/sql-create-context",
+)

@@ -1,0 +1,105 @@
+"""Data sets on a hub: from a catalogue entry or a `ms::org/name` to the files of its two parts, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmtune.data.info import DatasetInfo
+from llmtune.data.items import HubItem
+from llmtune.data.snapshot import SplitFiles, find_splits
+from llmtune.errors import DataError
+from llmtune.hub.settings import HubOptions, use_hf
+from llmtune.utils.logging import get_logger
+
+__all__ = ["Parts", "fetch_parts", "from_hugging_face", "info_of_item"]
+
+SYNONYMS = ("validation", "val", "valid", "dev")
+"""One split under four names: the same data set may have another one on the other hub."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What a repository holds of a data set. `validation` is empty where it ships none."""
+
+    folder: Path
+    train: tuple[SplitFiles, ...]
+    validation: tuple[SplitFiles, ...]
+
+
+def info_of_item(item: HubItem) -> DatasetInfo:
+    """What can be said of a repository that is not in the catalogue: its rows are recognised as those of a file."""
+    subsets = (item.subset,) if item.subset else ()
+    optional = ("validation",)
+    if item.hub == "hf":
+        return DatasetInfo(hf_dataset_id=item.dataset_id, subsets=subsets, val_splits=optional)
+    return DatasetInfo(dataset_id=item.dataset_id, subsets=subsets, val_splits=optional)
+
+
+def from_hugging_face(key: str, info: DatasetInfo, explicit: bool | None) -> bool:
+    """Which hub: the one that the flag or the environment says, unless the data set is known on the other one only."""
+    wanted = use_hf(explicit)
+    if (info.hf_dataset_id if wanted else info.dataset_id) is not None:
+        return wanted
+    if explicit is not None or wanted:
+        name = "ModelScope" if wanted else "Hugging Face"
+        get_logger().warning(f"{key}: it is known on {name} only, and taken from there")
+    return not wanted
+
+
+def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = False) -> Parts:
+    """Download what is not here yet, and find the splits that the entry names.
+
+    Args:
+        key: For messages.
+        quiet: A validation split that is not there is not worth a word.
+
+    Raises:
+        LlmtuneError: The download fails. DataError: The repository does not hold what the entry says.
+    """
+    from llmtune.hub.datasets import fetch_dataset
+
+    hugging_face = from_hugging_face(key, info, hub.use_hf)
+    dataset_id = info.hf_dataset_id if hugging_face else info.dataset_id
+    assert dataset_id is not None
+    folder = fetch_dataset(
+        dataset_id,
+        use_hf=hugging_face,
+        token=hub.token,
+        cache_dir=hub.cache_dir,
+        allow_patterns=[re.escape(name) for name in info.files] or None,
+    )
+    train: list[SplitFiles] = []
+    validation: list[SplitFiles] = []
+    for subset in info.subsets or (None,):
+        splits = find_splits(folder, subset, files=info.files)
+        chosen = _pick(splits, info.train_splits, key, needed=True)
+        shipped = _pick(splits, info.val_splits, key, needed=False, quiet=quiet) if info.val_splits else []
+        train += chosen
+        validation += [split for split in shipped if split not in chosen]
+    return Parts(folder, tuple(train), tuple(validation))
+
+
+def _pick(
+    splits: dict[str, SplitFiles], wanted: Sequence[str], key: str, *, needed: bool, quiet: bool = False
+) -> list[SplitFiles]:
+    """The splits by their names; where only one is needed and only one is there, that one."""
+    found = {name: split for name in wanted if (split := _named(splits, name)) is not None}
+    there = ", ".join(splits) or "none"
+    if not found and needed:
+        if len(splits) == 1:
+            return list(splits.values())
+        if not wanted and "train" in splits:
+            return [splits["train"]]
+        expected = " and ".join(wanted) or "a single split"
+        raise DataError(f"{key}: expected {expected}; the splits of the repository are: {there}.")
+    if (missing := [name for name in wanted if name not in found]) and not quiet:
+        get_logger().warning(f"{key}: there is no split {', '.join(missing)} (there are: {there}); done without it")
+    return list(found.values())
+
+
+def _named(splits: dict[str, SplitFiles], name: str) -> SplitFiles | None:
+    names = SYNONYMS if name in SYNONYMS else (name,)
+    return next((splits[other] for other in (name, *names) if other in splits), None)
