@@ -1,0 +1,196 @@
+"""Load a folder through its port: the weights are renamed and split on the way, everything else is transformers'."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import ModelError
+from llmtune.models.ports.port import Config, Port, find_port, without_prefix
+from llmtune.registry import resolve_reference
+from llmtune.utils.logging import get_logger, log_once
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Ported", "causal_lm_loader", "native_config", "read_config"]
+
+# What has a default in the native class that need not be that of the family.
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
+
+
+def read_config(folder: str | Path) -> Config:
+    """The config.json of a folder, as written. Empty if there is none or it is not JSON: the loader says so."""
+    try:
+        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def native_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration that the model of this folder gets, without reading weights.
+
+    Returns:
+        That of the native class where there is a port and remote code is not trusted; AutoConfig's otherwise.
+
+    Raises:
+        ModelError: The family is known, and this checkpoint of it has something that no native class does.
+    """
+    old = read_config(folder)
+    port = None if trust_remote_code else find_port(old)
+    if port is None:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return _make_config(port, _native_arguments(port, old), folder)
+
+
+def causal_lm_loader(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """What loads the model of this folder: an object with the `from_pretrained` of transformers' classes.
+
+    Returns:
+        AutoModelForCausalLM, or a `Ported` where config.json is of a family with a port and remote code is not trusted.
+    """
+    port = None if trust_remote_code else find_port(read_config(folder))
+    if port is not None:
+        return Ported(port)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM
+
+
+class Ported:
+    """Loads checkpoints of one family onto its native class."""
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+
+    def from_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        use_safetensors: bool = True,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Load a folder.
+
+        Args:
+            dtype: None: the one that config.json names.
+            use_safetensors: False also reads `.bin` files, where there is no safetensors.
+            trust_remote_code: Accepted for the sake of the signature; a port runs no code of the checkpoint.
+            options: For transformers' `from_pretrained`: device_map, quantization_config, attn_implementation ...
+
+        Raises:
+            ModelError: Files or tensors are missing, or do not belong to the family.
+        """
+        folder, port = Path(folder), self.port
+        old, model_class = read_config(folder), _model_class(port)
+        options["dtype"] = dtype or "auto"
+        if port.modules is None:
+            model = model_class.from_pretrained(folder, use_safetensors=use_safetensors, **options)
+        else:
+            model = _convert(folder, port, old, model_class, not use_safetensors, options)
+        get_logger().info(f"Loaded {port.family} onto {model_class.__name__}: no code of the checkpoint is run.")
+        for warning in port.warnings(old):
+            log_once(f"{folder.name}: {warning}")
+        return model
+
+
+def _convert(
+    folder: Path, port: Port, old: Config, model_class: Any, allow_pickle: bool, options: dict[str, Any]
+) -> Any:
+    from transformers import GenerationConfig
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    from llmtune.models.ports.tensors import converted, open_checkpoint
+
+    new = _native_arguments(port, old)
+    with ExitStack() as stack:
+        state: dict[str, Any] = dict(converted(open_checkpoint(folder, allow_pickle, stack), port, old, new))
+        if is_deepspeed_zero3_enabled():  # its loader takes tensors only
+            state = {name: tensor.read() for name, tensor in state.items()}
+        model, report = model_class.from_pretrained(
+            None,
+            config=_make_config(port, new, folder),
+            state_dict=state,
+            output_loading_info=True,
+            **options,
+        )
+    if report["missing_keys"]:
+        raise ModelError(
+            f"{folder} lacks {len(report['missing_keys'])} tensors of a {port.family} model, "
+            f"that of {sorted(report['missing_keys'])[0]} for one. The download may be incomplete."
+        )
+    if report["unexpected_keys"]:
+        raise ModelError(
+            f"{folder} has {len(report['unexpected_keys'])} tensors that its config.json knows nothing of, "
+            f"that of {sorted(report['unexpected_keys'])[0]} for one: one of the two is not the right one."
+        )
+    model.config._name_or_path = model.name_or_path = str(folder)  # peft writes it into its adapters
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def _native_arguments(port: Port, old: Config) -> Config:
+    if port.modules is None:
+        return dict(old)
+    try:
+        new = port.config(old)
+    except KeyError as err:
+        raise ModelError(f"The config.json of this {port.family} checkpoint lacks {err}.") from err
+    for key in REQUIRED:
+        if key not in new:
+            raise ModelError(f"The config.json of this {port.family} checkpoint does not say its {key}.")
+    quantised = old.get("quantization_config")
+    if not quantised:
+        return new
+    if quantised.get("quant_method") != "gptq" or 32 % int(quantised.get("bits", 4)):
+        raise ModelError(
+            f"This {port.family} checkpoint was saved quantised in a form of its own, which cannot be carried over. "
+            "Take the one that is not quantised (its name has no -4bits, -int4 or the like) "
+            "and give --quantization_bit 4."
+        )
+    return new | {"quantization_config": _renamed(quantised, port, new)}
+
+
+def _renamed(quantised: Config, port: Port, new: Config) -> Config:
+    """A GPTQ configuration with native names: modules_in_block_to_quantize lists names, or lists of them."""
+    assert port.modules is not None
+    modules = port.modules(new)
+
+    def rename(names: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        for name in names:
+            found += [rename(name)] if isinstance(name, list) else without_prefix(modules, name)
+        return found
+
+    renamed = dict(quantised)
+    if quantised.get("modules_in_block_to_quantize"):
+        renamed["modules_in_block_to_quantize"] = rename(quantised["modules_in_block_to_quantize"])
+    if quantised.get("block_name_to_quantize"):
+        renamed["block_name_to_quantize"] = "model.layers"
+    return renamed
+
+
+def _make_config(port: Port, new: Config, folder: str | Path) -> Any:
+    found = _model_class(port).config_class.from_dict(new)
+    found._name_or_path = str(folder)
+    return found
+
+
+def _model_class(port: Port) -> Any:
+    return resolve_reference(port.model_class, what=f"The class of {port.family}")
