@@ -20,6 +20,7 @@ SUMMARY = """
 Show what `llmtune sft` with the same flags would learn from: the first rows as text and as tokens, learned ones
 marked, token statistics, rows left out and why, steps. Loads no weights.
   llmtune check --model_type llmtune-tiny --dataset my.jsonl --html check.html
+  llmtune check --model_id_or_path FOLDER --template      (is it the tokenizer's own chat template, token by token?)
 """
 
 
@@ -34,7 +35,12 @@ class CheckArguments(SftArguments):
 
 
 def run(argv: Sequence[str]) -> int:
+    argv, only_template = _take_template_switch(list(argv))
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
+    if only_template:
+        from llmtune.cli.check_template import check_template
+
+        return check_template(args)
     check_sources(args)
     from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views
     from llmtune.training.prepare import prepare
@@ -61,6 +67,15 @@ def run(argv: Sequence[str]) -> int:
         write_text(Path(args.html), to_html(title, statistics, shown))
         sys.stdout.write(f"Written to {args.html}\n")
     return 0
+
+
+def _take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
+    """`--template` alone asks for the comparison; with a key behind it, it is another tool's --template_type."""
+    for index, word in enumerate(argv):
+        value = argv[index + 1] if index + 1 < len(argv) else "--"
+        if word == "--template" and (value.startswith("--") or value == "true"):
+            return argv[:index] + argv[index + (2 if value == "true" else 1) :], True
+    return argv, False
 
 
 def _rendered(prepared: Prepared, row: int) -> str:

@@ -227,8 +227,12 @@ def get_template(
     Raises:
         UnknownKeyError: No such template. UsageError: It has no place for the system text given.
     """
-    return ChatTemplate(
-        TEMPLATE_MAPPING[template_type],
+    from llmtune.templates.own import OwnTemplate
+
+    info = TEMPLATE_MAPPING[template_type]
+    kind = OwnTemplate if info.from_tokenizer else ChatTemplate
+    return kind(
+        info,
         tokenizer,
         name=TEMPLATE_MAPPING.canonical(template_type),
         system=system,

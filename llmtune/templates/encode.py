@@ -99,6 +99,21 @@ class TextEncoder:
             turn = piece.turn if piece.learned else None
         return Sample(tuple(parts), last_answer, sum(part.plain for part in parts))
 
+    def control_spans(self, text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
+        """Where in a text those of the contents stand, in order, that hold the spelling of a control token."""
+        spans: list[tuple[int, int]] = []
+        at = 0
+        for content in contents:
+            if self._control is None or not self._control.search(content):
+                continue
+            for spelling in (content, content.strip()):
+                start = text.find(spelling, at)
+                if start >= 0:
+                    at = start + len(spelling)
+                    spans.append((start, at))
+                    break
+        return spans
+
     def encode(self, samples: Sequence[Sample]) -> list[Encoded | None]:
         """Tokenise samples in one batch.
 

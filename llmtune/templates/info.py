@@ -39,8 +39,9 @@ class TemplateInfo:
     """How a conversation is written for a model.
 
     The text is prefix, then for each turn: prompt, answer, and chat_sep before the next prompt or suffix at the end.
-    Placeholders are `{{SYSTEM}}` (in prefix), `{{QUERY}}` and `{{ROUND}}` (in prompt; 1, 2, ...; `{{ROUND0}}` counts
-    from 0). A prefix context with `{{SYSTEM}}` is left out where there is no system text.
+    Placeholders are `{{SYSTEM}}`, `{{QUERY}}` and `{{ROUND}}` (in prompt; 1, 2, ...; `{{ROUND0}}` counts from 0).
+    `{{SYSTEM}}` stands in prefix, or in prompt, where it is written at the last question alone. Its context is left
+    out where there is no system text.
 
     Attributes:
         prefix: What comes first.
@@ -50,10 +51,12 @@ class TemplateInfo:
         default_system: The system text where neither the row nor `--system` gives one.
         stop_words: Further texts that end a generation; those of suffix always do.
         strip: Whether contents lose white space at their ends, as the upstream template has it.
+        strip_system: Whether the system text does so too.
         answer_prefix: What the template itself writes before the last answer, after its prompt; not learned.
         format_answer: Rewrites an answer by its place; None writes it as it is.
         keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
         tool_format: How tools and tool calls are written; None refuses rows with tools.
+        from_tokenizer: Render with the chat template that the tokenizer carries; the rest then says nothing.
         source: Where these facts come from.
     """
 
@@ -64,10 +67,12 @@ class TemplateInfo:
     default_system: str | None = None
     stop_words: tuple[str, ...] = ()
     strip: bool = False
+    strip_system: bool = True
     answer_prefix: str = ""
     format_answer: FormatAnswer | None = None
     keeps_prefixes: bool = True
     tool_format: ToolFormat | None = None
+    from_tokenizer: bool = False
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -77,11 +82,12 @@ class TemplateInfo:
         if not any(isinstance(context, str) and "{{QUERY}}" in context for context in self.prompt):
             raise UsageError("The prompt of a template needs a text with {{QUERY}}.")
         if self.default_system is not None and not self.has_system_slot:
-            raise UsageError("A template with a default system text needs a prefix with {{SYSTEM}}.")
+            raise UsageError("A template with a default system text needs a prefix or a prompt with {{SYSTEM}}.")
 
     @property
     def has_system_slot(self) -> bool:
-        return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in self.prefix)
+        contexts = (*self.prefix, *self.prompt)
+        return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in contexts)
 
 
 def _as_contexts(name: str, value: object) -> tuple[Context, ...] | None:

@@ -26,6 +26,9 @@ TWO_QUESTIONS = "two questions follow each other without an answer"
 _QUESTION, _ROUND, _ROUND0, _SYSTEM = "content", "ns.round | string", "(ns.round - 1) | string", "system_text"
 _IN_PROMPT = {"QUERY": _QUESTION, "ROUND": _ROUND, "ROUND1": _ROUND, "ROUND0": _ROUND0}
 
+IS_SYSTEM = "system_text is not none"
+IS_LAST_QUESTION = "turns[loop.index:] | selectattr('role', 'equalto', 'user') | list | length == 0"
+
 LAST_ANSWER = "{{%- if loop.last and not loop.first -%}}{}{{%- endif -%}}"
 
 # The layout is for readers: every tag strips the white space around it.
@@ -85,10 +88,10 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
             no_tools=_raise(NO_TOOLS),
             tools="{%- if tools -%}" + _raise(NO_TOOLS) + "{%- endif -%}",
             system=_system(info, system),
-            prefix="\n".join(_prefix(info, texts)),
+            prefix=_contexts(info.prefix, texts, {}, IS_SYSTEM),
             content="{%- set content = message['content']" + (" | trim" if info.strip else "") + " -%}",
             two_questions=_raise(TWO_QUESTIONS),
-            prompt="\n".join(texts.write(context, _IN_PROMPT) for context in info.prompt),
+            prompt=_contexts(info.prompt, texts, _IN_PROMPT, f"{IS_SYSTEM} and {IS_LAST_QUESTION}"),
             answer_prefix=answer_prefix and LAST_ANSWER.format(answer_prefix),
             chat_sep=chat_sep,
             suffix="\n".join(texts.write(context) for context in info.suffix),
@@ -101,11 +104,12 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
 def _system(info: TemplateInfo, system: str | None) -> str:
     """Set `system_text`, none where there is none, and `turns`, the messages after the system message."""
     text = system if system is not None else info.default_system
-    trim = " | trim" if info.strip else ""
+    strips = info.strip and info.strip_system
+    trim = " | trim" if strips else ""
     own = "{%- set system_text = messages[0]['content']" + trim + " -%}"
     otherwise = "{%- set system_text = none -%}"
     if text is not None:
-        otherwise = "{%- set system_text = " + _quote(text.strip() if info.strip else text) + " -%}"
+        otherwise = "{%- set system_text = " + _quote(text.strip() if strips else text) + " -%}"
     lines = [
         "{%- if messages and messages[0]['role'] == 'system' -%}",
         own if info.has_system_slot else _raise(NO_SYSTEM),
@@ -124,15 +128,16 @@ def _system(info: TemplateInfo, system: str | None) -> str:
     return "\n".join(lines)
 
 
-def _prefix(info: TemplateInfo, texts: _Texts) -> list[str]:
+def _contexts(contexts: tuple[Context, ...], texts: _Texts, variables: dict[str, str], condition: str) -> str:
+    """`condition`: when a context with the system text is written."""
     lines: list[str] = []
-    for context in info.prefix:
+    for context in contexts:
         if isinstance(context, str) and "{{SYSTEM}}" in context:
-            written = texts.write(context, {"SYSTEM": _SYSTEM})
-            lines.append("{%- if system_text is not none -%}" + written + "{%- endif -%}")
+            written = texts.write(context, variables | {"SYSTEM": _SYSTEM})
+            lines.append("{%- if " + condition + " -%}" + written + "{%- endif -%}")
         else:
-            lines.append(texts.write(context))
-    return lines
+            lines.append(texts.write(context, variables))
+    return "\n".join(lines)
 
 
 def _generation(answer_prefix: str) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.chat import ChatTemplate
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Message
 
-__all__ = ["first_difference", "upstream_ids", "upstream_messages"]
+__all__ = [
+    "Difference",
+    "UpstreamRefusal",
+    "first_difference",
+    "prompt_difference",
+    "sample_difference",
+    "upstream_ids",
+    "upstream_messages",
+]
 
 
 def upstream_messages(conversation: Conversation, *, system: str | None = None) -> list[dict[str, Any]]:
@@ -39,6 +48,51 @@ def upstream_ids(tokenizer: Any, conversation: Conversation, *, system: str | No
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two sequences of ids that should be one. `what`: the part of the conversation that was compared."""
+
+    what: str
+    ours: list[int]
+    theirs: list[int]
+
+    @property
+    def at(self) -> int:
+        """The first token that differs."""
+        shorter = min(len(self.ours), len(self.theirs))
+        return next((index for index in range(shorter) if self.ours[index] != self.theirs[index]), shorter)
+
+
+def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
+    """Whether inference would feed other ids than the tokenizer's own chat template, to answer this conversation.
+
+    Raises:
+        TemplateError: Our template refuses it. UpstreamRefusal: The tokenizer's does.
+    """
+    prompt = Conversation(_question(conversation), conversation.tools, conversation.images)
+    ours = template.encode_prompts([prompt])[0]
+    options = {"enable_thinking": False} if template.info.answer_prefix else {}
+    try:
+        theirs = upstream_ids(template.tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
+    except Exception as err:  # whatever a chat template raises for a conversation that it refuses
+        raise UpstreamRefusal(str(err)) from err
+    if template.max_length is not None:
+        theirs = theirs[-template.max_length :]
+    return None if ours == theirs else Difference("the prompt", ours, theirs)
+
+
+def sample_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
+    """Whether a sample of training begins otherwise than the prompt that its last answer would be given."""
+    sample = template.encode_all(conversation)[-1]["input_ids"]
+    prompt = template.encode_prompts([Conversation(_question(conversation), conversation.tools)])[0]
+    begins = sample[: len(prompt)] == prompt
+    return None if begins else Difference("what is trained, against the prompt", sample, prompt)
+
+
+class UpstreamRefusal(Exception):
+    """The tokenizer's own chat template does not take a conversation."""
+
+
 def first_difference(template: ChatTemplate, conversations: Iterable[Conversation]) -> str | None:
     """Where a template first departs from the tokenizer's own chat template, as a line to print; None where nowhere.
 
@@ -48,25 +102,21 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
     if not getattr(tokenizer, "chat_template", None):
         return None
     for conversation in conversations:
-        question = (
-            conversation.messages[:-1] if conversation.messages[-1].role == "assistant" else conversation.messages
-        )
-        if not any(message.role == "user" for message in question):
+        if not any(message.role == "user" for message in _question(conversation)):
             continue
-        prompt = Conversation(question, conversation.tools, conversation.images)
         try:
-            ours = template.encode_prompts([prompt])[0]
+            found = prompt_difference(template, conversation)
         except TemplateError:  # a row that the template cannot express has been told of already
             continue
-        options = {"enable_thinking": False} if template.info.answer_prefix else {}
-        theirs = upstream_ids(tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
-        if template.max_length is not None:
-            theirs = theirs[-template.max_length :]
-        if ours != theirs:
-            at = next(
-                (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
-                min(len(ours), len(theirs)),
-            )
-            shown = [repr(tokenizer.decode(ids[max(at - 3, 0) : at + 8])) for ids in (ours, theirs)]
-            return f"{template.name!r} gives {shown[0]} where the tokenizer's own gives {shown[1]} (token {at})"
+        except UpstreamRefusal as err:
+            return f"the tokenizer's own refuses a row ({err})"
+        if found is not None:
+            around = slice(max(found.at - 3, 0), found.at + 8)
+            shown = [repr(tokenizer.decode(ids[around])) for ids in (found.ours, found.theirs)]
+            return f"{template.name!r} gives {shown[0]} where the tokenizer's own gives {shown[1]} (token {found.at})"
     return None
+
+
+def _question(conversation: Conversation) -> tuple[Message, ...]:
+    messages = conversation.messages
+    return messages[:-1] if messages[-1].role == "assistant" else messages

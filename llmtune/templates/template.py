@@ -76,11 +76,12 @@ def render(
     learned = set() if generation else set(learned_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
-    pieces = list(_prefix(info, _system_text(info, conversation, system)))
+    text = _system_text(info, conversation, system)
+    pieces = list(_contexts(info.prefix, {}, text))
     if len(turns) == 1 and turns[0].role == "assistant":  # plain text, no question
         pieces += _answer(info, turns, 0, learned=0 in learned)
     elif turns:
-        pieces += _turns(info, turns, learned)
+        pieces += _turns(info, turns, learned, text)
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
     if learn_everything and not generation:
@@ -88,7 +89,7 @@ def render(
     return pieces
 
 
-def _turns(info: TemplateInfo, turns: list[Message], learned: set[int]) -> Iterator[Piece]:
+def _turns(info: TemplateInfo, turns: list[Message], learned: set[int], system: str | None) -> Iterator[Piece]:
     if info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
         raise TemplateError("this template takes one question and one answer, and the row has more turns")
     round_number = 0
@@ -101,7 +102,9 @@ def _turns(info: TemplateInfo, turns: list[Message], learned: set[int]) -> Itera
         end = index
         while end < len(turns) and turns[end].role != "assistant":
             end += 1
-        yield from _prompt(info, _question(info, turns[index:end]), round_number)
+        is_last = not any(turn.role == "user" for turn in turns[end:])
+        values = _values(_question(info, turns[index:end]), round_number)
+        yield from _contexts(info.prompt, values, system if is_last and turns[index].role == "user" else None)
         round_number += 1
         index = end
 
@@ -112,27 +115,23 @@ def _question(info: TemplateInfo, messages: list[Message]) -> str:
     return format_tool_results(info.tool_format, [message.content for message in messages])
 
 
-def _prefix(info: TemplateInfo, system: str | None) -> Iterator[Piece]:
-    for context in info.prefix:
-        if isinstance(context, str) and "{{SYSTEM}}" in context:
-            if system is not None:
-                yield from _substitute(context, {"SYSTEM": system})
-        else:
+def _contexts(contexts: tuple[Context, ...], values: dict[str, str], system: str | None) -> Iterator[Piece]:
+    for context in contexts:
+        if not isinstance(context, str):
             yield Piece(context)
+        elif "{{SYSTEM}}" not in context:
+            yield from _substitute(context, values)
+        elif system is not None:
+            yield from _substitute(context, values | {"SYSTEM": system})
 
 
-def _prompt(info: TemplateInfo, query: str, round_number: int) -> Iterator[Piece]:
-    values = {
+def _values(query: str, round_number: int) -> dict[str, str]:
+    return {
         "QUERY": query,
         "ROUND": str(round_number + 1),
         "ROUND1": str(round_number + 1),
         "ROUND0": str(round_number),
     }
-    for context in info.prompt:
-        if isinstance(context, str):
-            yield from _substitute(context, values)
-        else:
-            yield Piece(context)
 
 
 def _answer(info: TemplateInfo, turns: list[Message], index: int, *, learned: bool) -> Iterator[Piece]:
@@ -196,7 +195,7 @@ def _system_text(info: TemplateInfo, conversation: Conversation, system: str | N
     if text is None:
         is_plain_text = len(conversation.turns) == 1 and conversation.turns[0].role == "assistant"
         text = None if is_plain_text else info.default_system
-    if info.strip and text is not None:
+    if info.strip and info.strip_system and text is not None:
         text = text.strip()
     if conversation.tools:
         text = format_tools(info.tool_format, text, conversation.tools)

@@ -55,7 +55,7 @@ def text_of(key: str) -> str:
 def main() -> None:
     for file in FOLDER.glob("*.json"):
         file.unlink()
-    for key in TEMPLATE_MAPPING:
+    for key in (key for key, info in TEMPLATE_MAPPING.items() if not info.from_tokenizer):
         (FOLDER / f"{key}.json").write_text(text_of(key), encoding="utf-8")
 
 

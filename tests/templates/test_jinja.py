@@ -57,7 +57,7 @@ def assert_same(template: ChatTemplate, messages: list[dict[str, str]], *, defau
     assert found == template.render({"messages": messages}, generation=generation)
 
 
-WRITABLE = [key for key, info in TEMPLATE_MAPPING.items() if info.format_answer is None]
+WRITABLE = [key for key, info in TEMPLATE_MAPPING.items() if info.format_answer is None and not info.from_tokenizer]
 
 
 @pytest.mark.parametrize("key", WRITABLE)
@@ -72,7 +72,7 @@ def test_equals_render(key, tokenizer, tokenizer_with_large_ids):
 
 
 def test_most_templates_can_be_written():
-    assert len(WRITABLE) >= len(TEMPLATE_MAPPING) - 4
+    assert len(WRITABLE) >= len(TEMPLATE_MAPPING) * 3 / 4
     assert {"chatml", "llama3", "llama", "chatglm2", "qwen2.5"} <= set(WRITABLE)
 
 

@@ -1,3 +1,16 @@
 """The templates that ship with llmtune, one file a family."""
 
-from llmtune.templates.families import chatglm, internlm2, llama3, qwen, reference  # noqa: F401
+from llmtune.templates.families import (  # noqa: F401
+    chatglm,
+    chatml,
+    deepseek,
+    gemma,
+    historical,
+    internlm2,
+    llama3,
+    microsoft,
+    mistral,
+    own,
+    qwen,
+    reference,
+)

@@ -1,4 +1,7 @@
-"""ChatGLM3's chat template. Its tokenizer needs the control tokens of its configuration as single ids."""
+"""The chat templates of ChatGLM3 and GLM-4.
+
+ChatGLM3's tokenizer needs the control tokens of its configuration as single ids.
+"""
 
 from llmtune.templates.info import Place, register_template
 
@@ -17,4 +20,20 @@ register_template(
     stop_words=["</s>", "<|observation|>"],
     format_answer=lead_with_newline,
     source="chat_template of ChatGLM3's tokenizer_config.json, as packed in @lenml/tokenizer-chatglm3 3.7.2",
+)
+register_template(
+    "glm4",
+    prefix=["[gMASK]<sop>", "<|system|>\n{{SYSTEM}}", "<|user|>"],
+    prompt=["\n{{QUERY}}<|assistant|>\n"],
+    chat_sep=["<|user|>"],
+    suffix=["<|user|>"],
+    stop_words=["<|endoftext|>", "<|observation|>"],
+    source="chat_template of THUDM/glm-4-9b-chat's tokenizer_config.json, as llama.cpp's tests have it",
+)
+register_template(
+    "glm4-generation",
+    prefix=["[gMASK]<sop>"],
+    prompt=["{{QUERY}}"],
+    suffix=[["eos_token_id"]],
+    source="the start of every text of GLM-4, https://huggingface.co/THUDM/glm-4-9b",
 )

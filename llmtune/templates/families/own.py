@@ -1,0 +1,12 @@
+"""The template that is none: the tokenizer's own chat template renders, see `llmtune.templates.own`."""
+
+from llmtune.templates.info import register_template
+
+register_template(
+    "auto",
+    prefix=["{{SYSTEM}}"],
+    prompt=["{{QUERY}}"],
+    chat_sep=[],
+    from_tokenizer=True,
+    source="the chat_template of the tokenizer at hand",
+)

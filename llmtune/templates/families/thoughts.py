@@ -1,0 +1,44 @@
+"""How families with thoughts write answers: what is between <think> and </think>, and when it is left out."""
+
+from __future__ import annotations
+
+from llmtune.errors import TemplateError
+from llmtune.templates.info import Place
+
+__all__ = ["answer_without_thought", "continue_thought", "continue_thought_or_keep", "think_before_answer"]
+
+
+def think_before_answer(content: str, place: Place) -> str:
+    """Qwen3: the answer to the last question carries its thoughts, if only empty ones; earlier answers lose theirs."""
+    thought, answer = _split_thought(content)
+    if place == "earlier" or (place == "current" and not thought):
+        return answer
+    return f"<think>\n{thought.strip(chr(10))}\n</think>\n\n" + answer.lstrip("\n")
+
+
+def answer_without_thought(content: str, place: Place) -> str:
+    """Qwen3 with thinking switched off: the prompt ends with the empty thoughts, the answer follows them."""
+    thought, answer = _split_thought(content)
+    if thought:
+        raise TemplateError("an answer holds thoughts (<think>), which qwen3-nothinking leaves out; use qwen3")
+    return answer.lstrip("\n") if place == "last" else answer
+
+
+def continue_thought(content: str, place: Place) -> str:
+    """Where the prompt ends with <think>: the last answer goes on with its thoughts, if only empty ones."""
+    thought, answer = _split_thought(content)
+    if place != "last":
+        return content.rpartition("</think>")[2].lstrip("\n")
+    return f"{thought.strip(chr(10))}\n</think>\n\n" + answer.lstrip("\n")
+
+
+def continue_thought_or_keep(content: str, place: Place) -> str:
+    """Like `continue_thought`; answers since the last question keep the thoughts that they have."""
+    return think_before_answer(content, place) if place == "current" else continue_thought(content, place)
+
+
+def _split_thought(content: str) -> tuple[str, str]:
+    if "</think>" not in content:
+        return "", content
+    head, *_, tail = content.split("</think>")
+    return head.rstrip("\n").split("<think>")[-1].lstrip("\n"), tail.lstrip("\n")
