@@ -166,6 +166,7 @@ _OURS = {
 _RENAMED = {
     # HF
     "model_name_or_path": "model_id_or_path",
+    "hf_hub_token": "hub_token",
     "per_device_train_batch_size": "batch_size",
     "per_device_eval_batch_size": "eval_batch_size",
     "evaluation_strategy": "eval_strategy",
@@ -230,8 +231,6 @@ _TRAIN_ARGS = [
     "logging_strategy",
 ]
 _LATER = [
-    "cache_dir",
-    "hf_hub_token",
     "device_map",
     "rope_scaling",
     "shift_attn",
@@ -241,7 +240,6 @@ _LATER = [
     "dataset_config_name",
     "nproc",
     "nproc_per_node",
-    "use_hf",
     "packing",
     "streaming",
 ]

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, UsageError
-from llmtune.models.info import MODEL_MAPPING
+from llmtune.hub.settings import HubOptions
+from llmtune.models.identify import identify
+from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments
@@ -25,7 +27,6 @@ __all__ = [
     "check_generation",
     "check_sources",
     "fill_model",
-    "infer_model_type",
     "load_custom_register",
     "parse_train_args",
 ]
@@ -85,11 +86,9 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
     """Find the model's entry and its template."""
     if args.custom_register_path is not None:
         load_custom_register(args.custom_register_path)
-    problems.later(args.model_revision, "--model_revision")
     if args.model_type is None:
-        args.model_type = infer_model_type(args.model_id_or_path, problems)
-        if args.model_type is None:
-            return
+        _infer_model_type(args)
+    assert args.model_type is not None
     if args.model_type not in MODEL_MAPPING and ("/" in args.model_type or Path(args.model_type).is_dir()):
         problems.need(
             False,
@@ -98,6 +97,10 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
         )
         return
     args.model_type = MODEL_MAPPING.canonical(args.model_type)
+    problems.need(
+        args.model_type != AUTO or args.model_id_or_path is not None,
+        f"--model_type {AUTO} takes any model: say which one with --model_id_or_path.",
+    )
     info = MODEL_MAPPING[args.model_type]
     if args.template_type is None:
         args.template_type = info.template
@@ -111,30 +114,17 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
     )
 
 
-def infer_model_type(model_id_or_path: str | None, problems: Problems) -> str | None:
-    if model_id_or_path is None:
-        if DEFAULT_MODEL_TYPE in MODEL_MAPPING:
-            return DEFAULT_MODEL_TYPE
-        problems.need(
-            False,
-            f"No --model_type given, and the default {DEFAULT_MODEL_TYPE!r} is not in this version's catalogue. "
-            "Choose one of `llmtune list models`; llmtune-tiny needs no download.",
-        )
-        return None
-    name = model_id_or_path.rstrip("/").rsplit("/", 1)[-1].lower()
-    for key in MODEL_MAPPING:
-        if MODEL_MAPPING.origin(key).startswith("plugin "):  # not loaded: a broken one must not stop the search
-            continue
-        info = MODEL_MAPPING[key]
-        ids = (info.model_id_or_path, info.hf_model_id or "")
-        if model_id_or_path in ids or any(i.rsplit("/", 1)[-1].lower() == name for i in ids if i):
-            return key
-    problems.need(
-        False,
-        f"Nothing in the catalogue has the id or folder name {model_id_or_path!r}. "
-        "Say which entry it follows with --model_type KEY (llmtune list models).",
-    )
-    return None
+def _infer_model_type(args: ModelArguments) -> None:
+    """Fill in the model's key, and its template where the model's own files name one."""
+    if args.model_id_or_path is None:
+        args.model_type = DEFAULT_MODEL_TYPE
+        return
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    found = identify(args.model_id_or_path, hub)
+    args.model_type = found.model_type
+    if args.template_type is None:
+        args.template_type = found.template
+    get_logger().info(f"No --model_type given: taking {found.model_type}, by {found.reason}.")
 
 
 def check_sources(args: DataArguments) -> None:
@@ -143,11 +133,6 @@ def check_sources(args: DataArguments) -> None:
     Raises:
         UnknownKeyError: Neither a key nor anything that looks like a path. DataError: A file that is not there.
     """
-    if args.dataset == [DEFAULT_DATASET] and DEFAULT_DATASET not in DATASET_MAPPING:
-        raise UsageError(
-            f"No --dataset given, and the default {DEFAULT_DATASET!r} is not in this version's catalogue. "
-            "Give a local file, or one of `llmtune list datasets`."
-        )
     check_items([*args.dataset, *args.val_dataset])
 
 

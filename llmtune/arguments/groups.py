@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from llmtune.types import LossOn, TruncationStrategy
 
@@ -19,7 +20,13 @@ class ModelArguments:
     model_id_or_path: str | None = None
     """Local folder or hub id of the weights, instead of the one that the key names. Alone, it also finds the key."""
     model_revision: str | None = None
-    """Branch, tag or commit on the hub (comes with a later version). Default: the entry's."""
+    """Branch, tag or commit on the hub. Default: the entry's."""
+    use_hf: bool | None = None
+    """Take models and data sets from Hugging Face instead of ModelScope. Default: as USE_HF in the environment says."""
+    hub_token: str | None = None
+    """Token of the hub. Default: the environment's MODELSCOPE_API_TOKEN or HF_TOKEN. Never written to a file."""
+    cache_dir: str | None = None
+    """Folder for what is downloaded. Default: the hub client's own."""
     tokenizer_id_or_path: str | None = None
     """Folder of the tokenizer. Default: the model's."""
     template_type: str | None = None
@@ -40,6 +47,21 @@ class ModelArguments:
     """Python file with your own register_model, register_dataset and register_template calls."""
     seed: int = 42
     """Seed of everything random but the choice of rows: adapters, order, dropout, sampling."""
+
+    def display_name(self) -> str:
+        """What the model is called in file names: its key, or the name of its folder where no entry knows it."""
+        if self.model_type == "auto" and self.model_id_or_path:
+            return Path(self.model_id_or_path).expanduser().resolve().name
+        return str(self.model_type)
+
+    def hub_options(self) -> dict[str, Any]:
+        """Which hub is asked, and how, as `get_model_tokenizer` takes it."""
+        return {
+            "use_hf": self.use_hf,
+            "revision": self.model_revision,
+            "hub_token": self.hub_token,
+            "cache_dir": self.cache_dir,
+        }
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ __all__ = ["InferArguments"]
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
-    *("dtype", "system", "custom_register_path", "quantization_bit"),
+    *("dtype", "system", "custom_register_path", "quantization_bit", "use_hf", "cache_dir"),
     *("max_length", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [

@@ -102,7 +102,7 @@ class SftArguments(
         lora_only = ("lora_target_modules", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_bias", "modules_to_save")
         generation = tuple(GenerationArguments.__dataclass_fields__)
         quantization = ("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
-        hub = ("hub_model_id", "hub_private_repo", "push_hub_strategy", "hub_token")
+        hub = ("hub_model_id", "hub_private_repo", "push_hub_strategy")
         unused: list[str] = []
         if not self.push_to_hub:
             unused += self._changed(hub)

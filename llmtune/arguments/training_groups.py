@@ -114,5 +114,3 @@ class LaterArguments:
     """Whether the pushed model is private."""
     push_hub_strategy: Literal["end", "push_best", "push_last", "checkpoint", "all_checkpoints"] = "push_best"
     """Which checkpoints are pushed, and when."""
-    hub_token: str | None = None
-    """Token of the hub. Default: the environment's MODELSCOPE_API_TOKEN. Never written to a file."""

@@ -31,6 +31,7 @@ def load_engine(args: InferArguments) -> Engine:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
+        **args.hub_options(),
     )
     if kind == "lora":
         assert checkpoint is not None

@@ -9,9 +9,12 @@ from typing import Any, Literal
 from llmtune.errors import UsageError
 from llmtune.registry import Registry
 
-__all__ = ["MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
+__all__ = ["AUTO", "MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
 
 Dtype = Literal["bf16", "fp16", "fp32"]
+
+AUTO = "auto"
+"""The key of models that are in no catalogue: all that an entry would say is read from the model's own files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,10 @@ class ModelInfo:
         ignore_file_pattern: Regular expressions of files that a download leaves out.
         torch_dtype: The one dtype that the weights work in; None leaves the choice to `--dtype`.
         requires: Requirements beyond llmtune's own, as pip writes them.
+        architecture: The class that the checkpoint's config.json names.
+        vocab_size: Of the checkpoint's config.json, where it tells families of one architecture apart.
+        images: Whether rows with images can be trained: natively, by the checkpoint's own code alone, or not at all.
+        verified: Whether the ids were compared with a second source; none of them could be asked for.
         source: Where these facts come from.
     """
 
@@ -43,6 +50,10 @@ class ModelInfo:
     ignore_file_pattern: tuple[str, ...] = ()
     torch_dtype: Dtype | None = None
     requires: tuple[str, ...] = ()
+    architecture: str = ""
+    vocab_size: int | None = None
+    images: Literal["native", "remote_code", "no"] = "no"
+    verified: bool = True
     source: str = ""
 
     def __post_init__(self) -> None:

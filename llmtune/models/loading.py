@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError
+from llmtune.hub.settings import HubOptions
+from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype", "resolve_folder"]
+__all__ = ["dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype"]
 
 
 def get_model_tokenizer(
@@ -25,31 +27,32 @@ def get_model_tokenizer(
     load_tokenizer: bool = True,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
-    """Load what a key of MODEL_MAPPING names.
+    """Load what a key of MODEL_MAPPING names; what is not on this machine is downloaded.
 
     Args:
-        model_type: The key. None: the entry whose id or folder name is that of `model_id_or_path`.
-        model_id_or_path: Local folder to load instead of the entry's.
+        model_type: The key. None: inferred from `model_id_or_path`, see `llmtune.models.identify`.
+        model_id_or_path: Local folder or hub id to load instead of the entry's.
         torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
-        load_model: False returns None in the model's place, without reading weights.
+        load_model: False returns None in the model's place, without reading or fetching weights.
         load_tokenizer: False returns None in the tokenizer's place.
-        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`;
-            the rest goes to `from_pretrained`.
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; of the hub, `use_hf`,
+            `revision`, `hub_token`, `cache_dir`; the rest goes to `from_pretrained`.
 
     Raises:
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
-        ModelError: The folder lacks files, or they cannot be read.
+        HubError: The hub does not give the model. ModelError: The folder lacks files, or they cannot be read.
     """
+    hub = HubOptions(*(kwargs.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
     if model_type is None:
-        from llmtune.arguments.checks import Problems, infer_model_type
+        from llmtune.models.identify import identify
 
-        problems = Problems()
-        model_type = infer_model_type(model_id_or_path, problems)
-        problems.raise_if_any()
-    assert model_type is not None
+        if model_id_or_path is None:
+            raise UsageError("Say which model: a key (llmtune list models), or a folder or hub id as model_id_or_path.")
+        model_type = identify(model_id_or_path, hub).model_type
     info = MODEL_MAPPING[model_type]
-    _check_requirements(model_type, info)
-    folder = resolve_folder(info, model_id_or_path)
+    if load_model:
+        _check_requirements(model_type, info)
+    folder = model_folder(info, model_id_or_path, hub=hub, weights=load_model)
     dtype, _ = resolve_dtype(info, torch_dtype) if load_model else (None, "")
     function = resolve_reference(info.get_function, what=f"The get_function of the model {model_type!r}")
     tokenizer_folder = kwargs.pop("tokenizer_id_or_path", None)
@@ -62,7 +65,9 @@ def get_model_tokenizer(
         model_kwargs=kwargs.pop("model_kwargs", {}) | kwargs,
         load_model=load_model,
         load_tokenizer=load_tokenizer,
-        tokenizer_dir=None if tokenizer_folder is None else str(resolve_folder(info, tokenizer_folder)),
+        tokenizer_dir=None
+        if tokenizer_folder is None
+        else str(model_folder(info, tokenizer_folder, hub=hub, weights=False)),
         model_info=info,
     )
     if load_tokenizer:
@@ -93,11 +98,11 @@ def load_causal_lm(
 
         tokenizer = _load(AutoTokenizer, tokenizer_dir or model_dir, trust_remote_code=trust_remote_code)
     if load_model:
-        from transformers import AutoModelForCausalLM
+        from llmtune.models.ports import causal_lm_loader
 
         _check_weights(folder, allow_pickle)
         model = _load(
-            AutoModelForCausalLM,
+            causal_lm_loader(folder, trust_remote_code=trust_remote_code),
             model_dir,
             dtype=torch_dtype,
             trust_remote_code=trust_remote_code,
@@ -105,26 +110,6 @@ def load_causal_lm(
             **options,
         )
     return model, tokenizer
-
-
-def resolve_folder(info: ModelInfo, model_id_or_path: str | None) -> Path:
-    """The local folder of a model.
-
-    Raises:
-        ModelError: There is none: downloads come with a later version.
-    """
-    if model_id_or_path is None and info.get_folder is not None:
-        return Path(resolve_reference(info.get_folder, what="The get_folder of a model")())
-    place = model_id_or_path or info.model_id_or_path
-    folder = Path(place).expanduser()
-    if folder.is_dir():
-        return folder
-    if info.get_folder is not None and place == info.model_id_or_path:
-        return Path(resolve_reference(info.get_folder, what="The get_folder of a model")())
-    raise ModelError(
-        f"There is no folder {place}. Downloading from a hub is not there yet: "
-        "fetch the model by other means and give its folder with --model_id_or_path."
-    )
 
 
 def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]:

@@ -46,6 +46,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
+        **args.hub_options(),
     )
     asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
     decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")

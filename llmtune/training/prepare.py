@@ -55,6 +55,9 @@ def prepare(args: SftArguments) -> Prepared:
         model_name=args.model_name,
         model_author=args.model_author,
         overwrite_cache=args.overwrite_cache,
+        use_hf=args.use_hf,
+        hub_token=args.hub_token,
+        cache_dir=args.cache_dir,
     )
     _, tokenizer = get_model_tokenizer(
         args.model_type,
@@ -62,6 +65,7 @@ def prepare(args: SftArguments) -> Prepared:
         load_model=False,
         tokenizer_id_or_path=args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
+        **args.hub_options(),
     )
     template = get_template(
         args.template_type,

@@ -13,8 +13,10 @@ import torch
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
+from llmtune.hub.settings import HubOptions
+from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.loading import dtype_name, resolve_dtype, resolve_folder
+from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
@@ -70,7 +72,7 @@ def sft(args: SftArguments) -> SftResult:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
     model = build_model(args, prepared.info, decisions)
-    run = new_run_folder(args.output_dir, str(args.model_type)) if resume is None else resume.parent
+    run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, prepared, model, run, throughput, interrupt)
@@ -84,7 +86,8 @@ def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
     assert args.model_type is not None
-    resolve_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path)
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
     resume = None
     if args.resume_from_checkpoint is not None:
         resume = check_resumable(Path(args.resume_from_checkpoint), args)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError, UsageError
+from llmtune.models.ports import native_target_modules, read_config
+from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -33,7 +36,7 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo) -> Any:
         target_modules=targets,
         modules_to_save=args.modules_to_save or None,
     )
-    return get_peft_model(model, config)
+    return _saving_adapters_alone(get_peft_model(model, config))
 
 
 def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any:
@@ -52,7 +55,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
                 f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."
             )
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+        return _saving_adapters_alone(PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
     except (ValueError, RuntimeError, KeyError) as err:
         text = " ".join(str(err).split())[:300]
         raise CheckpointError(
@@ -60,6 +63,16 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
         ) from err
     except Exception as err:  # safetensors' own error type derives from Exception
         raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+
+
+def _saving_adapters_alone(tuned: Any) -> Any:
+    """Keep embeddings out of the checkpoints.
+
+    peft adds them where the vocabulary is another than that of the base's config.json, which in the checkpoints of
+    2023 it reads under a key that is not there.
+    """
+    tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
+    return tuned
 
 
 def target_modules(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
@@ -74,18 +87,25 @@ def target_modules(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
     if wanted in ([], ["DEFAULT"]):
         wanted = list(info.lora_target_modules)
         if not wanted:
-            raise UsageError(
-                "The model's entry names no layers for LoRA. Give --lora_target_modules ALL, or some of: "
-                f"{', '.join(names)}."
-            )
-    modules = [name for name, _ in model.named_modules()]
-    missing = [name for name in wanted if not any(f".{module}".endswith(f".{name}") for module in modules)]
+            get_logger().info(f"LoRA: the entry names no layers, so taking all linear ones, {', '.join(names)}.")
+            return names
+    missing = _missing(model, wanted)
+    if missing:  # a checkpoint of 2023 on a native class: its fused layers have other names there
+        native = list(native_target_modules(read_config(model.name_or_path), wanted))
+        if not _missing(model, native):
+            get_logger().info(f"LoRA: {', '.join(wanted)} of the original checkpoint are {', '.join(native)} here.")
+            return native
     if missing:
         raise UsageError(
             f"--lora_target_modules {' '.join(missing)}: the model has no such layer. "
             f"Its linear layers are {', '.join(names)}; ALL takes them all."
         )
     return wanted
+
+
+def _missing(model: Any, names: list[str]) -> list[str]:
+    modules = [name for name, _ in model.named_modules()]
+    return [name for name in names if not any(f".{module}".endswith(f".{name}") for module in modules)]
 
 
 def linear_names(model: Any) -> list[str]:

@@ -241,8 +241,8 @@ def test_help_of_one_flag():
 # The set of flags. A new one is a reviewed event: prefer a good default.
 
 SHARED = """
-model_type model_id_or_path model_revision tokenizer_id_or_path template_type sft_type tuner_backend dtype
-use_flash_attn trust_remote_code allow_pickle custom_register_path seed
+model_type model_id_or_path model_revision use_hf hub_token cache_dir tokenizer_id_or_path template_type sft_type
+tuner_backend dtype use_flash_attn trust_remote_code allow_pickle custom_register_path seed
 dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length
 truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
 max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
@@ -256,7 +256,7 @@ neftune_noise_alpha group_by_length dataloader_num_workers test_oom_error
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
 predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias modules_to_save peft_path
-ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy hub_token train_args
+ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
 INFER = """
 ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size
@@ -281,9 +281,9 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--tokenizer_name_or_path /t", {"tokenizer_id_or_path": "/t"}),
     ("--tokenizer_path /t", {"tokenizer_id_or_path": "/t"}),
     ("--trust_remote_code True", {"trust_remote_code": True}),
-    ("--model_revision v2", LATER),
-    ("--cache_dir /c", LATER),
-    ("--hf_hub_token t", LATER),
+    ("--model_revision v2", {"model_revision": "v2"}),
+    ("--cache_dir /c", {"cache_dir": "/c"}),
+    ("--hf_hub_token t", {"hub_token": "t"}),
     ("--device_map auto", LATER),
     ("--torch_dtype float16", {"dtype": "fp16"}),
     ("--torch_dtype bfloat16", {"dtype": "bf16"}),
@@ -363,7 +363,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--loss_scale default", NOTHING),
     ("--loss_scale last_round", {"loss_on": "last"}),
     ("--loss_scale all", {"loss_on": "everything"}),
-    ("--use_hf true", LATER),
+    ("--use_hf true", {"use_hf": True}),
     ("--stage sft --finetuning_type full", FULL),
     ("--stage dpo", "only the stage sft is there yet"),
     ("--cutoff_len 512 --lora_target all", {"max_length": 512, "lora_target_modules": ["ALL"]}),

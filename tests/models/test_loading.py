@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmtune import MODEL_MAPPING, get_model_tokenizer, register_model
-from llmtune.errors import MissingPackageError, ModelError, UnknownKeyError, UsageError
+from llmtune.errors import HubError, MissingPackageError, ModelError, UnknownKeyError, UsageError
 from llmtune.models.loading import resolve_dtype
 from llmtune.models.tiny import tiny_folder
 
@@ -46,7 +46,7 @@ def test_the_key_is_found_by_folder_name(tmp_path):
     shutil.copytree(tiny_folder(), folder)
     model, _ = get_model_tokenizer(model_id_or_path=str(folder), torch_dtype="bf16")
     assert model.dtype is torch.bfloat16
-    with pytest.raises(UsageError, match="--model_type KEY"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         get_model_tokenizer(model_id_or_path=str(tmp_path))
     with pytest.raises(UnknownKeyError, match="llmtune-tiny"):
         get_model_tokenizer("llmtune-tinny")
@@ -129,6 +129,10 @@ def test_a_tokenizer_without_an_end(tmp_path):
         get_model_tokenizer("llmtune-tiny", model_id_or_path=str(folder), load_model=False)
 
 
-def test_hub_models_come_later():
-    with pytest.raises(ModelError, match=r"Qwen/Qwen2\.5-7B.*not there yet.*--model_id_or_path"):
+def test_a_model_that_is_not_here_and_no_network():
+    with pytest.raises(HubError, match=r"Qwen/Qwen2\.5-7B' of ModelScope is not on this machine"):
         get_model_tokenizer("qwen2.5-7b")
+    with pytest.raises(HubError, match=r"meta-llama/Llama-2-7b-hf' of Hugging Face"):
+        get_model_tokenizer("llama2-7b", use_hf=True)
+    with pytest.raises(ModelError, match="no id on Hugging Face"):
+        get_model_tokenizer("ziya2-13b", use_hf=True)

@@ -8,5 +8,6 @@ register_model(
     template="chatml",
     lora_target_modules=("q_proj", "k_proj", "v_proj"),
     get_folder="llmtune.models.tiny:tiny_folder",
+    architecture="Qwen2ForCausalLM",
     source="llmtune/models/tiny.py",
 )
