@@ -38,6 +38,7 @@ setup(
         "pyyaml",
         "tensorboard",
         "matplotlib",
+        "tiktoken",
         "tqdm",
         "numpy",
     ],
@@ -46,6 +47,7 @@ setup(
         "deepspeed": ["deepspeed>=0.17"],
         "rlhf": ["trl>=0.20"],
         "serve": ["fastapi", "uvicorn"],
+        "vision": ["pillow>=10"],
         "web": ["streamlit"],
         "test": [
             "codespell",
@@ -55,6 +57,7 @@ setup(
             "pytest",
             "pytest-cov",
             "ruff",
+            "sentencepiece",
             "types-PyYAML",
         ],
     },
