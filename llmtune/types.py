@@ -74,11 +74,12 @@ class Encoded:
     """Token ids and labels of one sample, equal lengths [T]. Not shifted: the model shifts.
 
     `labels` holds IGNORE_INDEX or the token at the same place; the first one is always IGNORE_INDEX, since
-    nothing stands before it to predict it from.
+    nothing stands before it to predict it from. `images`: the paths of those whose tokens stand in the ids, in order.
     """
 
     input_ids: list[int]
     labels: list[int] = field(default_factory=list)
+    images: tuple[str, ...] = ()
 
     @property
     def num_learned(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads and those of other processes would fight
@@ -11,6 +12,8 @@ os.environ["LLMTUNE_OFFLINE"] = "1"  # no test asks a hub, but those that bring 
 
 import pytest
 from hypothesis import settings
+
+from .tiny_vision import make_vision
 
 settings.register_profile("ci", derandomize=True)  # the same examples on every machine; developers' runs explore
 if os.environ.get("CI"):
@@ -29,3 +32,41 @@ def assets() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LLMTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Callable[[str], Path]:
+    """kind -> the folder of a tiny random model that sees, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            _need_image_processors()
+            made[kind] = make_vision(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with red.png (64 x 48), blue.png (48 x 100) and an upright photograph that lies on its side."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.new("RGB", (64, 48), (220, 20, 20)).save(folder / "red.png")
+    Image.new("RGB", (48, 100), (20, 20, 220)).save(folder / "blue.png")
+    lying = Image.new("RGB", (160, 80), (20, 200, 20))
+    exif = lying.getexif()
+    exif[0x0112] = 6
+    lying.save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+def _need_image_processors() -> None:
+    from transformers import AutoImageProcessor
+
+    try:
+        AutoImageProcessor.from_pretrained  # noqa: B018
+    except ImportError:
+        pytest.skip("this version of transformers reads images with torchvision only, which is not installed")

@@ -32,6 +32,7 @@ FLOORS = [
         "models.loading",
         "models.ports",
         "models.tiny",
+        "models.vision",
         "tuners",
     },
     {"training", "inference"},

@@ -194,6 +194,9 @@ _RENAMED = {
     "split_dataset_ratio": "dataset_test_ratio",
     "adapters": "ckpt_dir",
     "cutoff_len": "max_length",
+    "image_max_pixels": "max_pixels",
+    "freeze_vision_tower": "freeze_vit",
+    "freeze_multi_modal_projector": "freeze_aligner",
     "template": "template_type",
     "dataset_dir": "dataset",
 }

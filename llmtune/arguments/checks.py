@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.data.items import check_items
-from llmtune.errors import LlmtuneError, UsageError
+from llmtune.errors import LlmtuneError, ModelError, UsageError
 from llmtune.hub.settings import HubOptions
 from llmtune.models.identify import identify
-from llmtune.models.info import AUTO, MODEL_MAPPING
+from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
 
@@ -25,6 +25,7 @@ __all__ = [
     "Problems",
     "check_data",
     "check_generation",
+    "check_images",
     "check_sources",
     "fill_model",
     "load_custom_register",
@@ -136,6 +137,20 @@ def check_sources(args: DataArguments) -> None:
     check_items([*args.dataset, *args.val_dataset])
 
 
+def check_images(args: ModelArguments, info: ModelInfo) -> None:
+    """Refuse rows with images where the model cannot see them as it is going to be loaded.
+
+    Raises:
+        ModelError: It sees through code of its own, which nobody allowed.
+    """
+    if info.images == "remote_code" and not args.trust_remote_code:
+        raise ModelError(
+            f"The rows have images, which {args.model_type} sees with Python code of its own alone: "
+            "--trust_remote_code true if you trust it, or take a model that sees natively, --model_type "
+            "qwen2.5-vl-7b-instruct. Rows without images need neither."
+        )
+
+
 def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
     """Ranges of the data flags. `whole`: a dataset_test_ratio of 1 has a meaning."""
     length = args.max_length
@@ -143,6 +158,8 @@ def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) 
         length == -1 or length >= 2,
         f"--max_length {length} leaves no room for a sample; give 2 or more, or -1 for no limit.",
     )
+    pixels = args.max_pixels
+    problems.need(pixels is None or pixels >= 1, f"--max_pixels must be 1 or more, not {pixels}.")
     ratio = args.dataset_test_ratio
     problems.need(
         0 <= ratio < 1 or (whole and ratio == 1), f"--dataset_test_ratio is a share from 0 to below 1, not {ratio}."

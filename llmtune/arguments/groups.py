@@ -84,6 +84,8 @@ class DataArguments:
     """System text for rows without one of their own. Default: the template's."""
     max_length: int = 2048
     """Tokens kept of a sample, special tokens included; -1 keeps all."""
+    max_pixels: int | None = None
+    """Images with more pixels than that are made smaller, and take fewer tokens. Default: the model's own limit."""
     truncation_strategy: TruncationStrategy = "left"
     """What a longer sample loses: left, its start; right, its end; delete, all of it."""
     loss_on: LossOn = "auto"

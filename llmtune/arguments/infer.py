@@ -15,7 +15,7 @@ __all__ = ["InferArguments"]
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     *("dtype", "system", "custom_register_path", "quantization_bit", "use_hf", "cache_dir"),
-    *("max_length", "special_tokens_in_text"),
+    *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
     *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),

@@ -13,7 +13,14 @@ from llmtune.arguments.checks import (
     parse_train_args,
 )
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
-from llmtune.arguments.training_groups import EvaluationArguments, LaterArguments, LoraArguments, TrainingFlags
+from llmtune.arguments.training_groups import (
+    EvaluationArguments,
+    LaterArguments,
+    LoraArguments,
+    TrainingFlags,
+    VisionArguments,
+)
+from llmtune.models.info import AUTO, MODEL_MAPPING
 
 __all__ = ["SftArguments"]
 
@@ -25,6 +32,7 @@ class SftArguments(
     LaterArguments,
     QuantizationArguments,
     GenerationArguments,
+    VisionArguments,
     LoraArguments,
     EvaluationArguments,
     TrainingFlags,
@@ -104,6 +112,8 @@ class SftArguments(
         quantization = ("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
         hub = ("hub_model_id", "hub_private_repo", "push_hub_strategy")
         unused: list[str] = []
+        if not self._may_see():
+            unused += self._changed(tuple(VisionArguments.__dataclass_fields__))
         if not self.push_to_hub:
             unused += self._changed(hub)
         if self.sft_type == "full":
@@ -113,6 +123,10 @@ class SftArguments(
         if not self.quantization_bit:
             unused += self._changed(quantization)
         return unused
+
+    def _may_see(self) -> bool:
+        """Whether the model can have parts beside its language model."""
+        return self.model_type == AUTO or "ForConditionalGeneration" in MODEL_MAPPING[str(self.model_type)].architecture
 
     def _changed(self, names: tuple[str, ...]) -> list[str]:
         fields = SftArguments.__dataclass_fields__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["EvaluationArguments", "LaterArguments", "LoraArguments", "TrainingFlags"]
+__all__ = ["EvaluationArguments", "LaterArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
 
 
 @dataclass(kw_only=True)
@@ -96,6 +96,16 @@ class LoraArguments:
     """Layers that are trained and saved whole beside the adapters: embed_tokens, lm_head."""
     peft_path: str | None = None
     """Adapter folder to start from instead of fresh adapters."""
+
+
+@dataclass(kw_only=True)
+class VisionArguments:
+    """Models that see images."""
+
+    freeze_vit: bool = True
+    """Leave the part that looks at images as it is; false trains it, too (all of its linear layers, under lora)."""
+    freeze_aligner: bool = True
+    """Leave the layers as they are that carry what it sees into the language model; false trains them, too."""
 
 
 @dataclass(kw_only=True)

@@ -35,14 +35,14 @@ class CheckArguments(SftArguments):
 
 
 def run(argv: Sequence[str]) -> int:
-    argv, only_template = _take_template_switch(list(argv))
+    argv, only_template = take_template_switch(list(argv))
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
     if only_template:
         from llmtune.cli.check_template import check_template
 
         return check_template(args)
     check_sources(args)
-    from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views
+    from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
     from llmtune.training.prepare import prepare
     from llmtune.utils.files import write_text
     from llmtune.utils.quiet import quiet_libraries
@@ -55,8 +55,10 @@ def run(argv: Sequence[str]) -> int:
     for index in range(min(args.rows, len(tokens))):
         sample = tokens[index]
         views = token_views(prepared.tokenizer, sample["input_ids"].tolist(), sample["labels"].tolist())
-        shown.append(HtmlRow(_rendered(prepared, tokens.row_of(index)), views))
         title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
+        if prepared.template.images is not None:
+            views = with_short_images(views, prepared.template.images.token_id)
+        shown.append(HtmlRow(_rendered(prepared, tokens.row_of(index)), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
         sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
@@ -69,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
+def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
     """`--template` alone asks for the comparison; with a key behind it, it is another tool's --template_type."""
     for index, word in enumerate(argv):
         value = argv[index + 1] if index + 1 < len(argv) else "--"
@@ -101,7 +103,8 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "learned tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
         "tokens a sample": _percentiles(tokens),
         "samples cut": f"{report.num_truncated:,}",
-        "samples left out": f"{report.num_deleted:,} too long, {report.num_unlearned:,} with nothing to learn",
+        "samples left out": f"{report.num_deleted + report.num_cut_images:,} too long, "
+        f"{report.num_unlearned:,} with nothing to learn",
         "rows left out": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample an answer",
         "control tokens": f"{report.num_plain:,} contents with the spelling of one, encoded as plain text",

@@ -16,7 +16,7 @@ from llmtune.types import Conversation, Json, Message, ToolCall
 
 __all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record"]
 
-FORMATS_VERSION = 2
+FORMATS_VERSION = 3
 """Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
 
 MESSAGE = pa.struct(

@@ -19,6 +19,7 @@ from llmtune.data.formats_messages import (
     parse_tools,
     text_or_none,
 )
+from llmtune.data.image_marks import named_images
 from llmtune.data.shapes import ANSWERS, LISTS, Shape, nearest_column, present, question_and_answer, recognise
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Message, Role
@@ -48,7 +49,8 @@ def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True) -> Conv
     messages = _with_system(messages, text_or_none(cells, "system"))
     check_turns(messages, need_answer=need_answer)
     tools = parse_tools(cells.get("tools"))
-    return Conversation(tuple(messages), tools, _all_images(cells, images))
+    questions = [message.content for message in messages if message.role == "user"]
+    return Conversation(tuple(messages), tools, named_images(questions, _all_images(cells, images)))
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape:

@@ -40,12 +40,18 @@ ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One source. `validation`: the part that the source itself ships."""
+    """One source.
+
+    Attributes:
+        validation: The part that the source itself ships.
+        image_folder: What relative paths of images start from; None: from where the program runs.
+    """
 
     train: Dataset
     validation: Dataset | None
     report: LoadReport
     validation_report: LoadReport | None = None
+    image_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +104,18 @@ def load_source(
         hub = dataclasses.replace(hub, use_hf=item.hub == "hf")
         return _load_hub(text, info_of_item(item), AS_THEY_ARE, options, hub)
     train, report = _load_path(expand(text), text, AS_THEY_ARE, options)
-    return Loaded(train, None, report)
+    return Loaded(train, None, report, image_folder=_folder_of(expand(text)))
 
 
 def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions) -> Loaded:
     rules = _rules_of(key, info)
     if info.path is not None:
+        folder = _folder_of(expand(info.path))
         train, report = _load_path(expand(info.path), key, rules, options)
         if info.val_path is None:
-            return Loaded(train, None, report)
+            return Loaded(train, None, report, image_folder=folder)
         shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
-        return Loaded(train, shipped, report, shipped_report)
+        return Loaded(train, shipped, report, shipped_report, folder)
     if info.get_function is None:
         return _load_hub(key, info, rules, options, hub)
     made = resolve_reference(info.get_function, what=f"The data set {key!r}")()
@@ -130,6 +137,10 @@ def _rules_of(key: str, info: DatasetInfo) -> _Rules:
 # Files
 
 
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
 def _load_path(path: Path, source: str, rules: _Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     files = data_files(path)
     named = [
@@ -143,9 +154,9 @@ def _load_hub(source: str, info: DatasetInfo, rules: _Rules, options: _Options, 
     parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
     train, report = _load_splits(parts.train, parts.folder, source, rules, options)
     if not parts.validation:
-        return Loaded(train, None, report)
+        return Loaded(train, None, report, image_folder=parts.folder)
     shipped, shipped_report = _load_splits(parts.validation, parts.folder, f"{source} (validation)", rules, options)
-    return Loaded(train, shipped, report, shipped_report)
+    return Loaded(train, shipped, report, shipped_report, parts.folder)
 
 
 def _load_splits(

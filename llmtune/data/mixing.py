@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 
 from llmtune.data.identity import count_placeholders, fill_identity
+from llmtune.data.image_marks import with_image_folder
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item, split_items
 from llmtune.data.loading import load_source
@@ -140,14 +141,16 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             need_answer=options.need_answer,
             hub=options.hub,
         )
-        rows = _own_sample(_filled(loaded.train, item.source, options), item.source, options)
+        rows = with_image_folder(_filled(loaded.train, item.source, options), loaded.image_folder)
+        rows = _own_sample(rows, item.source, options)
         if item.sample is not None:
             if item.sample > len(rows):
                 text = f"{name}: there are only {len(rows):,} rows; all of them are used"
                 get_logger().warning(text)
             rows = _draw(rows, item.sample, options.seed)
         if loaded.validation is not None:
-            shipped.append(_filled(loaded.validation, item.source, options))
+            more = _filled(loaded.validation, item.source, options)
+            shipped.append(with_image_folder(more, loaded.image_folder))
         elif held := _held_out(len(rows), options.ratio):
             order = _generator(options.seed, "split", rows).permutation(len(rows))
             split_off.append(_select(rows, np.sort(order[:held])))

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["EncodeReport", "TokenStore", "encode_dataset"]
 
 BATCH_ROWS = 1000
-SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("row", pa.int64()),
+        ("images", pa.list_(pa.string())),
+    ]
+)
 
 
 @dataclass(slots=True)
@@ -50,13 +57,17 @@ class EncodeReport:
     num_unlearned: int = 0
     num_split_rows: int = 0
     num_plain: int = 0
+    num_cut_images: int = 0
     num_with_images: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
 
 class TokenStore:
-    """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T]."""
+    """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T].
+
+    With `images`, a list of paths, where the ids hold any.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -65,22 +76,25 @@ class TokenStore:
         self._ids = table.column("input_ids").chunks
         self._labels = table.column("labels").chunks
         self._rows = table.column("row")
+        self._images = table.column("images")
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> dict[str, NDArray[np.int32]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
         place = index - int(self._starts[chunk])
-        return {
+        sample: dict[str, Any] = {
             "input_ids": self._ids[chunk][place].values.to_numpy(),
             "labels": self._labels[chunk][place].values.to_numpy(),
         }
+        images = self._images[index].as_py()
+        return sample | {"images": images} if images else sample
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.int32]]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
     def row_of(self, index: int) -> int:
@@ -131,6 +145,7 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
     from tqdm import tqdm
 
     report = EncodeReport()
+    template.expect(len(dataset))
     temporary: Path | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +183,7 @@ def _temporary_beside(file: Path) -> Path:
 def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.RecordBatch:
     ids: list[list[int]] = []
     labels: list[list[int]] = []
+    images: list[tuple[str, ...]] = []
     origins: list[int] = []
     for index, row in enumerate(rows, start):
         report.num_rows += 1
@@ -175,6 +191,7 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
         report.num_deleted += row.num_deleted
         report.num_unlearned += row.num_unlearned
         report.num_plain += row.num_plain
+        report.num_cut_images += row.num_cut_images
         report.num_split_rows += len(row.samples) > 1
         if row.problem is not None:
             report.num_problems += 1
@@ -185,10 +202,12 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
             ids.append(sample.input_ids)
             labels.append(sample.labels)
             origins.append(index)
+            images.append(sample.images)
             report.num_learned += sample.num_learned
     report.num_samples += len(ids)
     report.num_tokens += sum(map(len, ids))
-    return pa.record_batch([_lists(ids), _lists(labels), pa.array(origins, pa.int64())], schema=SCHEMA)
+    columns = [_lists(ids), _lists(labels), pa.array(origins, pa.int64()), pa.array(images, pa.list_(pa.string()))]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def _lists(values: list[list[int]]) -> pa.ListArray:
@@ -212,6 +231,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     limit = f"--max_length {template.max_length}"
     for number, what in (
         (report.num_deleted, f"are longer than {limit} and were left out"),
+        (report.num_cut_images, f"were left out, since cutting them to {limit} would cut an image: raise it"),
         (report.num_unlearned, "have nothing left to learn and were left out"),
     ):
         if number:
@@ -224,7 +244,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
             log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)
-    if report.num_with_images:
+    if report.num_with_images and template.images is None:
         text = "%s %s rows name images, which this model does not see: their text alone is learned."
         log.warning(text, f"{report.num_with_images:,}", name)
     if report.num_split_rows:
@@ -235,7 +255,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
 
 
 def _total(report: EncodeReport) -> int:
-    return report.num_samples + report.num_deleted + report.num_unlearned
+    return report.num_samples + report.num_deleted + report.num_unlearned + report.num_cut_images
 
 
 def _key(dataset: Dataset, template: ChatTemplate) -> str:
@@ -251,11 +271,22 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
             template.loss_on,
             template.control_as_text,
         ),
+        _images_text(dataset, template),
     ]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
+def _images_text(dataset: Dataset, template: ChatTemplate) -> str:
+    """What ids depend on where images are seen: which files, of what size and time, and how the model reads them."""
+    if template.images is None:
+        return ""
+    paths = (path for images in dataset["images"] for path in images or ())
+    return repr((template.images.state(paths), template.images.processor.to_dict()))
+
+
 def _template_text(template: ChatTemplate) -> str:
+    if template.info.from_tokenizer:
+        return str(template.tokenizer.chat_template)
     function = template.info.format_answer
     if function is None:
         return repr(template.info)

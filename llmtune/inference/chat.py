@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from llmtune.data.image_marks import with_talk_images
+from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.types import Conversation, Message
 
@@ -13,6 +15,7 @@ __all__ = ["chat"]
 HELP = """Commands: exit, clear (forget the talk), system (another system text), multi-line (end a question with a
 line `#`), single-line. Ctrl-C stops an answer.
 """
+IMAGE_HELP = "An image stands in a question as <img>path</img>.\n"
 
 
 def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dict[str, Any]]:
@@ -21,7 +24,7 @@ def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dic
     Earlier turns are part of the next question where the template allows several.
     """
     talk = _Talk(engine, sampling, stream)
-    _say(HELP)
+    _say(HELP if engine.template.images is None else HELP + IMAGE_HELP)
     while True:
         question = _read(talk.multi_line)
         if question is None or question.strip().lower() in ("exit", "quit"):
@@ -64,7 +67,7 @@ class _Talk:
         _say("The system text is set; the talk begins anew.\n" if text else "The template's default is set again.\n")
 
     def answer(self, question: str) -> None:
-        row = Conversation((*self.turns, Message("user", question)))
+        row = with_talk_images(Conversation((*self.turns, Message("user", question))))
         pieces: list[str] = []
         answers = (
             self.engine.stream(row, self.sampling)
@@ -77,6 +80,9 @@ class _Talk:
                 pieces.append(piece)
         except KeyboardInterrupt:
             _say(" [stopped]")
+        except (DataError, TemplateError) as err:  # an image that is not there, or too large
+            _say(f"{err}\n")
+            return
         finally:
             if hasattr(answers, "close"):
                 answers.close()

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from llmtune.templates.chat import ChatTemplate
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Encoded
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import GenerationArguments
@@ -64,24 +64,22 @@ class Engine:
     def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
         """Answers in the order of the rows, `batch_size` at a time, padded on the left."""
         for start in range(0, len(rows), batch_size):
-            prompts = self.template.encode_prompts(rows[start : start + batch_size])
-            yield from self._generate(prompts, sampling)
+            yield from self._generate(self.template.prompts(rows[start : start + batch_size]), sampling)
 
-    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[str]:
-        batch = {name: value.to(self.model.device) for name, value in pad_left(prompts, self._pad_token_id).items()}
+    def _generate(self, prompts: Sequence[Encoded], sampling: Sampling) -> list[str]:
+        batch = self._batch(prompts)
         with self._generating():
             output = self.model.generate(**batch, **self._options(sampling))
         return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
     def stream(self, row: Conversation, sampling: Sampling) -> Iterator[str]:
         """One answer, in pieces as they are written. Closing the iterator stops the generation."""
-        (prompt,) = self.template.encode_prompts([row])
+        batch = self._batch(self.template.prompts([row]))
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         cancelled = threading.Event()
         problems: list[BaseException] = []
 
         def generate() -> None:
-            batch = {n: v.to(self.model.device) for n, v in pad_left([prompt], self._pad_token_id).items()}
             options = self._options(sampling)
             try:
                 with self._generating():
@@ -100,6 +98,16 @@ class Engine:
             worker.join()
         if problems:
             raise problems[0]
+
+    def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """What `generate` takes, on the model's device; pixels in its dtype."""
+        batch = pad_left([prompt.input_ids for prompt in prompts], self._pad_token_id)
+        if self.template.images is not None:
+            paths = [path for prompt in prompts for path in prompt.images]
+            batch |= self.template.images.inputs(paths, batch["input_ids"])
+        dtype = self.model.dtype
+        moved = {name: value.to(self.model.device) for name, value in batch.items()}
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
     def generation_config(self, sampling: Sampling) -> GenerationConfig:
         """The settings as transformers has them, with the template's stop tokens."""

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import set_seed
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.checks import check_images
 from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
@@ -23,6 +24,8 @@ from llmtune.inference.chat import chat
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
 from llmtune.inference.metrics import text_metrics
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.templates.images import ImageError
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
@@ -50,6 +53,9 @@ def infer(args: InferArguments) -> list[InferResult]:
     if args.inherited:
         log.info("From the checkpoint: %s.", ", ".join(args.inherited))
     rows = [] if args.eval_human else _rows(args)
+    if any(row.images for row in rows):
+        assert args.model_type is not None
+        check_images(args, MODEL_MAPPING[args.model_type])
     result_file = None if args.eval_human else _result_file(args)
     if args.merge_lora_and_save:
         args = _merge(args)
@@ -61,7 +67,28 @@ def infer(args: InferArguments) -> list[InferResult]:
     if args.eval_human:
         return chat(engine, sampling, stream=args.stream)
     assert result_file is not None
-    return _answer_rows(engine, sampling, rows, args, result_file)
+    return _answer_rows(engine, sampling, _seen(rows, engine, args), args, result_file)
+
+
+def _seen(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
+    """The rows whose images can be read; where the model sees none, all of them."""
+    log, images = get_logger(), engine.template.images
+    num_with_images = sum(bool(row.images) for row in rows)
+    if images is None:
+        if num_with_images:
+            log.warning("%d rows name images, which this model does not see: it reads the text.", num_with_images)
+        return rows
+    sizes = images.measure(path for row in rows for path in row.images)
+    problems = {path: size for path, size in sizes.items() if isinstance(size, ImageError)}
+    if not problems:
+        return rows
+    kept = [row for row in rows if not problems.keys() & set(row.images)]
+    text = f"{len(rows) - len(kept)} of {len(rows)} rows have an image that cannot be read; first: "
+    text += str(next(iter(problems.values())))
+    if args.strict or not kept:
+        raise DataError(f"{text}. Mend them.")
+    log.warning("%s. They are left out (--strict true makes this fatal).", text)
+    return kept
 
 
 def _answer_rows(

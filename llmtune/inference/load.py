@@ -11,6 +11,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.inference.engine import Engine
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.templates.chat import get_template
+from llmtune.templates.images import limit_pixels
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.logging import get_logger
 
@@ -41,6 +42,7 @@ def load_engine(args: InferArguments) -> Engine:
         get_logger().info("Inference runs on the CPU, since there is no GPU.")
     model = model.to(device).eval()
     assert args.template_type is not None
+    limit_pixels(tokenizer, args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from typing import Any
 
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["HtmlRow", "TokenView", "to_ansi", "to_html", "token_views"]
+__all__ = ["HtmlRow", "TokenView", "to_ansi", "to_html", "token_views", "with_short_images"]
 
 PLACEHOLDER = "·"
 """Stands for a token that holds the first bytes of a character; the character shows on its last token."""
@@ -57,6 +57,15 @@ def token_views(tokenizer: Any, input_ids: Sequence[int], labels: Sequence[int])
         TokenView(text.translate(_VISIBLE), label != IGNORE_INDEX, token)
         for text, token, label in zip(texts, input_ids, labels, strict=True)
     ]
+
+
+def with_short_images(views: Sequence[TokenView], token_id: int) -> list[TokenView]:
+    """The positions of each image as one: an image may have thousands, which all look the same."""
+    found: list[TokenView] = []
+    for is_image, run in groupby(views, lambda view: view.token_id == token_id):
+        same = list(run)
+        found += [replace(same[0], text=f"{same[0].text} x {len(same)}")] if is_image and len(same) > 1 else same
+    return found
 
 
 def to_ansi(views: Sequence[TokenView], *, colour: bool) -> str:

@@ -14,6 +14,7 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import is_hub_id, model_folder
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.models.ports.port import find_port
+from llmtune.templates.info import TEMPLATE_MAPPING
 
 __all__ = ["Identity", "identify"]
 
@@ -92,7 +93,8 @@ def _by_files(folder: Path, place: str) -> Identity:
     if not config:
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     architecture = str((config.get("architectures") or ["?"])[0])
-    vocabulary = config.get("vocab_size") or config.get("padded_vocab_size")
+    text = config.get("text_config", {})
+    vocabulary = config.get("vocab_size") or config.get("padded_vocab_size") or text.get("vocab_size")
     candidates = [
         (key, info)
         for key, info in _entries()
@@ -103,12 +105,24 @@ def _by_files(folder: Path, place: str) -> Identity:
     fitting = [(key, info) for key, info in candidates if info.template == template]
     what = f"config.json says {architecture} with {vocabulary} tokens; {why}"
     if not fitting:
+        fitting = _with_these_eyes(folder, candidates)
+        template = fitting[0][1].template if fitting else template
+    if not fitting:
         chosen = template or _base_template(folder)
         return Identity(AUTO, chosen, f"{what}; no entry has both, so its own files decide (template {chosen})")
     port = find_port(config)
-    native = config if port is None else port.config(config)
+    native = config | config.get("text_config", {}) if port is None else port.config(config)
     key, _ = min(fitting, key=lambda item: _distance(item[0], native))
     return Identity(key, template, f"{what}; that is {key}, or nearest to it in size")
+
+
+def _with_these_eyes(folder: Path, candidates: list[tuple[str, ModelInfo]]) -> list[tuple[str, ModelInfo]]:
+    """Models that see, where the folder's own chat template writes an image as theirs does, whatever else it writes."""
+    from llmtune.templates.matching import chat_template_of
+
+    source, _ = chat_template_of(folder)
+    seeing = [(key, info) for key, info in candidates if info.images == "native"]
+    return [(key, info) for key, info in seeing if TEMPLATE_MAPPING[info.template].image.strip() in (source or "")]
 
 
 def _template_without_jinja(folder: Path, candidates: list[str]) -> str | None:

@@ -83,9 +83,14 @@ def load_causal_lm(
     load_model: bool = True,
     load_tokenizer: bool = True,
     tokenizer_dir: str | None = None,
+    model_class: Any = None,
     **_: Any,
 ) -> tuple[Any, Any]:
-    """Load any causal language model that transformers has a class for: the get_function of most entries."""
+    """Load any causal language model that transformers has a class for: the get_function of most entries.
+
+    Args:
+        model_class: What loads the weights instead of AutoModelForCausalLM or a port.
+    """
     folder = Path(model_dir)
     options = dict(model_kwargs)
     trust_remote_code = bool(options.pop("trust_remote_code", False))
@@ -94,15 +99,17 @@ def load_causal_lm(
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     tokenizer = model = None
     if load_tokenizer:
-        from transformers import AutoTokenizer
+        from llmtune.models.ports.tokenizers import tokenizer_loader
 
-        tokenizer = _load(AutoTokenizer, tokenizer_dir or model_dir, trust_remote_code=trust_remote_code)
+        place = tokenizer_dir or model_dir
+        loader = tokenizer_loader(place, trust_remote_code=trust_remote_code)
+        tokenizer = _load(loader, place, trust_remote_code=trust_remote_code)
     if load_model:
         from llmtune.models.ports import causal_lm_loader
 
         _check_weights(folder, allow_pickle)
         model = _load(
-            causal_lm_loader(folder, trust_remote_code=trust_remote_code),
+            model_class or causal_lm_loader(folder, trust_remote_code=trust_remote_code),
             model_dir,
             dtype=torch_dtype,
             trust_remote_code=trust_remote_code,

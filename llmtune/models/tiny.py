@@ -15,7 +15,6 @@ from typing import Any
 
 from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
 from llmtune.errors import OutputError
-from llmtune.templates.info import DEFAULT_SYSTEM
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import atomic_folder, write_json
 
@@ -33,7 +32,7 @@ SPLIT = (
 )
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\n" + DEFAULT_SYSTEM + "<|im_end|>\n' }}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
     "{% endif %}"
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"

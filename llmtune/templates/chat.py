@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llmtune.data.formats import to_conversation
-from llmtune.errors import TemplateError, UsageError
-from llmtune.templates.encode import TextEncoder
+from llmtune.data.image_marks import with_all_marks
+from llmtune.errors import RowError, TemplateError, UsageError
+from llmtune.templates.encode import Sample, TextEncoder
+from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
 from llmtune.templates.template import Piece, learned_answers, mark_learned, render, single_answer, split_chat_sep
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, LossOn, TruncationStrategy
@@ -27,6 +29,7 @@ class EncodedRow:
     num_deleted: int = 0
     num_unlearned: int = 0
     num_plain: int = 0
+    num_cut_images: int = 0
     problem: str | None = None
 
 
@@ -58,6 +61,7 @@ class ChatTemplate:
         self.truncation_strategy = truncation_strategy
         self.loss_on = loss_on
         self.control_as_text = special_tokens_in_text == "text"
+        self.images = images_of(tokenizer) if info.image else None
         self._encoder = TextEncoder(tokenizer, control_as_text=self.control_as_text)
         stop, _ = split_chat_sep(info)
         # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.
@@ -65,29 +69,31 @@ class ChatTemplate:
 
     # One row, as a notebook uses it
 
-    def encode(self, row: Row, *, generation: bool = False) -> dict[str, list[int]]:
+    def encode(self, row: Row, *, generation: bool = False) -> dict[str, Any]:
         """Token ids and labels of a row, or with `generation` the prompt alone.
 
         Where a row's answers need a sample each (see `encode_all`), this is the last one's.
 
         Returns:
             `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on learned tokens.
+            With `images`, the paths in order, where the sample has any and the model sees them.
 
         Raises:
             RowError: The row has no known shape. TemplateError: The template cannot express it, or nothing of it
             is left within `max_length`.
         """
         if generation:
-            ids = self.encode_prompts([row])[0]
-            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids)}
+            prompt = self.prompts([row])[0]
+            prompt.labels = [IGNORE_INDEX] * len(prompt.input_ids)
+            return _as_dict(prompt)
         return self.encode_all(row)[-1]
 
-    def encode_all(self, row: Row) -> list[dict[str, list[int]]]:
+    def encode_all(self, row: Row) -> list[dict[str, Any]]:
         """All the samples of a row: one, or one for each learned answer where no single sequence can hold them."""
         encoded = self.encode_rows([as_conversation(row)])[0]
         if not encoded.samples:
             raise TemplateError(encoded.problem or f"nothing that is learned is left of the row ({self._limit_text()})")
-        return [{"input_ids": sample.input_ids, "labels": sample.labels} for sample in encoded.samples]
+        return [_as_dict(sample) for sample in encoded.samples]
 
     def render(self, row: Row, *, generation: bool = False) -> str:
         """The text of a row as the model sees it; token ids are written as the tokenizer decodes them."""
@@ -96,32 +102,57 @@ class ChatTemplate:
 
     # Many rows
 
+    def expect(self, num_rows: int) -> None:
+        """Prepare for encoding so many rows."""
+        self._encoder.expect(num_rows)
+
     def encode_rows(self, conversations: Sequence[Conversation]) -> list[EncodedRow]:
         """Encode rows in one batch. A row that the template cannot express has a `problem` and no samples."""
         rows = [EncodedRow() for _ in conversations]
+        sizes = self._sizes(conversations)
         jobs: list[tuple[int, Conversation]] = []
         for index, conversation in enumerate(conversations):
-            marked = mark_learned(conversation, self.loss_on)
+            try:
+                marked = mark_learned(self._shown(conversation), self.loss_on)
+            except RowError as err:
+                rows[index].problem = str(err)
+                continue
             jobs += [(index, part) for part in self._samples_of(marked)]
-        jobs = self._encode_jobs(jobs, rows, may_split=True)
-        self._encode_jobs(jobs, rows, may_split=False)
+        jobs = self._encode_jobs(jobs, rows, sizes, may_split=True)
+        self._encode_jobs(jobs, rows, sizes, may_split=False)
         return rows
 
     def encode_prompts(self, rows: Sequence[Row]) -> list[list[int]]:
         """The ids that a model is given to answer each row; longer prompts lose their start."""
-        conversations = [as_conversation(row, need_answer=False) for row in rows]
-        samples = [self._encoder.sample(self.pieces(conversation, generation=True)) for conversation in conversations]
-        found = self._encoder.encode(samples)
-        return [
-            encoded.input_ids[-self.max_length :] if self.max_length else encoded.input_ids
-            for encoded in found
-            if encoded
-        ]
+        return [prompt.input_ids for prompt in self.prompts(rows)]
+
+    def prompts(self, rows: Sequence[Row]) -> list[Encoded]:
+        """The same with the images that the ids hold; there are no labels.
+
+        Raises:
+            RowError: More marks than images. ImageError: An image that is missing or broken.
+            TemplateError: The template cannot express a row, or cutting it would cut an image.
+        """
+        conversations = [self._shown(as_conversation(row, need_answer=False)) for row in rows]
+        sizes = self._sizes(conversations)
+        samples = [self._sample(conversation, sizes, generation=True) for conversation in conversations]
+        found: list[Encoded] = []
+        for conversation, encoded in zip(conversations, self._encoder.encode(samples), strict=True):
+            assert encoded is not None, "a prompt has no answer whose border could lie inside a token"
+            found.append(self._cut_prompt(replace(encoded, images=self._images_of(conversation))))
+        return found
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         """The pieces of a row whose learned answers are marked already."""
         everything = self.loss_on == "everything"
-        return render(self.info, conversation, system=self.system, learn_everything=everything, generation=generation)
+        return render(
+            self.info,
+            self._shown(conversation),
+            system=self.system,
+            learn_everything=everything,
+            generation=generation,
+            images=self.images is not None,
+        )
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -152,14 +183,14 @@ class ChatTemplate:
         return _one_by_one(conversation)
 
     def _encode_jobs(
-        self, jobs: list[tuple[int, Conversation]], rows: list[EncodedRow], *, may_split: bool
+        self, jobs: list[tuple[int, Conversation]], rows: list[EncodedRow], sizes: Sizes, *, may_split: bool
     ) -> list[tuple[int, Conversation]]:
         """Encode samples into their rows; return those to be encoded answer by answer."""
         ready = []
         for index, conversation in jobs:
             try:
-                ready.append((index, conversation, self._encoder.sample(self.pieces(conversation))))
-            except TemplateError as err:
+                ready.append((index, conversation, self._sample(conversation, sizes)))
+            except (TemplateError, ImageError) as err:
                 rows[index].problem = str(err)
         again: list[tuple[int, Conversation]] = []
         encoded_samples = self._encoder.encode([sample for _, _, sample in ready])
@@ -169,7 +200,7 @@ class ChatTemplate:
                 again += [(index, part) for part in _one_by_one(conversation)]
             else:
                 rows[index].num_plain += sample.num_plain
-                self._keep(encoded, rows[index])
+                self._keep(replace(encoded, images=self._images_of(conversation)), rows[index])
         return again
 
     def _keep(self, encoded: Encoded, row: EncodedRow) -> None:
@@ -179,13 +210,53 @@ class ChatTemplate:
                 row.num_deleted += 1
                 return
             kept = slice(-limit, None) if self.truncation_strategy == "left" else slice(limit)
-            encoded = Encoded(encoded.input_ids[kept], encoded.labels[kept])
+            if self._cuts_images(encoded, kept):
+                row.num_cut_images += 1
+                return
+            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept])
             encoded.labels[0] = IGNORE_INDEX
             row.num_truncated += 1
         if encoded.num_learned == 0:
             row.num_unlearned += 1
         else:
             row.samples.append(encoded)
+
+    def _cut_prompt(self, prompt: Encoded) -> Encoded:
+        limit = self.max_length
+        if not limit or len(prompt.input_ids) <= limit:
+            return prompt
+        if self._cuts_images(prompt, slice(-limit, None)):
+            size = f"{len(prompt.input_ids):,} tokens, with those of its images,"
+            raise TemplateError(f"A question has {size} and --max_length is {limit:,}. Raise it, or give -1.")
+        return replace(prompt, input_ids=prompt.input_ids[-limit:])
+
+    # Images, where the model sees them
+
+    def _shown(self, conversation: Conversation) -> Conversation:
+        return conversation if self.images is None else with_all_marks(conversation)
+
+    def _images_of(self, conversation: Conversation) -> tuple[str, ...]:
+        return () if self.images is None else conversation.images
+
+    def _sizes(self, conversations: Sequence[Conversation]) -> Sizes:
+        if self.images is None:
+            return {}
+        return self.images.measure(path for conversation in conversations for path in conversation.images)
+
+    def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> Sample:
+        """The parts that are tokenised; the image token stands there as often as an image has positions."""
+        pieces = self.pieces(conversation, generation=generation)
+        if self.images is not None:
+            token = self.images.token
+            is_text = self._encoder.control_spans(token, [token])  # where the data spells it
+            pieces = fill_images(pieces, conversation.images, sizes, token, may_spell=bool(is_text))
+        return self._encoder.sample(pieces)
+
+    def _cuts_images(self, encoded: Encoded, kept: slice) -> bool:
+        if self.images is None or not encoded.images:
+            return False
+        token = self.images.token_id
+        return encoded.input_ids[kept].count(token) != encoded.input_ids.count(token)
 
     def _limit_text(self) -> str:
         if self.max_length is None:
@@ -241,6 +312,11 @@ def get_template(
         loss_on=loss_on,
         special_tokens_in_text=special_tokens_in_text,
     )
+
+
+def _as_dict(sample: Encoded) -> dict[str, Any]:
+    found: dict[str, Any] = {"input_ids": sample.input_ids, "labels": sample.labels}
+    return found | {"images": list(sample.images)} if sample.images else found
 
 
 def _one_by_one(conversation: Conversation) -> list[Conversation]:

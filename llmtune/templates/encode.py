@@ -9,38 +9,27 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import TemplateError
+from llmtune.templates.fast_bpe import FastBPE, fast_bpe
+from llmtune.templates.locate import Part, Tokens, locate, locate_by_bytes, locate_by_prefixes
 from llmtune.templates.template import Piece
 from llmtune.types import IGNORE_INDEX, Encoded
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
 __all__ = ["Part", "Sample", "TextEncoder"]
 
+MANY_TEXTS = 5000
+"""From so many on, preparing the cheaper way costs less than it saves: a second, and once for a tokenizer some more."""
+
 ANCHOR = "\n"
 """Stands before a text that goes on; most tokenizers never join it with what follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch that is tokenised as one: text, or ids that need no tokenising.
-
-    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text. `continued`: it
-    goes on in the middle of a text, so a tokenizer that puts a blank before each text must not do so here.
-    """
-
-    text: str = ""
-    ids: tuple[int, ...] | None = None
-    learned: tuple[tuple[int, int], ...] = ()
-    plain: bool = False
-    continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +39,6 @@ class Sample:
     parts: tuple[Part, ...]
     last_answer: tuple[int, int] | None = None
     num_plain: int = 0
-
-
-@dataclass(slots=True)
-class _Tokens:
-    ids: Sequence[int]
-    learned: list[tuple[int, int]] = field(default_factory=list)
-    straddled: list[int] = field(default_factory=list)
-    """Characters at which a learned span begins or ends inside a token."""
 
 
 class TextEncoder:
@@ -72,32 +53,44 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self._backend: Backend | None = tokenizer.backend_tokenizer if getattr(tokenizer, "is_fast", False) else None
         self._lock = threading.Lock()
+        self._fast: FastBPE | None = None
         self._control = _control_pattern(tokenizer) if control_as_text else None
         anchor = self._ids_of(ANCHOR)
         self._anchor = anchor if self._ids_of(ANCHOR + "a") != [*anchor, *self._ids_of("a")] else None
 
+    def expect(self, num_texts: int) -> None:
+        """Prepare for so many texts: many are worth the cheaper way, where the tokenizer has one."""
+        if self._fast is None and num_texts >= MANY_TEXTS:
+            self._fast = fast_bpe(self.tokenizer)
+
     def sample(self, pieces: Sequence[Piece]) -> Sample:
         """Join pieces into parts that are tokenised apart."""
         parts: list[Part] = []
+        open_text = _OpenText()
         last_answer: tuple[int, int] | None = None
         turn: int | None = None
+        num_plain = 0
         for piece in pieces:
+            position = 0
             if isinstance(piece.content, tuple):
+                open_text.close_into(parts)
                 ids = self._resolve(piece.content)
                 parts.append(Part(ids=ids, learned=((0, len(ids)),) if piece.learned else ()))
-                position = 0
+                place = len(parts) - 1
             elif piece.from_data and self._control is not None and self._control.search(piece.content):
-                parts.append(Part(piece.content, learned=_span(piece, 0), plain=True))
-                position = 0
+                open_text.close_into(parts)
+                parts.append(Part(piece.content, learned=_span(piece, 0), plain=True, continued=_goes_on(parts)))
+                place = len(parts) - 1
+                num_plain += 1
             else:
-                if not parts or parts[-1].ids is not None or parts[-1].plain:
-                    parts.append(Part())
-                position = len(parts[-1].text)
-                parts[-1] = _append(parts[-1], piece)
+                position = open_text.length
+                open_text.add(piece)
+                place = len(parts)
             if piece.learned and piece.turn != turn:
-                last_answer = (len(parts) - 1, position)
+                last_answer = (place, position)
             turn = piece.turn if piece.learned else None
-        return Sample(tuple(parts), last_answer, sum(part.plain for part in parts))
+        open_text.close_into(parts)
+        return Sample(tuple(parts), last_answer, num_plain)
 
     def control_spans(self, text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
         """Where in a text those of the contents stand, in order, that hold the spelling of a control token."""
@@ -124,7 +117,7 @@ class TextEncoder:
         tokens = iter(self._tokenize([part for sample in samples for part in sample.parts]))
         return [self._assemble(sample, [next(tokens) for _ in sample.parts]) for sample in samples]
 
-    def _assemble(self, sample: Sample, tokens: Sequence[_Tokens]) -> Encoded | None:
+    def _assemble(self, sample: Sample, tokens: Sequence[Tokens]) -> Encoded | None:
         straddled = [(index, at) for index, found in enumerate(tokens) for at in found.straddled]
         if straddled:
             return self.encode([_split_at(sample)])[0] if straddled == [sample.last_answer] else None
@@ -140,26 +133,32 @@ class TextEncoder:
             labels[0] = IGNORE_INDEX
         return Encoded(ids, labels)
 
-    def _tokenize(self, parts: Sequence[Part]) -> list[_Tokens]:
+    def _tokenize(self, parts: Sequence[Part]) -> list[Tokens]:
         if any(part.continued for part in parts) and self._anchor is not None:
             return [self._tokenize_continued(part) if part.continued else self._tokenize([part])[0] for part in parts]
         if self._backend is None:
             return [self._tokenize_by_prefixes(part) for part in parts]
-        texts = [part.text for part in parts if part.ids is None and not part.plain]
+        fast = self._fast
+        quick = [fast is not None and part.ids is None and not part.plain and fast.takes(part.text) for part in parts]
+        texts = [
+            p.text for p, is_quick in zip(parts, quick, strict=True) if not is_quick and p.ids is None and not p.plain
+        ]
         with self._exact_backend(plain=False) as backend:
             encodings = iter(backend.encode_batch(texts, add_special_tokens=False))
-        found: list[_Tokens] = []
-        for part in parts:
+        found: list[Tokens] = []
+        for part, is_quick in zip(parts, quick, strict=True):
             if part.ids is not None:
-                found.append(_Tokens(part.ids, list(part.learned)))
+                found.append(Tokens(part.ids, list(part.learned)))
+            elif is_quick and fast is not None:
+                found.append(locate_by_bytes(part, fast))
             elif part.plain:
                 with self._exact_backend(plain=True) as backend:
-                    found.append(_locate(part, backend.encode(part.text, add_special_tokens=False)))
+                    found.append(locate(part, backend.encode(part.text, add_special_tokens=False)))
             else:
-                found.append(_locate(part, next(encodings)))
+                found.append(locate(part, next(encodings)))
         return found
 
-    def _tokenize_continued(self, part: Part) -> _Tokens:
+    def _tokenize_continued(self, part: Part) -> Tokens:
         """Behind an anchor, whose tokens are dropped: what a tokenizer puts before a text stands before the anchor."""
         size = len(ANCHOR)
         shifted = tuple((start + size, end + size) for start, end in part.learned)
@@ -168,7 +167,7 @@ class TextEncoder:
         if list(found.ids[: len(anchor)]) != anchor:  # the anchor and the text share a token
             return self._tokenize([replace(part, continued=False)])[0]
         learned = [(start - len(anchor), end - len(anchor)) for start, end in found.learned]
-        return _Tokens(found.ids[len(anchor) :], learned, [at - size for at in found.straddled])
+        return Tokens(found.ids[len(anchor) :], learned, [at - size for at in found.straddled])
 
     def _ids_of(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -189,16 +188,16 @@ class TextEncoder:
             finally:
                 backend.post_processor, backend.encode_special_tokens = processor, special
 
-    def _tokenize_by_prefixes(self, part: Part) -> _Tokens:
+    def _tokenize_by_prefixes(self, part: Part) -> Tokens:
         """For tokenizers without offsets: a border lies where the ids of the text before it begin the whole's."""
         if part.ids is not None:
-            return _Tokens(part.ids, list(part.learned))
+            return Tokens(part.ids, list(part.learned))
         options = {"split_special_tokens": True} if part.plain else {}
 
         def ids_of(text: str) -> list[int]:
             return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
 
-        return _locate_by_prefixes(part, ids_of)
+        return locate_by_prefixes(part, ids_of)
 
     def _resolve(self, context: tuple[int | str, ...]) -> tuple[int, ...]:
         ids: list[int] = []
@@ -208,42 +207,6 @@ class TextEncoder:
                 raise TemplateError(f"the template needs the tokenizer's {item}, which this tokenizer does not have")
             ids.append(token)
         return tuple(ids)
-
-
-def _locate(part: Part, encoding: Encoding) -> _Tokens:
-    """Learned characters to learned tokens."""
-    ids = encoding.ids
-    found = _Tokens(ids)
-
-    def border(at: int) -> int:
-        """The first token at or after a character."""
-        if at >= len(part.text):
-            return len(ids)
-        token = encoding.char_to_token(at)
-        if token is None:  # a character that the normaliser dropped
-            return next((index for index, (start, _) in enumerate(encoding.offsets) if start >= at), len(ids))
-        span = encoding.token_to_chars(token)
-        if span is not None and span[0] < at:
-            found.straddled.append(at)
-        return int(token)
-
-    found.learned = [(border(start), border(end)) for start, end in part.learned]
-    return found
-
-
-def _locate_by_prefixes(part: Part, ids_of: Callable[[str], list[int]]) -> _Tokens:
-    found = _Tokens(ids_of(part.text))
-
-    def border(at: int) -> int:
-        before = ids_of(part.text[:at]) if at else []
-        if list(found.ids[: len(before)]) != before:
-            found.straddled.append(at)
-        return len(before)
-
-    found.learned = [
-        (border(start), border(end) if end < len(part.text) else len(found.ids)) for start, end in part.learned
-    ]
-    return found
 
 
 def _split_at(sample: Sample) -> Sample:
@@ -257,17 +220,34 @@ def _split_at(sample: Sample) -> Sample:
     return Sample((*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain)
 
 
-def _append(part: Part, piece: Piece) -> Part:
-    assert isinstance(piece.content, str)
-    start = len(part.text)
-    learned = part.learned
-    if piece.learned:
-        spans = _span(piece, start)
-        if learned and learned[-1][1] == start:
-            spans = ((learned[-1][0], start + len(piece.content)),)
-            learned = learned[:-1]
-        learned = (*learned, *spans)
-    return Part(part.text + piece.content, learned=learned)
+class _OpenText:
+    """A text that pieces are still added to."""
+
+    __slots__ = ("learned", "length", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.learned: list[tuple[int, int]] = []
+        self.length = 0
+
+    def add(self, piece: Piece) -> None:
+        content = str(piece.content)
+        start, self.length = self.length, self.length + len(content)
+        self.texts.append(content)
+        if piece.learned and content:
+            if self.learned and self.learned[-1][1] == start:
+                start = self.learned.pop()[0]
+            self.learned.append((start, self.length))
+
+    def close_into(self, parts: list[Part]) -> None:
+        if self.texts:
+            parts.append(Part("".join(self.texts), learned=tuple(self.learned), continued=_goes_on(parts)))
+            self.texts, self.learned, self.length = [], [], 0
+
+
+def _goes_on(parts: Sequence[Part]) -> bool:
+    """Whether what follows is the same text: token ids end one, a content that is encoded as plain text does not."""
+    return bool(parts) and parts[-1].ids is None
 
 
 def _span(piece: Piece, start: int) -> tuple[tuple[int, int], ...]:
@@ -275,5 +255,8 @@ def _span(piece: Piece, start: int) -> tuple[tuple[int, int], ...]:
 
 
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
-    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True)))) if special else None
+    special = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    special.sort(key=lambda token: len(token.content), reverse=True)
+    # a token of whole words, ChatGLM's `sop`, is not found in philosophy
+    spellings = [rf"(?<!\w){re.escape(t.content)}(?!\w)" if t.single_word else re.escape(t.content) for t in special]
+    return re.compile("|".join(spellings)) if spellings else None

@@ -53,9 +53,12 @@ class TemplateInfo:
         strip: Whether contents lose white space at their ends, as the upstream template has it.
         strip_system: Whether the system text does so too.
         answer_prefix: What the template itself writes before the last answer, after its prompt; not learned.
+        answer_format: What the model writes for an answer, `{{ANSWER}}`, with blanks around it, say; all of it learned.
         format_answer: Rewrites an answer by its place; None writes it as it is.
         keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
         tool_format: How tools and tool calls are written; None refuses rows with tools.
+        image: What stands for an image in a question, with the model's image token written once; empty where the
+            model sees none.
         from_tokenizer: Render with the chat template that the tokenizer carries; the rest then says nothing.
         source: Where these facts come from.
     """
@@ -69,9 +72,11 @@ class TemplateInfo:
     strip: bool = False
     strip_system: bool = True
     answer_prefix: str = ""
+    answer_format: str = "{{ANSWER}}"
     format_answer: FormatAnswer | None = None
     keeps_prefixes: bool = True
     tool_format: ToolFormat | None = None
+    image: str = ""
     from_tokenizer: bool = False
     source: str = ""
 
@@ -81,6 +86,8 @@ class TemplateInfo:
         object.__setattr__(self, "stop_words", tuple(self.stop_words))
         if not any(isinstance(context, str) and "{{QUERY}}" in context for context in self.prompt):
             raise UsageError("The prompt of a template needs a text with {{QUERY}}.")
+        if self.answer_format.count("{{ANSWER}}") != 1:
+            raise UsageError("The answer_format of a template is a text with one {{ANSWER}}.")
         if self.default_system is not None and not self.has_system_slot:
             raise UsageError("A template with a default system text needs a prefix or a prompt with {{SYSTEM}}.")
 

@@ -31,8 +31,21 @@ IS_LAST_QUESTION = "turns[loop.index:] | selectattr('role', 'equalto', 'user') |
 
 LAST_ANSWER = "{{%- if loop.last and not loop.first -%}}{}{{%- endif -%}}"
 
+# A content is a text, or a list of parts that are text or image.
+_IMAGES = """\
+{{%- macro written(content) -%}}
+{{%- if content is string -%}}
+{{{{- content -}}}}
+{{%- else -%}}
+{{%- for part in content -%}}
+{{%- if part['type'] == 'text' -%}}{{{{- part['text'] -}}}}{{%- else -%}}{image}{{%- endif -%}}
+{{%- endfor -%}}
+{{%- endif -%}}
+{{%- endmacro -%}}"""
+
 # The layout is for readers: every tag strips the white space around it.
 _FRAME = """\
+{images}
 {tools}
 {system}
 {{%- set ns = namespace(round=0) -%}}
@@ -46,7 +59,7 @@ _FRAME = """\
 {{%- elif message['role'] == 'assistant' -%}}
 {{%- if message['tool_calls'] -%}}{no_tools}{{%- endif -%}}
 {answer_prefix}
-{{{{- content -}}}}
+{answer}
 {{%- if not loop.last -%}}
 {chat_sep}
 {{%- else -%}}
@@ -78,6 +91,8 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
     if system is not None and not info.has_system_slot:
         raise TemplateError(f"{NO_SYSTEM}, and --system gives one")
     texts = _Texts(tokenizer)
+    images = _IMAGES.format(image=_literal(info.image)) if info.image else ""
+    content = "written(message['content'])" if images else "message['content']"
     answer_prefix = _literal(info.answer_prefix)
     chat_sep = _raise(TOO_MANY_TURNS)
     if info.chat_sep is not None:
@@ -86,13 +101,15 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
         line
         for line in _FRAME.format(
             no_tools=_raise(NO_TOOLS),
+            images=images,
             tools="{%- if tools -%}" + _raise(NO_TOOLS) + "{%- endif -%}",
             system=_system(info, system),
             prefix=_contexts(info.prefix, texts, {}, IS_SYSTEM),
-            content="{%- set content = message['content']" + (" | trim" if info.strip else "") + " -%}",
+            content="{%- set content = " + content + (" | trim" if info.strip else "") + " -%}",
             two_questions=_raise(TWO_QUESTIONS),
             prompt=_contexts(info.prompt, texts, _IN_PROMPT, f"{IS_SYSTEM} and {IS_LAST_QUESTION}"),
             answer_prefix=answer_prefix and LAST_ANSWER.format(answer_prefix),
+            answer=_answer(info),
             chat_sep=chat_sep,
             suffix="\n".join(texts.write(context) for context in info.suffix),
             generation=_generation(answer_prefix),
@@ -138,6 +155,14 @@ def _contexts(contexts: tuple[Context, ...], texts: _Texts, variables: dict[str,
         else:
             lines.append(texts.write(context, variables))
     return "\n".join(lines)
+
+
+def _answer(info: TemplateInfo) -> str:
+    before, _, after = info.answer_format.partition("{{ANSWER}}")
+    if not before and not after:
+        return "{{- content -}}"
+    only_text = "{%- if turns | length == 1 -%}{{- content -}}{%- else -%}"
+    return only_text + _literal(before) + "{{- content -}}" + _literal(after) + "{%- endif -%}"
 
 
 def _generation(answer_prefix: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.errors import TemplateError
+from llmtune.data.image_marks import MARK, split_marks, with_all_marks
+from llmtune.errors import DataError, TemplateError
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation, Message
 
@@ -21,13 +22,22 @@ __all__ = [
 ]
 
 
-def upstream_messages(conversation: Conversation, *, system: str | None = None) -> list[dict[str, Any]]:
-    """A conversation as `apply_chat_template` takes it."""
+def upstream_messages(
+    conversation: Conversation, *, system: str | None = None, image: str = ""
+) -> list[dict[str, Any]]:
+    """A conversation as `apply_chat_template` takes it.
+
+    Args:
+        image: What the template writes for an image; then questions with images are lists of parts.
+    """
     messages: list[dict[str, Any]] = []
     if conversation.system is None and system is not None:
         messages.append({"role": "system", "content": system})
     for message in conversation.messages:
         item: dict[str, Any] = {"role": message.role, "content": message.content}
+        if image and message.role == "user" and MARK.search(message.content):
+            texts = split_marks(message.content, joins_line=image.endswith("\n"))
+            item["content"] = [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts]
         if message.tool_calls:
             item["tool_calls"] = [
                 {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -37,15 +47,19 @@ def upstream_messages(conversation: Conversation, *, system: str | None = None) 
     return messages
 
 
-def upstream_ids(tokenizer: Any, conversation: Conversation, *, system: str | None = None, **options: Any) -> list[int]:
-    """What the tokenizer's own chat template makes of a conversation."""
+def upstream_ids(
+    tokenizer: Any, conversation: Conversation, *, system: str | None = None, image: str = "", **options: Any
+) -> list[int]:
+    """What the tokenizer's own chat template makes of a conversation; an image is one token."""
     text = tokenizer.apply_chat_template(
-        upstream_messages(conversation, system=system),
+        upstream_messages(conversation, system=system, image=image),
         tools=list(conversation.tools) or None,
         tokenize=False,
         **options,
     )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # The chat templates of models with a processor leave the BOS token to it.
+    adds = bool(image) and not text.startswith(tokenizer.bos_token or "")
+    return list(tokenizer(text, add_special_tokens=adds)["input_ids"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,11 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
     """
     prompt = Conversation(_question(conversation), conversation.tools, conversation.images)
     ours = template.encode_prompts([prompt])[0]
-    options = {"enable_thinking": False} if template.info.answer_prefix else {}
+    options: dict[str, Any] = {"enable_thinking": False} if template.info.answer_prefix else {}
+    if template.images is not None:
+        prompt = with_all_marks(prompt)
+        options["image"] = template.info.image
+        ours = _images_once(ours, template.images.token_id)
     try:
         theirs = upstream_ids(template.tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
     except Exception as err:  # whatever a chat template raises for a conversation that it refuses
@@ -84,7 +102,8 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
 def sample_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
     """Whether a sample of training begins otherwise than the prompt that its last answer would be given."""
     sample = template.encode_all(conversation)[-1]["input_ids"]
-    prompt = template.encode_prompts([Conversation(_question(conversation), conversation.tools)])[0]
+    question = Conversation(_question(conversation), conversation.tools, conversation.images)
+    prompt = template.encode_prompts([question])[0]
     begins = sample[: len(prompt)] == prompt
     return None if begins else Difference("what is trained, against the prompt", sample, prompt)
 
@@ -106,7 +125,7 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
             continue
         try:
             found = prompt_difference(template, conversation)
-        except TemplateError:  # a row that the template cannot express has been told of already
+        except (TemplateError, DataError):  # a row that cannot be written, or its image not read, was told of already
             continue
         except UpstreamRefusal as err:
             return f"the tokenizer's own refuses a row ({err})"
@@ -115,6 +134,10 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
             shown = [repr(tokenizer.decode(ids[around])) for ids in (found.ours, found.theirs)]
             return f"{template.name!r} gives {shown[0]} where the tokenizer's own gives {shown[1]} (token {found.at})"
     return None
+
+
+def _images_once(ids: list[int], image: int) -> list[int]:
+    return [token for place, token in enumerate(ids) if token != image or ids[place - 1 : place] != [image]]
 
 
 def _question(conversation: Conversation) -> tuple[Message, ...]:

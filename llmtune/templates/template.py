@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from llmtune.data.image_marks import count_marks, split_marks
 from llmtune.errors import TemplateError
 from llmtune.templates.info import Context, Place, TemplateInfo
 from llmtune.templates.tools import format_tool_calls, format_tool_results, format_tools
@@ -20,13 +21,15 @@ _PLACEHOLDER = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1|ROUND)\}\}")
 class Piece:
     """A stretch of the rendered conversation: text, or token ids and names of tokenizer attributes.
 
-    `turn`: the index of the answer that it belongs to, where the model writes it; None for all else.
+    `turn`: the index of the answer that it belongs to, where the model writes it; None for all else. `is_image`: it
+    stands for an image, with the model's image token once.
     """
 
     content: Context
     learned: bool = False
     from_data: bool = False
     turn: int | None = None
+    is_image: bool = False
 
 
 def learned_answers(conversation: Conversation) -> list[int]:
@@ -45,7 +48,9 @@ def mark_learned(conversation: Conversation, loss_on: LossOn) -> Conversation:
 def single_answer(conversation: Conversation, answer: int) -> Conversation:
     """The conversation up to one answer, which alone is learned."""
     num_kept = len(conversation.messages) - len(conversation.turns) + answer + 1
-    return _with_learned(replace(conversation, messages=conversation.messages[:num_kept]), {answer})
+    kept = replace(conversation, messages=conversation.messages[:num_kept])
+    kept = replace(kept, images=conversation.images[: count_marks(kept)])  # those of later questions are not shown
+    return _with_learned(kept, {answer})
 
 
 def _with_learned(conversation: Conversation, answers: set[int]) -> Conversation:
@@ -61,6 +66,7 @@ def render(
     system: str | None = None,
     learn_everything: bool = False,
     generation: bool = False,
+    images: bool = False,
 ) -> list[Piece]:
     """Write a conversation as the template has it.
 
@@ -68,6 +74,7 @@ def render(
         system: For a row without a system text of its own; None means the template's default.
         learn_everything: Learn the prompts as well as the answers.
         generation: End where the model begins to write: a last answer is left out.
+        images: Write `info.image` for each mark of an image in a question; else marks are text.
 
     Raises:
         TemplateError: The template has no place for a system text, a second turn or tools.
@@ -81,15 +88,17 @@ def render(
     if len(turns) == 1 and turns[0].role == "assistant":  # plain text, no question
         pieces += _answer(info, turns, 0, learned=0 in learned)
     elif turns:
-        pieces += _turns(info, turns, learned, text)
+        pieces += _turns(info, turns, learned, text, info.image if images else "")
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
     if learn_everything and not generation:
-        pieces = [replace(piece, learned=True) for piece in pieces]
+        pieces = [replace(piece, learned=not piece.is_image) for piece in pieces]
     return pieces
 
 
-def _turns(info: TemplateInfo, turns: list[Message], learned: set[int], system: str | None) -> Iterator[Piece]:
+def _turns(
+    info: TemplateInfo, turns: list[Message], learned: set[int], system: str | None, image: str
+) -> Iterator[Piece]:
     if info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
         raise TemplateError("this template takes one question and one answer, and the row has more turns")
     round_number = 0
@@ -104,7 +113,8 @@ def _turns(info: TemplateInfo, turns: list[Message], learned: set[int], system: 
             end += 1
         is_last = not any(turn.role == "user" for turn in turns[end:])
         values = _values(_question(info, turns[index:end]), round_number)
-        yield from _contexts(info.prompt, values, system if is_last and turns[index].role == "user" else None)
+        is_user = turns[index].role == "user"
+        yield from _contexts(info.prompt, values, system if is_last and is_user else None, image if is_user else "")
         round_number += 1
         index = end
 
@@ -115,14 +125,16 @@ def _question(info: TemplateInfo, messages: list[Message]) -> str:
     return format_tool_results(info.tool_format, [message.content for message in messages])
 
 
-def _contexts(contexts: tuple[Context, ...], values: dict[str, str], system: str | None) -> Iterator[Piece]:
+def _contexts(
+    contexts: tuple[Context, ...], values: dict[str, str], system: str | None, image: str = ""
+) -> Iterator[Piece]:
     for context in contexts:
         if not isinstance(context, str):
             yield Piece(context)
         elif "{{SYSTEM}}" not in context:
-            yield from _substitute(context, values)
+            yield from _substitute(context, values, image)
         elif system is not None:
-            yield from _substitute(context, values | {"SYSTEM": system})
+            yield from _substitute(context, values | {"SYSTEM": system}, image)
 
 
 def _values(query: str, round_number: int) -> dict[str, str]:
@@ -137,8 +149,11 @@ def _values(query: str, round_number: int) -> dict[str, str]:
 def _answer(info: TemplateInfo, turns: list[Message], index: int, *, learned: bool) -> Iterator[Piece]:
     message = turns[index]
     content = message.content.strip() if info.strip else message.content
-    if info.format_answer is not None:
-        content = info.format_answer(content, _place(turns, index))
+    if len(turns) > 1:  # plain text stays as it is
+        if info.format_answer is not None:
+            content = info.format_answer(content, _place(turns, index))
+        before, _, after = info.answer_format.partition("{{ANSWER}}")
+        content = f"{before}{content}{after}"
     if message.tool_calls:
         content = format_tool_calls(info.tool_format, content, message.tool_calls)
     if info.answer_prefix and len(turns) > 1 and index == len(turns) - 1:
@@ -174,7 +189,7 @@ def split_chat_sep(info: TemplateInfo) -> tuple[tuple[Context, ...], tuple[Conte
     return tuple(stop), tuple(rest)
 
 
-def _substitute(context: str, values: dict[str, str]) -> Iterator[Piece]:
+def _substitute(context: str, values: dict[str, str], image: str) -> Iterator[Piece]:
     """Fill placeholders in one pass: what stands in the data is never read as a placeholder."""
     position = 0
     for match in _PLACEHOLDER.finditer(context):
@@ -182,7 +197,11 @@ def _substitute(context: str, values: dict[str, str]) -> Iterator[Piece]:
             continue
         if match.start() > position:
             yield Piece(context[position : match.start()])
-        yield Piece(values[match.group(1)], from_data=match.group(1) in ("QUERY", "SYSTEM"))
+        if match.group(1) == "QUERY" and image:
+            for text in split_marks(values["QUERY"], joins_line=image.endswith("\n")):
+                yield Piece(image, is_image=True) if text is None else Piece(text, from_data=True)
+        else:
+            yield Piece(values[match.group(1)], from_data=match.group(1) in ("QUERY", "SYSTEM"))
         position = match.end()
     if position < len(context):
         yield Piece(context[position:])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.data.canonical import from_record
+from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.metrics import text_metrics
 from llmtune.training.prepare import Prepared
@@ -20,7 +22,9 @@ SAMPLE_TOKENS = 48
 def answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[str, float]:
     """ROUGE and BLEU of answers to the validation rows."""
     assert prepared.validation is not None
-    rows = [from_record(record) for record in prepared.validation]
+    rows = _askable(prepared, [from_record(record) for record in prepared.validation])
+    if not rows:
+        return {}
     engine = Engine(model, prepared.template)
     answers = list(engine.answer(rows, Sampling.of(args), batch_size=args.eval_batch_size or 1))
     return text_metrics(answers, [_reference(row) for row in rows])
@@ -30,10 +34,20 @@ def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]
     """(question, reference, most likely answer) of the first rows, cut short."""
     source = prepared.validation if prepared.validation is not None else prepared.train
     rows = [from_record(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
-    rows = [row for row in rows if row.turns[0].role == "user"]
+    rows = _askable(prepared, [row for row in rows if row.turns[0].role == "user"])
     sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)
     answers = Engine(model, prepared.template).answer(rows, sampling, batch_size=NUM_SAMPLES)
     return [(_question(row), _reference(row), answer) for row, answer in zip(rows, answers, strict=True)]
+
+
+def _askable(prepared: Prepared, rows: list[Conversation]) -> list[Conversation]:
+    """Without those that were told of as bad when they were encoded: nothing that is bad in the data ends a run now."""
+    kept: list[Conversation] = []
+    for row in rows:
+        with contextlib.suppress(TemplateError, DataError):
+            prepared.template.prompts([row])
+            kept.append(row)
+    return kept
 
 
 def _question(row: Conversation) -> str:

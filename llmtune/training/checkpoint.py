@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError
+from llmtune.templates.images import images_of
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -21,15 +22,22 @@ RESUME_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state
 LAST_STATE = re.compile(
     r"(adapter_config\.json|adapter_model\..+|config\.json|generation_config\.json|model.*\.safetensors(\.index\.json)?"
     r"|tokenizer.*|vocab\..+|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
+    r"|(video_)?(pre)?processor_config\.json"
     r"|trainer_state\.json|training_args\.bin|README\.md)$"
 )
 
 
 def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Add to a checkpoint what serving it needs and Trainer leaves out: the generation settings of an adapter."""
+    """Add to a checkpoint what serving it needs and Trainer leaves out.
+
+    The generation settings of an adapter, and how images are read.
+    """
     config = getattr(model, "generation_config", None)
     if config is not None and not (folder / "generation_config.json").exists():
         config.save_pretrained(str(folder))
+    images = images_of(tokenizer)
+    if images is not None:
+        images.save(folder)
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Samples to a batch: padded on the right."""
+"""Samples to a batch: padded on the right, with the pixels of their images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmtune.templates.images import ImageReader
 from llmtune.types import IGNORE_INDEX
 
 __all__ = ["PaddingCollator"]
@@ -18,10 +19,12 @@ __all__ = ["PaddingCollator"]
 class PaddingCollator:
     """Pads each batch to its longest sample.
 
-    Gives `input_ids`, `attention_mask` and `labels`, all int64 [B, T]; padding has mask 0 and IGNORE_INDEX.
+    Gives `input_ids`, `attention_mask` and `labels`, all int64 [B, T]; padding has mask 0 and IGNORE_INDEX. Where
+    samples have images, also what `images` makes of them for the model.
     """
 
     pad_token_id: int
+    images: ImageReader | None = None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         length = max(len(sample["input_ids"]) for sample in samples)
@@ -34,4 +37,7 @@ class PaddingCollator:
             input_ids[row, :size] = torch.tensor(sample["input_ids"])
             labels[row, :size] = torch.tensor(sample["labels"])
             mask[row, :size] = 1
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        if self.images is not None:
+            batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
+        return batch

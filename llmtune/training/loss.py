@@ -8,6 +8,7 @@ Shapes: B samples, T tokens, K learned positions of a batch, H hidden size, V vo
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,7 +204,9 @@ def install_learned_loss(model: nn.Module) -> None:
         learned = labels[:, 1:] != IGNORE_INDEX
         targets = labels[:, 1:][learned]
         if is_exact:
-            hidden = inner.get_decoder()(*args, **kwargs).last_hidden_state[:, :-1][learned]
+            # The decoder of a model that sees is its language part alone; the images enter around it.
+            body = inner.base_model if "pixel_values" in kwargs else inner.get_decoder()
+            hidden = body(*args, **kwargs).last_hidden_state[:, :-1][learned]
             total, correct = learned_cross_entropy(hidden, inner.get_output_embeddings(), targets, logit_map)
         else:
             logits = own_forward(*args, **kwargs).logits[:, :-1][learned]
@@ -212,6 +215,7 @@ def install_learned_loss(model: nn.Module) -> None:
         count = torch.tensor(len(targets), device=labels.device)
         return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct)
 
+    forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)
 
 

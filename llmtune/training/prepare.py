@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmtune.arguments.checks import check_images
 from llmtune.data.canonical import from_record
+from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
 from llmtune.data.store import TokenStore, encode_dataset
 from llmtune.errors import TemplateError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.images import limit_pixels
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.parity import first_difference
 from llmtune.utils.logging import get_logger
@@ -59,6 +62,8 @@ def prepare(args: SftArguments) -> Prepared:
         hub_token=args.hub_token,
         cache_dir=args.cache_dir,
     )
+    if any_images(train) or (validation is not None and any_images(validation)):
+        check_images(args, MODEL_MAPPING[args.model_type])
     _, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=args.model_id_or_path,
@@ -67,6 +72,7 @@ def prepare(args: SftArguments) -> Prepared:
         trust_remote_code=args.trust_remote_code,
         **args.hub_options(),
     )
+    limit_pixels(tokenizer, args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,

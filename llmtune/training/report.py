@@ -98,6 +98,7 @@ def _cut_text(data: EncodeReport) -> str:
     parts = [
         (data.num_truncated, "samples cut"),
         (data.num_deleted, "too long, left out"),
+        (data.num_cut_images, "left out, since a cut would go through an image"),
         (data.num_unlearned, "nothing to learn, left out"),
         (data.num_problems, "rows that do not fit the template"),
         (data.num_split_rows, "rows split into one sample an answer"),

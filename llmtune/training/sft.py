@@ -36,6 +36,8 @@ from llmtune.utils.quiet import quiet_libraries
 
 __all__ = ["SftResult", "sft"]
 
+SHOWN_TOKENS = 400
+
 
 @dataclass(frozen=True)
 class SftResult:
@@ -125,7 +127,7 @@ def _trainer(
         args=arguments,
         train_dataset=prepared.train_tokens,
         eval_dataset=prepared.validation_tokens,
-        data_collator=PaddingCollator(prepared.tokenizer.pad_token_id),
+        data_collator=PaddingCollator(prepared.tokenizer.pad_token_id, prepared.template.images),
         processing_class=prepared.tokenizer,
         callbacks=[throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt],
         throughput=throughput,
@@ -197,7 +199,7 @@ def _report(
 
 def _tell(prepared: Prepared, args: SftArguments) -> None:
     """The first sample as the model meets it, before anything is spent on training."""
-    from llmtune.inspect.mask_view import to_ansi, token_views
+    from llmtune.inspect.mask_view import to_ansi, token_views, with_short_images
 
     log = get_logger()
     tokens = prepared.train_tokens
@@ -208,6 +210,7 @@ def _tell(prepared: Prepared, args: SftArguments) -> None:
     if prepared.validation_tokens is None and args.predict_with_generate:
         log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
     first = tokens[0]
-    cut = slice(0, 400)
-    views = token_views(prepared.tokenizer, first["input_ids"][cut].tolist(), first["labels"][cut].tolist())
-    log.info("The first sample, what is learned in brackets:\n%s", to_ansi(views, colour=False))
+    views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
+    if prepared.template.images is not None:
+        views = with_short_images(views, prepared.template.images.token_id)
+    log.info("The first sample, what is learned in brackets:\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))

@@ -43,6 +43,8 @@ class SftTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        # Some classes (Qwen2.5-VL) say no for their own loss; ours divides by the tokens of the whole step.
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self._throughput = throughput
         self._sft_args = sft_args

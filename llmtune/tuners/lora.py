@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.ports import native_target_modules, read_config
+from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo) -> Any:
 
     if args.peft_path is not None:
         return load_adapter(model, Path(args.peft_path), is_trainable=True)
-    targets = target_modules(model, args.lora_target_modules, info)
+    targets = target_modules(model, args.lora_target_modules, info, frozen_parts(args))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=args.lora_rank,
@@ -75,12 +76,26 @@ def _saving_adapters_alone(tuned: Any) -> Any:
     return tuned
 
 
-def target_modules(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
+def target_modules(
+    model: Any, wanted: list[str], info: ModelInfo, frozen: frozenset[Part] = frozenset({"vit", "aligner"})
+) -> list[str]:
     """Names of the layers to adapt. ALL: every linear layer but the head; DEFAULT or nothing: the entry's.
+
+    A model that sees images gets full names, since its parts share the last ones (`q_proj`); PEFT shortens them.
+
+    Args:
+        frozen: Parts of such a model that are left alone whatever the names say.
 
     Raises:
         UsageError: A name that no linear layer has.
     """
+    if has_eyes(model):
+        names = None if wanted == ["ALL"] else _last_names(model, wanted, info)
+        return list(trained_linears(model, names, frozen))
+    return _last_names(model, wanted, info)
+
+
+def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
     names = linear_names(model)
     if wanted == ["ALL"]:
         return names

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmtune.errors import CheckpointError, OutputError
+from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
 from llmtune.utils.logging import get_logger
 
@@ -55,6 +56,8 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     with atomic_folder(target) as folder:
         merged.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
+        if (images := images_of(tokenizer)) is not None:
+            images.save(folder)
         _copy_args(checkpoint, folder)
     get_logger().info("Merged into %s (logits differ by %.1e of the largest).", target, difference)
     return target

@@ -243,7 +243,7 @@ def test_help_of_one_flag():
 SHARED = """
 model_type model_id_or_path model_revision use_hf hub_token cache_dir tokenizer_id_or_path template_type sft_type
 tuner_backend dtype use_flash_attn trust_remote_code allow_pickle custom_register_path seed
-dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length
+dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length max_pixels
 truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
 max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
 quantization_bit bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
@@ -256,6 +256,7 @@ neftune_noise_alpha group_by_length dataloader_num_workers test_oom_error
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
 predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias modules_to_save peft_path
+freeze_vit freeze_aligner
 ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
 INFER = """
@@ -367,6 +368,10 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--stage sft --finetuning_type full", FULL),
     ("--stage dpo", "only the stage sft is there yet"),
     ("--cutoff_len 512 --lora_target all", {"max_length": 512, "lora_target_modules": ["ALL"]}),
+    (
+        "--image_max_pixels 9000 --freeze_vision_tower false --freeze_multi_modal_projector false",
+        {"max_pixels": 9000, "freeze_vit": False, "freeze_aligner": False},
+    ),
     ("--lora_target q_proj,v_proj", {"lora_target_modules": ["q_proj", "v_proj"]}),
     ("--template chatml --dataset_dir ./d", {"dataset": ["./d"]}),
     # Our own second spellings

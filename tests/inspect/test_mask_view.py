@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune.inspect.mask_view import PLACEHOLDER, HtmlRow, TokenView, to_ansi, to_html, token_views
+from llmtune.inspect.mask_view import (
+    PLACEHOLDER,
+    HtmlRow,
+    TokenView,
+    to_ansi,
+    to_html,
+    token_views,
+    with_short_images,
+)
 from llmtune.models.tiny import tiny_folder
 from llmtune.types import IGNORE_INDEX
 
@@ -146,3 +154,8 @@ def test_page_can_be_written(tmp_path: Path):
     file = tmp_path / "page.html"
     file.write_text(to_html("t", {}, [HtmlRow("你好", VIEWS)] * 2), encoding="utf-8")
     assert "5 tokens, 3 learned" in file.read_text(encoding="utf-8")
+
+
+def test_the_positions_of_an_image_are_shown_as_one():
+    views = [TokenView(text, False, token) for text, token in (("a", 1), ("<i>", 9), ("<i>", 9), ("b", 2), ("<i>", 9))]
+    assert to_ansi(with_short_images(views, 9), colour=False) == "a<i> x 2b<i>"

@@ -19,7 +19,7 @@ from llmtune.models import tiny
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import resolve_reference
 from llmtune.templates.chat import get_template
-from llmtune.templates.info import DEFAULT_SYSTEM
+from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.parity import first_difference
 
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -189,7 +189,7 @@ def test_chat_template_is_that_of_its_entry(tokenizer):
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     assert whole == "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     prompt = tokenizer.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
-    assert prompt.startswith(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n")
+    assert prompt.startswith(f"<|im_start|>system\n{TEMPLATE_MAPPING['chatml'].default_system}<|im_end|>\n")
     assert prompt.endswith("<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n")
     assert (
         first_difference(get_template("chatml", tokenizer), [to_conversation({"query": "a", "response": "b"})]) is None

@@ -165,7 +165,7 @@ def test_system_texts(tokenizer):
         )  # fmt: skip
 
     row = {"query": "a", "response": "b"}
-    assert system_of(row) == "you are a helpful assistant!"
+    assert system_of(row) == "You are a helpful assistant."
     assert system_of(row, system="flag") == "flag"
     assert system_of(row | {"system": "row"}, system="flag") == "row"
     assert system_of(row | {"system": None}, system="flag") == "flag"

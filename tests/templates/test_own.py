@@ -182,10 +182,10 @@ def test_check_template(tmp_path, assets, capsys):
     assert "taking auto, by config.json says Own" in captured.err
     assert main(["check", "--model_id_or_path", folder, "--template_type", "chatml", "--template"]) == 1
     said = capsys.readouterr().out
-    assert "differs at token 3 of the prompt" in said
+    assert "differs at token 5 of the prompt" in said
     assert "refused: this template has no format for tools" in said
-    assert "->     3    9330 'you'" in said
-    assert "2610 'You'" in said
+    assert "->     5     264 ' a'" in said
+    assert "1207 ' Q'" in said
 
 
 def test_upstream_ids_of_a_probe(real_tokenizer):

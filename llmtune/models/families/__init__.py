@@ -15,6 +15,7 @@ from llmtune.models.families import (  # noqa: F401
     qwen1,
     qwen2,
     qwen3,
+    vision,
     xverse,
     yi,
 )

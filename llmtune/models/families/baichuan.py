@@ -19,7 +19,7 @@ for _key, _name, _template, _architecture in (
     register_model(
         _key,
         model_id_or_path=f"baichuan-inc/{_name}",
-        hf_model_id=f"baichuan-inc/{_name}",
+        hf_model_id=f"baichuan-inc/{_name[0].upper()}{_name[1:]}",
         template=_template,
         architecture=_architecture,
         **SHARED,

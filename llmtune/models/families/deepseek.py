@@ -1,6 +1,6 @@
 """DeepSeek-V2-Lite and the models distilled from DeepSeek-R1."""
 
-from llmtune.models.families.common import QKV
+from llmtune.models.families.common import QKV, REGISTRY
 from llmtune.models.info import register_model
 
 for _suffix, _template in (("", "default-generation-bos"), ("-Chat", "deepseek-v2")):
@@ -11,8 +11,7 @@ for _suffix, _template in (("", "default-generation-bos"), ("-Chat", "deepseek-v
         template=_template,
         lora_target_modules=("q_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
         architecture="DeepseekV2ForCausalLM",
-        source="the models' pages",
-        verified=False,
+        source=REGISTRY,
     )
 for _base, _architecture in (
     ("Qwen-1.5B", "Qwen2ForCausalLM"),

@@ -15,7 +15,7 @@ for _key, _name, _template in (
     register_model(
         _key,
         model_id_or_path=f"Shanghai_AI_Laboratory/{_name}",
-        hf_model_id=f"internlm/{_name}",
+        hf_model_id=None if _name.endswith("8k") else f"internlm/{_name}",
         template=_template,
         lora_target_modules=QKV,
         architecture="InternLMForCausalLM",

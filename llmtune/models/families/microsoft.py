@@ -1,5 +1,6 @@
 """Phi-3, Phi-3.5 and Phi-4. Their projections are fused: qkv_proj."""
 
+from llmtune.models.families.common import REGISTRY
 from llmtune.models.info import register_model
 
 for _key, _name, _template, _architecture in (
@@ -19,6 +20,5 @@ for _key, _name, _template, _architecture in (
         template=_template,
         lora_target_modules=("qkv_proj",),
         architecture=_architecture,
-        source="the models' pages",
-        verified=False,
+        source=REGISTRY,
     )

@@ -30,6 +30,7 @@ def _register(name: str, template: str, architecture: str = "Qwen2ForCausalLM") 
         lora_target_modules=QKV,
         architecture=architecture,
         source=REGISTRY,
+        verified=not name.startswith("QwQ"),
     )
 
 

@@ -16,6 +16,7 @@ def _register(key: str, name: str, template: str, architecture: str) -> None:
         lora_target_modules=QKV,
         architecture=architecture,
         source=REGISTRY,
+        verified="2507" not in name,
     )
 
 

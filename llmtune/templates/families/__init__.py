@@ -13,4 +13,5 @@ from llmtune.templates.families import (  # noqa: F401
     own,
     qwen,
     reference,
+    vision,
 )

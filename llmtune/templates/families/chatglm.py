@@ -3,13 +3,7 @@
 ChatGLM3's tokenizer needs the control tokens of its configuration as single ids.
 """
 
-from llmtune.templates.info import Place, register_template
-
-
-def lead_with_newline(content: str, place: Place) -> str:
-    """The model itself writes the line break after `<|assistant|>`."""
-    return f"\n {content}"
-
+from llmtune.templates.info import register_template
 
 register_template(
     "chatglm3",
@@ -18,7 +12,7 @@ register_template(
     chat_sep=["<|user|>"],
     suffix=["<|user|>"],
     stop_words=["</s>", "<|observation|>"],
-    format_answer=lead_with_newline,
+    answer_format="\n {{ANSWER}}",  # the model itself writes the line break behind <|assistant|>
     source="chat_template of ChatGLM3's tokenizer_config.json, as packed in @lenml/tokenizer-chatglm3 3.7.2",
 )
 register_template(

@@ -1,6 +1,5 @@
 """DeepSeek's chat templates. R1's prompt opens the thoughts; answers in a history have lost theirs."""
 
-from llmtune.templates.families.mistral import lead_with_blank
 from llmtune.templates.families.thoughts import continue_thought
 from llmtune.templates.info import register_template
 
@@ -13,7 +12,7 @@ register_template(
     prompt=["User: {{QUERY}}\n\nAssistant:"],
     chat_sep=[EOS],
     suffix=[EOS],
-    format_answer=lead_with_blank,
+    answer_format=" {{ANSWER}}",
     source="chat_template of deepseek-ai/DeepSeek-V2-Lite-Chat's tokenizer_config.json, as llama.cpp's tests have it",
 )
 register_template(

@@ -6,13 +6,9 @@ BOS = ["bos_token_id"]
 EOS = ["eos_token_id"]
 
 
-def lead_with_blank(content: str, place: Place) -> str:
-    """The model itself writes the blank behind `[/INST]`."""
-    return f" {content}"
-
-
-def lead_with_blank_and_strip(content: str, place: Place) -> str:
-    return f" {content.strip()}"
+def without_white_space(content: str, place: Place) -> str:
+    """Questions keep what stands at their ends."""
+    return content.strip()
 
 
 register_template(
@@ -21,7 +17,7 @@ register_template(
     prompt=["{{QUERY}} [/INST]"],
     chat_sep=[EOS, " [INST] "],
     suffix=[EOS],
-    format_answer=lead_with_blank,
+    answer_format=" {{ANSWER}}",  # the model itself writes the blank behind [/INST]
     source="chat_template of mistralai/Mistral-7B-Instruct-v0.2's tokenizer_config.json (the form with a system text), "
     "as llama.cpp's tests/test-chat-template.cpp has it",
 )
@@ -31,7 +27,8 @@ register_template(
     prompt=["[INST] ", "{{SYSTEM}}\n\n", "{{QUERY}}[/INST]"],
     chat_sep=[EOS],
     suffix=[EOS],
-    format_answer=lead_with_blank_and_strip,
+    answer_format=" {{ANSWER}}",
+    format_answer=without_white_space,
     keeps_prefixes=False,
     source="chat_template of mistralai/Mistral-Large-Instruct-2407's tokenizer_config.json, "
     "as llama.cpp's tests/test-chat-template.cpp has it",

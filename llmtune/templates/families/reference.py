@@ -1,7 +1,8 @@
 """The templates of the October 2023 reference, with the corrections that it received until the end of that year.
 
-Corrected since: no blanks around `[/INST]` and no empty `<<SYS>>` block; one stop token instead of two; an optional
-system text for families that have one; base models with and without a BOS token; OpenBuddy's own system text.
+Corrected since: ChatML's system text is that of Qwen's own code; no blanks around `[/INST]` and no empty `<<SYS>>`
+block; one stop token instead of two; an optional system text for families that have one; base models with and without
+a BOS token; OpenBuddy's own system text.
 """
 
 from llmtune.templates.info import DEFAULT_SYSTEM, TEMPLATE_MAPPING, register_template
@@ -23,6 +24,7 @@ Buddy strictly refuses to discuss political, NSFW, or other unsafe topics.
 User: Hi.
 Assistant: Hi, I'm Buddy, your AI assistant. How can I help you today?"""
 
+
 register_template(
     "default",
     prefix=["{{SYSTEM}}\n\n"],
@@ -40,7 +42,7 @@ register_template(
     prompt=["<|im_start|>user\n{{QUERY}}<|im_end|>\n<|im_start|>assistant\n"],
     chat_sep=["<|im_end|>\n"],
     suffix=["<|im_end|>"],
-    default_system=DEFAULT_SYSTEM,
+    default_system="You are a helpful assistant.",
     source=SOURCE,
 )
 register_template(
@@ -68,7 +70,10 @@ register_template(
     chat_sep=[["eos_token_id", "bos_token_id"], "[INST] "],
     suffix=[EOS],
     default_system=DEFAULT_SYSTEM,
-    source=SOURCE,
+    strip=True,
+    strip_system=False,
+    answer_format=" {{ANSWER}} ",
+    source="chat_completion in llama/generation.py of meta-llama/llama: each turn is one text between BOS and EOS",
 )
 register_template(
     "openbuddy",

@@ -1,0 +1,134 @@
+"""Where a question names its images: `<image>`, which stands for the next one of the row, or `<img>path</img>`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import RowError
+from llmtune.types import Conversation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "MARK",
+    "any_images",
+    "count_marks",
+    "is_address",
+    "named_images",
+    "split_marks",
+    "with_all_marks",
+    "with_image_folder",
+    "with_talk_images",
+]
+
+MARK = re.compile(r"<image>|<img>(.*?)</img>", re.DOTALL)
+
+
+def count_marks(conversation: Conversation) -> int:
+    """Marks in the questions. In an answer, or in a system text, a mark is text like any other."""
+    return sum(len(MARK.findall(turn.content)) for turn in conversation.turns if turn.role == "user")
+
+
+def split_marks(question: str, *, joins_line: bool = False) -> Iterator[str | None]:
+    """The texts of a question, and None for each mark.
+
+    Args:
+        joins_line: What stands for an image ends its line, so a line break behind the mark is not a second one.
+    """
+    position = 0
+    for match in MARK.finditer(question):
+        if match.start() > position:
+            yield question[position : match.start()]
+        yield None
+        position = match.end()
+        if joins_line and question.startswith("\n", position):
+            position += 1
+    if position < len(question):
+        yield question[position:]
+
+
+def with_all_marks(conversation: Conversation) -> Conversation:
+    """Every image has its mark: those that no question names come first, before the first question.
+
+    Raises:
+        RowError: There are more marks than images, or no question.
+    """
+    marks, images = count_marks(conversation), len(conversation.images)
+    if marks == images:
+        return conversation
+    if marks > images:
+        raise RowError(f"its questions have {marks} marks for images (<image>), and it has {images} images")
+    first = next((place for place, one in enumerate(conversation.messages) if one.role == "user"), None)
+    if first is None:
+        raise RowError(f"it has {images} images and no question that could show them")
+    messages = list(conversation.messages)
+    messages[first] = replace(messages[first], content="<image>" * (images - marks) + messages[first].content)
+    return replace(conversation, messages=tuple(messages))
+
+
+def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:
+    """The images of a row, in the order of their marks.
+
+    Args:
+        given: Those of the images column: all of them, or those that `<image>` stands for.
+
+    Raises:
+        RowError: The questions name images by path, and those of the column do not fill the other marks.
+    """
+    marks = [match.group(1) for question in questions for match in MARK.finditer(question)]
+    paths = [path if path is None else path.strip() for path in marks]
+    if not any(paths):
+        return tuple(given)
+    if len(given) == len(paths) and all(path in (None, image) for path, image in zip(paths, given, strict=True)):
+        return tuple(given)
+    if len(given) != paths.count(None):
+        raise RowError(f"its contents have {len(paths)} marks for images, and its images column has {len(given)}")
+    rest = iter(given)
+    return tuple(next(rest) if path is None else path for path in paths)
+
+
+def with_talk_images(conversation: Conversation) -> Conversation:
+    """A conversation that was typed: its images are those that its questions name by path."""
+    questions = [turn.content for turn in conversation.turns if turn.role == "user"]
+    return replace(conversation, images=named_images(questions, ()))
+
+
+def any_images(dataset: Dataset) -> bool:
+    """Whether the table has images, whatever rows are selected from it."""
+    return any(len(batch.column(0).flatten()) for batch in dataset.data.table.select(["images"]).to_batches())
+
+
+def is_address(image: str) -> bool:
+    """Whether an image is named by something that a network has to be asked for, or by its bytes."""
+    return "://" in image or image.startswith("data:")
+
+
+def with_image_folder(dataset: Dataset, folder: Path | None) -> Dataset:
+    """Make relative image paths absolute, from the folder of the data file; the fingerprint stays what it was.
+
+    None of the rows is copied: the column of the images alone is made anew, in memory.
+    """
+    import datasets
+    import pyarrow as pa
+
+    table: Any = dataset.data.table
+    column = table.column("images").combine_chunks()
+    if folder is None or not len(column.values):
+        return dataset
+    paths = column.values.to_pylist()
+    absolute = [path if path is None else _absolute(path, folder) for path in paths]
+    if absolute == paths:
+        return dataset
+    images = pa.ListArray.from_arrays(column.offsets, pa.array(absolute, pa.string()))
+    place = table.schema.get_field_index("images")
+    return datasets.Dataset(table.set_column(place, "images", images), fingerprint=dataset._fingerprint)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return path if is_address(path) else os.path.abspath(folder / os.path.expanduser(path))

@@ -1,0 +1,108 @@
+"""Load a model that sees images: its weights as transformers has them, its eyes on its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import MissingPackageError, ModelError
+from llmtune.models.loading import load_causal_lm
+from llmtune.templates.images import ImageReader, carry_images
+from llmtune.utils.files import write_json
+
+__all__ = ["image_reader", "load_image_text"]
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: Any) -> tuple[Any, Any]:
+    """The get_function of models that see images natively; takes what `load_causal_lm` takes.
+
+    Images are read as the model's own folder says, even where the tokenizer comes from another one: a checkpoint's.
+    The processors of transformers, which join tokenizer and image processor, are not used: those of the Qwen family
+    cannot be made without torchvision, for the sake of videos.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    model, tokenizer = load_causal_lm(
+        model_dir, load_tokenizer=load_tokenizer, model_class=AutoModelForImageTextToText, **options
+    )
+    if load_tokenizer:
+        folder = Path(model_dir)
+        carry_images(tokenizer, image_reader(folder, tokenizer))
+        if not tokenizer.chat_template:  # older repositories keep it beside the processor
+            tokenizer.chat_template = _read_json(folder / "chat_template.json").get("chat_template")
+    return model, tokenizer
+
+
+def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
+    """The eyes that a model's folder describes.
+
+    Raises:
+        ModelError: It describes none. MissingPackageError: Pillow is not installed.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("Images need Pillow. Install it with: pip install 'llmtune[vision]'") from None
+    from transformers import AutoImageProcessor
+
+    config = _read_json(folder / "config.json")
+    token_id = config.get("image_token_id", config.get("image_token_index"))
+    if token_id is None:
+        raise ModelError(f"{folder}/config.json names no token for images (image_token_id).")
+    try:
+        processor = AutoImageProcessor.from_pretrained(str(folder))
+    except ImportError as err:  # older transformers ask for it even where Pillow would do
+        raise MissingPackageError("Images need torchvision here. Install it with: pip install torchvision") from err
+    except (OSError, ValueError, KeyError) as err:
+        text = " ".join(str(err).split())[:300]
+        raise ModelError(f"The image processor of {folder} cannot be loaded: {text}") from err
+    return ImageReader(
+        processor,
+        token_id=token_id,
+        token=tokenizer.convert_ids_to_tokens(token_id),
+        num_tokens=partial(_num_tokens, processor, _read_json(folder / "processor_config.json"), config),
+        save=partial(_save_processor, folder, processor),
+    )
+
+
+def _num_tokens(processor: Any, settings: dict[str, Any], config: dict[str, Any], height: int, width: int) -> int:
+    """Positions that an image takes, by its size alone."""
+    merge_size = getattr(processor, "merge_size", None)
+    if merge_size is not None:  # Qwen2-VL and after: squares of patches of the image in its own shape
+        return int(processor.get_number_of_image_patches(height, width, {}) // merge_size**2)
+    # LLaVA: all images are cut to one size; "default" drops the position that stands for the whole image.
+    crop, vision = processor.crop_size, config.get("vision_config", {})
+    patch_size = settings.get("patch_size") or vision["patch_size"]
+    strategy = settings.get("vision_feature_select_strategy") or config.get("vision_feature_select_strategy", "default")
+    count = (crop["height"] // patch_size) * (crop["width"] // patch_size)
+    return int(count + settings.get("num_additional_image_tokens", 1) - (strategy == "default"))
+
+
+def _save_processor(source: Path, processor: Any, target: Path, changed: bool) -> None:
+    """Copy what a folder says about images; what is `changed` since it was read takes its place.
+
+    It stands in preprocessor_config.json, in newer repositories in processor_config.json.
+    """
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file() and source.resolve() != target.resolve():
+            shutil.copyfile(source / name, target / name)
+    if not changed:
+        return
+    processor.save_pretrained(str(target))
+    whole = _read_json(target / "processor_config.json")
+    if "image_processor" in whole:
+        own = _read_json(target / "preprocessor_config.json")
+        write_json(target / "processor_config.json", whole | {"image_processor": own})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

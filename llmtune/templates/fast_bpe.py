@@ -1,0 +1,182 @@
+"""Byte-level BPE through tiktoken: the same ids for a fifth of the work, wherever a check of the tokenizer finds it so.
+
+tiktoken knows one pattern, ranks that are ids, and control tokens found as they are spelled. A tokenizer that asks for
+more, or gives another id for any of its own tokens, any character or any of the probes, is left to transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.utils.cache import cache_root
+from llmtune.utils.files import write_json
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+__all__ = ["FastBPE", "fast_bpe"]
+
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What the ByteLevel pre-tokeniser splits by where it has no pattern before it."""
+
+PROBES = (
+    "I'll say 'S and 'ſ, we'RE; isn't?  two  blanks\n\n\nlines \r\n tabs\t\t end \u3000 \u00a0 \u200b.",
+    "1234567 3.14 ١٢٣ ⅷ x² ½ 你好，世界！🙂👍🏽👩‍👩‍👧 นี่ ปี é Ωmega ǅ __init__(self) -> None: \x00\x7f",
+    " leading, trailing ",
+    "\n",
+    "   \n   \n",
+)
+
+
+class FastBPE:
+    """One tokenizer's ids of text, and where tokens end in it."""
+
+    def __init__(self, encoding: Encoding, *, is_nfc: bool) -> None:
+        self._encoding = encoding
+        self._special = encoding.special_tokens_set
+        self._is_nfc = is_nfc
+        lengths = {index: len(spelling.encode()) for spelling, index in encoding._special_tokens.items()}
+        lengths |= {index: len(spelling) for spelling, index in encoding._mergeable_ranks.items()}
+        self._lengths = [lengths.get(index, 0) for index in range(encoding.n_vocab)]
+
+    def takes(self, text: str) -> bool:
+        """Whether the ids of a text are known here: one that a normaliser would change is left to it."""
+        return not self._is_nfc or text.isascii() or unicodedata.is_normalized("NFC", text)
+
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self._encoding._core_bpe.encode(text, self._special)
+        return ids
+
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """Where each token ends, in bytes of the UTF-8 text."""
+        return list(accumulate(map(self._lengths.__getitem__, ids)))
+
+
+def fast_bpe(tokenizer: Any) -> FastBPE | None:
+    """The fast way for a tokenizer, None where there is none; a verdict is kept in llmtune's cache."""
+    try:
+        import tiktoken
+    except ImportError:
+        return None
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    described = tokenizer.backend_tokenizer.to_str()
+    spec = json.loads(described)
+    pattern = _pattern(spec)
+    ranks = _ranks(spec) if pattern is not None else None
+    if ranks is None:
+        return None
+    special = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    encoding = tiktoken.Encoding("own", pat_str=pattern or "", mergeable_ranks=ranks, special_tokens=special)
+    found = FastBPE(encoding, is_nfc=spec["normalizer"] is not None)
+    return found if _verdict(described, lambda: _agrees(found, tokenizer, ranks)) else None
+
+
+def _pattern(spec: dict[str, Any]) -> str | None:
+    """The one regular expression that splits text before BPE; None where more is done than that."""
+    normaliser, split = spec["normalizer"], spec["pre_tokenizer"] or {}
+    if normaliser is not None and normaliser.get("type") != "NFC":
+        return None
+    if any(token["single_word"] or token["lstrip"] or token["rstrip"] for token in spec["added_tokens"]):
+        return None
+    if split.get("type") == "ByteLevel":
+        return GPT2_PATTERN if split.get("use_regex", True) and not split["add_prefix_space"] else None
+    parts = split.get("pretokenizers", [])
+    if [part["type"] for part in parts] != ["Split", "ByteLevel"]:
+        return None
+    first, second = parts
+    plain = first["behavior"] == "Isolated" and not first["invert"] and "Regex" in first["pattern"]
+    plain = plain and not second["add_prefix_space"] and not second.get("use_regex", True)
+    return str(first["pattern"]["Regex"]) if plain else None
+
+
+def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
+    """Bytes -> id, where ids follow the order of the merges, as ranks do."""
+    model = spec["model"]
+    if model["type"] != "BPE" or any(
+        model.get(name) for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    ):
+        return None
+    if model.get("byte_fallback") or model.get("fuse_unk"):
+        return None
+    vocabulary, to_byte = model["vocab"], _bytes_of_characters()
+    merged = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    order = [vocabulary.get("".join(pair), -1) for pair in merged]
+    if any(one > other for one, other in pairwise(order)):
+        return None
+    added = {token["content"] for token in spec["added_tokens"]}
+    try:
+        spelled = {token: index for token, index in vocabulary.items() if token not in added}
+        ranks = {bytes(map(to_byte.__getitem__, token)): index for token, index in spelled.items()}
+    except KeyError:
+        return None
+    return ranks if all(bytes([byte]) in ranks for byte in range(256)) else None
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable bytes stand for themselves, the others for 256, 257, ..."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+def _agrees(found: FastBPE, tokenizer: Any, ranks: dict[bytes, int]) -> bool:
+    """Compare with the Rust tokenizer on all tokens, all characters, the control tokens and the probes."""
+    backend = tokenizer.backend_tokenizer
+    for texts in _groups(_texts(found, ranks), 1000):
+        mine = [text for text in texts if found.takes(text)]
+        for text, theirs in zip(mine, backend.encode_batch(mine, add_special_tokens=False), strict=True):
+            ids = found.ids(text)
+            if ids != theirs.ids or (found.ends(ids) or [0])[-1] != len(text.encode()):
+                return False
+    return True
+
+
+def _texts(found: FastBPE, ranks: dict[bytes, int]) -> Iterator[str]:
+    yield from PROBES
+    yield from (f"a{token}{token} {token}\n" for token in found._special)
+    for spelling in ranks:
+        try:
+            yield spelling.decode()
+        except UnicodeDecodeError:
+            continue
+    known = (chr(code) for code in range(sys.maxunicode) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co"))
+    yield from (" ".join(f"a{one}1{one}" for one in some) for some in _groups(known, 40))
+
+
+def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
+
+
+def _verdict(described: str, check: Callable[[], bool]) -> bool:
+    """The outcome of the check, made once for a tokenizer and the versions of both libraries."""
+    key = hashlib.sha256(f"{described}{_versions()}{Path(__file__).read_text()}".encode()).hexdigest()[:32]
+    file = cache_root() / "fast_bpe" / f"{key}.json"
+    try:
+        return bool(json.loads(file.read_text())["agrees"])
+    except (OSError, ValueError, KeyError):
+        agrees = check()
+        write_json(file, {"agrees": agrees})
+        return agrees
+
+
+def _versions() -> str:
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "?"
+
+    return f"{of('tiktoken')} {of('tokenizers')}"

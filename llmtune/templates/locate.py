@@ -1,0 +1,99 @@
+"""Learned characters of a text -> learned tokens: by offsets, by bytes, or by asking the tokenizer for each border."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from llmtune.templates.fast_bpe import FastBPE
+
+__all__ = ["Part", "Tokens", "locate", "locate_by_bytes", "locate_by_prefixes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch that is tokenised as one: text, or ids that need no tokenising.
+
+    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text. `continued`: it
+    goes on in the middle of a text, so a tokenizer that puts a blank before each text must not do so here.
+    """
+
+    text: str = ""
+    ids: tuple[int, ...] | None = None
+    learned: tuple[tuple[int, int], ...] = ()
+    plain: bool = False
+    continued: bool = False
+
+
+@dataclass(slots=True)
+class Tokens:
+    ids: Sequence[int]
+    learned: list[tuple[int, int]] = field(default_factory=list)
+    straddled: list[int] = field(default_factory=list)
+    """Characters at which a learned span begins or ends inside a token."""
+
+
+def locate(part: Part, encoding: Encoding) -> Tokens:
+    """Learned characters to learned tokens."""
+    ids = encoding.ids
+    found = Tokens(ids)
+
+    def border(at: int) -> int:
+        """The first token at or after a character."""
+        if at >= len(part.text):
+            return len(ids)
+        token = encoding.char_to_token(at)
+        if token is None:  # a character that the normaliser dropped
+            return next((index for index, (start, _) in enumerate(encoding.offsets) if start >= at), len(ids))
+        span = encoding.token_to_chars(token)
+        if span is not None and span[0] < at:
+            found.straddled.append(at)
+        return int(token)
+
+    found.learned = [(border(start), border(end)) for start, end in part.learned]
+    return found
+
+
+def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
+    """Learned characters to learned tokens, by where tokens end in the text's bytes."""
+    text, ids = part.text, fast.ids(part.text)
+    found = Tokens(ids)
+    ends = fast.ends(ids) if part.learned else []
+    known, byte = 0, 0
+
+    def border(at: int) -> int:
+        """The first token at or after a character; characters are asked for in their order."""
+        nonlocal known, byte
+        if at <= 0:
+            return 0
+        if at >= len(text):
+            return len(ids)
+        known, byte = at, byte + len(text[known:at].encode())
+        token = bisect_left(ends, byte)
+        if ends[token] == byte:
+            return token + 1
+        found.straddled.append(at)
+        return token
+
+    found.learned = [(border(start), border(end)) for start, end in part.learned]
+    return found
+
+
+def locate_by_prefixes(part: Part, ids_of: Callable[[str], list[int]]) -> Tokens:
+    found = Tokens(ids_of(part.text))
+
+    def border(at: int) -> int:
+        before = ids_of(part.text[:at]) if at else []
+        if list(found.ids[: len(before)]) != before:
+            found.straddled.append(at)
+        return len(before)
+
+    found.learned = [
+        (border(start), border(end) if end < len(part.text) else len(found.ids)) for start, end in part.learned
+    ]
+    return found

@@ -1,0 +1,56 @@
+"""The parts of a model that sees: its language model, the tower that looks at images, and what joins the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Part", "freeze_parts", "frozen_parts", "has_eyes", "part_of", "trained_linears"]
+
+Part = Literal["language", "vit", "aligner"]
+
+# Names of modules in transformers' classes. An aligner may lie inside of the tower: Qwen's does.
+ALIGNER = frozenset({"merger", "deepstack_merger_list", "multi_modal_projector"})
+VIT = frozenset({"visual", "vision_tower", "vision_model"})
+
+
+def part_of(name: str) -> Part:
+    """The part that a module or parameter belongs to, by its full name."""
+    names = set(name.split("."))
+    return "aligner" if names & ALIGNER else "vit" if names & VIT else "language"
+
+
+def has_eyes(model: Any) -> bool:
+    return any(part_of(name) != "language" for name, _ in model.named_modules())
+
+
+def frozen_parts(args: SftArguments) -> frozenset[Part]:
+    """The parts that `--freeze_vit` and `--freeze_aligner` keep as they are."""
+    flags: tuple[tuple[Part, bool], ...] = (("vit", args.freeze_vit), ("aligner", args.freeze_aligner))
+    return frozenset(part for part, frozen in flags if frozen)
+
+
+def freeze_parts(model: Any, frozen: frozenset[Part]) -> None:
+    for name, parameter in model.named_parameters():
+        if part_of(name) in frozen:
+            parameter.requires_grad_(False)
+
+
+def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[Part]) -> Iterator[str]:
+    """Full names of the linear layers that LoRA adapts: of a part that is not frozen, and not the head.
+
+    `wanted`: endings of the names of layers in the language model; None takes all. Those of the other parts are all
+    taken: they have names of their own.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D) or module is head or part_of(name) in frozen:
+            continue
+        if part_of(name) != "language" or wanted is None or any(f".{name}".endswith(f".{one}") for one in wanted):
+            yield name

@@ -1,0 +1,129 @@
+"""The cheap way to ids: the same ids, borders and masks as the Rust tokenizer's, or not taken."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmtune.templates import fast_bpe as module
+from llmtune.templates.chat import get_template
+from llmtune.templates.encode import MANY_TEXTS, TextEncoder
+from llmtune.templates.fast_bpe import fast_bpe
+from llmtune.types import Conversation, Message
+
+pytest.importorskip("tiktoken")
+
+texts = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
+spiced = st.lists(
+    st.one_of(
+        texts, st.sampled_from(["<|im_end|>", "<think>", "\n\n", "  ", "e\u0301", "I'LL", "123456", "好", "👍🏽"])
+    ),
+    max_size=6,
+).map("".join)
+many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module", params=["tiny", "qwen2_5", "llama3_1"])
+def pair(request, real_tokenizer, tiny_tokenizer):
+    """A tokenizer and its fast way, made once: the check reads every token and every character."""
+    tokenizer = tiny_tokenizer if request.param == "tiny" else real_tokenizer(request.param)
+    return tokenizer, fast_bpe(tokenizer)
+
+
+def test_real_tokenizers_have_it(pair):
+    assert pair[1] is not None
+
+
+@many
+@given(text=spiced)
+def test_ids_and_ends(pair, text):
+    tokenizer, fast = pair
+    if not fast.takes(text):
+        return
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert fast.ids(text) == ids
+    assert ([0, *fast.ends(ids)])[-1] == len(text.encode())
+
+
+@many
+@given(contents=st.lists(st.tuples(spiced, spiced), min_size=1, max_size=3))
+def test_samples_are_the_same(pair, contents):
+    """Text that is not NFC, control tokens spelled in contents and answers that begin inside a token included."""
+    tokenizer, fast = pair
+    messages = []
+    for question, answer in contents:
+        messages += [Message("user", question), Message("assistant", answer, loss=True)]
+    row = Conversation(tuple(messages))
+    plain, quick = get_template("chatml", tokenizer), get_template("chatml", tokenizer)
+    quick._encoder._fast = fast
+    assert quick.encode_rows([row])[0].samples == plain.encode_rows([row])[0].samples
+    assert quick.encode_prompts([row]) == plain.encode_prompts([row])
+
+
+def test_few_rows_do_not_wait_for_it(tiny_tokenizer):
+    encoder = TextEncoder(tiny_tokenizer)
+    encoder.expect(MANY_TEXTS - 1)
+    assert encoder._fast is None
+    encoder.expect(MANY_TEXTS)
+    assert encoder._fast is not None
+
+
+def spec_of(tokenizer):
+    return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spec: spec["added_tokens"][0].update(lstrip=True),
+        lambda spec: spec.update(normalizer={"type": "Lowercase"}),
+        lambda spec: spec.update(pre_tokenizer={"type": "Metaspace"}),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"].append({"type": "Digits"}),
+    ],
+    ids=["lstrip", "lowercase", "metaspace", "two splits"],
+)  # fmt: skip
+def test_tokenizers_that_ask_for_more(real_tokenizer, change):
+    spec = spec_of(real_tokenizer("qwen2_5"))
+    assert module._pattern(spec) is not None
+    change(spec)
+    assert module._pattern(spec) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update(dropout=0.1),
+        lambda model: model.update(byte_fallback=True),
+        lambda model: model["merges"].reverse(),
+        lambda model: model["vocab"].pop("a"),
+        lambda model: model.update(type="Unigram"),
+    ],
+    ids=["dropout", "byte fallback", "another order", "a byte missing", "another model"],
+)
+def test_models_that_are_no_ranks(tiny_tokenizer, change):
+    spec = spec_of(tiny_tokenizer)
+    assert module._ranks(spec) is not None
+    change(spec["model"])
+    assert module._ranks(spec) is None
+
+
+def test_one_other_id_and_it_is_not_taken(tiny_tokenizer, monkeypatch):
+    """A merge that the vocabulary holds and the merges do not make: tiktoken would take it."""
+    from tokenizers import Tokenizer
+
+    changed = copy.deepcopy(tiny_tokenizer)
+    spec = spec_of(changed)
+    spec["model"]["merges"].pop()
+    changed._tokenizer = Tokenizer.from_str(json.dumps(spec))
+    assert fast_bpe(changed) is None
+    monkeypatch.setattr(module, "_agrees", lambda *_: pytest.fail("the verdict is kept"))
+    assert fast_bpe(changed) is None
+
+
+def test_without_tiktoken(tiny_tokenizer, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tiktoken", None)
+    assert fast_bpe(tiny_tokenizer) is None

@@ -1,0 +1,416 @@
+"""Rows with images: ids as the processor makes them, masks around them, and what stops a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, LlavaProcessor, Qwen2VLProcessor
+
+from llmtune.data.canonical import from_record
+from llmtune.data.image_marks import named_images, split_marks
+from llmtune.data.info import DATASET_MAPPING
+from llmtune.data.mixing import get_dataset
+from llmtune.data.store import encode_dataset
+from llmtune.errors import DataError, RowError, TemplateError
+from llmtune.models.loading import get_model_tokenizer
+from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.images import images_of
+from llmtune.templates.jinja import to_jinja
+from llmtune.templates.parity import first_difference
+from llmtune.types import IGNORE_INDEX, Conversation
+
+from ..tiny_vision import KEYS
+
+
+@pytest.fixture(scope="session")
+def eyes(vision_folder) -> Any:
+    """kind -> a tokenizer that sees."""
+    made: dict[str, Any] = {}
+
+    def tokenizer(kind: str = "qwen2-vl") -> Any:
+        if kind not in made:
+            made[kind] = get_model_tokenizer(KEYS[kind], model_id_or_path=str(vision_folder(kind)), load_model=False)[1]
+        return made[kind]
+
+    return tokenizer
+
+
+@pytest.fixture
+def processor(monkeypatch) -> Any:
+    """The processor of transformers itself. Qwen's wants a video processor, which wants torchvision: it gets none."""
+
+    def make(folder: Path, tokenizer: Any) -> Any:
+        image_processor = AutoImageProcessor.from_pretrained(str(folder))
+        if "<image>" in tokenizer.get_vocab():
+            return LlavaProcessor(
+                image_processor, tokenizer, patch_size=14, vision_feature_select_strategy="default",
+                num_additional_image_tokens=1, chat_template=tokenizer.chat_template,
+            )  # fmt: skip
+        monkeypatch.setattr(Qwen2VLProcessor, "check_argument_for_proper_class", lambda *_: None)
+        return Qwen2VLProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+
+    return make
+
+
+def question(*parts: str) -> list[dict[str, str]]:
+    """Parts of a message of ours and of the processor's: a path that ends in .png or .jpg is an image."""
+    return [
+        {"type": "image", "image": part} if part.endswith((".png", ".jpg")) else {"type": "text", "text": part}
+        for part in parts
+    ]
+
+
+TALKS = [
+    [["red.png", "What is it?"]],
+    [["What is it?", "red.png"]],
+    [["Which of ", "red.png", " and ", "blue.png", " is red?"]],
+    [["turned.jpg", "blue.png", "你好"], "A leaf.", ["And this?", "red.png"], "Red.", ["Why?"]],
+    [["Just a text."]],
+]
+
+
+# LLaVA's chat template moves images to the start of a question, so its talks begin with them.
+CASES = [("qwen2-vl", number) for number in range(len(TALKS))] + [("llava", 0), ("llava", 4)]
+
+# Parity
+
+
+@pytest.mark.parametrize(("kind", "number"), CASES)
+def test_ids_are_the_processor_s(kind, number, eyes, processor, vision_folder, pictures):
+    talk = TALKS[number]
+    tokenizer = eyes(kind)
+    theirs_messages, images = [], []
+    for place, turn in enumerate(talk):
+        parts = [str(pictures / part) if part.endswith((".png", ".jpg")) else part for part in turn]
+        content = question(*parts) if place % 2 == 0 else [{"type": "text", "text": turn}]
+        images += [Image.open(part["image"]) for part in content if part["type"] == "image"]
+        theirs_messages.append({"role": "user" if place % 2 == 0 else "assistant", "content": content})
+    upright = [_upright(image) for image in images]
+    made = processor(vision_folder(kind), tokenizer)
+    text = made.apply_chat_template(theirs_messages, tokenize=False, add_generation_prompt=True)
+    inputs = dict(made(text=[text], images=upright or None, return_tensors="pt"))
+    theirs = inputs.pop("input_ids")[0].tolist()
+    del inputs["attention_mask"]
+    template = get_template(kind, tokenizer)
+    ours = template.encode({"messages": theirs_messages}, generation=True)
+    assert ours["input_ids"] == theirs
+    found = template.images.inputs(ours.get("images", []), torch.tensor([ours["input_ids"]]))
+    if images:
+        assert set(found) == set(inputs)
+        for name, value in inputs.items():
+            assert torch.equal(found[name], value), name
+    assert [Path(path).name for path in ours.get("images", [])] == [Path(image.filename).name for image in images]
+    answered = [*theirs_messages, {"role": "assistant", "content": "Yes."}]
+    sample = template.encode({"messages": answered})
+    assert sample["input_ids"][: len(theirs)] == list(theirs), "the prompt of inference begins what is trained"
+
+
+def _upright(image: Any) -> Any:
+    from PIL import ImageOps
+
+    found = ImageOps.exif_transpose(image)
+    return found.convert("RGB")
+
+
+def test_the_demo_rows_are_the_processor_s(assets, eyes, processor, vision_folder):
+    folder = assets / "data"
+    tokenizer = eyes()
+    made, template = processor(vision_folder("qwen2-vl"), tokenizer), get_template("qwen2-vl", tokenizer)
+    for row in json.loads((folder / "mllm_demo.json").read_text(encoding="utf-8")):
+        row["images"] = [str(folder / path) for path in row["images"]]
+        paths = iter(row["images"])
+        messages = []
+        for message in row["messages"]:
+            texts = [next(paths) if text is None else text for text in split_marks(message["content"])]
+            messages.append({"role": message["role"], "content": question(*texts)})
+        text = made.apply_chat_template(messages, tokenize=False)
+        theirs = made(text=[text], images=[Image.open(path) for path in row["images"]])["input_ids"][0]
+        ours = template.encode(row)["input_ids"]
+        assert len(theirs) - len(ours) == 1, "the line break behind the last <|im_end|>"
+        assert ours == list(theirs)[: len(ours)]
+
+
+@pytest.mark.parametrize("kind", ["qwen2-vl", "llava"])
+def test_the_tokenizer_s_own_template_agrees(kind, eyes, pictures):
+    row = Conversation(*_messages("<image>What is it?", "Red."), images=(str(pictures / "red.png"),))
+    template = get_template(kind, eyes(kind))
+    assert first_difference(template, [row]) is None
+    template.system = "Another."
+    other = Conversation(*_messages("What is it?<image>", "Red."), images=(str(pictures / "red.png"),))
+    assert (first_difference(get_template(kind, eyes(kind)), [other]) is None) == (kind == "qwen2-vl")
+
+
+def _messages(*texts: str) -> Any:
+    from llmtune.types import Message
+
+    roles = ("user", "assistant")
+    return (tuple(Message(roles[n % 2], text, loss=n % 2 == 1) for n, text in enumerate(texts)),)
+
+
+@pytest.mark.parametrize("kind", ["qwen2-vl", "qwen3-vl"])
+def test_as_jinja(kind, eyes, pictures):
+    """What a checkpoint carries, where its tokenizer brought no template."""
+    template = get_template(kind, eyes(kind))
+    jinja = to_jinja(template.info, eyes(kind))
+    rows = [["red.png", "What is it?"], ["{{ x }}"], ["a", "blue.png", "red.png", "b"]]
+    for parts in rows:
+        paths = [str(pictures / part) if part.endswith(".png") else part for part in parts]
+        messages = [{"role": "user", "content": question(*paths)}]
+        own = eyes(kind).apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
+        assert own == template.render({"messages": messages}, generation=True)
+    plain = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    assert eyes(kind).apply_chat_template(plain, chat_template=jinja, tokenize=False) == template.render(
+        {"messages": plain}
+    )
+
+
+# Masks
+
+
+ROW = {
+    "messages": [
+        {"role": "user", "content": "<image>Who?"}, {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": "And <image>, and <image>?"}, {"role": "assistant", "content": "<image> dogs."},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava"])
+@pytest.mark.parametrize("loss_on", ["auto", "last", "everything"])
+def test_masks_around_images(kind, loss_on, eyes, pictures):
+    tokenizer = eyes(kind)
+    template = get_template(kind, tokenizer, loss_on=loss_on)
+    paths = [str(pictures / name) for name in ("red.png", "blue.png", "turned.jpg")]
+    reader = images_of(tokenizer)
+    sizes = reader.measure(paths)
+    samples = template.encode_all(ROW | {"images": paths})
+    for sample in samples:
+        labels = sample["labels"]
+        for token, label in zip(sample["input_ids"], labels, strict=True):
+            assert label in (IGNORE_INDEX, token)
+            assert label != reader.token_id
+        assert sample["input_ids"].count(reader.token_id) == sum(sizes[path] for path in sample["images"])
+        assert sample["images"] == paths[: len(sample["images"])]
+    split = kind == "llava" and loss_on == "auto"  # it ends an answer at the end of a talk alone
+    assert [len(sample["images"]) for sample in samples] == ([1, 3] if split else [3])
+    learned = "".join(
+        tokenizer.decode([label for label in sample["labels"] if label != IGNORE_INDEX]) for sample in samples
+    )
+    end = "</s>" if kind == "llava" else "<|im_end|>"
+    first, last = ("", " ") if kind == "llava" else ("", "")
+    answers = [f"{last}A cat.{end}", f"{last}<image> dogs.{end}"]
+    if loss_on == "everything":
+        assert "Who?" in learned
+        assert reader.token not in learned.replace("<image> dogs.", "")
+    else:
+        assert learned == first + "".join(answers[-1:] if loss_on == "last" else answers)
+
+
+def test_a_mark_in_an_answer_is_text(eyes, pictures):
+    tokenizer = eyes("llava")
+    template = get_template("llava", tokenizer)
+    row = {"query": "<image>Write the tag.", "response": "<image>", "images": [str(pictures / "red.png")]}
+    sample = template.encode(row)
+    assert sample["input_ids"].count(images_of(tokenizer).token_id) == 16, "those of the image, none for the text"
+
+
+def test_the_spelling_of_the_image_token_is_text(eyes, pictures):
+    row = {"query": "<image>What is <|image_pad|>?", "response": "A token.", "images": [str(pictures / "red.png")]}
+    template = get_template("qwen2-vl", eyes())
+    expected = template.images.measure(row["images"])[row["images"][0]]
+    assert template.encode(row)["input_ids"].count(template.images.token_id) == expected
+    with pytest.raises(TemplateError, match="stands for an image"):
+        get_template("qwen2-vl", eyes(), special_tokens_in_text="special").encode(row)
+
+
+# Marks
+
+
+@pytest.mark.parametrize(
+    ("questions", "given", "expected"),
+    [
+        ([], ["a"], ["a"]),
+        (["<image>x<image>"], ["a", "b"], ["a", "b"]),
+        (["x<img>a</img>"], [], ["a"]),
+        (["x<img> a </img>"], ["a"], ["a"]),
+        (["<img>a</img><image>", "<img>b</img>"], ["c"], ["a", "c", "b"]),
+        (["<image><img>a</img>"], ["c", "a"], ["c", "a"]),
+        (["<img></img>"], ["a"], ["a"]),
+    ],
+)
+def test_the_images_of_a_row(questions, given, expected):
+    assert list(named_images(questions, given)) == expected
+
+
+def test_images_that_fill_no_marks():
+    with pytest.raises(RowError, match="2 marks for images, and its images column has 3"):
+        named_images(["<image><img>a</img>"], ["a", "b", "c"])
+
+
+def test_unnamed_images_come_first(eyes, pictures):
+    template = get_template("qwen2-vl", eyes())
+    paths = [str(pictures / "red.png"), str(pictures / "blue.png")]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    messages += [{"role": "user", "content": "c<image>"}, {"role": "assistant", "content": "d"}]
+    text = template.render({"messages": messages, "images": paths})
+    mark = template.info.image
+    assert text.count(mark) == 2
+    assert f"user\n{mark}a" in text
+    assert f"c{mark}" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"query": "<image><image>", "response": "b", "images": ["red.png"]}, "2 marks .* has 1 images"),
+        ({"query": "<image>", "response": "b"}, "1 marks .* has 0 images"),
+        ({"text": "plain", "images": ["red.png"]}, "1 images and no question"),
+        ({"query": "<image>", "response": "b", "images": ["none.png"]}, r"none\.png: there is no such file"),
+    ],
+)
+def test_rows_that_cannot_be_shown(row, said, eyes, pictures):
+    row = {**row, "images": [str(pictures / path) for path in row.get("images", [])]}
+    with pytest.raises((TemplateError, RowError), match=said):
+        get_template("qwen2-vl", eyes()).encode(row)
+
+
+def test_llava_s_line_break_is_not_doubled(eyes, pictures):
+    template = get_template("llava", eyes("llava"))
+    row = {"response": "b", "images": [str(pictures / "red.png")]}
+    expected = "<s>USER: <image>\nWhat? ASSISTANT: b</s>"
+    assert template.render(row | {"query": "<image>\nWhat?"}) == expected
+    assert template.render(row | {"query": "<image>What?"}) == expected
+
+
+def test_a_blind_model_learns_the_text(pictures):
+    _, tokenizer = get_model_tokenizer("llmtune-tiny", load_model=False)
+    template = get_template("chatml", tokenizer)
+    row = {"query": "<image>What is it?", "response": "b", "images": [str(pictures / "none.png")]}
+    assert template.render(row).count("<image>What is it?") == 1
+    assert "images" not in template.encode(row)
+
+
+# Length
+
+
+def length_of(template: ChatTemplate, row: dict[str, Any]) -> int:
+    return len(template.encode(row)["input_ids"])
+
+
+def test_no_cut_goes_through_an_image(eyes, pictures):
+    row = {"query": "Look at this. <image>What is it?", "response": "red " * 40, "images": [str(pictures / "red.png")]}
+    tokenizer = eyes()
+    whole = get_template("qwen2-vl", tokenizer)
+    length = length_of(whole, row)
+    conversations = [whole_row(row)]
+    for strategy, cut, kept in (("right", 20, True), ("left", 5, True), ("left", length - 25, False)):
+        template = get_template("qwen2-vl", tokenizer, max_length=length - cut, truncation_strategy=strategy)
+        (found,) = template.encode_rows(conversations)
+        assert (len(found.samples), found.num_truncated, found.num_cut_images) == ((1, 1, 0) if kept else (0, 0, 1))
+        if kept:
+            (sample,) = found.samples
+            assert sample.images == tuple(row["images"])
+            assert (
+                sample.input_ids.count(template.images.token_id)
+                == template.images.measure(sample.images)[sample.images[0]]
+            )
+    short = get_template("qwen2-vl", tokenizer, max_length=12)
+    with pytest.raises(TemplateError, match=r"with those of its images, and --max_length is 12"):
+        short.encode_prompts([whole_row(row)])
+
+
+def whole_row(row: dict[str, Any]) -> Conversation:
+    from llmtune.data.formats import to_conversation
+
+    return to_conversation(row)
+
+
+# Store and files
+
+
+@pytest.fixture
+def rows(tmp_path, pictures) -> Path:
+    """A data file beside its pictures, named by relative paths."""
+    folder = tmp_path / "data"
+    shutil.copytree(pictures, folder / "pictures")
+    lines = [
+        {"query": "<image>What is it?", "response": "Red.", "images": ["pictures/red.png"]},
+        {"query": "<img>pictures/blue.png</img>What is it?", "response": "Blue."},
+        {"query": "What is 1 plus 2?", "response": "3."},
+        {"query": "<image>And?", "response": "None.", "images": ["pictures/none.png"]},
+    ]
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+def encoded(file: Path, tokenizer: Any, *, strict: bool = False) -> Any:
+    dataset, _ = get_dataset([str(file)], dataset_test_ratio=0)
+    return encode_dataset(dataset, get_template("qwen2-vl", tokenizer), strict=strict)
+
+
+def test_the_store_keeps_paths(rows, eyes, capsys):
+    store = encoded(rows, eyes())
+    assert [sample.get("images") for sample in store] == [
+        [str(rows.parent / "pictures/red.png")],
+        [str(rows.parent / "pictures/blue.png")],
+        None,
+    ]
+    told = capsys.readouterr().err
+    assert "1 of 4 training rows" in told
+    assert f"row 3: {rows.parent}/pictures/none.png: there is no such file" in told
+    assert "does not see" not in told
+    with pytest.raises(DataError, match=r"none\.png: there is no such file"):
+        encoded(rows, eyes(), strict=True)
+
+
+def test_what_is_encoded_follows_the_files(rows, eyes, monkeypatch):
+    first = encoded(rows, eyes())
+    with monkeypatch.context() as patched:
+        patched.setattr(ChatTemplate, "encode_rows", lambda *_: pytest.fail("encoded again"))
+        assert encoded(rows, eyes()).file == first.file
+    moved = rows.parent.with_name("moved")
+    shutil.copytree(rows.parent, moved)
+    assert encoded(moved / rows.name, eyes())[0]["images"] == [str(moved / "pictures/red.png")]
+    Image.new("RGB", (300, 300)).save(rows.parent / "pictures" / "red.png")
+    second = encoded(rows, eyes())
+    assert len(second[0]["input_ids"]) > len(first[0]["input_ids"])
+    image = rows.parent / "pictures" / "none.png"
+    shutil.copy(rows.parent / "pictures" / "blue.png", image)
+    assert len(encoded(rows, eyes())) == 4
+    os.utime(image, (1, 1))
+    assert encoded(rows, eyes()).file != second.file
+
+
+def test_the_split_does_not_depend_on_the_place(rows, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(rows.parent, moved)
+    one, two = (get_dataset([str(file)], dataset_test_ratio=0.5)[0] for file in (rows, moved / rows.name))
+    assert one._fingerprint == two._fingerprint
+    assert [r["messages"] for r in one] == [r["messages"] for r in two]
+
+
+def test_coco_rows_take_the_same_road(eyes, tmp_path, pictures):
+    """Its repository, made small: a table with a column of paths."""
+    function = "llmtune.data.preprocess.vision:coco_caption"
+    assert DATASET_MAPPING["coco-en"].preprocess == function
+    from llmtune.data.info import DatasetInfo, register_dataset
+
+    shutil.copytree(pictures, tmp_path / "images")
+    table = [{"image": f"images/{name}", "caption": "A plain. && Another."} for name in ("red.png", "blue.png")]
+    (tmp_path / "rows.json").write_text(json.dumps(table))
+    register_dataset("tiny-coco", DatasetInfo(path=str(tmp_path / "rows.json"), preprocess=function), replace=True)
+    dataset, _ = get_dataset(["tiny-coco"], dataset_test_ratio=0)
+    template = get_template("qwen2-vl", eyes())
+    store = encode_dataset(dataset, template, strict=True)
+    assert [sample["images"] for sample in store] == [[str(tmp_path / row["image"])] for row in table]
+    text = template.render(from_record(dataset[0]))
+    assert f"user\n{template.info.image}please describe the image<|im_end|>" in text
+    assert "A plain." in text
