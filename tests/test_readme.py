@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -12,7 +13,8 @@ import pytest
 
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.check import CheckArguments
+from llmtune.cli.check import CheckArguments, take_template_switch
+from llmtune.cli.main import main
 from llmtune.cli.parser import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +65,7 @@ LINES = _pages_and_lines()
 def test_documentation_is_found() -> None:
     assert len(PAGES) == 4
     assert len(SCRIPTS) == 11
-    assert len(LINES) == 50
+    assert len(LINES) == 62
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value.name if isinstance(value, Path) else "")
@@ -72,6 +74,10 @@ def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
     _, command, *flags = shlex.split(_filled(line))
+    if command in ("list", "show"):
+        assert main([command, *flags]) == 0
+        return
+    flags, _ = take_template_switch(flags)
     if "--ckpt_dir" in flags:  # a checkpoint that says what it is
         checkpoint = tmp_path / flags[flags.index("--ckpt_dir") + 1]
         checkpoint.mkdir(parents=True)
@@ -89,6 +95,17 @@ def test_python_compiles(page: Path) -> None:
 
 def test_readme_has_python() -> None:
     assert [len(_blocks(page, "python")) for page in PAGES[:2]] == [2, 2]
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_registries(page: Path) -> None:
+    """`make golden` writes them."""
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "tests/golden/readme_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.written(page.name) == page.read_text(encoding="utf-8")
 
 
 def test_both_readmes_show_the_same_commands() -> None:
