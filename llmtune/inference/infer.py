@@ -143,6 +143,9 @@ def _rows(args: InferArguments) -> list[Conversation]:
         "model_name": args.model_name,
         "model_author": args.model_author,
         "overwrite_cache": args.overwrite_cache,
+        "use_hf": args.use_hf,
+        "hub_token": args.hub_token,
+        "cache_dir": args.cache_dir,
     }
     whole = args.val_dataset or (args.dataset if args.dataset_test_ratio == 1 else [])
     if whole:

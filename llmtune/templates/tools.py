@@ -65,4 +65,7 @@ def _to_json(value: Json) -> str:
 
 def _require(tool_format: str | None) -> None:
     if tool_format is None:
-        raise TemplateError("this template has no format for tools, and the row uses them")
+        raise TemplateError(
+            "this template has no format for tools, and the row uses them; --template_type auto writes them as the "
+            "tokenizer's own chat template does"
+        )
