@@ -14,11 +14,15 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "llmtune").rglob("*.py"))
 
 # A module may import those of its own floor and of the floors below. The longest name that fits decides.
+PORTS = {
+    f"models.ports.{name}"
+    for name in ("port", "find", "qwen_v1", "baichuan", "chatglm", "internlm", "internlm2", "xverse")
+}
 FLOORS = [
     {"errors", "types"},
     {"utils", "hub.settings"},
     {"registry"},
-    {"models", "models.ports.port", "data", "templates"},
+    {"models", *PORTS, "data", "templates"},
     {"arguments"},
     {
         "data.canonical",

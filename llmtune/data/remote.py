@@ -59,7 +59,7 @@ def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = F
     Raises:
         LlmtuneError: The download fails. DataError: The repository does not hold what the entry says.
     """
-    from llmtune.hub.datasets import fetch_dataset
+    from llmtune.hub.fetch import fetch_dataset
 
     hugging_face = from_hugging_face(key, info, hub.use_hf)
     dataset_id = info.hf_dataset_id if hugging_face else info.dataset_id

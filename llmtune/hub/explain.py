@@ -15,7 +15,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def explain(err: BaseException, hub: Hub, repo: Repo) -> LlmtuneError:
     """The error to raise in the place of a client's."""
-    what = f"{repo.kind} {repo.repo_id!r}" + (f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else "")
+    what = f"{repo.kind} {repo.repo_id!r}" + (
+        f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else ""
+    )
     if any(isinstance(e, OSError) and e.errno in NO_SPACE for e in _chain(err)):
         return HubError(
             f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "

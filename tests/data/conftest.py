@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     for name in ("LLMTUNE_USE_HF", "USE_HF"):
         monkeypatch.delenv(name, raising=False)
     made = Hub(tmp_path / "hub")
-    monkeypatch.setattr("llmtune.hub.datasets.fetch_dataset", made.fetch)
+    monkeypatch.setattr("llmtune.hub.fetch.fetch_dataset", made.fetch)
     return made
 
 

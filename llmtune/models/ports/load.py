@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.port import Config, Port, find_port, without_prefix
+from llmtune.models.ports.find import find_port
+from llmtune.models.ports.port import Config, Port, without_prefix
 from llmtune.registry import resolve_reference
 from llmtune.utils.logging import get_logger, log_once
 

@@ -7,7 +7,7 @@ layer. The rows of a linear layer are its outputs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,9 @@ __all__ = [
     "Rows",
     "carry",
     "consecutive",
-    "find_port",
     "is_of",
     "llama_modules",
     "native_modules",
-    "native_target_modules",
     "refuse_unless",
     "without_prefix",
 ]
@@ -64,34 +62,6 @@ class Port:
     biased: tuple[str, ...] = ()
     normalised_head: Callable[[Config], bool] = lambda _: False
     warnings: Callable[[Config], list[str]] = lambda _: []
-
-
-def find_port(config: Config) -> Port | None:
-    """The port of a config.json, given as read. None: transformers loads the folder by itself, or not at all."""
-    from llmtune.models.ports import baichuan, chatglm, internlm, internlm2, qwen_v1, xverse
-
-    ports = (qwen_v1.PORT, *baichuan.PORTS, chatglm.PORT, internlm.PORT, internlm2.PORT, xverse.PORT)
-    return next((port for port in ports if port.recognises(config)), None)
-
-
-def native_target_modules(config: Config, names: Iterable[str]) -> tuple[str, ...]:
-    """The last parts of native modules that hold what modules of an original checkpoint, named likewise, held.
-
-    `c_attn` of Qwen gives q_proj, k_proj and v_proj, `attn.c_proj` gives o_proj. Other names, and all where there is
-    no port, stay.
-    """
-    port = find_port(config)
-    if port is None or port.modules is None:
-        return tuple(names)
-    modules = port.modules(port.config(config))
-    found: dict[str, None] = {}  # a set that keeps the order
-    for name in names:
-        natives = [native for source, native in modules.items() if f".{source}".endswith(f".{name}")] or [name]
-        for native in natives:
-            found |= dict.fromkeys(
-                path.rpartition(".")[2] for path in ([native] if isinstance(native, str) else native)
-            )
-    return tuple(found)
 
 
 # What the families' files are written with
