@@ -50,6 +50,7 @@ setup(
         "vision": ["pillow>=10"],
         "web": ["streamlit"],
         "test": [
+            "bitsandbytes",
             "codespell",
             "hypothesis",
             "mypy",

@@ -16,6 +16,7 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.cli.check import CheckArguments, take_template_switch
 from llmtune.cli.main import main
 from llmtune.cli.parser import parse
+from llmtune.cli.push import PushArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "examples").rglob("README.md"))]
@@ -65,7 +66,7 @@ LINES = _pages_and_lines()
 def test_documentation_is_found() -> None:
     assert len(PAGES) == 4
     assert len(SCRIPTS) == 11
-    assert len(LINES) == 62
+    assert len(LINES) == 66
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value.name if isinstance(value, Path) else "")
@@ -76,6 +77,10 @@ def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pyte
     _, command, *flags = shlex.split(_filled(line))
     if command in ("list", "show"):
         assert main([command, *flags]) == 0
+        return
+    if command == "push":
+        (tmp_path / flags[flags.index("--ckpt_dir") + 1]).mkdir(parents=True)
+        assert parse(PushArguments, flags, command=command).hub_model_id
         return
     flags, _ = take_template_switch(flags)
     if "--ckpt_dir" in flags:  # a checkpoint that says what it is

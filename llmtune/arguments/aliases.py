@@ -131,6 +131,14 @@ def _finetuning_type(values: list[str]) -> Tokens:
     return [("sft_type", values)]
 
 
+def _lora_init(values: list[str]) -> Tokens:
+    names = {"true": "default", "default": "default", "pissa": "pissa", "olora": "olora"}
+    text = (values or ["true"])[0].lower()
+    if text not in names:
+        raise ValueError("expected true, pissa or olora")
+    return [("lora_init", [names[text]])]
+
+
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
         raise ValueError(
@@ -186,6 +194,7 @@ _RENAMED = {
     "lora_r": "lora_rank",
     "lora_dropout": "lora_dropout_p",
     "lora_weight_path": "peft_path",
+    "loraplus_lr_ratio": "lorap_lr_ratio",
     "neft_alpha": "neftune_noise_alpha",
     # S, L
     "model": "model_id_or_path",
@@ -219,6 +228,8 @@ _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
     "finetuning_type": _finetuning_type,
     "stage": _stage,
     "flash_attn": _flash_attn,
+    "init_lora_weights": _lora_init,
+    "init_weights": _lora_init,
     "model_type": _model_type,
     "optim": _optim,
 }
@@ -243,7 +254,6 @@ _LATER = [
     "dataset_config_name",
     "nproc",
     "nproc_per_node",
-    "packing",
     "streaming",
 ]
 _NO_EFFECT = {

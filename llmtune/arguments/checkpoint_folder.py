@@ -8,24 +8,42 @@ from typing import Any, Literal
 
 from llmtune.errors import CheckpointError
 
-__all__ = ["checkpoint_kind", "read_sft_args"]
+__all__ = ["checkpoint_kind", "read_sft_args", "trained_kind"]
 
 
 def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
-    """`lora` for an adapter folder, `full` for a folder with all the weights.
+    """`lora` for a folder with adapters of whatever kind, `full` for a folder with all the weights.
 
     Raises:
         CheckpointError: It is missing, or is neither.
     """
     if not folder.is_dir():
         raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
-    if (folder / "adapter_config.json").is_file():
+    if _adapter_config(folder) is not None:
         return "lora"
     if (folder / "config.json").is_file():
         return "full"
     inside = sorted(path.name for path in folder.glob("checkpoint-*"))
     hint = f"Did you mean {folder / inside[-1]}?" if inside else "It may be incomplete: use another one of the run."
     raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json. {hint}")
+
+
+def trained_kind(folder: Path) -> str:
+    """The `--sft_type` of a checkpoint: `full`, or the kind of its adapters."""
+    if checkpoint_kind(folder) == "full":
+        return "full"
+    file = _adapter_config(folder)
+    assert file is not None
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("peft_type", "lora")).lower()
+    except (OSError, ValueError, AttributeError):
+        return "lora"  # what loads it says what is wrong with the file
+
+
+def _adapter_config(folder: Path) -> Path | None:
+    """That of the folder, or of its `default/`, where Swift put adapters until 2024."""
+    files = (folder / "adapter_config.json", folder / "default/adapter_config.json")
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_sft_args(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments
+    from llmtune.arguments.sft import SftArguments
 
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "check_data",
     "check_generation",
     "check_images",
+    "check_no_images",
     "check_sources",
     "fill_model",
+    "is_pattern",
     "load_custom_register",
     "parse_train_args",
 ]
@@ -151,6 +155,20 @@ def check_images(args: ModelArguments, info: ModelInfo) -> None:
         )
 
 
+def check_no_images(args: SftArguments, sees: bool) -> None:
+    """Refuse to put rows behind one another for a model that sees: pixels and positions in space are a batch's own.
+
+    Raises:
+        UsageError: It sees, and packing or padding_free is asked for.
+    """
+    flag = "--packing" if args.packing else "--padding_free"
+    if sees and (args.packing or args.padding_free):
+        raise UsageError(
+            f"{flag} true is for models of text alone, and {args.model_type} sees images. Leave it away; "
+            "--group_by_length true saves much of the padding."
+        )
+
+
 def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
     """Ranges of the data flags. `whole`: a dataset_test_ratio of 1 has a meaning."""
     length = args.max_length
@@ -180,6 +198,15 @@ def check_generation(args: GenerationArguments, problems: Problems) -> None:
     problems.need(args.top_k >= 0, f"--top_k must not be negative, and is {args.top_k}.")
     problems.need(args.repetition_penalty > 0, f"--repetition_penalty must be above 0, not {args.repetition_penalty}.")
     problems.need(args.num_beams >= 1, f"--num_beams must be 1 or more, not {args.num_beams}.")
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from llmtune.types import LossOn, TruncationStrategy
 
-__all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "QuantizationArguments"]
+__all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "QuantizationArguments", "SftType"]
+
+SftType = Literal["lora", "full", "adalora", "ia3", "vera"]
 
 
 @dataclass(kw_only=True)
@@ -31,8 +33,8 @@ class ModelArguments:
     """Folder of the tokenizer. Default: the model's."""
     template_type: str | None = None
     """Key of the chat template (`llmtune list templates`). Default: the model entry's."""
-    sft_type: Literal["lora", "full"] = "lora"
-    """What is trained: small adapters beside the frozen weights, or all the weights."""
+    sft_type: SftType = "lora"
+    """What is trained: adapters of one of PEFT's kinds beside the frozen weights, or, full, all the weights."""
     tuner_backend: Literal["peft", "swift"] = "peft"
     """Library of the adapters; `swift` is accepted and taken for peft. Also spelled --tuner_bankend."""
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
@@ -104,10 +106,10 @@ class DataArguments:
 
 @dataclass(kw_only=True)
 class QuantizationArguments:
-    """Quantisation (comes with a later version)."""
+    """Quantisation."""
 
     quantization_bit: Literal[0, 4, 8] = 0
-    """Bits of the frozen weights under LoRA; 0 leaves them as they are."""
+    """Bits of the frozen weights under adapters, and of any model in inference; 0 leaves them as they are."""
     bnb_4bit_comp_dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Number format that 4-bit weights are computed in. Default: dtype."""
     bnb_4bit_quant_type: Literal["fp4", "nf4"] = "nf4"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind, read_sft_args
+from llmtune.arguments.checkpoint_folder import read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
-from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
+from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 
 __all__ = ["InferArguments"]
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
-    *("dtype", "system", "custom_register_path", "quantization_bit", "use_hf", "cache_dir"),
+    *("dtype", "system", "custom_register_path", "use_hf", "cache_dir"),
+    *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
     *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
@@ -23,15 +24,15 @@ INHERITED_DATA = [
 ]
 WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
-    *("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
 ]
+OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
 @dataclass(kw_only=True)
 class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
     """Inference."""
 
-    sft_type: Literal["lora", "full"] = None  # type: ignore[assignment]
+    sft_type: SftType = None  # type: ignore[assignment]
     """What was trained. Default: as the checkpoint says."""
     dataset_test_ratio: float = None  # type: ignore[assignment]
     """Share of each data set that was split off for validation. Default: as in training."""
@@ -69,12 +70,13 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
     unused: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.unused = [f"--{name}" for name in WITHOUT_EFFECT if not self._is_default(name)]
+        given = [name for name in [*WITHOUT_EFFECT, *OF_4_BITS] if not self._is_default(name)]
         problems = Problems()
         if self.ckpt_dir is not None:
-            self._take_kind(checkpoint_kind(Path(self.ckpt_dir)), problems)
+            self._take_kind(trained_kind(Path(self.ckpt_dir)), problems)
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
+        self.unused = [f"--{name}" for name in given if name not in OF_4_BITS or self.quantization_bit != 4]
         self._fill()
         fill_model(self, problems)
         check_data(self, problems, whole=True)
@@ -83,10 +85,9 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
         )
-        problems.later(self.quantization_bit, "--quantization_bit")
         problems.raise_if_any()
 
-    def _take_kind(self, kind: Literal["lora", "full"], problems: Problems) -> None:
+    def _take_kind(self, kind: Any, problems: Problems) -> None:
         """The folder shows what was trained; a flag that says otherwise is a mistake."""
         problems.need(
             self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a checkpoint of {kind}."

@@ -10,6 +10,7 @@ from llmtune.arguments.checks import (
     check_data,
     check_generation,
     fill_model,
+    is_pattern,
     parse_train_args,
 )
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
@@ -24,7 +25,10 @@ from llmtune.models.info import AUTO, MODEL_MAPPING
 
 __all__ = ["SftArguments"]
 
-LEARNING_RATE = {"lora": 1e-4, "full": 2e-5}
+LEARNING_RATE = {"lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3}
+OF_LORA = ("lora_alpha", "use_rslora", "use_dora", "lora_init", "lorap_lr_ratio")
+OF_RANKS = ("lora_rank", "lora_dropout_p", "lora_bias")
+OF_ADAPTERS = ("lora_target_modules", "modules_to_save")
 
 
 @dataclass(kw_only=True)
@@ -71,7 +75,7 @@ class SftArguments(
         full = self.sft_type == "full"
         problems.need(
             not (full and self.quantization_bit),
-            "--quantization_bit needs --sft_type lora: quantised weights cannot be trained whole.",
+            "--quantization_bit needs --sft_type lora or another adapter: quantised weights cannot be trained whole.",
         )
         problems.need(
             not (full and self.peft_path), "--peft_path starts from an adapter, which --sft_type full does not train."
@@ -84,9 +88,31 @@ class SftArguments(
             not (self.resume_from_checkpoint and self.peft_path),
             "--resume_from_checkpoint already names the adapter; leave --peft_path away.",
         )
-        problems.later(self.quantization_bit, "--quantization_bit")
+        problems.need(
+            not self.packing or self.max_length != -1,
+            "--packing true fills sequences of --max_length tokens, so -1 leaves it without a goal: give 2048, say.",
+        )
+        problems.need(
+            self.lorap_lr_ratio is None or self.lorap_lr_ratio > 0,
+            f"--lorap_lr_ratio must be above 0, not {self.lorap_lr_ratio}.",
+        )
+        problems.need(
+            self.lora_init == "default" or not (self.quantization_bit or self.use_dora),
+            f"--lora_init {self.lora_init} changes the weights that it begins with: leave --quantization_bit and "
+            "--use_dora away.",
+        )
+        problems.need(
+            self.sft_type != "adalora" or not (self.resume_from_checkpoint or self.peft_path),
+            "--sft_type adalora cannot go on from a checkpoint: it holds the ranks that were left, not their history.",
+        )
+        problems.need(
+            not self.new_special_tokens or (self.sft_type in ("lora", "full") and not self.peft_path),
+            "--new_special_tokens needs --sft_type lora or full, and no --peft_path.",
+        )
+        problems.need(self.freeze_layers >= 0, f"--freeze_layers must be 0 or more, not {self.freeze_layers}.")
+        for text in self.freeze_parameters:
+            problems.need(is_pattern(text), f"--freeze_parameters {text!r} is no regular expression.")
         problems.later(self.deepspeed_config_path, "--deepspeed_config_path")
-        problems.later(self.push_to_hub, "--push_to_hub")
         problems.later(self.ddp_backend, "--ddp_backend")
         for target in self.report_to:
             problems.need(
@@ -107,7 +133,6 @@ class SftArguments(
 
     def unused_flags(self) -> list[str]:
         """Flags that were changed from their defaults and have no effect in this run."""
-        lora_only = ("lora_target_modules", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_bias", "modules_to_save")
         generation = tuple(GenerationArguments.__dataclass_fields__)
         quantization = ("bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
         hub = ("hub_model_id", "hub_private_repo", "push_hub_strategy")
@@ -116,11 +141,25 @@ class SftArguments(
             unused += self._changed(tuple(VisionArguments.__dataclass_fields__))
         if not self.push_to_hub:
             unused += self._changed(hub)
-        if self.sft_type == "full":
-            unused += self._changed(lora_only)
+        unheard: dict[str, tuple[str, ...]] = {
+            "lora": (),
+            "adalora": OF_LORA[1:],
+            "vera": OF_LORA,
+            "ia3": OF_LORA + OF_RANKS,
+            "full": OF_LORA + OF_RANKS + OF_ADAPTERS,
+        }
+        unused += self._changed(unheard[self.sft_type])
+        if self.sft_type != "full":
+            unused += self._changed(("freeze_layers", "freeze_parameters"))
+        if self.peft_path is not None:
+            unused += self._changed(("use_rslora", "use_dora", "lora_init"))
+        if self.packing:
+            unused += self._changed(("padding_free",))
+        if self.packing or self.padding_free:
+            unused += self._changed(("group_by_length",))
         if not self.predict_with_generate:
             unused += self._changed(generation)
-        if not self.quantization_bit:
+        if self.quantization_bit != 4:
             unused += self._changed(quantization)
         return unused
 

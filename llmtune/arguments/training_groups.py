@@ -27,7 +27,7 @@ class TrainingFlags:
     gradient_accumulation_steps: int = 16
     """Forward passes summed up to one optimizer step."""
     learning_rate: float | None = None
-    """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full."""
+    """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full, 1e-3 for adalora, 3e-3 for ia3, 4e-3 for vera."""
     lr_scheduler_type: str = "cosine"
     """Course of the learning rate after the warm-up: cosine, linear, constant, and what transformers knows."""
     warmup_ratio: float = 0.05
@@ -38,10 +38,18 @@ class TrainingFlags:
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    freeze_layers: int = 0
+    """Layers from the first that full fine-tuning leaves as they are."""
+    freeze_parameters: list[str] = field(default_factory=list)
+    """Regular expressions; full fine-tuning leaves alone the parameters in whose names they are found."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     neftune_noise_alpha: float | None = None
     """Strength of the noise on embeddings in training (NEFTune)."""
+    packing: bool = False
+    """Fill sequences of max_length tokens with whole rows, which do not see each other; batch_size counts sequences."""
+    padding_free: bool = False
+    """Make each batch one sequence of rows that do not see each other, instead of padding them."""
     group_by_length: bool = False
     """Put samples of like length into a batch."""
     dataloader_num_workers: int = 1
@@ -92,8 +100,18 @@ class LoraArguments:
     """Share of an adapter's inputs that is dropped in training."""
     lora_bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias terms are trained."""
+    lora_init: Literal["default", "pissa", "olora"] = "default"
+    """How LoRA begins: as no change, or with the main part of the weights (pissa by SVD, olora by QR), which learns."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(lora_rank) instead, which suits high ranks."""
+    use_dora: bool = False
+    """Train direction and magnitude of the weights apart (DoRA): a little better, and slower."""
+    lorap_lr_ratio: float | None = None
+    """Learning rate of the matrices B, as a multiple of that of the matrices A (LoRA+); 16 is usual."""
     modules_to_save: list[str] = field(default_factory=list)
     """Layers that are trained and saved whole beside the adapters: embed_tokens, lm_head."""
+    new_special_tokens: list[str] = field(default_factory=list)
+    """Texts that become one token each, wherever they stand; their rows of embedding and head are trained and saved."""
     peft_path: str | None = None
     """Adapter folder to start from instead of fresh adapters."""
 

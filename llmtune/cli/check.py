@@ -87,11 +87,13 @@ def _rendered(prepared: Prepared, row: int) -> str:
 
 
 def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
+    from llmtune.training.packing import packs_text
     from llmtune.training.prepare import steps_per_epoch, total_steps
 
     tokens = prepared.train_tokens
     report = tokens.report
-    per_epoch = steps_per_epoch(len(tokens), args)
+    num_items = len(prepared.train_set)
+    per_epoch = steps_per_epoch(num_items, args)
     validation = prepared.validation_tokens
     return {
         "model": f"{args.model_type}",
@@ -108,10 +110,11 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "rows left out": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample an answer",
         "control tokens": f"{report.num_plain:,} contents with the spelling of one, encoded as plain text",
-        "samples a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
+        **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
+        f"{'packs' if args.packing else 'samples'} a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps})",
         "steps an epoch": f"{per_epoch:,}",
-        "steps in all": f"{total_steps(len(tokens), args):,}",
+        "steps in all": f"{total_steps(num_items, args):,}",
     }
 
 

@@ -18,10 +18,11 @@ COMMANDS = {
     "infer": "Answer a data set with a checkpoint, or talk to it.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "list": "List models, datasets, templates or plugins.",
+    "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "launch", "merge", "ppo", "pt", "push", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "eval", "export", "launch", "merge", "ppo", "pt", "rlhf", "rm", "serve", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

@@ -21,4 +21,4 @@ def run(argv: Sequence[str]) -> int:
     check_sources(args)
     from llmtune.training.sft import sft
 
-    return 130 if sft(args).interrupted else 0
+    return 130 if sft(args).interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure

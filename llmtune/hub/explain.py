@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from llmtune.errors import HubError, LlmtuneError
 from llmtune.hub.repo import Hub, Repo
 
-__all__ = ["explain", "is_unreachable"]
+__all__ = ["explain", "http_status", "is_unreachable"]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -23,10 +23,10 @@ def explain(err: BaseException, hub: Hub, repo: Repo) -> LlmtuneError:
             f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "
             "another folder with --cache_dir."
         )
-    status = _status(err)
+    status = http_status(err)
     if status in (401, 403):
         return HubError(
-            f"{hub.name} does not let you read the {what} (HTTP {status}). Look at its page whether its terms have to "
+            f"{hub.name} does not let you use the {what} (HTTP {status}). Look at its page whether its terms have to "
             f"be accepted, and give your token with --hub_token or in {hub.token_variable}."
         )
     if status == 404:
@@ -45,13 +45,13 @@ def explain(err: BaseException, hub: Hub, repo: Repo) -> LlmtuneError:
             f"{hub.name} cannot be reached for the {what}: {_last_words(err)}. Check the network, or give the path of "
             "a folder on this machine. What has come so far is kept."
         )
-    return HubError(f"The {what} cannot be fetched from {hub.name}: {_last_words(err)}")
+    return HubError(f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
 
 
 def is_unreachable(err: BaseException) -> bool:
     """Whether the hub was not heard at all, or stopped in the middle of an answer."""
     names = {kind.__name__ for e in _chain(err) for kind in type(e).__mro__}
-    return _status(err) is None and bool(
+    return http_status(err) is None and bool(
         names & {"ConnectionError", "TimeoutError", "Timeout", "TransportError", "NetworkError", "ChunkedEncodingError"}
     )
 
@@ -69,7 +69,7 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
         waiting += [*getattr(one, "failed_files", {}).values(), one.__cause__, one.__context__]
 
 
-def _status(err: BaseException) -> int | None:
+def http_status(err: BaseException) -> int | None:
     for one in _chain(err):
         status = getattr(one, "status_code", None) or getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:

@@ -40,6 +40,30 @@ class HuggingFace:
         except LocalEntryNotFoundError:
             return None
 
+    def user(self, token: str | None) -> str:
+        from huggingface_hub import HfApi
+
+        return str(HfApi(endpoint=_endpoint(), token=token).whoami()["name"])
+
+    def create(self, repo: Repo, *, private: bool) -> None:
+        from huggingface_hub import HfApi
+
+        HfApi(endpoint=_endpoint(), token=repo.token).create_repo(
+            repo.repo_id, repo_type=repo.kind, private=private, exist_ok=True
+        )
+
+    def upload(self, repo: Repo, folder: Path, *, message: str, ignore: Sequence[str], path_in_repo: str) -> None:
+        from huggingface_hub import HfApi
+
+        HfApi(endpoint=_endpoint(), token=repo.token).upload_folder(
+            repo_id=repo.repo_id,
+            repo_type=repo.kind,
+            folder_path=folder,
+            path_in_repo=path_in_repo or None,
+            commit_message=message,
+            ignore_patterns=list(ignore),
+        )
+
 
 def _options(repo: Repo) -> dict[str, Any]:
     return {

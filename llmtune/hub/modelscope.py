@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -46,6 +47,33 @@ class ModelScope:
             return Path(_snapshot(repo)(**_options(repo), local_files_only=True))
         except CacheNotFound:
             return None
+
+    def user(self, token: str | None) -> str:
+        from modelscope_hub import HubApi
+
+        return str(HubApi(token=token, endpoint=_endpoint()).whoami().username)
+
+    def create(self, repo: Repo, *, private: bool) -> None:
+        from modelscope_hub import HubApi
+        from modelscope_hub.errors import AlreadyExistsError
+
+        api = HubApi(token=repo.token, endpoint=_endpoint())
+        with contextlib.suppress(AlreadyExistsError):
+            api.create_repo(repo.repo_id, repo.kind, visibility="private" if private else "public")
+
+    def upload(self, repo: Repo, folder: Path, *, message: str, ignore: Sequence[str], path_in_repo: str) -> None:
+        from modelscope_hub import HubApi
+
+        logging.getLogger("modelscope_hub").setLevel(logging.WARNING)
+        HubApi(token=repo.token, endpoint=_endpoint()).upload_folder(
+            repo.repo_id,
+            repo.kind,
+            folder,
+            path_in_repo=path_in_repo,
+            commit_message=message,
+            ignore_patterns=list(ignore),
+            disable_tqdm=True,
+        )
 
 
 def _snapshot(repo: Repo) -> Any:

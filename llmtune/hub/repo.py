@@ -47,3 +47,15 @@ class Hub(Protocol):
     def cached(self, repo: Repo) -> Path | None:
         """The folder of an earlier download, without any request; whether it is whole is not known."""
         ...
+
+    def user(self, token: str | None) -> str:
+        """Whose the token, or the stored login, is."""
+        ...
+
+    def create(self, repo: Repo, *, private: bool) -> None:
+        """Make the repository where there is none."""
+        ...
+
+    def upload(self, repo: Repo, folder: Path, *, message: str, ignore: Sequence[str], path_in_repo: str) -> None:
+        """One commit of all the files of a folder but those whose name fits a glob of `ignore`."""
+        ...

@@ -194,6 +194,9 @@ def _merge(args: InferArguments) -> InferArguments:
     if checkpoint_kind(checkpoint) != "lora":
         get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
         return args
-    engine = load_engine(dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False))
+    if args.quantization_bit:
+        get_logger().info("Merged into the whole weights: they are loaded without quantisation for that.")
+    whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
+    engine = load_engine(whole)
     merged = merge_and_save(engine.model, engine.tokenizer, checkpoint)
     return dataclasses.replace(args, ckpt_dir=os.fspath(merged), sft_type="full", load_args_from_ckpt_dir=False)

@@ -9,7 +9,9 @@ import torch
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
 from llmtune.inference.engine import Engine
-from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.loading import get_model_tokenizer, resolve_dtype
+from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.templates.chat import get_template
 from llmtune.templates.images import limit_pixels
 from llmtune.tuners.lora import load_adapter
@@ -24,6 +26,9 @@ def load_engine(args: InferArguments) -> Engine:
     kind = None if checkpoint is None else checkpoint_kind(checkpoint)
     place = str(checkpoint) if kind == "full" else args.model_id_or_path
     has_tokenizer = checkpoint is not None and any(checkpoint.glob("tokenizer*"))
+    assert args.model_type is not None
+    info = MODEL_MAPPING[args.model_type]
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=place,
@@ -32,15 +37,18 @@ def load_engine(args: InferArguments) -> Engine:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
+        **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device),
         **args.hub_options(),
     )
+    quantized = is_quantized(model)
+    if quantized:
+        get_logger().info(quantization_note(model))
     if kind == "lora":
         assert checkpoint is not None
         model = load_adapter(model, checkpoint)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu" and args.device is None:
         get_logger().info("Inference runs on the CPU, since there is no GPU.")
-    model = model.to(device).eval()
+    model = (model if quantized else model.to(device)).eval()
     assert args.template_type is not None
     limit_pixels(tokenizer, args.max_pixels)
     template = get_template(

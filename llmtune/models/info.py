@@ -33,6 +33,7 @@ class ModelInfo:
         ignore_file_pattern: Regular expressions of files that a download leaves out.
         torch_dtype: The one dtype that the weights work in; None leaves the choice to `--dtype`.
         requires: Requirements beyond llmtune's own, as pip writes them.
+        skip_quantization: Names of modules that `--quantization_bit` leaves whole beside the head.
         architecture: The class that the checkpoint's config.json names.
         vocab_size: Of the checkpoint's config.json, where it tells families of one architecture apart.
         images: Whether rows with images can be trained: natively, by the checkpoint's own code alone, or not at all.
@@ -50,6 +51,7 @@ class ModelInfo:
     ignore_file_pattern: tuple[str, ...] = ()
     torch_dtype: Dtype | None = None
     requires: tuple[str, ...] = ()
+    skip_quantization: tuple[str, ...] = ()
     architecture: str = ""
     vocab_size: int | None = None
     images: Literal["native", "remote_code", "no"] = "no"
@@ -57,7 +59,7 @@ class ModelInfo:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("lora_target_modules", "ignore_file_pattern", "requires"):
+        for name in ("lora_target_modules", "ignore_file_pattern", "requires", "skip_quantization"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.torch_dtype is not None:  # a torch dtype is known by its text, without importing torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,17 +11,24 @@ from transformers import set_seed
 from llmtune.arguments.sft import SftArguments
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
+from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.training.decisions import Decisions
 from llmtune.training.loss import install_learned_loss
 from llmtune.tuners.tune import count_parameters, prepare_tuner
+from llmtune.tuners.vocabulary import grow_vocabulary
 
 __all__ = ["build_model", "load_weights"]
 
 
-def build_model(args: SftArguments, info: ModelInfo, decisions: Decisions) -> Any:
+def build_model(
+    args: SftArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()
+) -> Any:
     """Load the weights and make them trainable as `--sft_type` says."""
     set_seed(args.seed)  # fresh adapters are random
-    model = prepare_tuner(load_weights(args, decisions), args, info)
+    model = load_weights(args, decisions)
+    if new_token_ids:
+        grow_vocabulary(model, max(new_token_ids) + 1)
+    model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=new_token_ids)
     install_learned_loss(model)
     trainable, parameters = count_parameters(model)
     decisions.note(f"Trained are {trainable:,} of {parameters:,} parameters ({trainable / parameters:.2%}).")
@@ -38,6 +46,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
     model, _ = get_model_tokenizer(
         args.model_type,
         model_id_or_path=args.model_id_or_path,
@@ -46,8 +55,12 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
+        **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
         **args.hub_options(),
     )
     asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
     decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")
-    return model.to("cuda") if torch.cuda.is_available() else model
+    if is_quantized(model):
+        decisions.note(quantization_note(model))
+        return model
+    return model.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -13,6 +14,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmtune.training.collate import num_useful
 from llmtune.utils.logging import get_logger
 
 __all__ = ["Interrupt", "JsonLog", "LastStep", "Progress", "Throughput"]
@@ -26,7 +28,7 @@ class Throughput(TrainerCallback):
         self.useful = self.computed = self.learned = self.steps = 0
 
     def count(self, batch: dict[str, torch.Tensor]) -> None:
-        self.useful += int(batch["attention_mask"].sum())
+        self.useful += num_useful(batch)
         self.computed += batch["input_ids"].numel()
         self.learned += int((batch["labels"] != -100).sum())
 
@@ -138,17 +140,19 @@ class LastStep(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """The first Ctrl-C ends the training after its step, with a checkpoint; the second ends it at once."""
+    """Ctrl-C, or a scheduler's SIGTERM, ends the training after its step, with a checkpoint; a second Ctrl-C at once.
+
+    `asked`: what asked for it, empty where nothing did.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._former: Any = None
+        self.asked = ""
+        self._former: dict[int, Any] = {}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        try:
-            self._former = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not in the main thread, as in some notebooks: Ctrl-C is theirs
-            self._former = None
+        for number, ask in ((signal.SIGINT, self._ask), (signal.SIGTERM, self._terminate)):
+            with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks: signals are theirs
+                self._former[number] = signal.signal(number, ask)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.asked:
@@ -159,15 +163,19 @@ class Interrupt(TrainerCallback):
         self.restore()
 
     def restore(self) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+        while self._former:
+            number, handler = self._former.popitem()
+            signal.signal(number, handler)
 
     def _ask(self, *_: Any) -> None:
-        if self.asked:
+        if self.asked == "Ctrl-C":
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = "Ctrl-C"
         get_logger().warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
+
+    def _terminate(self, *_: Any) -> None:
+        self.asked = "SIGTERM"
+        get_logger().warning("SIGTERM: stopping after this step, with a checkpoint.")
 
 
 def _round(key: str, value: Any) -> Any:

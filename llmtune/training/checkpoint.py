@@ -91,7 +91,7 @@ def _check_same_model(folder: Path, args: SftArguments) -> None:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as err:
         raise CheckpointError(f"{file} cannot be read: {err}. Resume from another checkpoint of the run.") from err
-    for name in ("model_type", "sft_type", "template_type"):
+    for name in ("model_type", "sft_type", "template_type", "quantization_bit", "packing"):
         ours, theirs = getattr(args, name), saved.get(name)
         if theirs is not None and ours != theirs:
             raise CheckpointError(
@@ -101,7 +101,7 @@ def _check_same_model(folder: Path, args: SftArguments) -> None:
 
 
 def _check_weights(folder: Path, args: SftArguments) -> None:
-    names = [ADAPTER_FILE] if args.sft_type == "lora" else ["model.safetensors", "model.safetensors.index.json"]
+    names = ["model.safetensors", "model.safetensors.index.json"] if args.sft_type == "full" else [ADAPTER_FILE]
     if not any((folder / name).is_file() for name in names):
         raise CheckpointError(f"{folder} has no {names[0]}. Resume from another checkpoint of the run.")
 

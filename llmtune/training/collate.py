@@ -1,4 +1,4 @@
-"""Samples to a batch: padded on the right, with the pixels of their images."""
+"""Samples to a batch: padded on the right with the pixels of their images, or several rows in a sequence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmtune.templates.images import ImageReader
+from llmtune.training.packing import join_rows
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["PaddingCollator"]
+__all__ = ["PackingCollator", "PaddingCollator", "num_useful"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,39 @@ class PaddingCollator:
         if self.images is not None:
             batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
         return batch
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """Batches in which restarting `position_ids` keep rows apart, of packs or of rows.
+
+    Gives `input_ids`, `position_ids` and `labels`, all int64 [B, T], and no attention_mask: with one, even of ones,
+    transformers takes a sequence for a single row. Padding has position 0 throughout, which makes each of its tokens a
+    row of its own, and IGNORE_INDEX.
+
+    Attributes:
+        flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
+            sequences it takes each for a single row.
+    """
+
+    pad_token_id: int
+    flat: bool = False
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        joined = [join_rows(samples)] if self.flat else [join_rows([sample]) for sample in samples]
+        shape = (len(joined), max(len(sample["input_ids"]) for sample in joined))
+        batch = {}
+        for name, padding in (("input_ids", self.pad_token_id), ("position_ids", 0), ("labels", IGNORE_INDEX)):
+            batch[name] = torch.full(shape, padding, dtype=torch.long)
+            for row, sample in enumerate(joined):
+                batch[name][row, : len(sample[name])] = torch.from_numpy(sample[name])
+        return batch
+
+
+def num_useful(batch: dict[str, Tensor]) -> int:
+    """Tokens of a batch that are no padding; where there is no mask, padding never leaves position 0."""
+    if "attention_mask" in batch:
+        return int(batch["attention_mask"].sum())
+    positions = batch["position_ids"]
+    starts = nn.functional.pad(positions, (0, 1))[:, 1:] == 1
+    return int((starts | (positions > 0)).sum())

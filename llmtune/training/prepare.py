@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.checks import check_images
+from llmtune.arguments.checks import check_images, check_no_images
 from llmtune.data.canonical import from_record
 from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
@@ -18,6 +18,8 @@ from llmtune.templates.chat import ChatTemplate, get_template
 from llmtune.templates.images import limit_pixels
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.parity import first_difference
+from llmtune.training.packing import PackedDataset
+from llmtune.tuners.vocabulary import add_new_tokens
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class Prepared:
     validation: Dataset | None
     train_tokens: TokenStore
     validation_tokens: TokenStore | None
+    train_set: TokenStore | PackedDataset
+    """What batches are made of: the tokens themselves, or packs of them."""
+    validation_set: TokenStore | PackedDataset | None
+
+    def ids_of(self, tokens: list[str]) -> list[int]:
+        return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 
 
 def prepare(args: SftArguments) -> Prepared:
@@ -72,6 +80,7 @@ def prepare(args: SftArguments) -> Prepared:
         trust_remote_code=args.trust_remote_code,
         **args.hub_options(),
     )
+    add_new_tokens(tokenizer, args.new_special_tokens)
     limit_pixels(tokenizer, args.max_pixels)
     template = get_template(
         args.template_type,
@@ -82,6 +91,7 @@ def prepare(args: SftArguments) -> Prepared:
         loss_on=args.loss_on,
         special_tokens_in_text=args.special_tokens_in_text,
     )
+    check_no_images(args, template.images is not None)
     options = {"strict": args.strict, "overwrite": args.overwrite_cache}
     train_tokens = encode_dataset(train, template, name="training", **options)
     validation_tokens = None
@@ -90,12 +100,24 @@ def prepare(args: SftArguments) -> Prepared:
         validation_tokens = validation_tokens if len(validation_tokens) else None
     _carry_template(template, train)
     return Prepared(
-        MODEL_MAPPING[args.model_type], tokenizer, template, train, validation, train_tokens, validation_tokens
+        MODEL_MAPPING[args.model_type],
+        tokenizer,
+        template,
+        train,
+        validation,
+        train_tokens,
+        validation_tokens,
+        _packed(train_tokens, args),
+        None if validation_tokens is None else _packed(validation_tokens, args),
     )
 
 
+def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDataset:
+    return PackedDataset(tokens, args.max_length) if args.packing else tokens
+
+
 def total_steps(num_samples: int, args: SftArguments) -> int:
-    """Optimizer steps of the whole run, on one device."""
+    """Optimizer steps of the whole run, on one device. `num_samples`: rows, or packs."""
     if args.max_steps > 0:
         return args.max_steps
     return math.ceil(steps_per_epoch(num_samples, args) * args.num_train_epochs)

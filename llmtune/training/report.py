@@ -21,7 +21,7 @@ __all__ = ["Report", "device_name", "peak_memory_gib"]
 
 @dataclass
 class Report:
-    """What report.md tells. `generations`: (question, reference, answer)."""
+    """What report.md tells. `generations`: (question, reference, answer). `packs`: "" where nothing is packed."""
 
     title: str
     command: str
@@ -34,7 +34,8 @@ class Report:
     throughput: dict[str, float]
     best_checkpoint: str
     last_checkpoint: str
-    interrupted: bool = False
+    packs: str = ""
+    interrupted: str = ""
     generations: list[tuple[str, str, str]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
@@ -48,6 +49,7 @@ class Report:
             "parameters": f"{self.parameters:,}, of which {self.trainable:,} trained ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
             "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_learned:,} learned",
+            **({"packs": self.packs} if self.packs else {}),
             "cut or left out": _cut_text(self.data),
             "useful tokens/s": f"{self.throughput['useful_tokens_per_second']:,}",
             "computed tokens/s": f"{self.throughput['computed_tokens_per_second']:,}",
@@ -57,7 +59,8 @@ class Report:
             "best checkpoint": self.best_checkpoint,
             "last checkpoint": self.last_checkpoint,
         }
-        lines = [f"# {self.title}", "", "Interrupted by Ctrl-C.\n" if self.interrupted else "", f"`{self.command}`", ""]
+        interrupted = f"Interrupted by {self.interrupted}.\n" if self.interrupted else ""
+        lines = [f"# {self.title}", "", interrupted, f"`{self.command}`", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in table.items()), ""]
         lines += ["Decided for this run:", "", *(f"- {decision}" for decision in self.decisions), ""]
         if self.generations:

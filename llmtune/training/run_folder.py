@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmtune.utils.files import write_json
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["SECRETS", "args_record", "new_run_folder", "write_metrics"]
+__all__ = ["SECRETS", "args_record", "new_run_folder", "remove_leftovers", "write_metrics"]
 
 SECRETS = ("hub_token",)
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
@@ -71,3 +72,10 @@ def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
 
     write_text(folder / f"{split}_results.txt", "".join(f"{key} = {metrics[key]}\n" for key in sorted(metrics)))
     write_json(folder / f"{split}_results.json", metrics)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what a killed run was writing, or pushing, when it died."""
+    for pattern in (".saving-*", ".pushing-*"):
+        for folder in run.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -17,18 +17,24 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
+from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
 from llmtune.training.checkpoint import check_resumable, check_steps_left, last_checkpoint, link_last_state
-from llmtune.training.collate import PaddingCollator
+from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
+from llmtune.training.isolation import check_isolation
+from llmtune.training.packing import packs_text
 from llmtune.training.prepare import Prepared, prepare, total_steps
+from llmtune.training.push import hub_push
 from llmtune.training.report import Report
-from llmtune.training.run_folder import args_record, new_run_folder, write_metrics
+from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
 from llmtune.training.trainer import SftTrainer
 from llmtune.training.training_arguments import training_arguments
+from llmtune.tuners.adalora import AllocateRanks
+from llmtune.tuners.loraplus import loraplus_optimizer
 from llmtune.tuners.tune import count_parameters
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
@@ -48,14 +54,14 @@ class SftResult:
         best_checkpoint: The checkpoint with the best evaluation; the last one where nothing was evaluated.
         last_checkpoint: The newest checkpoint; None where none was saved.
         metrics: Of training (`train_loss`, throughput) and of the last evaluation (`eval_loss`).
-        interrupted: Whether Ctrl-C ended the run early.
+        interrupted: What ended the run early, Ctrl-C or SIGTERM; empty where nothing did.
     """
 
     output_dir: Path
     best_checkpoint: Path | None
     last_checkpoint: Path | None
     metrics: dict[str, Any] = field(default_factory=dict)
-    interrupted: bool = False
+    interrupted: str = ""
 
 
 def sft(args: SftArguments) -> SftResult:
@@ -68,25 +74,33 @@ def sft(args: SftArguments) -> SftResult:
     quiet_libraries()
     resume = _check_before_work(args)
     decisions = _first_decisions(args)
+    push = hub_push(args)
     prepared = prepare(args)
-    num_steps = total_steps(len(prepared.train_tokens), args)
+    num_steps = total_steps(len(prepared.train_set), args)
     if resume is not None:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
-    model = build_model(args, prepared.info, decisions)
+    model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
+    _check_rows_apart(args, prepared, model)
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
+    remove_leftovers(run)
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, prepared, model, run, throughput, interrupt)
+    if push is not None:
+        trainer.add_callback(push)
     metrics = _train(trainer, resume, interrupt) | throughput.summary() | _last_evaluation(trainer)
     result = _result(trainer, run, metrics, interrupt)
     _report(result, prepared, trainer, decisions, throughput, started)
+    if push is not None:
+        push.finish(result.last_checkpoint)
     return result
 
 
 def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
+    _check_bitsandbytes(args)
     assert args.model_type is not None
     hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
     model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
@@ -99,6 +113,15 @@ def _check_before_work(args: SftArguments) -> Path | None:
     return resume
 
 
+def _check_bitsandbytes(args: SftArguments) -> None:
+    if args.quantization_bit:
+        need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+    if is_bitsandbytes_optimizer(args.optim):
+        need_bitsandbytes(f"--optim {args.optim}")
+        if "paged" in args.optim and not torch.cuda.is_available():
+            get_logger().warning("--optim %s does not page on a CPU: it is the same optimizer, kept whole.", args.optim)
+
+
 def _first_decisions(args: SftArguments) -> Decisions:
     decisions = Decisions()
     device = "the GPU" if torch.cuda.is_available() else "the CPU, since there is no GPU"
@@ -106,7 +129,8 @@ def _first_decisions(args: SftArguments) -> Decisions:
     decisions.note(f"Model {args.model_type}, template {args.template_type}, {args.sft_type} fine-tuning.")
     if args.tuner_backend == "swift":
         decisions.note("--tuner_backend swift is taken for peft.")
-    size = f"{args.batch_size} x {args.gradient_accumulation_steps} samples a step"
+    items = "packs" if args.packing else "samples"
+    size = f"{args.batch_size} x {args.gradient_accumulation_steps} {items} a step"
     decisions.note(f"Learning rate {args.learning_rate:g}, {size}.")
     for flag in args.unused_flags():
         get_logger().warning(f"{flag} has no effect in this run.")
@@ -121,20 +145,45 @@ def _trainer(
     record = args_record(args, dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]))
     write_json(run / "sft_args.json", record)
     write_json(run / "training_args.json", arguments.to_dict())
+    optimizer = None
+    if args.lorap_lr_ratio is not None and args.sft_type == "lora":
+        optimizer = loraplus_optimizer(model, arguments, args.lorap_lr_ratio)
+    callbacks = [throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt]
+    if args.sft_type == "adalora":
+        callbacks.append(AllocateRanks())
     generates = args.predict_with_generate and prepared.validation is not None
     return SftTrainer(
         model=model,
         args=arguments,
-        train_dataset=prepared.train_tokens,
-        eval_dataset=prepared.validation_tokens,
-        data_collator=PaddingCollator(prepared.tokenizer.pad_token_id, prepared.template.images),
+        train_dataset=prepared.train_set,
+        eval_dataset=prepared.validation_set,
+        data_collator=_collator(args, prepared, model),
         processing_class=prepared.tokenizer,
-        callbacks=[throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt],
+        callbacks=callbacks,
         throughput=throughput,
         sft_args=record,
+        optimizers=(optimizer, None),
         longest_first=args.test_oom_error,
         generate_metrics=(lambda tuned: answer_metrics(tuned, prepared, args)) if generates else None,
     )
+
+
+def _check_rows_apart(args: SftArguments, prepared: Prepared, model: Any) -> None:
+    if args.packing or args.padding_free:
+        stores = [store for store in (prepared.train_tokens, prepared.validation_tokens) if store is not None]
+        longest = max(int(store.lengths.max()) for store in stores)
+        check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
+        if args.neftune_noise_alpha:
+            text = "NEFTune's noise shrinks with the length of a sequence, which is now that of several rows: raise %s."
+            get_logger().warning(text, "--neftune_noise_alpha")
+
+
+def _collator(args: SftArguments, prepared: Prepared, model: Any) -> PackingCollator | PaddingCollator:
+    padding = prepared.tokenizer.pad_token_id
+    if not (args.packing or args.padding_free):
+        return PaddingCollator(padding, prepared.template.images)
+    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
+    return PackingCollator(padding, flat=args.padding_free or flash)
 
 
 def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
@@ -175,6 +224,7 @@ def _report(
         command=shlex.join(["llmtune", *sys.argv[1:]] if called_as_command else sys.argv),
         decisions=decisions,
         data=prepared.train_tokens.report,
+        packs=packs_text(prepared.train_set),
         trainable=trainable,
         parameters=parameters,
         seconds=time.perf_counter() - started,
@@ -207,6 +257,9 @@ def _tell(prepared: Prepared, args: SftArguments) -> None:
     lengths = tokens.lengths
     spread = f"{lengths.min()} to {lengths.max()} a sample, {lengths.mean():.0f} on average"
     log.info(f"{len(tokens):,} samples, {report.num_tokens:,} tokens ({report.num_learned:,} learned), {spread}.")
+    for name, items in (("Packs", prepared.train_set), ("Validation packs", prepared.validation_set)):
+        if packs := packs_text(items):
+            log.info(f"{name}: {packs}.")
     if prepared.validation_tokens is None and args.predict_with_generate:
         log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
     first = tokens[0]

@@ -72,7 +72,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         **_checkpointing(args),
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
-        "train_sampling_strategy": "group_by_length" if args.group_by_length else "random",
+        "train_sampling_strategy": _sampling(args),
         "dataloader_num_workers": 0 if on_cpu and args.dataloader_num_workers == 1 else args.dataloader_num_workers,
         "dataloader_pin_memory": not on_cpu,
         "eval_strategy": args.eval_strategy if evaluates else "no",
@@ -93,6 +93,11 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "label_names": ["labels"],
         "prediction_loss_only": True,
     }
+
+
+def _sampling(args: SftArguments) -> str:
+    without_padding = args.packing or args.padding_free
+    return "group_by_length" if args.group_by_length and not without_padding else "random"
 
 
 def _checkpointing(args: SftArguments) -> dict[str, Any]:

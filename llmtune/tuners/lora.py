@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.ports import native_target_modules, read_config
+from llmtune.tuners.mutated import save_as_difference
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
+from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from llmtune.arguments.sft import SftArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["add_lora", "linear_names", "load_adapter", "target_modules"]
+__all__ = ["add_lora", "attach", "linear_names", "load_adapter", "target_modules"]
 
 
-def add_lora(model: Any, args: SftArguments, info: ModelInfo) -> Any:
+def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
     """Put adapters beside the layers that `--lora_target_modules` names; everything else is frozen.
 
     Adapter weights are kept in fp32 where the base is in half precision.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    if args.peft_path is not None:
-        return load_adapter(model, Path(args.peft_path), is_trainable=True)
     targets = target_modules(model, args.lora_target_modules, info, frozen_parts(args))
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -36,7 +39,19 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo) -> Any:
         bias=args.lora_bias,
         target_modules=targets,
         modules_to_save=args.modules_to_save or None,
+        trainable_token_indices=token_indices(model, new_token_ids),
+        use_rslora=args.use_rslora,
+        use_dora=args.use_dora,
+        init_lora_weights=True if args.lora_init == "default" else args.lora_init,
     )
+    tuned = attach(model, config)
+    return tuned if args.lora_init == "default" else save_as_difference(tuned)
+
+
+def attach(model: Any, config: PeftConfig) -> Any:
+    """Put fresh adapters of any kind of PEFT's into the model."""
+    from peft import get_peft_model
+
     return _saving_adapters_alone(get_peft_model(model, config))
 
 
@@ -50,11 +65,14 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
 
     if not folder.is_dir():
         raise CheckpointError(f"There is no adapter folder {folder}.")
+    if not (folder / "adapter_config.json").is_file() and (folder / "default/adapter_config.json").is_file():
+        folder = folder / "default"  # so Swift wrote them until 2024
     for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
         if not any((folder / name).is_file() for name in names):
             raise CheckpointError(
                 f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."
             )
+    grow_for_adapter(model, folder)
     try:
         return _saving_adapters_alone(PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
     except (ValueError, RuntimeError, KeyError) as err:

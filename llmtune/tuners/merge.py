@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmtune.errors import CheckpointError, OutputError
+from llmtune.models.quantization import is_quantized
 from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
 from llmtune.utils.logging import get_logger
@@ -34,6 +35,8 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     target = merged_folder(checkpoint)
     if target.exists():
         raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
+    if is_quantized(model.get_base_model()):
+        raise CheckpointError(f"{checkpoint} can be merged into whole weights only: load it with --quantization_bit 0.")
     model.eval()
     probe = _probe(model)
     with torch.no_grad():

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.tuners.lora import add_lora
+from llmtune.errors import UsageError
+from llmtune.models.quantization import is_quantized
+from llmtune.tuners.adalora import add_adalora
+from llmtune.tuners.freeze import freeze_by_name
+from llmtune.tuners.ia3 import ia3_config
+from llmtune.tuners.kbit import prepare_quantized
+from llmtune.tuners.lora import add_lora, attach, load_adapter
 from llmtune.tuners.parts import freeze_parts, frozen_parts
+from llmtune.tuners.vera import vera_config
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -14,18 +23,46 @@ if TYPE_CHECKING:
 __all__ = ["count_parameters", "prepare_tuner"]
 
 
-def prepare_tuner(model: Any, args: SftArguments, info: ModelInfo) -> Any:
+def prepare_tuner(
+    model: Any, args: SftArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
+) -> Any:
     """Freeze and extend the model as `--sft_type` says. Returns what is to be trained."""
     if args.sft_type == "full":
         model.requires_grad_(True)
         freeze_parts(model, frozen_parts(args))
+        freeze_by_name(model, args)
         return model
+    if is_quantized(model):
+        prepare_quantized(model)
     if args.gradient_checkpointing:
         model.enable_input_require_grads()  # else nothing before the first adapter would carry a gradient
-    return add_lora(model, args, info)
+    if args.peft_path is not None:
+        return _go_on_from(model, Path(args.peft_path), args)
+    if args.sft_type == "ia3":
+        return attach(model, ia3_config(model, args, info))
+    if args.sft_type == "adalora":
+        return add_adalora(model, args, info, num_steps)
+    if args.sft_type == "vera":
+        return attach(model, vera_config(model, args, info))
+    return add_lora(model, args, info, new_token_ids)
+
+
+def _go_on_from(model: Any, folder: Path, args: SftArguments) -> Any:
+    tuned = load_adapter(model, folder, is_trainable=True)
+    kind = str(tuned.peft_config["default"].peft_type.value).lower()
+    if kind != args.sft_type:
+        raise UsageError(f"--peft_path {folder} holds adapters of another kind: give --sft_type {kind}.")
+    return tuned
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
     """(trainable, all) parameters."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(_numel(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def _numel(parameter: Any) -> int:
+    """Numbers in a parameter; of 4 bits, two lie in a byte."""
+    if type(parameter).__name__ == "Params4bit":
+        return int(parameter.numel() * parameter.element_size() * 2)
+    return int(parameter.numel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as standard_logging
 import os
 import sys
 import warnings
@@ -18,5 +19,10 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    # bitsandbytes says at every 8-bit product that it rounds the inputs
+    standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # said once, by sft
+    # peft 0.21 looks for AdaLoRA's ranks by the names of layers, where they have those of parameters
+    warnings.filterwarnings("ignore", message=r"The following rank_pattern keys did not match .*\.lora_E")
     # peft 0.21 asks transformers 5.23 for the former name of its own attribute
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

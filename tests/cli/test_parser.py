@@ -252,11 +252,12 @@ ignore_args_error
 SFT = """
 output_dir resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size gradient_accumulation_steps
 learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm gradient_checkpointing
-neftune_noise_alpha group_by_length dataloader_num_workers test_oom_error
+neftune_noise_alpha packing padding_free group_by_length dataloader_num_workers test_oom_error
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
 predict_with_generate report_to
-lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias modules_to_save peft_path
-freeze_vit freeze_aligner
+lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
+modules_to_save new_special_tokens peft_path
+freeze_layers freeze_parameters freeze_vit freeze_aligner
 ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
 INFER = """
@@ -305,7 +306,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--overwrite_cache", {"overwrite_cache": True}),
     ("--lazy_preprocess True", LATER),
     ("--lazy_tokenize True", LATER),
-    ("--packing true", LATER),
+    ("--packing true", {"packing": True}),
     ("--streaming true", LATER),
     ("--train_on_inputs", {"loss_on": "everything"}),
     ("--template_name llama3", {"template_type": "llama3"}),
@@ -315,15 +316,19 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--use_lora True", NOTHING),
     ("--use_lora False", FULL),
     ("--use_peft False", FULL),
-    ("--q_lora True", LATER),
-    ("--qlora True", LATER),
+    ("--q_lora True", {"quantization_bit": 4}),
+    ("--qlora True", {"quantization_bit": 4}),
     ("--q_lora False", NOTHING),
-    ("--load_in_4bit True", LATER),
-    ("--load_in_8bit True", LATER),
+    ("--load_in_4bit True", {"quantization_bit": 4}),
+    ("--load_in_8bit True", {"quantization_bit": 8}),
     ("--lora_r 64 --lora_dropout 0.05", {"lora_rank": 64, "lora_dropout_p": 0.05}),
     ("--lora_target_modules all", {"lora_target_modules": ["ALL"]}),
     ("--target_modules q_proj,v_proj", {"lora_target_modules": ["q_proj", "v_proj"]}),
     ("--lora_bias none --modules_to_save embed_tokens,lm_head", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    ("--loraplus_lr_ratio 16", {"lorap_lr_ratio": 16.0}),
+    ("--init_lora_weights pissa", {"lora_init": "pissa"}),
+    ("--init_weights True", NOTHING),
+    ("--use_dora true --use_rslora", {"use_dora": True, "use_rslora": True}),
     ("--lora_weight_path /p", {"peft_path": "/p"}),
     ("--peft_path /p", {"peft_path": "/p"}),
     ("--per_device_train_batch_size 2 --per_device_eval_batch_size 4", {"batch_size": 2, "eval_batch_size": 4}),

@@ -5,6 +5,7 @@ The requests and answers are those that modelscope-hub 0.5.1 and huggingface_hub
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -28,7 +29,11 @@ class LoopbackHub:
     status: int | None = None
     cut: dict[str, int] = field(default_factory=dict)
     """Path -> how many more times its transfer breaks off half-way."""
+    broken_pushes: int = 0
+    """How many more commits break off without an answer."""
+    user: str = "somebody"
     requests: list[str] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     """Path -> bytes sent in all."""
     url: str = ""
@@ -78,6 +83,108 @@ class _Handler(BaseHTTPRequestHandler):
             if found := re.fullmatch(pattern, path):
                 return answer(self, query, **found.groupdict())
         self._missing()
+
+    def do_PUT(self) -> None:
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, hub = unquote(urlsplit(self.path).path), self.state
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self._chunks()
+        if hub.status is not None:
+            return self._json({"Code": hub.status, "Message": "told to fail", "error": "told to fail"}, hub.status)
+        is_blob = path.startswith("/blob/")  # its address is the permission
+        if hub.token is not None and not is_blob and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self._json({"Code": 401, "Message": "who are you?", "error": "who are you?"}, 401)
+        for pattern, answer in WRITES:
+            if found := re.fullmatch(pattern, path):
+                return answer(self, body, **found.groupdict())
+        self._missing()
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _breaks_off(self) -> bool:
+        if self.state.broken_pushes > 0:
+            self.state.broken_pushes -= 1
+            self.close_connection = True
+            self.connection.close()
+            return True
+        return False
+
+    def ms_user(self, query: dict[str, str]) -> None:
+        self._json({"success": True, "data": {"username": self.state.user, "Username": self.state.user}})
+
+    def ms_create(self, body: bytes) -> None:
+        said = json.loads(body)
+        repo = f"{said['Path']}/{said['Name']}"
+        self.state.requests.append(f"CREATE {repo} {said.get('Visibility')}")
+        if ("model", repo) in self.state.repos:
+            return self._json({"Code": 10030005, "Message": "already exists", "Success": False}, 409)
+        self.state.repos["model", repo] = {}
+        self._json({"Code": 200, "Success": True, "Data": {"Name": said["Name"]}})
+
+    def ms_batch(self, body: bytes, repo: str) -> None:
+        objects = [
+            one | {"actions": {"upload": {"href": f"{self.state.url}/blob/{one['oid']}"}}}
+            for one in json.loads(body)["objects"]
+        ]
+        self._json({"Code": 200, "Success": True, "Data": {"objects": objects}})
+
+    def blob(self, body: bytes, oid: str) -> None:
+        self.state.blobs[oid] = body
+        self._json({"Code": 200})
+
+    def ms_commit(self, body: bytes, repo: str) -> None:
+        if self._breaks_off():
+            return
+        said = json.loads(body)
+        for action in said["actions"]:
+            inline = action.get("content") or ""
+            large = action["type"] == "lfs"
+            content = self.state.blobs[action["sha256"]] if large else base64.b64decode(inline)
+            self.state.repos["model", repo][action["path"]] = content
+        self.state.requests.append(f"COMMIT {repo}")
+        self._json({"Code": 200, "Success": True, "Data": {"oid": COMMIT}})
+
+    def hf_user(self, query: dict[str, str]) -> None:
+        self._json({"name": self.state.user, "type": "user", "auth": {}})
+
+    def hf_create(self, body: bytes) -> None:
+        said = json.loads(body)
+        repo = f"{said.get('organization') or self.state.user}/{said['name'].rsplit('/', 1)[-1]}"
+        self.state.requests.append(f"CREATE {repo} private={said.get('private')}")
+        status = 409 if ("model", repo) in self.state.repos else 200
+        self.state.repos.setdefault(("model", repo), {})
+        self._json({"url": f"{self.state.url}/{repo}", "id": repo, "name": repo}, status)
+
+    def hf_validate(self, body: bytes) -> None:
+        wrong = re.search(r"base_model: */", json.loads(body)["content"])
+        errors = [{"message": "base_model must be the id of a repository"}] if wrong else []
+        self._json({"warnings": [], "errors": errors}, 400 if wrong else 200)
+
+    def hf_preupload(self, body: bytes, repo: str) -> None:
+        files = [
+            {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in json.loads(body)["files"]
+        ]
+        self._json({"files": files})
+
+    def hf_commit(self, body: bytes, repo: str) -> None:
+        if self._breaks_off():
+            return
+        for line in body.decode().splitlines():
+            said = json.loads(line)
+            if said["key"] == "file":
+                value = said["value"]
+                self.state.repos["model", repo][value["path"]] = base64.b64decode(value["content"])
+        self.state.requests.append(f"COMMIT {repo}")
+        self._json({"commitUrl": f"{self.state.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
 
     # ModelScope
 
@@ -173,4 +280,16 @@ ROUTES = [
     (rf"/api/{KIND}/{REPO}(/revision/[\w.-]+)?", _Handler.hf_info),
     (rf"/(?P<kind>datasets)/{REPO}/resolve/[\w.-]+/(?P<path>.+)", _Handler.hf_file),
     (rf"/{REPO}/resolve/[\w.-]+/(?P<path>.+)", _Handler.hf_file),
+    ("/openapi/v1/users/me", _Handler.ms_user),
+    ("/api/whoami-v2", _Handler.hf_user),
+]
+WRITES = [
+    ("/api/v1/models", _Handler.ms_create),
+    (rf"/api/v1/repos/models/{REPO}/info/lfs/objects/batch", _Handler.ms_batch),
+    (r"/blob/(?P<oid>\w+)", _Handler.blob),
+    (rf"/api/v1/repos/models/{REPO}/commit/[\w.-]+", _Handler.ms_commit),
+    ("/api/repos/create", _Handler.hf_create),
+    ("/api/validate-yaml", _Handler.hf_validate),
+    (rf"/api/models/{REPO}/preupload/[\w.-]+", _Handler.hf_preupload),
+    (rf"/api/models/{REPO}/commit/[\w.-]+", _Handler.hf_commit),
 ]

@@ -286,7 +286,8 @@ def test_peft_path_goes_on_from_an_adapter(lora, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_a_checkpoint_and_exits_130(tmp_path):
+@pytest.mark.parametrize(("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 0, "SIGTERM")])
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, status, name):
     command = [sys.executable, "-m", "llmtune", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa"]
     command += ["--max_steps", "100000", "--logging_steps", "1", "--save_steps", "100000", "--eval_strategy", "no"]
     process = subprocess.Popen(
@@ -297,12 +298,12 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_130(tmp_path):
     log = ""
     while time.monotonic() < deadline and "step 3/" not in log:
         log += process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, log + rest
+    assert process.returncode == status, log + rest
     assert "Traceback" not in rest
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     (checkpoint,) = run.glob("checkpoint-*")
     assert int(checkpoint.name.split("-")[1]) >= 3
     assert (checkpoint / "optimizer.pt").is_file()
-    assert "Interrupted" in (run / "report.md").read_text()
+    assert f"Interrupted by {name}." in (run / "report.md").read_text()

@@ -4,6 +4,7 @@ from llmtune.models.families.common import QKV, REGISTRY
 from llmtune.models.families.qwen2 import older_keys
 from llmtune.models.info import register_model
 
+EYES = ("visual", "vision_tower", "multi_modal_projector")
 MOE = ("30B-A3B", "235B-A22B")
 
 
@@ -18,6 +19,7 @@ def _register(key: str, model_id: str, template: str, architecture: str, aliases
         get_function="llmtune.models.vision:load_image_text",
         architecture=architecture,
         images="native",
+        skip_quantization=EYES,  # small, and what they lose the language model cannot get back
         source=REGISTRY,
     )
 

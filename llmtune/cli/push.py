@@ -1,0 +1,55 @@
+"""`llmtune push`: a checkpoint, or any folder of a model, to a hub."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.cli.parser import parse
+from llmtune.errors import UsageError
+
+SUMMARY = """
+Push a checkpoint to ModelScope, or to Hugging Face with --use_hf true, as one commit.
+  llmtune push --ckpt_dir output/qwen2.5-7b-instruct/v0-XXX/checkpoint-100 --hub_model_id my-model
+"""
+
+
+@dataclass(kw_only=True)
+class PushArguments:
+    """Push."""
+
+    ckpt_dir: str | None = None
+    """Folder to push."""
+    hub_model_id: str | None = None
+    """Name of the repository: owner/name, or a name below your own user."""
+    use_hf: bool | None = None
+    """Push to Hugging Face instead of ModelScope. Default: as USE_HF in the environment says."""
+    hub_token: str | None = None
+    """Your token. Default: the environment's MODELSCOPE_API_TOKEN or HF_TOKEN, or the stored login."""
+    hub_private_repo: bool = True
+    """Whether a repository that has to be made is private."""
+    with_state: bool = False
+    """Push the optimizer's state and the like as well, which resuming needs."""
+    ignore_args_error: bool = False
+    """Warn about unknown flags instead of stopping."""
+
+    def __post_init__(self) -> None:
+        if not self.ckpt_dir or not self.hub_model_id:
+            raise UsageError("llmtune push needs --ckpt_dir FOLDER and --hub_model_id NAME.")
+        if not Path(self.ckpt_dir).is_dir():
+            raise UsageError(f"--ckpt_dir {self.ckpt_dir}: there is no such folder. Look below output/.")
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(PushArguments, argv, command="push", summary=SUMMARY)
+    from llmtune.hub.push import destination, push_folder
+
+    assert args.ckpt_dir is not None
+    assert args.hub_model_id is not None
+    where = destination(args.hub_model_id, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+    folder = Path(args.ckpt_dir)
+    push_folder(folder, where, message=f"{folder.name}, by llmtune push", with_state=args.with_state)
+    sys.stdout.write(f"Pushed {folder} to {where.repo.repo_id} on {where.hub.name}\n")
+    return 0

@@ -1,0 +1,120 @@
+"""`--push_to_hub`: checkpoints go to the hub beside the training, which no upload can stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from llmtune.errors import LlmtuneError
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.hub.push import Destination
+
+__all__ = ["HubPush", "hub_push"]
+
+ATTEMPTS = 3
+WAIT = 5.0
+"""Seconds before the second attempt; twice as many before the third."""
+
+
+def hub_push(args: SftArguments) -> HubPush | None:
+    """What `--push_to_hub` asks for; the token is tried now, before anything is spent on training."""
+    if not args.push_to_hub:
+        return None
+    from llmtune.hub.push import destination
+
+    name = args.hub_model_id or f"{args.display_name()}-{args.sft_type}"
+    where = destination(name, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+    get_logger().info(f"Checkpoints are pushed to {where.repo.repo_id} on {where.hub.name} ({args.push_hub_strategy}).")
+    return HubPush(where, args.push_hub_strategy)
+
+
+class HubPush(TrainerCallback):
+    """Pushes after a checkpoint is saved, one upload at a time, as the strategy says.
+
+    `end`: the last one, when training is over. `push_best`, `push_last`: each new best or last one, in the place of
+    the one before. `checkpoint`: the last one with what resuming needs, below `last-checkpoint`.
+    `all_checkpoints`: each below its own name.
+    """
+
+    def __init__(self, where: Destination, strategy: str) -> None:
+        self.where = where
+        self.strategy = strategy
+        self.failed: list[Path] = []
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub-push")
+        self._waiting: list[Future[None]] = []
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not state.is_world_process_zero or not checkpoint.is_dir():
+            return
+        is_best = state.best_global_step in (None, state.global_step)
+        if self.strategy == "end" or (self.strategy == "push_best" and not is_best):
+            return
+        self._start(checkpoint)
+
+    def finish(self, last: Path | None) -> None:
+        """Push what the strategy keeps for the end, and wait for all uploads."""
+        if self.strategy == "end" and last is not None:
+            self._start(last)
+        waiting = [future for future in self._waiting if not future.done()]
+        if waiting:
+            get_logger().info(f"Waiting for {len(waiting)} upload(s) to {self.where.repo.repo_id}.")
+        self._worker.shutdown(wait=True)
+        if not self.failed and self._waiting:
+            get_logger().info(f"Pushed to {self.where.repo.repo_id} on {self.where.hub.name}.")
+
+    def _start(self, checkpoint: Path) -> None:
+        # Links to the files as they are now: rotation may delete the checkpoint while it is uploaded.
+        kept = Path(tempfile.mkdtemp(prefix=f".pushing-{checkpoint.name}-", dir=checkpoint.parent))
+        shutil.copytree(checkpoint, kept, copy_function=_link, dirs_exist_ok=True)
+        self._waiting.append(self._worker.submit(self._push, checkpoint, kept))
+
+    def _push(self, checkpoint: Path, kept: Path) -> None:
+        from llmtune.hub.push import push_folder
+
+        places = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    push_folder(
+                        kept,
+                        self.where,
+                        message=f"{checkpoint.name}",
+                        path_in_repo=places.get(self.strategy, ""),
+                        with_state=self.strategy == "checkpoint",
+                    )
+                    return
+                except LlmtuneError as err:
+                    if attempt == ATTEMPTS - 1:
+                        self._give_up(checkpoint, err)
+                    else:
+                        time.sleep(WAIT * 2**attempt)
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
+
+    def _give_up(self, checkpoint: Path, err: LlmtuneError) -> None:
+        self.failed.append(checkpoint)
+        hub = "true" if self.where.hub.name == "Hugging Face" else "false"
+        get_logger().warning(
+            f"{checkpoint.name} could not be pushed: {err} The training goes on. Push it by hand: "
+            f"llmtune push --ckpt_dir {checkpoint} --hub_model_id {self.where.repo.repo_id} --use_hf {hub}"
+        )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -1,0 +1,43 @@
+"""What a quantised model needs before adapters are trained beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["keep_unpacked", "prepare_quantized"]
+
+
+def prepare_quantized(model: Any) -> Any:
+    """Freeze everything and keep norms in fp32, as QLoRA does; embeddings and head stay in their dtype.
+
+    What follows a norm is computed in fp32 outside of autocast; the head, the one plain layer there, takes it back.
+    """
+    model.requires_grad_(False)
+    keep_unpacked(model)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 1 and parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear):
+        head.register_forward_pre_hook(_to_dtype_of_weight)
+    return model
+
+
+def keep_unpacked(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for fast inference on a CPU that computes bf16.
+
+    It packs at the first evaluation and never unpacks for training, and its packed product has no gradient.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _to_dtype_of_weight(head: nn.Linear, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].to(head.weight.dtype), *inputs[1:])

@@ -1,0 +1,59 @@
+"""Tokens that a model did not have: ids in its tokenizer, rows in its embedding and its head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import UsageError
+from llmtune.utils.logging import get_logger
+
+__all__ = ["add_new_tokens", "grow_for_adapter", "grow_vocabulary", "token_indices"]
+
+
+def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
+    """Give each text an id of its own. They are not control tokens: they mean the same wherever they stand.
+
+    Raises:
+        UsageError: One of them is a token already.
+    """
+    from tokenizers import AddedToken
+
+    known = [token for token in tokens if token in tokenizer.get_vocab()]
+    if known:
+        raise UsageError(f"--new_special_tokens {' '.join(known)}: the tokenizer has it already; leave it away.")
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(tokens)])
+
+
+def grow_vocabulary(model: Any, num_rows: int) -> None:
+    """Add rows for tokens up to `num_rows`; there may be enough of them, kept in reserve."""
+    have = model.get_input_embeddings().weight.shape[0]
+    if num_rows > have:
+        model.resize_token_embeddings(num_rows)
+        get_logger().info("The vocabulary has grown from %d rows to %d.", have, num_rows)
+
+
+def token_indices(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None:
+    """What PEFT is told so that it trains the rows of these ids: of the embedding, and of a head of its own."""
+    if not ids:
+        return None
+    layers = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        layers.append(model.get_output_embeddings())
+    names = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is one for one in layers)]
+    return {name: list(ids) for name in names}
+
+
+def grow_for_adapter(model: Any, folder: Path) -> None:
+    """Before an adapter is loaded that trained rows which its base does not have."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        indices = config.get("trainable_token_indices") or {}
+        rows = indices.values() if isinstance(indices, dict) else [indices]
+        num_rows = max((max(ids) + 1 for ids in rows if ids), default=0)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return  # PEFT says what is wrong with the file
+    if num_rows:
+        grow_vocabulary(model, num_rows)

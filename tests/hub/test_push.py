@@ -1,0 +1,126 @@
+"""Checkpoints to a hub, by the real clients: five strategies, refusals, cut connections, and a run that goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.main import main
+from llmtune.errors import HubError
+from llmtune.hub.push import STATE_FILES, destination, push_folder
+from llmtune.training import push as module
+from llmtune.training.sft import sft
+
+HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 8000)
+    (folder / "adapter_config.json").write_text('{"r": 8}')
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / "README.md").write_text("---\nbase_model: /home/me/model\n---\n")
+    return folder
+
+
+@HUBS
+def test_a_folder_arrives_whole(hub, use_hf, checkpoint):
+    hub.token = "secret"
+    where = destination("mine", use_hf_hub=use_hf, token="secret")
+    assert where.repo.repo_id == "somebody/mine"
+    push_folder(checkpoint, where, message="seven")
+    pushed = hub.repos["model", "somebody/mine"]
+    assert pushed["adapter_model.safetensors"] == (checkpoint / "adapter_model.safetensors").read_bytes()
+    assert pushed["adapter_config.json"] == b'{"r": 8}'
+    assert not {"optimizer.pt", "README.md"} & set(pushed), "no state, no card with a path of this machine"
+    (checkpoint / "README.md").write_text("---\nbase_model: owner/base\n---\n")
+    push_folder(checkpoint, where, message="seven", path_in_repo="last-checkpoint", with_state=True)
+    assert pushed["last-checkpoint/optimizer.pt"] == b"state"
+    assert pushed["last-checkpoint/README.md"].startswith(b"---")
+    assert destination("somebody/mine", use_hf_hub=use_hf, token="secret").repo == where.repo, "it is there already"
+
+
+@HUBS
+def test_refused(hub, use_hf, checkpoint):
+    hub.token = "secret"
+    with pytest.raises(HubError, match="HTTP 401") as refused:
+        destination("mine", use_hf_hub=use_hf, token="wrong-token")
+    assert "wrong-token" not in str(refused.value)
+    hub.token, hub.status = None, 500
+    with pytest.raises(HubError, match="HTTP 500"):
+        destination("somebody/mine", use_hf_hub=use_hf, token="any")
+
+
+def run(tmp_path, **options):
+    return sft(SftArguments(
+        model_type="llmtune-tiny", dataset=["self-intro#30"], max_steps=4, save_steps=2, eval_steps=2, batch_size=2,
+        gradient_accumulation_steps=1, output_dir=str(tmp_path / "output"), model_name=["A"], model_author=["B"],
+        push_to_hub=True, hub_token="secret", **options,
+    ))  # fmt: skip
+
+
+EXPECTED = {
+    "end": {""},
+    "push_best": {""},
+    "push_last": {""},
+    "checkpoint": {"last-checkpoint/"},
+    "all_checkpoints": {"checkpoint-2/", "checkpoint-4/"},
+}
+
+
+@pytest.mark.parametrize("strategy", EXPECTED)
+def test_strategies(hub, tmp_path, strategy, capsys):
+    result = run(tmp_path, push_hub_strategy=strategy, use_hf=strategy == "push_last", hub_model_id="tuned")
+    pushed = hub.repos["model", "somebody/tuned"]
+    name = "adapter_model.safetensors"
+    assert {path.removesuffix(name) for path in pushed if path.endswith(name)} == EXPECTED[strategy]
+    last = next(content for path, content in reversed(pushed.items()) if path.endswith(name))
+    of = result.best_checkpoint if strategy == "push_best" else result.last_checkpoint
+    assert last == (of / name).read_bytes()
+    has_state = any(path.endswith("optimizer.pt") for path in pushed)
+    assert has_state == (strategy == "checkpoint")
+    assert not list(result.output_dir.glob(".pushing-*"))
+    assert b"secret" not in b"".join(pushed.values())
+    said = capsys.readouterr().err
+    assert "Pushed to somebody/tuned" in said
+    assert "secret" not in said
+
+
+def test_a_broken_connection_is_tried_again(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WAIT", 0.0)
+    hub.broken_pushes = 1
+    run(tmp_path, push_hub_strategy="end", hub_model_id="tuned")
+    assert "adapter_config.json" in hub.repos["model", "somebody/tuned"]
+
+
+def test_an_upload_never_fails_the_run(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "WAIT", 0.0)
+    hub.broken_pushes = 10_000
+    result = run(tmp_path, push_hub_strategy="end", hub_model_id="tuned")
+    assert result.last_checkpoint is not None
+    said = capsys.readouterr().err
+    assert "could not be pushed" in said
+    assert f"llmtune push --ckpt_dir {result.output_dir / 'checkpoint-4'} --hub_model_id somebody/tuned" in said
+
+
+def test_a_refused_token_is_told_before_anything_is_spent(hub, tmp_path):
+    hub.token = "another"
+    with pytest.raises(HubError, match="--hub_token"):
+        run(tmp_path)
+    assert not (tmp_path / "output/llmtune-tiny").exists()
+
+
+def test_the_command(hub, checkpoint, capsys):
+    assert main(["push", "--ckpt_dir", str(checkpoint), "--hub_model_id", "mine", "--hub_token", "secret"]) == 0
+    assert f"Pushed {checkpoint} to somebody/mine on ModelScope" in capsys.readouterr().out
+    assert main(["push", "--ckpt_dir", "nowhere", "--hub_model_id", "mine"]) == 2
+    assert main(["push", "--ckpt_dir", str(checkpoint)]) == 2
+    assert "needs --ckpt_dir FOLDER and --hub_model_id NAME" in capsys.readouterr().err
+
+
+def test_state_files_are_those_of_a_checkpoint(hub, tmp_path):
+    result = run(tmp_path, push_hub_strategy="end", hub_model_id="tuned")
+    names = {path.name for path in result.last_checkpoint.iterdir()}
+    assert {"optimizer.pt", "scheduler.pt", "training_args.bin"} <= names & {*STATE_FILES}

@@ -1,0 +1,69 @@
+"""A run that is killed at any moment, without a word, goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.training.checkpoint import last_checkpoint
+from llmtune.training.sft import sft
+
+STEPS, SAVE_EVERY = 30, 4
+SETTINGS = {
+    "model_type": "llmtune-tiny", "dataset": ["tiny-qa"], "max_steps": STEPS, "save_steps": SAVE_EVERY, "batch_size": 2,
+    "gradient_accumulation_steps": 2, "logging_steps": 1, "eval_strategy": "no", "lora_dropout_p": 0.1,
+    "learning_rate": 1e-3,
+}  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Step -> loss; of a step that was computed twice, the later one."""
+    records = map(json.loads, (run / "logging.jsonl").read_text().splitlines())
+    return {record["global_step"]: record["loss"] for record in records if "loss" in record}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[int, float]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return losses(sft(SftArguments(**SETTINGS, output_dir=str(folder))).output_dir)
+
+
+def start(output_dir: Path) -> subprocess.Popen[str]:
+    flags = [
+        item
+        for name, value in SETTINGS.items()
+        for item in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
+    command = [sys.executable, "-m", "llmtune", "sft", *flags, "--output_dir", str(output_dir)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_and_resumed(tmp_path, undisturbed, seed):
+    draw = random.Random(seed)
+    after, pause = draw.randint(SAVE_EVERY, STEPS - 3), draw.random() * 0.3
+    process = start(tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"step {after}/" in line:
+            break
+    time.sleep(pause)  # anywhere: in a step, or while a checkpoint is written
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    (run,) = (tmp_path / "llmtune-tiny").iterdir()
+    assert last_checkpoint(run) is not None
+    (run / ".saving-half").mkdir()
+    result = sft(SftArguments(**SETTINGS, output_dir=str(tmp_path), resume_from_checkpoint=str(run)))
+    assert result.output_dir == run
+    assert losses(run) == undisturbed
+    assert not list(run.glob(".saving-*"))
