@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from llmtune.models.folder import is_hub_id, model_folder
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.models.ports.find import find_port
 from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.utils.files import read_json
 
 __all__ = ["Identity", "identify"]
 
@@ -56,7 +56,7 @@ def identify(model_id_or_path: str, hub: HubOptions | None = None) -> Identity:
 
 def _by_run(folder: Path) -> Identity | None:
     """A checkpoint that llmtune wrote says what it was made from."""
-    saved = _read_json(folder / "sft_args.json")
+    saved = read_json(folder / "sft_args.json")
     if saved.get("model_type") in MODEL_MAPPING and saved.get("sft_type") == "full":
         return Identity(saved["model_type"], saved.get("template_type"), "the sft_args.json of the run that wrote it")
     return None
@@ -89,7 +89,7 @@ def _published_name(place: str) -> str:
 def _by_files(folder: Path, place: str) -> Identity:
     from llmtune.templates.matching import matching_template
 
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not config:
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     architecture = str((config.get("architectures") or ["?"])[0])
@@ -127,7 +127,7 @@ def _with_these_eyes(folder: Path, candidates: list[tuple[str, ModelInfo]]) -> l
 
 def _template_without_jinja(folder: Path, candidates: list[str]) -> str | None:
     """Checkpoints of 2023 say elsewhere whether they are chat models."""
-    generation = _read_json(folder / "generation_config.json")
+    generation = read_json(folder / "generation_config.json")
     is_chat = generation.get("chat_format") == "chatml" or "user_token_id" in generation
     is_chat = is_chat or re.search(r"chat|instruct", folder.name.lower()) is not None
     chat = [name for name in candidates if name not in BASE_TEMPLATES]
@@ -137,7 +137,7 @@ def _template_without_jinja(folder: Path, candidates: list[str]) -> str | None:
 
 
 def _base_template(folder: Path) -> str:
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
     adds_bos = tokenizer.get("add_bos_token", tokenizer.get("tokenizer_class", "").startswith("Llama"))
     return BASE_TEMPLATES[1] if adds_bos and tokenizer.get("bos_token") else BASE_TEMPLATES[0]
 
@@ -164,11 +164,3 @@ def _entries() -> list[tuple[str, ModelInfo]]:
     """All entries but `auto` and those of plug-ins: a broken one must not stop the search."""
     keys = [key for key in MODEL_MAPPING if not MODEL_MAPPING.origin(key).startswith("plugin ")]
     return [(key, MODEL_MAPPING[key]) for key in keys if key != AUTO]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

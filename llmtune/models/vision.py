@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from llmtune.errors import MissingPackageError, ModelError
 from llmtune.models.loading import load_causal_lm
 from llmtune.templates.images import ImageReader, carry_images
-from llmtune.utils.files import write_json
+from llmtune.utils.files import read_json, write_json
 
 __all__ = ["image_reader", "load_image_text"]
 
@@ -34,7 +33,7 @@ def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: A
         folder = Path(model_dir)
         carry_images(tokenizer, image_reader(folder, tokenizer))
         if not tokenizer.chat_template:  # older repositories keep it beside the processor
-            tokenizer.chat_template = _read_json(folder / "chat_template.json").get("chat_template")
+            tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
     return model, tokenizer
 
 
@@ -50,7 +49,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
         raise MissingPackageError("Images need Pillow. Install it with: pip install 'llmtune[vision]'") from None
     from transformers import AutoImageProcessor
 
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     token_id = config.get("image_token_id", config.get("image_token_index"))
     if token_id is None:
         raise ModelError(f"{folder}/config.json names no token for images (image_token_id).")
@@ -65,7 +64,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
         processor,
         token_id=token_id,
         token=tokenizer.convert_ids_to_tokens(token_id),
-        num_tokens=partial(_num_tokens, processor, _read_json(folder / "processor_config.json"), config),
+        num_tokens=partial(_num_tokens, processor, read_json(folder / "processor_config.json"), config),
         save=partial(_save_processor, folder, processor),
     )
 
@@ -94,15 +93,7 @@ def _save_processor(source: Path, processor: Any, target: Path, changed: bool) -
     if not changed:
         return
     processor.save_pretrained(str(target))
-    whole = _read_json(target / "processor_config.json")
+    whole = read_json(target / "processor_config.json")
     if "image_processor" in whole:
-        own = _read_json(target / "preprocessor_config.json")
+        own = read_json(target / "preprocessor_config.json")
         write_json(target / "processor_config.json", whole | {"image_processor": own})
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

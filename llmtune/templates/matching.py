@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from llmtune.errors import TemplateError
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
 from llmtune.templates.template import Piece, render
 from llmtune.types import Conversation, Message
+from llmtune.utils.files import read_json
 
 __all__ = ["chat_template_of", "matching_template"]
 
@@ -44,12 +44,12 @@ def matching_template(folder: Path, prefer: Sequence[str] = ()) -> tuple[str | N
 
 def chat_template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     """The Jinja source of a folder's chat template, and the texts of its special tokens."""
-    config = _read_json(folder / "tokenizer_config.json")
-    tokens = _special_tokens(_read_json(folder / "special_tokens_map.json")) | _special_tokens(config)
+    config = read_json(folder / "tokenizer_config.json")
+    tokens = _special_tokens(read_json(folder / "special_tokens_map.json")) | _special_tokens(config)
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8"), tokens
-    source = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    source = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(source, list):  # several, by name
         source = next((one["template"] for one in source if one.get("name") == "default"), None)
     return source, tokens
@@ -96,11 +96,3 @@ def _agree(ours: str | None, theirs: str | None) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return ours == theirs or (theirs.startswith(ours) and not theirs[len(ours) :].strip())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

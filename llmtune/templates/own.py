@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 from llmtune.errors import TemplateError, UsageError
-from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.chat import ChatTemplate, as_conversation
 from llmtune.templates.parity import upstream_messages
 from llmtune.templates.template import Piece, learned_answers, single_answer
 from llmtune.types import Conversation
@@ -117,8 +117,6 @@ class OwnTemplate(ChatTemplate):
     def _find_stop(self) -> str | None:
         """The first control token that the template writes behind an answer."""
         probe = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]}
-        from llmtune.templates.chat import as_conversation
-
         tail = self._render(as_conversation(probe)).rpartition(SENTINEL)[2]
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content]
         found = [(tail.find(token), -len(token), token) for token in tokens if token in tail]

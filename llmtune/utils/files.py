@@ -13,7 +13,16 @@ from typing import Any
 
 from llmtune.errors import OutputError
 
-__all__ = ["atomic_folder", "ensure_writable_folder", "write_json", "write_text"]
+__all__ = ["atomic_folder", "ensure_writable_folder", "read_json", "write_json", "write_text"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file, or no object in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

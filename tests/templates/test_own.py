@@ -138,9 +138,11 @@ def template_row(row):
 
 def test_plain_text_and_everything():
     template = with_template(PLAIN)
-    assert shown(template, {"text": "Only text"}) == ["On»ly text<|im_end|>«"] or shown(template, {"text": "Only text"})
+    (text,) = shown(template, {"text": "Only text"})
+    assert text.replace("»", "", 1) == "Only text<|im_end|>«"
+    assert not text.startswith("»"), "nothing stands before the first token"
     template.loss_on = "everything"
-    assert set(template.encode({"query": "Q", "response": "R"})["labels"][1:]) - {IGNORE_INDEX}
+    assert IGNORE_INDEX not in template.encode({"query": "Q", "response": "R"})["labels"][1:]
 
 
 def test_no_chat_template():
