@@ -16,6 +16,7 @@ __all__ = [
     "OutputError",
     "RowError",
     "TemplateError",
+    "TrainingError",
     "UnknownKeyError",
     "UsageError",
 ]
@@ -67,6 +68,10 @@ class CheckpointError(LlmtuneError):
 
 class OutputError(LlmtuneError):
     """A file or folder that cannot be written."""
+
+
+class TrainingError(LlmtuneError):
+    """A training that cannot go on: its loss is no number, or has run away."""
 
 
 class MissingPackageError(LlmtuneError):

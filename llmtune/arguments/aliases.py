@@ -169,6 +169,7 @@ _OURS = {
     "tuner_bankend": "tuner_backend",
     "dataset_split_seed": "dataset_seed",
     "use_streamer": "stream",
+    "nproc_per_node": "nproc",
     "overwrite_generation_config": "save_generation_config",
 }
 _RENAMED = {
@@ -245,15 +246,12 @@ _TRAIN_ARGS = [
     "logging_strategy",
 ]
 _LATER = [
-    "device_map",
     "rope_scaling",
     "shift_attn",
     "lazy_tokenize",
     "lazy_preprocess",
     "dataset_name",
     "dataset_config_name",
-    "nproc",
-    "nproc_per_node",
     "streaming",
 ]
 _NO_EFFECT = {

@@ -39,6 +39,8 @@ class ModelArguments:
     """Library of the adapters; `swift` is accepted and taken for peft. Also spelled --tuner_bankend."""
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Number format of the weights. Default: the entry's; else bf16, fp16 where the GPU lacks bf16, fp32 on a CPU."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the layers over all the GPUs of a process, which work one after the other. Default: one GPU holds all."""
     use_flash_attn: bool | None = None
     """Ask for flash attention. Default: whatever attention the machine offers."""
     trust_remote_code: bool = False

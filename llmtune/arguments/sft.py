@@ -13,15 +13,17 @@ from llmtune.arguments.checks import (
     is_pattern,
     parse_train_args,
 )
+from llmtune.arguments.distributed import DistributedArguments, check_distributed
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
 from llmtune.arguments.training_groups import (
     EvaluationArguments,
-    LaterArguments,
+    HubPushArguments,
     LoraArguments,
     TrainingFlags,
     VisionArguments,
 )
 from llmtune.models.info import AUTO, MODEL_MAPPING
+from llmtune.utils.ranks import world_size
 
 __all__ = ["SftArguments"]
 
@@ -33,7 +35,8 @@ OF_ADAPTERS = ("lora_target_modules", "modules_to_save")
 
 @dataclass(kw_only=True)
 class SftArguments(
-    LaterArguments,
+    HubPushArguments,
+    DistributedArguments,
     QuantizationArguments,
     GenerationArguments,
     VisionArguments,
@@ -112,8 +115,7 @@ class SftArguments(
         problems.need(self.freeze_layers >= 0, f"--freeze_layers must be 0 or more, not {self.freeze_layers}.")
         for text in self.freeze_parameters:
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is no regular expression.")
-        problems.later(self.deepspeed_config_path, "--deepspeed_config_path")
-        problems.later(self.ddp_backend, "--ddp_backend")
+        check_distributed(self, problems)
         for target in self.report_to:
             problems.need(
                 target in ("tensorboard", "none"), f"--report_to {target} is not there yet; use tensorboard or none."
@@ -130,6 +132,10 @@ class SftArguments(
             self.eval_batch_size = self.batch_size
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full"
+
+    def step_size(self) -> int:
+        """Samples, or packs, of an optimizer step, over all processes."""
+        return self.batch_size * self.gradient_accumulation_steps * world_size()
 
     def unused_flags(self) -> list[str]:
         """Flags that were changed from their defaults and have no effect in this run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["EvaluationArguments", "LaterArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
+__all__ = ["EvaluationArguments", "HubPushArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
 
 
 @dataclass(kw_only=True)
@@ -15,7 +15,8 @@ class TrainingFlags:
     output_dir: str = "output"
     """Folder of all runs; this one's is <output_dir>/<model_type>/v<N>-<time>."""
     resume_from_checkpoint: str | None = None
-    """Checkpoint folder to go on from: model, optimizer, schedule, random state and place in the data."""
+    """Checkpoint to go on from, with optimizer, random state and place in the data; a run's folder, for its last whole
+    one; or last, for that of the newest run."""
     num_train_epochs: float = 1
     """Passes over the training rows."""
     max_steps: int = -1
@@ -54,6 +55,8 @@ class TrainingFlags:
     """Put samples of like length into a batch."""
     dataloader_num_workers: int = 1
     """Processes that make batches; 0 uses the main one. On a CPU the main one is used unless you give a number."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What happens at a step whose loss is no number or has run away: the run stops, or leaves the step out."""
     test_oom_error: bool = False
     """Train on the longest samples first, to see at once whether memory suffices."""
     train_args: list[str] = field(default_factory=list)
@@ -127,13 +130,9 @@ class VisionArguments:
 
 
 @dataclass(kw_only=True)
-class LaterArguments:
-    """Hub and several processes (come with a later version)."""
+class HubPushArguments:
+    """Pushing to a hub."""
 
-    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
-    """Backend of distributed training."""
-    deepspeed_config_path: str | None = None
-    """DeepSpeed configuration."""
     push_to_hub: bool = False
     """Push checkpoints to the hub."""
     hub_model_id: str | None = None

@@ -9,6 +9,7 @@ import torch
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
 from llmtune.inference.engine import Engine
+from llmtune.models.devices import spread_options
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
@@ -29,6 +30,7 @@ def load_engine(args: InferArguments) -> Engine:
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    spread = {} if args.device else spread_options(args.device_map)
     model, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=place,
@@ -37,7 +39,7 @@ def load_engine(args: InferArguments) -> Engine:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
-        **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device),
+        **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device) | spread,
         **args.hub_options(),
     )
     quantized = is_quantized(model)
@@ -48,7 +50,7 @@ def load_engine(args: InferArguments) -> Engine:
         model = load_adapter(model, checkpoint)
     if device == "cpu" and args.device is None:
         get_logger().info("Inference runs on the CPU, since there is no GPU.")
-    model = (model if quantized else model.to(device)).eval()
+    model = (model if quantized or spread else model.to(device)).eval()
     assert args.template_type is not None
     limit_pixels(tokenizer, args.max_pixels)
     template = get_template(

@@ -9,11 +9,12 @@ import torch
 from transformers import set_seed
 
 from llmtune.arguments.sft import SftArguments
+from llmtune.models.devices import first_device, spread_options
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.training.decisions import Decisions
-from llmtune.training.loss import install_learned_loss
+from llmtune.training.loss import has_divided_weights, install_learned_loss
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 
@@ -46,7 +47,8 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = first_device()
+    spread = spread_options(args.device_map)
     model, _ = get_model_tokenizer(
         args.model_type,
         model_id_or_path=args.model_id_or_path,
@@ -55,7 +57,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         use_flash_attn=args.use_flash_attn,
-        **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
+        **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device) | spread,
         **args.hub_options(),
     )
     asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
@@ -63,4 +65,5 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     if is_quantized(model):
         decisions.note(quantization_note(model))
         return model
-    return model.to(device)
+    # FSDP and ZeRO-3 bring the weights to the devices themselves, divided.
+    return model if spread or args.fsdp or has_divided_weights(model) else model.to(device)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmtune.training.collate import num_useful
+from llmtune.training.processes import any_process
 from llmtune.utils.logging import get_logger
 
 __all__ = ["Interrupt", "JsonLog", "LastStep", "Progress", "Throughput"]
@@ -155,7 +156,8 @@ class Interrupt(TrainerCallback):
                 self._former[number] = signal.signal(number, ask)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.asked:
+        if any_process(bool(self.asked)):  # processes are not told at the same step
+            self.asked = self.asked or "SIGTERM"
             control.should_save = True
             control.should_training_stop = True
 

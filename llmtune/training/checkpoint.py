@@ -11,14 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError
 from llmtune.templates.images import images_of
+from llmtune.utils.files import read_json, write_json
+from llmtune.utils.logging import get_logger
+from llmtune.utils.ranks import launch_id, restart_count, world_size
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["check_resumable", "check_steps_left", "complete_checkpoint", "last_checkpoint", "link_last_state"]
+__all__ = [
+    "check_resumable",
+    "check_steps_left",
+    "complete_checkpoint",
+    "find_resumable",
+    "last_checkpoint",
+    "link_last_state",
+    "seal_checkpoint",
+    "what_is_missing",
+]
 
 ADAPTER_FILE = "adapter_model.safetensors"
-RESUME_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+ARGS_FILE = "sft_args.json"
+SEAL_FILE = "checkpoint.json"
+LAST = "last"
+RUN_NAME = re.compile(r"v(\d+)-")
+RESUME_FILES = ("trainer_state.json", "scheduler.pt")
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer_0/*", "global_step*/*optim_states.pt")
 LAST_STATE = re.compile(
     r"(adapter_config\.json|adapter_model\..+|config\.json|generation_config\.json|model.*\.safetensors(\.index\.json)?"
     r"|tokenizer.*|vocab\..+|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
@@ -40,33 +57,129 @@ def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
         images.save(folder)
 
 
+def seal_checkpoint(folder: Path, *, world_size: int, step_size: int, strategy: str) -> None:
+    """Write down what a whole checkpoint consists of, as its last file.
+
+    Args:
+        world_size: Processes of the run. step_size: Samples of an optimizer step, over all of them.
+        strategy: What divides the optimizer's state: "", fsdp or deepspeed.
+    """
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+    record = {"world_size": world_size, "step_size": step_size, "strategy": strategy, "files": sizes}
+    write_json(folder / SEAL_FILE, record)
+
+
+def what_is_missing(folder: Path) -> str:
+    """Why a checkpoint cannot be resumed from; "" where it can."""
+    names = [name for name in RESUME_FILES if not (folder / name).is_file()]
+    if not any(next(folder.glob(pattern), None) for pattern in OPTIMIZER_FILES):
+        names.append("optimizer.pt")
+    if not any(folder.glob("rng_state*.pth")):
+        names.append("rng_state.pth")
+    if names:
+        return f"lacks {', '.join(names)}: it is incomplete, or was saved with --only_save_model true"
+    for name, size in read_json(folder / SEAL_FILE).get("files", {}).items():
+        file = folder / name
+        if not file.is_file():
+            return f"lacks {name}"
+        if file.stat().st_size != size:
+            return f"has {file.stat().st_size:,} bytes of {name}, which had {size:,}"
+    return ""
+
+
 def last_checkpoint(run: Path) -> Path | None:
     """The checkpoint-N of a run with the highest N."""
-    found = [(int(path.name.split("-")[1]), path) for path in run.glob("checkpoint-*") if path.name[11:].isdigit()]
-    return max(found)[1] if found else None
+    found = _checkpoints(run)
+    return found[-1] if found else None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Those of a run, oldest first."""
+    numbered = [(int(path.name[11:]), path) for path in run.glob("checkpoint-*") if path.name[11:].isdigit()]
+    return [path for _, path in sorted(numbered)]
+
+
+def find_resumable(args: SftArguments) -> Path | None:
+    """The checkpoint that a run goes on from, proven whole and of this model; None where it begins.
+
+    A run's folder means its last whole checkpoint; `last`, that of the newest run of this model, and nothing where
+    there is none yet, so that the same command can be started again and again.
+
+    Raises:
+        CheckpointError: It is missing, incomplete or of another model.
+    """
+    runs = _runs(args)
+    if restart_count() and (own := [run for run in runs if read_json(run / ARGS_FILE).get("_launch") == launch_id()]):
+        return check_resumable(own[0], args)  # torchrun has started the processes again
+    if args.resume_from_checkpoint is None:
+        return None
+    if args.resume_from_checkpoint != LAST:
+        return check_resumable(Path(args.resume_from_checkpoint), args)
+    if runs:
+        return check_resumable(runs[0], args)
+    get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this one begins.")
+    return None
+
+
+def _runs(args: SftArguments) -> list[Path]:
+    """The runs of this model that have checkpoints, the newest first."""
+    folder = Path(args.output_dir).expanduser() / args.display_name()
+    numbered = [(int(found.group(1)), path) for path in folder.glob("v*-*") if (found := RUN_NAME.match(path.name))]
+    return [run for _, run in sorted(numbered, reverse=True) if _checkpoints(run)]
 
 
 def check_resumable(folder: Path, args: SftArguments) -> Path:
     """The checkpoint to resume from, proven whole and of this model.
 
     Args:
-        folder: A checkpoint, or a run's folder for its last one.
+        folder: A checkpoint, or a run's folder for its last whole one.
 
     Raises:
         CheckpointError: It is missing, incomplete or of another model.
     """
     if not folder.is_dir():
         raise CheckpointError(f"--resume_from_checkpoint {folder}: there is no such folder. Look below output/.")
-    folder = (last_checkpoint(folder) or folder).resolve()
-    missing = [name for name in RESUME_FILES if not (folder / name).is_file()]
-    if missing:
+    candidates = [path.resolve() for path in reversed(_checkpoints(folder))] or [folder.resolve()]
+    for candidate in candidates:
+        missing = what_is_missing(candidate)
+        if not missing:
+            _check_same_model(candidate, args)
+            _check_same_step(candidate, args)
+            _check_weights(candidate, args)
+            return candidate
+        if candidate != candidates[-1]:
+            get_logger().warning("%s %s: the one before it is tried.", candidate, missing)
+    raise CheckpointError(
+        f"{candidates[0]} {what_is_missing(candidates[0])}. Resume from another checkpoint of the run."
+    )
+
+
+def _check_same_step(folder: Path, args: SftArguments) -> None:
+    """Refuse what would meet other data than the run would have met, or cannot be divided anew."""
+    seal = read_json(folder / SEAL_FILE)
+    if not seal:
+        return
+    ours, theirs = args.step_size(), seal["step_size"]
+    if ours != theirs:
         raise CheckpointError(
-            f"{folder} lacks {', '.join(missing)}: it is incomplete, or was saved with --only_save_model true. "
-            "Resume from another checkpoint of the run."
+            f"{folder} was trained with {theirs} samples a step, and this run has {ours} (--batch_size x "
+            "--gradient_accumulation_steps x processes): its place in the data would be another. Give as many."
         )
-    _check_same_model(folder, args)
-    _check_weights(folder, args)
-    return folder
+    strategy = "fsdp" if args.fsdp else "deepspeed" if args.deepspeed_config_path else ""
+    if strategy != seal["strategy"]:
+        flag = {"": "neither --fsdp nor --deepspeed_config_path", "fsdp": "--fsdp true"}
+        raise CheckpointError(
+            f"The optimizer's state in {folder} was saved with "
+            f"{flag.get(seal['strategy'], '--deepspeed_config_path')}. Resume with the same."
+        )
+    if strategy == "deepspeed" and world_size() != seal["world_size"]:
+        raise CheckpointError(
+            f"DeepSpeed divided the state in {folder} among {seal['world_size']} processes, and this run has "
+            f"{world_size()}. Resume with as many; DDP and --fsdp resume with any number."
+        )
+    if world_size() != seal["world_size"]:
+        text = "%s processes go on where %s stopped: with the same data in the same order; dropout is drawn anew."
+        get_logger().warning(text, world_size(), seal["world_size"])
 
 
 def check_steps_left(folder: Path, num_steps: int) -> None:
@@ -84,7 +197,7 @@ def check_steps_left(folder: Path, num_steps: int) -> None:
 
 
 def _check_same_model(folder: Path, args: SftArguments) -> None:
-    file = folder / "sft_args.json"
+    file = folder / ARGS_FILE
     if not file.is_file():
         return
     try:

@@ -13,7 +13,10 @@ from llmtune.templates.images import ImageReader
 from llmtune.training.packing import join_rows
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["PackingCollator", "PaddingCollator", "num_useful"]
+__all__ = ["SAMPLES", "PackingCollator", "PaddingCollator", "num_useful"]
+
+SAMPLES = "samples"
+"""Key of a batch under which it says which samples it is made of."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PaddingCollator:
             input_ids[row, :size] = torch.tensor(sample["input_ids"])
             labels[row, :size] = torch.tensor(sample["labels"])
             mask[row, :size] = 1
-        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels} | _numbers(samples)
         if self.images is not None:
             batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
         return batch
@@ -68,7 +71,14 @@ class PackingCollator:
             batch[name] = torch.full(shape, padding, dtype=torch.long)
             for row, sample in enumerate(joined):
                 batch[name][row, : len(sample[name])] = torch.from_numpy(sample[name])
-        return batch
+        return batch | _numbers(samples)
+
+
+def _numbers(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`samples`, [n]: the index of each, where it is known. The trainer takes it out before the model sees a batch."""
+    if "sample" not in samples[0]:
+        return {}
+    return {SAMPLES: torch.tensor([sample["sample"] for sample in samples])}
 
 
 def num_useful(batch: dict[str, Tensor]) -> int:

@@ -12,6 +12,7 @@ import inspect
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,7 +24,14 @@ from transformers.utils import ModelOutput
 from llmtune.types import IGNORE_INDEX
 from llmtune.utils.logging import get_logger
 
-__all__ = ["CHUNK_POSITIONS", "LearnedLoss", "LogitMap", "install_learned_loss", "learned_cross_entropy"]
+__all__ = [
+    "CHUNK_POSITIONS",
+    "LearnedLoss",
+    "LogitMap",
+    "has_divided_weights",
+    "install_learned_loss",
+    "learned_cross_entropy",
+]
 
 CHUNK_POSITIONS = 256
 """Positions whose logits exist at a time: at V = 152,000 in fp32, 156 MB. See benchmarks/loss.py."""
@@ -188,12 +196,20 @@ def install_learned_loss(model: nn.Module) -> None:
     inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
     own_forward = inner.forward
     logit_map = _logit_map(inner.config)
-    is_exact = _same_logits(inner, logit_map)
-    if not is_exact:
-        get_logger().warning(
-            "%s computes its logits in a way of its own: the loss uses them whole, which costs memory.",
-            type(inner).__name__,
-        )
+    head = inner.get_output_embeddings()
+    if type(head) is nn.Linear:
+        head.forward = partial(_head_forward, head)  # type: ignore[method-assign]
+
+    @cache
+    def is_exact() -> bool:
+        exact = _same_logits(inner, logit_map)
+        if not exact:
+            text = "%s computes its logits in a way of its own: the loss uses them whole, which costs memory."
+            get_logger().warning(text, type(inner).__name__)
+        return exact
+
+    if not has_divided_weights(inner):  # else it is tried in the first step, when the weights are brought together
+        is_exact()
 
     def forward(self: Any, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
         if labels is None:
@@ -202,21 +218,44 @@ def install_learned_loss(model: nn.Module) -> None:
         num_items = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         learned = labels[:, 1:] != IGNORE_INDEX
-        targets = labels[:, 1:][learned]
-        if is_exact:
+        if is_exact():
             # The decoder of a model that sees is its language part alone; the images enter around it.
             body = inner.base_model if "pixel_values" in kwargs else inner.get_decoder()
-            hidden = body(*args, **kwargs).last_hidden_state[:, :-1][learned]
-            total, correct = learned_cross_entropy(hidden, inner.get_output_embeddings(), targets, logit_map)
+            states, head = body(*args, **kwargs).last_hidden_state, inner.get_output_embeddings()
         else:
-            logits = own_forward(*args, **kwargs).logits[:, :-1][learned]
-            total, correct = learned_cross_entropy(logits, nn.Identity(), targets)
-        divisor = max(len(targets), 1) if num_items is None else num_items
-        count = torch.tensor(len(targets), device=labels.device)
+            states, head = own_forward(*args, **kwargs).logits, None
+        learned = learned.to(states.device)  # the model may lie on several devices
+        targets = labels[:, 1:].to(states.device)[learned]
+        states = states[:, :-1][learned]
+        if head is None:
+            total, correct = learned_cross_entropy(states, nn.Identity(), targets)
+        elif type(head) is nn.Linear:
+            total, correct = head(states, targets, logit_map)
+        else:
+            total, correct = learned_cross_entropy(states, head, targets, logit_map)
+        divisor = max(len(targets), 1) if num_items is None else num_items.to(total.device)
+        count = torch.tensor(len(targets), device=total.device)
         return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct)
 
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)
+
+
+def has_divided_weights(model: nn.Module) -> bool:
+    """Whether ZeRO-3 has divided the weights among the processes: they are together within a step only."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def _head_forward(
+    head: nn.Linear, hidden: Tensor, targets: Tensor | None = None, logit_map: LogitMap = LogitMap()
+) -> Any:
+    """The head's own forward or, with targets, the loss.
+
+    As a call of the module, since what divides weights among processes brings them together around such calls.
+    """
+    if targets is None:
+        return functional.linear(hidden, head.weight, head.bias)
+    return learned_cross_entropy(hidden, head, targets, logit_map)
 
 
 def _same_logits(inner: Any, logit_map: LogitMap) -> bool:

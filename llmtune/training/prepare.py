@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from llmtune.templates.parity import first_difference
 from llmtune.training.packing import PackedDataset
 from llmtune.tuners.vocabulary import add_new_tokens
 from llmtune.utils.logging import get_logger
+from llmtune.utils.ranks import local_rank, world_size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
 
 PARITY_ROWS = 20
+DESCRIBED_ROWS = 4
+EXCERPT_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class Prepared:
     """What batches are made of: the tokens themselves, or packs of them."""
     validation_set: TokenStore | PackedDataset | None
 
+    def describe(self, samples: Sequence[int]) -> str:
+        """Names samples of the training set by their rows, for messages."""
+        tokens = [row for sample in samples for row in self._rows_of(sample)]
+        rows = [self.train_tokens.row_of(index) for index in tokens]
+        shown = [f"row {row} ({_excerpt(self.train[row])})" for row in rows[:DESCRIBED_ROWS]]
+        more = len(rows) - len(shown)
+        return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+    def _rows_of(self, sample: int) -> list[int]:
+        return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
+
     def ids_of(self, tokens: list[str]) -> list[int]:
         return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 
@@ -55,6 +70,7 @@ def prepare(args: SftArguments) -> Prepared:
     """Load the tokenizer and the rows, and encode them."""
     assert args.model_type is not None
     assert args.template_type is not None
+    overwrite = args.overwrite_cache and local_rank() == 0  # the others open what the first process made
     train, validation = get_dataset(
         args.dataset,
         dataset_test_ratio=args.dataset_test_ratio,
@@ -65,7 +81,7 @@ def prepare(args: SftArguments) -> Prepared:
         strict=args.strict,
         model_name=args.model_name,
         model_author=args.model_author,
-        overwrite_cache=args.overwrite_cache,
+        overwrite_cache=overwrite,
         use_hf=args.use_hf,
         hub_token=args.hub_token,
         cache_dir=args.cache_dir,
@@ -92,7 +108,7 @@ def prepare(args: SftArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
     )
     check_no_images(args, template.images is not None)
-    options = {"strict": args.strict, "overwrite": args.overwrite_cache}
+    options = {"strict": args.strict, "overwrite": overwrite}
     train_tokens = encode_dataset(train, template, name="training", **options)
     validation_tokens = None
     if validation is not None:
@@ -112,20 +128,26 @@ def prepare(args: SftArguments) -> Prepared:
     )
 
 
+def _excerpt(record: Mapping[str, Any]) -> str:
+    turns = from_record(record).turns
+    text = " ".join(turns[0].content.split()) if turns else ""
+    return repr(text[:EXCERPT_CHARS])
+
+
 def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDataset:
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
 def total_steps(num_samples: int, args: SftArguments) -> int:
-    """Optimizer steps of the whole run, on one device. `num_samples`: rows, or packs."""
+    """Optimizer steps of the whole run. `num_samples`: rows, or packs."""
     if args.max_steps > 0:
         return args.max_steps
     return math.ceil(steps_per_epoch(num_samples, args) * args.num_train_epochs)
 
 
 def steps_per_epoch(num_samples: int, args: SftArguments) -> int:
-    """Optimizer steps of one pass over the samples, on one device."""
-    batches = -(-num_samples // args.batch_size)
+    """Optimizer steps of one pass over the samples, by all processes together."""
+    batches = -(-num_samples // (args.batch_size * world_size()))
     return -(-batches // args.gradient_accumulation_steps)
 
 

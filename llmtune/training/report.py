@@ -21,7 +21,10 @@ __all__ = ["Report", "device_name", "peak_memory_gib"]
 
 @dataclass
 class Report:
-    """What report.md tells. `generations`: (question, reference, answer). `packs`: "" where nothing is packed."""
+    """What report.md tells. `generations`: (question, reference, answer). `packs`: "" where nothing is packed.
+
+    `num_skipped`: steps that `--on_nan skip` left out.
+    """
 
     title: str
     command: str
@@ -35,6 +38,7 @@ class Report:
     best_checkpoint: str
     last_checkpoint: str
     packs: str = ""
+    num_skipped: int = 0
     interrupted: str = ""
     generations: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -51,6 +55,7 @@ class Report:
             "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_learned:,} learned",
             **({"packs": self.packs} if self.packs else {}),
             "cut or left out": _cut_text(self.data),
+            **({"steps without a sound loss": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
             "useful tokens/s": f"{self.throughput['useful_tokens_per_second']:,}",
             "computed tokens/s": f"{self.throughput['computed_tokens_per_second']:,}",
             "padding share": f"{self.throughput['padding_share']:.2%}",
@@ -113,3 +118,7 @@ def _cut_text(data: EncodeReport) -> str:
 def _quoted(name: str, text: str) -> str:
     body = text.strip().replace("\n", "\n  > ") or "(nothing)"
     return f"- {name}:\n\n  > {body}\n"
+
+
+def _skipped_text(number: int) -> str:
+    return f"{number:,} step{'s' if number > 1 else ''} left out (--on_nan skip)"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
@@ -21,24 +22,29 @@ from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandb
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
-from llmtune.training.checkpoint import check_resumable, check_steps_left, last_checkpoint, link_last_state
+from llmtune.training.checkpoint import check_steps_left, find_resumable, last_checkpoint, link_last_state
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
 from llmtune.training.isolation import check_isolation
+from llmtune.training.loss_watch import LossWatch
+from llmtune.training.order import Numbered, sample_order
 from llmtune.training.packing import packs_text
 from llmtune.training.prepare import Prepared, prepare, total_steps
+from llmtune.training.processes import told_by_first
 from llmtune.training.push import hub_push
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
+from llmtune.training.strategy import NoteStrategy, check_processes, meet
 from llmtune.training.trainer import SftTrainer
-from llmtune.training.training_arguments import training_arguments
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
 from llmtune.tuners.tune import count_parameters
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.ranks import is_distributed, is_first, launch_id, world_size
+from llmtune.utils.turns import first_on_this_machine
 
 __all__ = ["SftResult", "sft"]
 
@@ -74,19 +80,22 @@ def sft(args: SftArguments) -> SftResult:
     quiet_libraries()
     resume = _check_before_work(args)
     decisions = _first_decisions(args)
-    push = hub_push(args)
-    prepared = prepare(args)
+    push = hub_push(args) if is_first() else None
+    with first_on_this_machine("data"):
+        prepared = prepare(args)
     num_steps = total_steps(len(prepared.train_set), args)
     if resume is not None:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
+    arguments = meet(args, has_validation=prepared.validation_tokens is not None)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
     _check_rows_apart(args, prepared, model)
-    run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
-    remove_leftovers(run)
+    run = told_by_first(_run_folder(args, resume) if is_first() else None)
+    arguments.output_dir = str(run)
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
-    trainer = _trainer(args, prepared, model, run, throughput, interrupt)
+    trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
+    trainer.add_callback(NoteStrategy(trainer, decisions))
     if push is not None:
         trainer.add_callback(push)
     metrics = _train(trainer, resume, interrupt) | throughput.summary() | _last_evaluation(trainer)
@@ -104,13 +113,17 @@ def _check_before_work(args: SftArguments) -> Path | None:
     assert args.model_type is not None
     hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
     model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
-    resume = None
-    if args.resume_from_checkpoint is not None:
-        resume = check_resumable(Path(args.resume_from_checkpoint), args)
+    resume = find_resumable(args)
     parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
     ensure_writable_folder(parent, flag="--output_dir")
-    training_arguments(args, parent, has_validation=True)
+    check_processes(args)
     return resume
+
+
+def _run_folder(args: SftArguments, resume: Path | None) -> Path:
+    run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
+    remove_leftovers(run)
+    return run
 
 
 def _check_bitsandbytes(args: SftArguments) -> None:
@@ -131,39 +144,49 @@ def _first_decisions(args: SftArguments) -> Decisions:
         decisions.note("--tuner_backend swift is taken for peft.")
     items = "packs" if args.packing else "samples"
     size = f"{args.batch_size} x {args.gradient_accumulation_steps} {items} a step"
-    decisions.note(f"Learning rate {args.learning_rate:g}, {size}.")
+    many = f", in each of {world_size()} processes" if is_distributed() else ""
+    decisions.note(f"Learning rate {args.learning_rate:g}, {size}{many}.")
     for flag in args.unused_flags():
         get_logger().warning(f"{flag} has no effect in this run.")
     return decisions
 
 
 def _trainer(
-    args: SftArguments, prepared: Prepared, model: Any, run: Path, throughput: Throughput, interrupt: Interrupt
+    args: SftArguments,
+    arguments: TrainingArguments,
+    prepared: Prepared,
+    model: Any,
+    throughput: Throughput,
+    interrupt: Interrupt,
 ) -> SftTrainer:
-    has_validation = prepared.validation_tokens is not None
-    arguments = training_arguments(args, run, has_validation=has_validation)
-    record = args_record(args, dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]))
-    write_json(run / "sft_args.json", record)
-    write_json(run / "training_args.json", arguments.to_dict())
+    run = Path(arguments.output_dir)
+    record = args_record(args, _launch=launch_id(), dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]))
+    if is_first():
+        write_json(run / "sft_args.json", record)
+        write_json(run / "training_args.json", arguments.to_dict())
     optimizer = None
     if args.lorap_lr_ratio is not None and args.sft_type == "lora":
         optimizer = loraplus_optimizer(model, arguments, args.lorap_lr_ratio)
-    callbacks = [throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt]
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    watch = LossWatch(args.on_nan, max(vocab_size, len(prepared.tokenizer)), prepared.describe)
+    callbacks = [throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt, watch]
     if args.sft_type == "adalora":
         callbacks.append(AllocateRanks())
     generates = args.predict_with_generate and prepared.validation is not None
+    padding = prepared.tokenizer.pad_token_id
     return SftTrainer(
         model=model,
         args=arguments,
-        train_dataset=prepared.train_set,
-        eval_dataset=prepared.validation_set,
+        train_dataset=Numbered(prepared.train_set, padding),
+        eval_dataset=None if prepared.validation_set is None else Numbered(prepared.validation_set, padding),
         data_collator=_collator(args, prepared, model),
         processing_class=prepared.tokenizer,
         callbacks=callbacks,
         throughput=throughput,
         sft_args=record,
         optimizers=(optimizer, None),
-        longest_first=args.test_oom_error,
+        watch=watch,
+        order=sample_order(args),
         generate_metrics=(lambda tuned: answer_metrics(tuned, prepared, args)) if generates else None,
     )
 
@@ -217,6 +240,9 @@ def _report(
 ) -> None:
     """Everything that a run leaves beside its checkpoints."""
     run, metrics = result.output_dir, result.metrics
+    generations = [] if result.interrupted else sample_answers(trainer.model, prepared)
+    if not is_first():
+        return
     trainable, parameters = count_parameters(trainer.model)
     called_as_command = sys.argv[0].endswith("llmtune")
     Report(
@@ -225,6 +251,7 @@ def _report(
         decisions=decisions,
         data=prepared.train_tokens.report,
         packs=packs_text(prepared.train_set),
+        num_skipped=trainer.watch.num_skipped,
         trainable=trainable,
         parameters=parameters,
         seconds=time.perf_counter() - started,
@@ -233,7 +260,7 @@ def _report(
         best_checkpoint=str(result.best_checkpoint or "none"),
         last_checkpoint=str(result.last_checkpoint or "none"),
         interrupted=result.interrupted,
-        generations=[] if result.interrupted else sample_answers(trainer.model, prepared),
+        generations=generations,
     ).write(run)
     write_metrics(run, "train", {name: value for name, value in metrics.items() if not name.startswith("eval_")})
     evaluated = {name: value for name, value in metrics.items() if name.startswith("eval_")}

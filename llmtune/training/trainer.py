@@ -1,21 +1,26 @@
-"""transformers' Trainer, subclassed once: the learned loss in evaluation, whole checkpoints, throughput."""
+"""transformers' Trainer, subclassed once: order, the learned loss in evaluation, whole checkpoints, throughput."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from llmtune.errors import OutputError
 from llmtune.training.callbacks import Throughput
-from llmtune.training.checkpoint import complete_checkpoint
+from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
+from llmtune.training.collate import SAMPLES
+from llmtune.training.fsdp import stored_names, whole_state_dict
+from llmtune.training.loss_watch import LossWatch
+from llmtune.training.order import EpochOrder, Kind, SetEpoch
+from llmtune.training.processes import any_process, sum_over_processes, wait_for_all
 from llmtune.utils.files import write_json
 
 __all__ = ["SftTrainer"]
@@ -29,7 +34,8 @@ class SftTrainer(Trainer):
     Args:
         throughput: Is told of every batch.
         sft_args: Written into each checkpoint.
-        longest_first: Train on the longest samples first instead of a random order.
+        watch: Looks at the loss of every step.
+        order: How the samples of an epoch are ordered.
         generate_metrics: Makes further metrics of an evaluation, from the model.
     """
 
@@ -38,7 +44,8 @@ class SftTrainer(Trainer):
         *args: Any,
         throughput: Throughput,
         sft_args: dict[str, Any],
-        longest_first: bool = False,
+        watch: LossWatch,
+        order: Kind = "random",
         generate_metrics: GenerateMetrics | None = None,
         **kwargs: Any,
     ) -> None:
@@ -48,27 +55,45 @@ class SftTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._throughput = throughput
         self._sft_args = sft_args
-        self._longest_first = longest_first
+        self.watch = watch
+        self._order = order
         self._generate_metrics = generate_metrics
         self._sums = torch.zeros(3, dtype=torch.float64)
-        self._saving_into: Path | None = None
 
     # Steps
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        samples = inputs.pop(SAMPLES, None)
         self._throughput.count(inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.watch.add(loss, samples)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self._longest_first:
-            return _LongestFirst(dataset.lengths)
-        return super()._get_train_sampler(train_dataset)
+        sampler = self._sampler(self.train_dataset if train_dataset is None else train_dataset, self._order)
+        self.add_callback(SetEpoch(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        return self._sampler(eval_dataset, "longest_first")  # its loss has no order: so, it pads least
+
+    def _sampler(self, dataset: Any, kind: Kind) -> EpochOrder:
+        evaluates = dataset is not self.train_dataset
+        batch_size = self.args.per_device_eval_batch_size if evaluates else self._train_batch_size
+        together = batch_size * self.args.world_size
+        return EpochOrder(
+            dataset.samples,
+            kind,
+            seed=self.args.data_seed,
+            step_size=together if evaluates else self._step_size(),
+            fill_to=together if self.args.world_size > 1 else 1,
+        )
 
     # Evaluation
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
         inputs = self._prepare_inputs(inputs)
+        inputs.pop(SAMPLES, None)
         with torch.no_grad(), self.compute_loss_context_manager():
             found = model(**inputs)
         sums = [found.loss.float() * found.num_learned, found.num_learned, found.num_correct]
@@ -80,7 +105,7 @@ class SftTrainer(Trainer):
         self._sums.zero_()
         kwargs["prediction_loss_only"] = True
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = self.accelerator.reduce(self._sums.to(torch.float32).to(self.args.device)).tolist()
+        sums = sum_over_processes(self._sums.tolist())
         learned = max(sums[1], 1)
         output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / learned
         output.metrics[f"{metric_key_prefix}_token_acc"] = sums[2] / learned
@@ -91,51 +116,89 @@ class SftTrainer(Trainer):
 
     # Checkpoints
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._saving_into or super()._get_output_dir(trial))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = whole_state_dict(self.model)  # all processes give their shares, the first one writes
+        self._save(output_dir, state_dict=state)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if state_dict is not None and not hasattr(self.model, "peft_config"):
+            stored = stored_names(self.model)  # accelerate's copies of a shared weight are apart
+            state_dict = {name: value for name, value in state_dict.items() if name in stored}
+        super()._save(output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write into a hidden folder and rename it when it is whole: a checkpoint-N is complete or is not there."""
         run = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        self._saving_into = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
-        try:
-            super()._save_checkpoint(model, trial)
-            made = self._saving_into / name
-            if self.state.best_global_step == self.state.global_step:
-                self.state.best_model_checkpoint = str(run / name)
-                self.state.save_to_json(str(made / "trainer_state.json"))
-            write_json(made / "sft_args.json", self._sft_args)
-            complete_checkpoint(made, self.model, self.processing_class)
-            if (run / name).exists():
-                shutil.rmtree(run / name)
-            made.rename(run / name)
-        except Exception as err:  # safetensors and torch report a full disk by types of their own
+        saving = run / f".saving-{name}"
+        self.store_flos()
+        if self.args.should_save:
+            shutil.rmtree(saving, ignore_errors=True)
+            saving.mkdir()
+        wait_for_all()
+        failed = _failure_of(lambda: self._write_checkpoint(saving / name))
+        some_failed = any_process(failed is not None)
+        if not some_failed and self.args.should_save:
+            failed = _failure_of(lambda: self._complete(saving / name, run / name))
+        some_failed = any_process(failed is not None) or some_failed
+        if not some_failed and self.args.should_save:
+            shutil.rmtree(run / name, ignore_errors=True)
+            (saving / name).rename(run / name)
+        if self.args.should_save:
+            shutil.rmtree(saving, ignore_errors=True)
+        if some_failed:
             raise OutputError(
-                f"The checkpoint of step {self.state.global_step} could not be saved ({_reason(err)}). "
+                f"The checkpoint of step {self.state.global_step} could not be saved ({_reason(failed)}). "
                 f"No part of it is left; earlier ones in {run} are whole. Free some space and resume from the last."
-            ) from err
-        finally:
-            shutil.rmtree(self._saving_into, ignore_errors=True)
-            self._saving_into = None
-        rotate_checkpoints(
-            output_dir=str(run),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+            ) from failed
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        wait_for_all()
+
+    def _write_checkpoint(self, made: Path) -> None:
+        """Trainer's own parts of a checkpoint, but not its barrier.
+
+        There, others would wait for a first process that has failed.
+        """
+        self.save_model(str(made), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(made))
+            self._save_scaler(str(made))
+            self._save_rng_state(str(made))
+
+    def _complete(self, made: Path, final: Path) -> None:
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(final)
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(part, ExportableState):
+                self.state.stateful_callbacks[type(part).__name__] = part.state()
+        self.state.save_to_json(str(made / "trainer_state.json"))
+        write_json(made / "sft_args.json", self._sft_args)
+        complete_checkpoint(made, self.model, self.processing_class)
+        strategy = "deepspeed" if self.is_deepspeed_enabled else "fsdp" if self.is_fsdp_enabled else ""
+        seal_checkpoint(made, world_size=self.args.world_size, step_size=self._step_size(), strategy=strategy)
+
+    def _step_size(self) -> int:
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
 
-class _LongestFirst(Sampler[int]):
-    def __init__(self, lengths: Any) -> None:
-        self._order = [int(index) for index in (-lengths).argsort(kind="stable")]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order)
-
-    def __len__(self) -> int:
-        return len(self._order)
+def _failure_of(work: Callable[[], None]) -> Exception | None:
+    try:
+        work()
+    except Exception as err:  # safetensors and torch report a full disk by types of their own
+        return err
+    return None
 
 
-def _reason(err: Exception) -> str:
+def _reason(err: Exception | None) -> str:
+    if err is None:
+        return "in another process"
     return " ".join(str(err).split())[:200] or type(err).__name__

@@ -15,7 +15,9 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
-from llmtune.utils.logging import get_logger
+from llmtune.training.deepspeed import deepspeed_config
+from llmtune.training.fsdp import fsdp_fields
+from llmtune.utils.ranks import is_distributed
 
 __all__ = ["training_arguments"]
 
@@ -36,7 +38,6 @@ def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -
     try:
         arguments = TrainingArguments(**(_fields(args, run, has_validation) | extra))
         if arguments.n_gpu > 1:  # else Trainer would wrap the model in DataParallel
-            get_logger().info("The first of %d GPUs is used: several come with a later version.", arguments.n_gpu)
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
@@ -56,6 +57,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "seed": args.seed,
         "data_seed": args.seed,
         "use_cpu": on_cpu,
+        **_processes(args, on_cpu),
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16 and not on_cpu,
         "per_device_train_batch_size": args.batch_size,
@@ -72,7 +74,6 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         **_checkpointing(args),
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
-        "train_sampling_strategy": _sampling(args),
         "dataloader_num_workers": 0 if on_cpu and args.dataloader_num_workers == 1 else args.dataloader_num_workers,
         "dataloader_pin_memory": not on_cpu,
         "eval_strategy": args.eval_strategy if evaluates else "no",
@@ -95,9 +96,16 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
     }
 
 
-def _sampling(args: SftArguments) -> str:
-    without_padding = args.packing or args.padding_free
-    return "group_by_length" if args.group_by_length and not without_padding else "random"
+def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {**fsdp_fields(args)}
+    if args.deepspeed_config_path is not None:
+        fields["deepspeed"] = deepspeed_config(args)
+    if not is_distributed():
+        return fields
+    fields["ddp_backend"] = args.ddp_backend or ("gloo" if on_cpu else "nccl")
+    # A part that sees may meet a batch without images; nothing else that is trained ever stays unused.
+    fields["ddp_find_unused_parameters"] = not (args.freeze_vit and args.freeze_aligner)
+    return fields
 
 
 def _checkpointing(args: SftArguments) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def _numel(parameter: Any) -> int:
-    """Numbers in a parameter; of 4 bits, two lie in a byte."""
+    """Numbers in a parameter, whole; of 4 bits, two lie in a byte."""
+    if hasattr(parameter, "ds_numel"):  # divided by ZeRO-3
+        return int(parameter.ds_numel)
     if type(parameter).__name__ == "Params4bit":
         return int(parameter.numel() * parameter.element_size() * 2)
     return int(parameter.numel())

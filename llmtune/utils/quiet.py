@@ -22,6 +22,8 @@ def quiet_libraries() -> None:
     # bitsandbytes says at every 8-bit product that it rounds the inputs
     standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # said once, by sft
+    # deepspeed 0.19 calls collectives by the names that torch 2.13 has replaced
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)
     # peft 0.21 looks for AdaLoRA's ranks by the names of layers, where they have those of parameters
     warnings.filterwarnings("ignore", message=r"The following rank_pattern keys did not match .*\.lora_E")
     # peft 0.21 asks transformers 5.23 for the former name of its own attribute

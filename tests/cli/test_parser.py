@@ -242,7 +242,7 @@ def test_help_of_one_flag():
 
 SHARED = """
 model_type model_id_or_path model_revision use_hf hub_token cache_dir tokenizer_id_or_path template_type sft_type
-tuner_backend dtype use_flash_attn trust_remote_code allow_pickle custom_register_path seed
+tuner_backend dtype device_map use_flash_attn trust_remote_code allow_pickle custom_register_path seed
 dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length max_pixels
 truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
 max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
@@ -257,8 +257,9 @@ eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_mod
 predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
 modules_to_save new_special_tokens peft_path
-freeze_layers freeze_parameters freeze_vit freeze_aligner
-ddp_backend deepspeed_config_path push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
+freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan
+nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload
+push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
 INFER = """
 ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size
@@ -286,7 +287,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--model_revision v2", {"model_revision": "v2"}),
     ("--cache_dir /c", {"cache_dir": "/c"}),
     ("--hf_hub_token t", {"hub_token": "t"}),
-    ("--device_map auto", LATER),
+    ("--device_map auto", {"device_map": "auto"}),
     ("--torch_dtype float16", {"dtype": "fp16"}),
     ("--torch_dtype bfloat16", {"dtype": "bf16"}),
     ("--torch_dtype float32", {"dtype": "fp32"}),
@@ -340,7 +341,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--max_grad_norm 0.5 --lr_scheduler_type linear", {"max_grad_norm": 0.5, "lr_scheduler_type": "linear"}),
     ("--optim adamw_hf", NOTHING),
     ("--optim adafactor", {"optim": "adafactor"}),
-    ("--deepspeed ds.json", LATER),
+    ("--deepspeed zero2", {"deepspeed_config_path": "zero2"}),
     ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--rope_scaling linear", LATER),
@@ -361,8 +362,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--remove_unused_columns False", IGNORED),
     ("--ignore_pad_token_for_loss True", IGNORED),
     ("--use_fast_tokenizer False", IGNORED),
-    ("--nproc_per_node 2", LATER),
-    ("--nproc 2", LATER),
+    ("--nproc_per_node 2", {"nproc": 2}),
     ("--model /m --tuner_type full", {"model_id_or_path": "/m", **FULL}),
     ("--train_type full --split_dataset_ratio 0.1", {**FULL, "dataset_test_ratio": 0.1}),
     ("--truncation_strategy right", {"truncation_strategy": "right"}),

@@ -13,10 +13,10 @@ import pytest
 from llmtune import SftArguments, sft
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, ModelError, UsageError
+from llmtune.training.order import sample_order
 from llmtune.training.packing import PackedDataset
 from llmtune.training.prepare import prepare
 from llmtune.training.sft import _collator
-from llmtune.training.training_arguments import training_arguments
 
 from ..tiny_vision import KEYS
 
@@ -28,13 +28,13 @@ def test_packing_needs_a_length():
         SftArguments(model_type="llmtune-tiny", packing=True, max_length=-1)
 
 
-def test_what_has_no_effect(tmp_path):
+def test_what_has_no_effect():
     args = SftArguments(model_type="llmtune-tiny", packing=True, padding_free=True, group_by_length=True)
     assert args.unused_flags() == ["--padding_free", "--group_by_length"]
-    assert training_arguments(args, tmp_path, has_validation=False).train_sampling_strategy == "random"
+    assert sample_order(args) == "random"
     alone = SftArguments(model_type="llmtune-tiny", group_by_length=True)
     assert not alone.unused_flags()
-    assert training_arguments(alone, tmp_path, has_validation=False).train_sampling_strategy == "group_by_length"
+    assert sample_order(alone) == "by_length"
 
 
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])

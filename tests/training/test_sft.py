@@ -107,7 +107,7 @@ def test_saved_arguments_repeat_the_run(lora, tmp_path):
 
 
 def test_best_and_last_are_kept(tmp_path):
-    found = quick(tmp_path, max_steps=12, save_total_limit=2, learning_rate=5.0)  # so high that it soon gets worse
+    found = quick(tmp_path, max_steps=12, save_total_limit=2, learning_rate=0.5)  # so high that it soon gets worse
     kept = sorted(int(path.name.split("-")[1]) for path in found.output_dir.glob("checkpoint-*"))
     evaluated = {
         record["global_step"]: record["eval_loss"] for record in records(found.output_dir) if "eval_loss" in record

@@ -1,0 +1,102 @@
+"""The flags of several processes and devices, and what of them contradicts itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import llmtune
+from llmtune.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from llmtune.arguments.checks import Problems
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["DistributedArguments", "check_distributed", "deepspeed_file", "need_deepspeed", "packaged_configs"]
+
+
+@dataclass(kw_only=True)
+class DistributedArguments:
+    """Several processes and devices."""
+
+    nproc: int = 1
+    """Processes on this machine, one a device: above 1, torchrun takes over. 0: as many as there are GPUs."""
+    max_restarts: int = 0
+    """With --nproc: how often all processes start again after one has died; they go on from the last checkpoint."""
+    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
+    """How the processes talk to each other. Default: nccl on GPUs, gloo on CPUs."""
+    deepspeed_config_path: str | None = None
+    """DeepSpeed: a JSON file, or zero2, zero3, zero2_offload, zero3_offload for the ones that come with llmtune."""
+    fsdp: bool = False
+    """Divide weights, gradients and optimizer state among the processes (PyTorch's FSDP2)."""
+    fsdp_offload: bool = False
+    """With --fsdp: keep each process's share in the machine's memory while the GPU does not need it."""
+
+
+def check_distributed(args: SftArguments, problems: Problems) -> None:
+    """Refuse what cannot be meant, before anything is loaded."""
+    problems.need(args.nproc >= 0, f"--nproc must be 0 or more, not {args.nproc}.")
+    if args.deepspeed_config_path is not None:
+        problems.need(
+            deepspeed_file(args.deepspeed_config_path) is not None,
+            f"--deepspeed_config_path {args.deepspeed_config_path}: there is no such file. Give one of your own, or "
+            f"{', '.join(packaged_configs())}, which come with it.",
+        )
+    problems.need(
+        not (args.device_map and (args.fsdp or args.deepspeed_config_path)),
+        "--device_map spreads whole layers, --fsdp and --deepspeed_config_path divide each of them: give one of them.",
+    )
+    problems.need(
+        not (args.fsdp and args.deepspeed_config_path),
+        "--fsdp and --deepspeed_config_path divide the same things: give one of them.",
+    )
+    problems.need(
+        not (args.ddp_backend == "gloo" and args.quantization_bit),
+        "--ddp_backend gloo cannot be used with --quantization_bit: quantised weights are on GPUs, which talk by nccl. "
+        "Leave --ddp_backend away.",
+    )
+    problems.need(
+        not (args.quantization_bit and args.fsdp and args.quantization_bit == 8),
+        "--fsdp cannot divide weights of 8 bits; take --quantization_bit 4, or leave --fsdp away.",
+    )
+    divided = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _is_zero3(args) else ""
+    problems.need(
+        not (divided and (args.lora_init != "default" or args.sft_type == "adalora")),
+        f"{divided} divides the weights, which --lora_init {args.lora_init} and --sft_type adalora read whole: "
+        "leave one of the two away.",
+    )
+
+
+def _is_zero3(args: SftArguments) -> bool:
+    return args.deepspeed_config_path is not None and "zero3" in Path(args.deepspeed_config_path).name
+
+
+def packaged_configs() -> list[str]:
+    """Names of the DeepSpeed configurations that come with llmtune."""
+    return sorted(file.stem for file in _packaged_folder().glob("*.json"))
+
+
+def deepspeed_file(name: str) -> Path | None:
+    """The file that `--deepspeed_config_path` means: a path, or the name of a packaged one."""
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    packaged = _packaged_folder() / f"{given.name.removesuffix('.json')}.json"
+    named = given.parent.name in ("", "ds_config")
+    return packaged if named and packaged.is_file() else None
+
+
+def _packaged_folder() -> Path:
+    package = Path(llmtune.__file__).parent
+    installed = package / "ds_config"
+    return installed if installed.is_dir() else package.parent / "ds_config"
+
+
+def need_deepspeed() -> None:
+    """Raise MissingPackageError where deepspeed is not installed; it is not imported, which takes seconds."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingPackageError(
+            "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"
+        )

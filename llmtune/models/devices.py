@@ -1,0 +1,62 @@
+"""Which GPUs a process has, and a model's layers spread over several of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.errors import UsageError
+from llmtune.utils.ranks import local_rank, local_world_size
+
+__all__ = ["first_device", "memory_limits", "own_gpus", "spread_options"]
+
+MARGIN = 0.9
+"""Share of a GPU's free memory that weights may take: activations come on top."""
+
+
+def own_gpus(num_gpus: int, rank: int, num_processes: int) -> list[int]:
+    """The GPUs of one process of this machine: its own number first, then every `num_processes`-th.
+
+    Raises:
+        UsageError: There are more processes than GPUs.
+    """
+    if num_processes > num_gpus:
+        raise UsageError(f"{num_processes} processes need as many GPUs, and {num_gpus} can be seen: lower --nproc.")
+    return list(range(rank, num_gpus, num_processes))
+
+
+def first_device() -> str:
+    """Where a process's model lies, or begins."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{own_gpus(torch.cuda.device_count(), local_rank(), local_world_size())[0]}"
+
+
+def memory_limits(free: dict[int, int]) -> dict[int, int]:
+    """Bytes of weights that each GPU may take. `free`: bytes free of each of a process's own."""
+    return {gpu: int(size * MARGIN) for gpu, size in free.items()}
+
+
+def spread_options(device_map: str | None) -> dict[str, Any]:
+    """What `from_pretrained` is told for `--device_map`; nothing where one device holds the model.
+
+    A process's own GPUs are the only places: what lies on the CPU or a disk cannot be trained.
+
+    Raises:
+        UsageError: The flag is given, and the process has one device.
+    """
+    if device_map is None:
+        return {}
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    own = own_gpus(num_gpus, local_rank(), local_world_size()) if num_gpus else []
+    if len(own) < 2:
+        found = f"{len(own)} GPU" if own else "none"
+        raise UsageError(
+            f"--device_map {device_map} spreads a model over several GPUs, and this process has {found}. "
+            "Leave it away, or let more be seen (CUDA_VISIBLE_DEVICES)."
+        )
+    free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in own}
+    return {"device_map": device_map, "max_memory": memory_limits(free)}

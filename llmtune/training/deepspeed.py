@@ -1,0 +1,56 @@
+"""DeepSpeed's configuration: the file that was asked for, as this machine can run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.arguments.distributed import deepspeed_file
+from llmtune.arguments.sft import SftArguments
+from llmtune.errors import UsageError
+
+__all__ = ["deepspeed_config", "zero_stage"]
+
+
+def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:
+    """The configuration of `--deepspeed_config_path`, or None.
+
+    A CPU has no pinned memory, and DeepSpeed's own CPU optimizer is left out there: it would be compiled first. Both
+    are the same in result.
+
+    Raises:
+        UsageError: The file is no JSON object.
+    """
+    if args.deepspeed_config_path is None:
+        return None
+    file = deepspeed_file(args.deepspeed_config_path)
+    assert file is not None
+    config = _read(file)
+    zero = config.setdefault("zero_optimization", {})
+    if zero.get("stage") == 3 and not args.only_save_model:
+        zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)
+    if not torch.cuda.is_available():
+        config["zero_force_ds_cpu_optimizer"] = False
+        for name in ("offload_optimizer", "offload_param"):
+            if name in zero:
+                zero[name]["pin_memory"] = False
+    return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
+    if not isinstance(config, dict):
+        raise UsageError(f"--deepspeed_config_path {file} holds no JSON object.")
+    return config
+
+
+def zero_stage(args: SftArguments) -> int:
+    """0 without DeepSpeed; else 1, 2 or 3."""
+    config = deepspeed_config(args)
+    return 0 if config is None else int(config.get("zero_optimization", {}).get("stage", 0))

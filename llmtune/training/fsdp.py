@@ -1,0 +1,90 @@
+"""FSDP2: weights, gradients and optimizer state divided among the processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmtune.arguments.sft import SftArguments
+
+__all__ = ["fsdp_fields", "is_divided", "let_cpus_divide", "stored_names", "whole_state_dict"]
+
+
+def fsdp_fields(args: SftArguments) -> dict[str, Any]:
+    """TrainingArguments' fields for `--fsdp`."""
+    if not args.fsdp:
+        return {}
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "reshard_after_forward": True,
+            "cpu_offload": args.fsdp_offload,
+            "state_dict_type": "SHARDED_STATE_DICT",  # what resuming needs; the weights are saved whole beside it
+            "activation_checkpointing": False,
+        },
+    }
+
+
+def let_cpus_divide() -> None:
+    """Let accelerate 1.15 apply FSDP2 on CPUs.
+
+    Without it, `AcceleratorState.__init__` (accelerate/state.py) looks at the FSDP plugin for accelerators alone, and
+    several CPUs silently run DDP, with whole copies of everything.
+    """
+    from accelerate import state
+    from accelerate.utils import DistributedType
+
+    original = state.AcceleratorState.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+
+    def with_cpus(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        fresh = not state.AcceleratorState._shared_state
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fresh and fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin = fsdp_plugin
+            state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    with_cpus.__wrapped__ = original  # type: ignore[attr-defined]
+    state.AcceleratorState.__init__ = with_cpus
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether FSDP2 has really divided a model's weights."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def stored_names(model: nn.Module) -> set[str]:
+    """Names of a checkpoint's tensors: a weight that two layers share has one."""
+    return {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+
+
+@torch.no_grad()
+def whole_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint holds, whole, in the first process's memory; empty in the others.
+
+    One tensor at a time is brought together. Of a model with adapters, only what is trained: the rest is not saved.
+    Every process has to call it.
+    """
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor
+
+    stored = stored_names(model)
+    adapters_alone = hasattr(model, "peft_config")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whole: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name not in (trained if adapters_alone else stored):
+            continue
+        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        if dist.get_rank() == 0:
+            whole[name] = tensor.detach().cpu()
+    return whole

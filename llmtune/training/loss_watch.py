@@ -1,0 +1,84 @@
+"""Looks at the loss of every step: one that is no number, or has run away, is told with the rows that it came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmtune.errors import TrainingError
+from llmtune.training.order import FILLER
+from llmtune.training.processes import any_process
+from llmtune.utils.logging import get_logger
+
+__all__ = ["LossWatch", "OnNan"]
+
+OnNan = Literal["stop", "skip"]
+Describe = Callable[[Sequence[int]], str]
+
+TIMES_GUESSING = 2.0
+"""A loss above that many times what guessing at random costs has run away: it says that the right token is all but
+impossible, again and again, which no data does."""
+SKIPS_IN_A_ROW = 10
+"""Steps left out one after the other after which `skip` stops, too: the weights themselves are gone."""
+
+
+class LossWatch(TrainerCallback):
+    """Checks each step before the optimizer takes it, at the price of one look at the device a step.
+
+    Args:
+        on_nan: `stop` raises, so that the weights stay as they were; `skip` leaves the step out.
+        vocab_size: Of the model; guessing at random costs its logarithm.
+        describe: Names samples by their indices.
+    """
+
+    def __init__(self, on_nan: OnNan, vocab_size: int, describe: Describe) -> None:
+        self.on_nan = on_nan
+        self.limit = TIMES_GUESSING * math.log(max(vocab_size, 2))
+        self.num_skipped = 0
+        self._in_a_row = 0
+        self._describe = describe
+        self._losses: list[torch.Tensor] = []
+        self._samples: list[torch.Tensor | None] = []
+
+    def add(self, loss: torch.Tensor, samples: torch.Tensor | None) -> None:
+        """The loss of one batch, as its share of the step's."""
+        self._losses.append(loss.detach())
+        self._samples.append(samples)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        losses = torch.stack([loss.float() for loss in self._losses])
+        samples, self._losses, self._samples = self._samples, [], []
+        gradient = next((parameter.grad for parameter in model.parameters() if parameter.grad is not None), None)
+        sound = torch.isfinite(losses).all() & (losses.sum() < self.limit)
+        if gradient is not None and not args.fp16:  # fp16's own scaler leaves out steps whose gradients overflow
+            local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+            sound = sound & torch.isfinite(local).all().to(sound.device)
+        if not any_process(not bool(sound)):
+            self._in_a_row = 0
+            return
+        text = self._text(losses, [batch for batch in samples if batch is not None], state.global_step + 1)
+        self._in_a_row += 1
+        if self.on_nan == "stop" or self._in_a_row >= SKIPS_IN_A_ROW:
+            raise TrainingError(
+                f"{text} Look at these rows with llmtune check, lower --learning_rate, or leave such steps out with "
+                "--on_nan skip. The last checkpoint is whole: --resume_from_checkpoint last."
+            )
+        self.num_skipped += 1
+        get_logger().warning("%s The step is left out.", text)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    def _text(self, losses: torch.Tensor, samples: Sequence[torch.Tensor], step: int) -> str:
+        bad = [batch for batch, loss in zip(samples, losses.tolist(), strict=False) if not math.isfinite(loss)]
+        chosen = [index for batch in bad or samples for index in batch.tolist() if index != FILLER]
+        total = losses.sum().item()
+        kind = "is no number" if not math.isfinite(total) else "has run away"
+        if math.isfinite(total) and total < self.limit:
+            kind = "has gradients that are no numbers"
+        return f"The loss of step {step} {kind} ({total:.4g}). Its rows: {self._describe(chosen)}."

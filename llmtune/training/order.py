@@ -1,0 +1,121 @@
+"""The order in which samples are met: a function of seed and epoch alone, whatever the number of processes.
+
+A batch is taken by one process after the other. So that each gets as many, and none a sample twice, the end of an
+epoch is filled up with samples of one token that nothing is learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.types import IGNORE_INDEX
+
+__all__ = ["FILLER", "EpochOrder", "Kind", "Numbered", "SetEpoch", "sample_order"]
+
+FILLER = -1
+"""Index of a sample that only fills up."""
+
+Kind = Literal["random", "by_length", "longest_first"]
+
+GROUP_STEPS = 50
+"""Steps in a group whose samples are sorted by length: enough to pad little, few enough to leave chance its part."""
+
+
+class Samples(Protocol):
+    """A token store, or packs of it. `lengths`: tokens of each."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class Numbered(Dataset[dict[str, Any]]):
+    """Samples that know their own index, `sample`, and the filler."""
+
+    def __init__(self, samples: Samples, pad_token_id: int) -> None:
+        self.samples = samples
+        self._filler = {
+            "input_ids": np.full(1, pad_token_id, np.int32),
+            "labels": np.full(1, IGNORE_INDEX, np.int32),
+            "sample": FILLER,
+        }
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._filler if index == FILLER else self.samples[index] | {"sample": index}
+
+
+class EpochOrder(Sampler[int]):
+    """Indices of one pass over the samples.
+
+    Args:
+        samples: What is ordered.
+        kind: random; by_length, random but for steps of like length; longest_first, the same in each epoch.
+        seed: Of the chance in it.
+        step_size: Samples of an optimizer step, those that are of like length under by_length.
+        fill_to: The pass is filled up to a multiple of that.
+    """
+
+    def __init__(self, samples: Samples, kind: Kind, *, seed: int, step_size: int = 1, fill_to: int = 1) -> None:
+        self.epoch = 0
+        self._samples = samples
+        self._kind = kind
+        self._seed = seed
+        self._step = step_size
+        self._num_fillers = -len(samples) % fill_to
+
+    def __len__(self) -> int:
+        return len(self._samples) + self._num_fillers
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order().tolist()
+        yield from [FILLER] * self._num_fillers
+
+    def _order(self) -> NDArray[np.int64]:
+        if self._kind == "longest_first":
+            return np.argsort(-self._samples.lengths, kind="stable")
+        drawn = np.random.default_rng([self._seed, self.epoch]).permutation(len(self._samples))
+        if self._kind == "random":
+            return drawn
+        lengths = self._samples.lengths
+        steps: list[NDArray[np.int64]] = []
+        for start in range(0, len(drawn), self._step * GROUP_STEPS):
+            group = drawn[start : start + self._step * GROUP_STEPS]
+            group = group[np.argsort(-lengths[group], kind="stable")]
+            steps += np.split(group, range(self._step, len(group), self._step))
+        rest = [step for step in steps if len(step) < self._step]
+        whole = [step for step in steps if len(step) == self._step]
+        shuffled = np.random.default_rng([self._seed, self.epoch, 1]).permutation(len(whole))
+        return np.concatenate([*(whole[place] for place in shuffled), *rest])
+
+
+def sample_order(args: SftArguments) -> Kind:
+    """The order that the flags ask for."""
+    if args.test_oom_error:
+        return "longest_first"
+    return "by_length" if args.group_by_length and not (args.packing or args.padding_free) else "random"
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the order which pass begins.
+
+    accelerate 1.15 would, but does not reach a sampler behind the batches that a resumed run of several processes
+    skips (`DataLoaderShard.set_epoch`): such runs would meet the first epoch's order again.
+    """
+
+    def __init__(self, order: Any) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+        self.order.epoch = int(state.global_step // max(steps, 1))

@@ -1,0 +1,121 @@
+"""How the processes of a run divide the work: found out from the flags, set up, and read off what really runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from llmtune.arguments.distributed import need_deepspeed
+from llmtune.arguments.sft import SftArguments
+from llmtune.errors import UsageError
+from llmtune.training.decisions import Decisions
+from llmtune.training.deepspeed import zero_stage
+from llmtune.training.fsdp import is_divided, let_cpus_divide
+from llmtune.training.training_arguments import training_arguments
+from llmtune.utils.logging import get_logger
+from llmtune.utils.ranks import is_distributed, world_size
+
+__all__ = ["NoteStrategy", "check_processes", "meet", "strategy_text"]
+
+
+def check_processes(args: SftArguments) -> None:
+    """Refuse a strategy that this start cannot have, before any work.
+
+    Raises:
+        UsageError: Too few processes. MissingPackageError: deepspeed is asked for and not installed.
+    """
+    if args.deepspeed_config_path is not None:
+        need_deepspeed()
+    if not is_distributed():
+        if args.nproc != 1:
+            raise UsageError(
+                f"--nproc {args.nproc} is for the command llmtune sft, which starts the processes. In Python, start "
+                f"your script with torchrun --nproc_per_node {args.nproc or 'gpu'}."
+            )
+        if args.fsdp:
+            raise UsageError("--fsdp divides a model among processes, and there is one: --nproc 2 starts two.")
+        if args.ddp_backend is not None:
+            get_logger().warning("--ddp_backend has no effect in this run: there is one process.")
+        if args.deepspeed_config_path is None:  # else it would set up its processes before the data is ready
+            training_arguments(args, Path(args.output_dir), has_validation=True)
+
+
+def meet(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
+    """Bring the processes together. From here on they wait for each other, and time out where one does not come.
+
+    Raises:
+        UsageError: transformers refuses the settings.
+    """
+    on_cpu = not torch.cuda.is_available()
+    if args.device_map is not None and is_distributed():
+        # accelerate refuses DDP for a model on several devices but under this name (Accelerator.verify_device_map)
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
+    if args.fsdp and on_cpu:
+        let_cpus_divide()
+    if args.deepspeed_config_path is not None:
+        _ready_deepspeed(on_cpu)
+    arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)
+    if arguments.device.type == "cuda":
+        torch.cuda.set_device(arguments.device)
+    if zero_stage(args) == 3:
+        # else from_pretrained divides the weights among one process (deepspeed.zero.Init asks for the group)
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))
+    return arguments
+
+
+def _ready_deepspeed(on_cpu: bool) -> None:
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not is_distributed():  # DeepSpeed asks for a group even of one
+        defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in {**defaults, "MASTER_PORT": str(_free_port())}.items():
+            os.environ.setdefault(name, value)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NoteStrategy(TrainerCallback):
+    """Notes what the trainer made of the strategy, when training begins."""
+
+    def __init__(self, trainer: Any, decisions: Decisions) -> None:
+        self.trainer = trainer
+        self.decisions = decisions
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if text := strategy_text(self.trainer):
+            self.decisions.note(text)
+
+
+def strategy_text(trainer: Any) -> str:
+    """What wraps the model now, in a line; "" where one process on one device trains it whole."""
+    wrapped = trainer.model_wrapped
+    backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else ""
+    many = f"{world_size()} processes ({backend})"
+    if type(wrapped).__name__ == "DeepSpeedEngine":
+        return f"DeepSpeed ZeRO-{wrapped.zero_optimization_stage()} over {many}."
+    if is_divided(wrapped):
+        own = sum(_own_numel(parameter) for parameter in wrapped.parameters())
+        share = own / sum(parameter.numel() for parameter in wrapped.parameters())
+        return f"FSDP2 over {many}, each with {share:.1%} of the weights."
+    devices = set(map(str, getattr(trainer.model, "hf_device_map", {}).values()))
+    spread = f" on {len(devices)} devices each" if len(devices) > 1 else ""
+    if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+        return f"DDP over {many}{spread}."
+    return f"The model's layers lie on {len(devices)} devices, which work one after the other." if spread else ""
+
+
+def _own_numel(parameter: torch.nn.Parameter) -> int:
+    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return int(local.numel())
