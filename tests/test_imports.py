@@ -31,6 +31,7 @@ FLOORS = [
         "data.mixing",
         "data.rows",
         "data.store",
+        "data.streaming",
         "hub",
         "inspect",
         "models.loading",

@@ -252,7 +252,6 @@ _LATER = [
     "lazy_preprocess",
     "dataset_name",
     "dataset_config_name",
-    "streaming",
 ]
 _NO_EFFECT = {
     "do_train": "the command says it",

@@ -31,6 +31,10 @@ LEARNING_RATE = {"lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera
 OF_LORA = ("lora_alpha", "use_rslora", "use_dora", "lora_init", "lorap_lr_ratio")
 OF_RANKS = ("lora_rank", "lora_dropout_p", "lora_bias")
 OF_ADAPTERS = ("lora_target_modules", "modules_to_save")
+OF_WHOLE_DATA = (
+    *("dataset_test_ratio", "train_dataset_sample", "num_train_epochs", "group_by_length", "test_oom_error"),
+    *("dataloader_num_workers", "dataset_seed"),
+)
 
 
 @dataclass(kw_only=True)
@@ -90,6 +94,11 @@ class SftArguments(
         problems.need(
             not (self.resume_from_checkpoint and self.peft_path),
             "--resume_from_checkpoint already names the adapter; leave --peft_path away.",
+        )
+        problems.need(
+            not self.streaming or self.max_steps > 0,
+            "--streaming true reads rows as they come and does not know how many there are: say how long with "
+            "--max_steps.",
         )
         problems.need(
             not self.packing or self.max_length != -1,
@@ -163,6 +172,8 @@ class SftArguments(
             unused += self._changed(("padding_free",))
         if self.packing or self.padding_free:
             unused += self._changed(("group_by_length",))
+        if self.streaming:
+            unused += self._changed(OF_WHOLE_DATA)
         if not self.predict_with_generate:
             unused += self._changed(generation)
         if self.quantization_bit != 4:

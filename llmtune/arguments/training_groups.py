@@ -53,6 +53,8 @@ class TrainingFlags:
     """Make each batch one sequence of rows that do not see each other, instead of padding them."""
     group_by_length: bool = False
     """Put samples of like length into a batch."""
+    streaming: bool = False
+    """Read and encode rows while they are trained on, over and over until --max_steps; nothing is kept on the disk."""
     dataloader_num_workers: int = 1
     """Processes that make batches; 0 uses the main one. On a CPU the main one is used unless you give a number."""
     on_nan: Literal["stop", "skip"] = "stop"

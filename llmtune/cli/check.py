@@ -89,11 +89,19 @@ def _rendered(prepared: Prepared, row: int) -> str:
 def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
     from llmtune.training.packing import packs_text
     from llmtune.training.prepare import steps_per_epoch, total_steps
+    from llmtune.training.streaming import StreamedSamples
 
     tokens = prepared.train_tokens
     report = tokens.report
-    num_items = len(prepared.train_set)
+    items = prepared.train_set
+    num_items = len(tokens if isinstance(items, StreamedSamples) else items)
     per_epoch = steps_per_epoch(num_items, args)
+    steps = {"steps an epoch": f"{per_epoch:,}", "steps in all": f"{total_steps(num_items, args):,}"}
+    if args.streaming:
+        steps = {
+            "streaming": "these are the first rows",
+            "steps in all": f"{args.max_steps:,}",
+        }
     validation = prepared.validation_tokens
     return {
         "model": f"{args.model_type}",
@@ -113,8 +121,7 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
         f"{'packs' if args.packing else 'samples'} a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps})",
-        "steps an epoch": f"{per_epoch:,}",
-        "steps in all": f"{total_steps(num_items, args):,}",
+        **steps,
     }
 
 

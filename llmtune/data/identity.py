@@ -16,7 +16,7 @@ from llmtune.errors import UsageError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["count_placeholders", "fill_identity"]
+__all__ = ["count_placeholders", "fill_identity", "fill_record", "identity_values"]
 
 PLACEHOLDER = re.compile(r"\{\{(NAME|AUTHOR)\}\}")
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -38,8 +38,7 @@ def fill_identity(
     """
     from llmtune.data.loading import REPORT_FILE, ROWS_FILE, open_cached, store
 
-    values = {"NAME": _forms(model_name, "model_name"), "AUTHOR": _forms(model_author, "model_author")}
-    values = {name: forms for name, forms in values.items() if forms}
+    values = identity_values(model_name, model_author)
     if not values or not _any_placeholder(dataset):
         return dataset, 0
     changed = 0
@@ -47,7 +46,7 @@ def fill_identity(
     def records() -> Iterator[dict[str, Any]]:
         nonlocal changed
         for record in dataset:
-            filled = _fill(record, values)
+            filled = fill_record(record, values)
             changed += filled != record
             yield filled
 
@@ -83,7 +82,14 @@ def _any_placeholder(dataset: datasets.Dataset) -> bool:
     return False
 
 
-def _fill(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def identity_values(model_name: Sequence[str] = (), model_author: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """What stands for each placeholder that is filled: its forms."""
+    values = {"NAME": _forms(model_name, "model_name"), "AUTHOR": _forms(model_author, "model_author")}
+    return {name: forms for name, forms in values.items() if forms}
+
+
+def fill_record(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """A canonical record with its placeholders filled."""
     chinese = any(CJK.search(message["content"]) for message in record["messages"])
 
     def value(match: re.Match[str]) -> str:

@@ -32,7 +32,7 @@ from llmtune.utils.cache import cache_root
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Loaded", "load_source", "open_cached", "store"]
+__all__ = ["AS_THEY_ARE", "Loaded", "Rules", "load_source", "located_rows", "open_cached", "rules_of", "store"]
 
 Dataset: TypeAlias = datasets.Dataset
 ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
@@ -62,7 +62,7 @@ class _Options:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
+class Rules:
     """What happens to each row before its shape is recognised. `version`: another one, another place in the cache."""
 
     columns: Mapping[str, str]
@@ -70,7 +70,7 @@ class _Rules:
     version: str = ""
 
 
-AS_THEY_ARE = _Rules({})
+AS_THEY_ARE = Rules({})
 
 
 def load_source(
@@ -108,7 +108,7 @@ def load_source(
 
 
 def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions) -> Loaded:
-    rules = _rules_of(key, info)
+    rules = rules_of(key, info)
     if info.path is not None:
         folder = _folder_of(expand(info.path))
         train, report = _load_path(expand(info.path), key, rules, options)
@@ -127,11 +127,12 @@ def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions)
     return Loaded(train, validation, report, validation_report)
 
 
-def _rules_of(key: str, info: DatasetInfo) -> _Rules:
+def rules_of(key: str, info: DatasetInfo) -> Rules:
+    """What an entry says of its rows."""
     if info.preprocess is None:
-        return _Rules(info.columns)
+        return Rules(info.columns)
     function = resolve_reference(info.preprocess, what=f"The preprocess function of the data set {key!r}")
-    return _Rules(info.columns, function, code_version(function))
+    return Rules(info.columns, function, code_version(function))
 
 
 # Files
@@ -141,7 +142,7 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _load_path(path: Path, source: str, rules: _Rules, options: _Options) -> tuple[Dataset, LoadReport]:
+def _load_path(path: Path, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     files = data_files(path)
     named = [
         (str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower(), file)
@@ -150,7 +151,7 @@ def _load_path(path: Path, source: str, rules: _Rules, options: _Options) -> tup
     return _load_files(named, lambda: read_rows(path), source, rules, options)
 
 
-def _load_hub(source: str, info: DatasetInfo, rules: _Rules, options: _Options, hub: HubOptions) -> Loaded:
+def _load_hub(source: str, info: DatasetInfo, rules: Rules, options: _Options, hub: HubOptions) -> Loaded:
     parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
     train, report = _load_splits(parts.train, parts.folder, source, rules, options)
     if not parts.validation:
@@ -160,7 +161,7 @@ def _load_hub(source: str, info: DatasetInfo, rules: _Rules, options: _Options, 
 
 
 def _load_splits(
-    splits: Sequence[SplitFiles], folder: Path, source: str, rules: _Rules, options: _Options
+    splits: Sequence[SplitFiles], folder: Path, source: str, rules: Rules, options: _Options
 ) -> tuple[Dataset, LoadReport]:
     named = [(str(file.relative_to(folder)), file) for split in splits for file in split.files]
     # Rows hold the paths of unpacked files, so where these lie is part of the content.
@@ -176,7 +177,7 @@ def _load_files(
     named: list[tuple[str, Path]],
     rows: Callable[[], Iterable[Located]],
     source: str,
-    rules: _Rules,
+    rules: Rules,
     options: _Options,
     more: object = (),
 ) -> tuple[Dataset, LoadReport]:
@@ -186,7 +187,7 @@ def _load_files(
     return _finish(key, LoadReport.from_json(source, _read_report(key)), options)
 
 
-def _files_key(named: list[tuple[str, Path]], rules: _Rules, need_answer: bool, more: object) -> str:
+def _files_key(named: list[tuple[str, Path]], rules: Rules, need_answer: bool, more: object) -> str:
     digest = new_digest(FORMATS_VERSION, sorted(rules.columns.items()), need_answer)
     if rules.preprocess is not None or more:
         digest.update(repr((rules.version, more)).encode("utf-8", "surrogatepass"))
@@ -204,13 +205,14 @@ def _files_key(named: list[tuple[str, Path]], rules: _Rules, need_answer: bool, 
 # Functions
 
 
-def _load_made(made: Any, source: str, rules: _Rules, options: _Options) -> tuple[Dataset, LoadReport]:
+def _load_made(made: Any, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     """What a registered function returned. Its rows are read anew in each run; the key is their content."""
-    key, report = _write(lambda: _located(made, source), source, rules, options, key=None)
+    key, report = _write(lambda: located_rows(made, source), source, rules, options, key=None)
     return _finish(key, report, options)
 
 
-def _located(made: Any, source: str) -> Iterator[Located]:
+def located_rows(made: Any, source: str) -> Iterator[Located]:
+    """The rows that a registered function returned."""
     if not isinstance(made, (datasets.Dataset, list)):
         raise DataError(
             f"The data set {source!r} gives {type(made).__name__}; its function must return a datasets.Dataset, "
@@ -226,7 +228,7 @@ def _located(made: Any, source: str) -> Iterator[Located]:
 
 
 def _write(
-    rows: Callable[[], Iterable[Located]], source: str, rules: _Rules, options: _Options, key: str | None
+    rows: Callable[[], Iterable[Located]], source: str, rules: Rules, options: _Options, key: str | None
 ) -> tuple[str, LoadReport]:
     kept: list[LoadReport] = []
 

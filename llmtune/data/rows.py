@@ -20,7 +20,7 @@ from llmtune.data.shapes import Recognised, recognise
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["BadRow", "LoadReport", "new_digest", "write_records", "write_rows"]
+__all__ = ["BadRow", "LoadReport", "canonical_records", "new_digest", "write_records", "write_rows"]
 
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
@@ -145,12 +145,33 @@ def write_rows(
     quiet = None if get_logger().isEnabledFor(20) else True  # None: a bar on a terminal only
     shown = tqdm(rows, desc=f"reading {source}", unit=" rows", disable=quiet, delay=2, leave=False)
 
+    records = canonical_records(
+        shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict
+    )
+    digest = write_records(records, file)
+    report.check(strict=strict)
+    return digest, report
+
+
+def canonical_records(
+    rows: Iterable[Located],
+    report: LoadReport,
+    *,
+    columns: Mapping[str, str],
+    preprocess: Preprocess | None = None,
+    need_answer: bool = True,
+    strict: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The good rows as records of the canonical schema, one after the other; `report` counts them.
+
+    Raises:
+        DataError: `strict`, and a row is bad.
+    """
+
     def convert(row: Mapping[str, Any]) -> list[_Converted] | Drop:
         return _convert(rename_columns(row, columns), preprocess, need_answer)
 
-    digest = write_records(_records(shown, report, convert, strict), file)
-    report.check(strict=strict)
-    return digest, report
+    return _records(rows, report, convert, strict)
 
 
 _Converted: TypeAlias = "tuple[Recognised, Mapping[str, Any], dict[str, Any]]"

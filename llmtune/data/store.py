@@ -62,6 +62,24 @@ class EncodeReport:
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def count(self, row: EncodedRow, name: str) -> None:
+        """Count a row and its samples."""
+        self.num_rows += 1
+        self.num_truncated += row.num_truncated
+        self.num_deleted += row.num_deleted
+        self.num_unlearned += row.num_unlearned
+        self.num_plain += row.num_plain
+        self.num_cut_images += row.num_cut_images
+        self.num_split_rows += len(row.samples) > 1
+        if row.problem is not None:
+            self.num_problems += 1
+            if len(self.problems) < 5:
+                self.problems.append(f"{name}: {row.problem}")
+            return
+        self.num_samples += len(row.samples)
+        self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
+        self.num_learned += sum(sample.num_learned for sample in row.samples)
+
 
 class TokenStore:
     """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T].
@@ -186,26 +204,12 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
     images: list[tuple[str, ...]] = []
     origins: list[int] = []
     for index, row in enumerate(rows, start):
-        report.num_rows += 1
-        report.num_truncated += row.num_truncated
-        report.num_deleted += row.num_deleted
-        report.num_unlearned += row.num_unlearned
-        report.num_plain += row.num_plain
-        report.num_cut_images += row.num_cut_images
-        report.num_split_rows += len(row.samples) > 1
-        if row.problem is not None:
-            report.num_problems += 1
-            if len(report.problems) < 5:
-                report.problems.append(f"row {index}: {row.problem}")
-            continue
-        for sample in row.samples:
+        report.count(row, f"row {index}")
+        for sample in row.samples if row.problem is None else ():
             ids.append(sample.input_ids)
             labels.append(sample.labels)
             origins.append(index)
             images.append(sample.images)
-            report.num_learned += sample.num_learned
-    report.num_samples += len(ids)
-    report.num_tokens += sum(map(len, ids))
     columns = [_lists(ids), _lists(labels), pa.array(origins, pa.int64()), pa.array(images, pa.list_(pa.string()))]
     return pa.record_batch(columns, schema=SCHEMA)
 

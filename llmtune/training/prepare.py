@@ -12,7 +12,7 @@ from llmtune.data.canonical import from_record
 from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
 from llmtune.data.store import TokenStore, encode_dataset
-from llmtune.errors import TemplateError
+from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.templates.chat import ChatTemplate, get_template
@@ -20,6 +20,7 @@ from llmtune.templates.images import limit_pixels
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.parity import first_difference
 from llmtune.training.packing import PackedDataset
+from llmtune.training.streaming import StreamedSamples, open_stream, stream_samples
 from llmtune.tuners.vocabulary import add_new_tokens
 from llmtune.utils.logging import get_logger
 from llmtune.utils.ranks import local_rank, world_size
@@ -28,10 +29,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from llmtune.arguments.sft import SftArguments
+    from llmtune.data.streaming import RecordStream
 
 __all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
 
 PARITY_ROWS = 20
+HEAD_ROWS = 1000
+DATA_FLAGS = (
+    *("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "val_dataset_sample", "val_dataset", "strict"),
+    *("model_name", "model_author", "use_hf", "hub_token", "cache_dir"),
+)
 DESCRIBED_ROWS = 4
 EXCERPT_CHARS = 60
 
@@ -47,12 +54,15 @@ class Prepared:
     validation: Dataset | None
     train_tokens: TokenStore
     validation_tokens: TokenStore | None
-    train_set: TokenStore | PackedDataset
-    """What batches are made of: the tokens themselves, or packs of them."""
+    train_set: TokenStore | PackedDataset | StreamedSamples
+    """What batches are made of: the tokens themselves, packs of them, or, under `--streaming`, a stream of either;
+    `train` and `train_tokens` are then the first rows of it."""
     validation_set: TokenStore | PackedDataset | None
 
     def describe(self, samples: Sequence[int]) -> str:
         """Names samples of the training set by their rows, for messages."""
+        if isinstance(self.train_set, StreamedSamples):
+            return ", ".join(f"row {row} of the stream" for row in samples)
         tokens = [row for sample in samples for row in self._rows_of(sample)]
         rows = [self.train_tokens.row_of(index) for index in tokens]
         shown = [f"row {row} ({_excerpt(self.train[row])})" for row in rows[:DESCRIBED_ROWS]]
@@ -71,21 +81,8 @@ def prepare(args: SftArguments) -> Prepared:
     assert args.model_type is not None
     assert args.template_type is not None
     overwrite = args.overwrite_cache and local_rank() == 0  # the others open what the first process made
-    train, validation = get_dataset(
-        args.dataset,
-        dataset_test_ratio=args.dataset_test_ratio,
-        dataset_seed=args.dataset_seed,
-        train_dataset_sample=args.train_dataset_sample,
-        val_dataset_sample=args.val_dataset_sample,
-        val_dataset=args.val_dataset,
-        strict=args.strict,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        overwrite_cache=overwrite,
-        use_hf=args.use_hf,
-        hub_token=args.hub_token,
-        cache_dir=args.cache_dir,
-    )
+    stream = open_stream(args) if args.streaming else None
+    train, validation = _load(args, overwrite) if stream is None else _load_head(stream, args, overwrite)
     if any_images(train) or (validation is not None and any_images(validation)):
         check_images(args, MODEL_MAPPING[args.model_type])
     _, tokenizer = get_model_tokenizer(
@@ -108,6 +105,8 @@ def prepare(args: SftArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
     )
     check_no_images(args, template.images is not None)
+    if stream is not None and template.images is not None:
+        raise UsageError("--streaming true is for models of text alone. Leave it away for one that sees images.")
     options = {"strict": args.strict, "overwrite": overwrite}
     train_tokens = encode_dataset(train, template, name="training", **options)
     validation_tokens = None
@@ -123,9 +122,24 @@ def prepare(args: SftArguments) -> Prepared:
         validation,
         train_tokens,
         validation_tokens,
-        _packed(train_tokens, args),
+        _packed(train_tokens, args) if stream is None else stream_samples(stream, template, args),
         None if validation_tokens is None else _packed(validation_tokens, args),
     )
+
+
+def _load(args: SftArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
+    flags = {name: getattr(args, name) for name in DATA_FLAGS}
+    return get_dataset(**(flags | {"names": args.dataset, "overwrite_cache": overwrite} | options))
+
+
+def _load_head(stream: RecordStream, args: SftArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
+    """The first rows, by which templates are checked and answers shown, and the whole of `--val_dataset`."""
+    train = stream.head(HEAD_ROWS)
+    if not args.val_dataset:
+        return train, None
+    sample = -1 if args.val_dataset_sample is None else args.val_dataset_sample
+    whole = {"val_dataset": (), "dataset_test_ratio": 0.0, "train_dataset_sample": sample}
+    return train, _load(args, overwrite, names=args.val_dataset, **whole)[0]
 
 
 def _excerpt(record: Mapping[str, Any]) -> str:

@@ -36,11 +36,12 @@ from llmtune.training.push import hub_push
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
 from llmtune.training.strategy import NoteStrategy, check_processes, meet
+from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.trainer import SftTrainer
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
 from llmtune.tuners.tune import count_parameters
-from llmtune.utils.files import ensure_writable_folder, write_json
+from llmtune.utils.files import ensure_writable_folder, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 from llmtune.utils.ranks import is_distributed, is_first, launch_id, world_size
@@ -83,7 +84,7 @@ def sft(args: SftArguments) -> SftResult:
     push = hub_push(args) if is_first() else None
     with first_on_this_machine("data"):
         prepared = prepare(args)
-    num_steps = total_steps(len(prepared.train_set), args)
+    num_steps = _num_steps(prepared, args)
     if resume is not None:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
@@ -95,6 +96,9 @@ def sft(args: SftArguments) -> SftResult:
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
+    if resume is not None and isinstance(prepared.train_set, StreamedSamples):
+        prepared.train_set.go_on_from(read_json(resume / PLACE_FILE))
+        trainer.add_callback(RestoreRandomness(trainer, resume))
     trainer.add_callback(NoteStrategy(trainer, decisions))
     if push is not None:
         trainer.add_callback(push)
@@ -118,6 +122,11 @@ def _check_before_work(args: SftArguments) -> Path | None:
     ensure_writable_folder(parent, flag="--output_dir")
     check_processes(args)
     return resume
+
+
+def _num_steps(prepared: Prepared, args: SftArguments) -> int:
+    items = prepared.train_set
+    return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
 
 
 def _run_folder(args: SftArguments, resume: Path | None) -> Path:
@@ -174,10 +183,11 @@ def _trainer(
         callbacks.append(AllocateRanks())
     generates = args.predict_with_generate and prepared.validation is not None
     padding = prepared.tokenizer.pad_token_id
+    train_set = prepared.train_set
     return SftTrainer(
         model=model,
         args=arguments,
-        train_dataset=Numbered(prepared.train_set, padding),
+        train_dataset=train_set if isinstance(train_set, StreamedSamples) else Numbered(train_set, padding),
         eval_dataset=None if prepared.validation_set is None else Numbered(prepared.validation_set, padding),
         data_collator=_collator(args, prepared, model),
         processing_class=prepared.tokenizer,

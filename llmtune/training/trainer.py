@@ -21,6 +21,7 @@ from llmtune.training.fsdp import stored_names, whole_state_dict
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
 from llmtune.training.processes import any_process, sum_over_processes, wait_for_all
+from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.utils.files import write_json
 
 __all__ = ["SftTrainer"]
@@ -183,6 +184,9 @@ class SftTrainer(Trainer):
         self.state.save_to_json(str(made / "trainer_state.json"))
         write_json(made / "sft_args.json", self._sft_args)
         complete_checkpoint(made, self.model, self.processing_class)
+        if isinstance(self.train_dataset, StreamedSamples):
+            place = self.train_dataset.place_after(self.state.global_step * self._step_size())
+            write_json(made / PLACE_FILE, place)
         strategy = "deepspeed" if self.is_deepspeed_enabled else "fsdp" if self.is_fsdp_enabled else ""
         seal_checkpoint(made, world_size=self.args.world_size, step_size=self._step_size(), strategy=strategy)
 

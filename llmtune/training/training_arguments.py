@@ -74,7 +74,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         **_checkpointing(args),
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
-        "dataloader_num_workers": 0 if on_cpu and args.dataloader_num_workers == 1 else args.dataloader_num_workers,
+        **_loading(args, on_cpu),
         "dataloader_pin_memory": not on_cpu,
         "eval_strategy": args.eval_strategy if evaluates else "no",
         "eval_steps": args.eval_steps,
@@ -94,6 +94,14 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "label_names": ["labels"],
         "prediction_loss_only": True,
     }
+
+
+def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
+    if args.streaming:  # its own thread works ahead; it knows its place, and each process takes its share of it
+        shares = {"dispatch_batches": False, "split_batches": False}
+        return {"dataloader_num_workers": 0, "ignore_data_skip": True, "accelerator_config": shares}
+    one_on_cpu = on_cpu and args.dataloader_num_workers == 1
+    return {"dataloader_num_workers": 0 if one_on_cpu else args.dataloader_num_workers}
 
 
 def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:

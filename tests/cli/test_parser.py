@@ -257,7 +257,7 @@ eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_mod
 predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
 modules_to_save new_special_tokens peft_path
-freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan
+freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan streaming
 nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload
 push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
@@ -308,7 +308,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--lazy_preprocess True", LATER),
     ("--lazy_tokenize True", LATER),
     ("--packing true", {"packing": True}),
-    ("--streaming true", LATER),
+    ("--streaming true --max_steps 9", {"streaming": True, "max_steps": 9}),
     ("--train_on_inputs", {"loss_on": "everything"}),
     ("--template_name llama3", {"template_type": "llama3"}),
     ("--model_max_length 512", {"max_length": 512}),

@@ -1,0 +1,140 @@
+"""Rows that are read while they are trained on: for data that is larger than the disk, or not worth a copy there.
+
+The same readers, shapes and preprocessing as `loading`; nothing is kept, so nothing can be drawn from the whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset
+
+from llmtune.data.files import Located
+from llmtune.data.identity import fill_record, identity_values
+from llmtune.data.info import DATASET_MAPPING
+from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item, split_items
+from llmtune.data.loading import (
+    AS_THEY_ARE,
+    REPORT_FILE,
+    ROWS_FILE,
+    Rules,
+    located_rows,
+    open_cached,
+    rules_of,
+    store,
+)
+from llmtune.data.readers import read_rows
+from llmtune.data.remote import fetch_parts, info_of_item
+from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
+from llmtune.data.snapshot import read_split
+from llmtune.errors import DataError
+from llmtune.hub.settings import HubOptions
+from llmtune.registry import resolve_reference
+from llmtune.utils.files import write_json
+from llmtune.utils.logging import get_logger
+
+__all__ = ["RecordStream"]
+
+Opener: TypeAlias = "Callable[[], Iterable[Located]]"
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    rows: Opener
+    rules: Rules
+    values: dict[str, tuple[str, ...]]
+    limit: int | None
+
+
+class RecordStream:
+    """Canonical records of several sources: a row of each in turn, until all are at their end.
+
+    Args:
+        names: As `get_dataset` takes them; `#n` behind one takes its first n rows.
+        strict: The first bad row is fatal; else they are left out and counted.
+        model_name: What `{{NAME}}` becomes. model_author: What `{{AUTHOR}}` becomes.
+
+    Raises:
+        LlmtuneError: A source that is not there.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        strict: bool = False,
+        hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
+        model_name: Sequence[str] = (),
+        model_author: Sequence[str] = (),
+    ) -> None:
+        self.strict = strict
+        self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One pass. Two passes give the same records in the same order."""
+        reports = [LoadReport(source.name) for source in self._sources]
+        running = [self._records(source, report) for source, report in zip(self._sources, reports, strict=True)]
+        while running:
+            for records in list(running):
+                record = next(records, None)
+                if record is None:
+                    running.remove(records)
+                else:
+                    yield record
+        for report in reports:
+            if warning := report.warning():
+                get_logger().warning(warning)
+        if not any(report.rows_kept for report in reports):
+            raise DataError(f"No row of {', '.join(report.source for report in reports)} can be used.")
+
+    def head(self, num_records: int) -> Dataset:
+        """The first records of a pass, as a data set in the cache."""
+        records = list(itertools.islice(self, num_records))
+
+        def fill(folder: Path) -> str:
+            digest = write_records(iter(records), folder / ROWS_FILE)
+            write_json(folder / REPORT_FILE, {"head": len(records)})
+            return str(new_digest("head", digest).hexdigest())
+
+        return open_cached(store(fill))
+
+    def _records(self, source: _Source, report: LoadReport) -> Iterator[dict[str, Any]]:
+        rules = source.rules
+        records = canonical_records(
+            source.rows(), report, columns=rules.columns, preprocess=rules.preprocess, strict=self.strict
+        )
+        for record in itertools.islice(records, source.limit):
+            yield fill_record(record, source.values) if source.values else record
+
+
+def _open(name: str, hub: HubOptions, model_name: Sequence[str], model_author: Sequence[str]) -> _Source:
+    item = parse_item(name)
+    info = DATASET_MAPPING.get(item.source)
+    rules = AS_THEY_ARE if info is None else rules_of(item.source, info)
+    values = identity_values(
+        model_name or (info.default_name if info else ()), model_author or (info.default_author if info else ())
+    )
+    return _Source(name, _opener(item.source, hub), rules, values, item.sample)
+
+
+def _opener(source: str, hub: HubOptions) -> Opener:
+    info = DATASET_MAPPING.get(source)
+    if info is not None and info.path is not None:
+        path = expand(info.path)
+        return lambda: read_rows(path)
+    if info is not None and info.get_function is not None:
+        made = resolve_reference(info.get_function, what=f"The data set {source!r}")()
+        rows = made[0] if isinstance(made, tuple) else made
+        return lambda: located_rows(rows, source)
+    if info is None and not is_hub_source(source):
+        return lambda: read_rows(expand(source))
+    if info is None:
+        item = parse_hub_source(source)
+        hub, info = replace(hub, use_hf=item.hub == "hf"), info_of_item(item)
+    parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
+    return lambda: itertools.chain.from_iterable(read_split(split, parts.folder) for split in parts.train)
