@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,16 +34,29 @@ def losses(run: Path) -> dict[int, float]:
     return {record["global_step"]: record["loss"] for record in records if "loss" in record}
 
 
+PACKED = {"packing": True, "max_length": 96}
+WAYS: dict[str, dict[str, Any]] = {
+    "rows": {},
+    "packs": PACKED,
+    "streamed packs": PACKED | {"streaming": True, "num_train_epochs": 1},
+    "all weights in bf16": {"sft_type": "full", "dtype": "bf16", "only_save_model": False, "group_by_length": True},
+}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[int, float]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return losses(sft(SftArguments(**SETTINGS, output_dir=str(folder))).output_dir)
+def undisturbed(tmp_path_factory) -> Callable[[str], dict[int, float]]:
+    @cache
+    def run(way: str) -> dict[int, float]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        return losses(sft(SftArguments(**(SETTINGS | WAYS[way]), output_dir=str(folder))).output_dir)
+
+    return run
 
 
-def start(output_dir: Path) -> subprocess.Popen[str]:
+def start(output_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[str]:
     flags = [
         item
-        for name, value in SETTINGS.items()
+        for name, value in settings.items()
         for item in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
     ]
     command = [sys.executable, "-m", "llmtune", "sft", *flags, "--output_dir", str(output_dir)]
@@ -48,11 +64,12 @@ def start(output_dir: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_and_resumed(tmp_path, undisturbed, seed):
+@pytest.mark.parametrize(("way", "seed"), [("rows", 0), ("rows", 1), *((way, 2) for way in WAYS)])
+def test_killed_and_resumed(tmp_path, undisturbed, way, seed):
+    settings = SETTINGS | WAYS[way]
     draw = random.Random(seed)
     after, pause = draw.randint(SAVE_EVERY, STEPS - 3), draw.random() * 0.3
-    process = start(tmp_path)
+    process = start(tmp_path, settings)
     assert process.stderr is not None
     for line in process.stderr:
         if f"step {after}/" in line:
@@ -63,7 +80,8 @@ def test_killed_and_resumed(tmp_path, undisturbed, seed):
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert last_checkpoint(run) is not None
     (run / ".saving-half").mkdir()
-    result = sft(SftArguments(**SETTINGS, output_dir=str(tmp_path), resume_from_checkpoint=str(run)))
+    expected = undisturbed(way)
+    result = sft(SftArguments(**settings, output_dir=str(tmp_path), resume_from_checkpoint="last"))
     assert result.output_dir == run
-    assert losses(run) == undisturbed
+    assert losses(run) == expected
     assert not list(run.glob(".saving-*"))

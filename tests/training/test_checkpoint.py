@@ -1,0 +1,103 @@
+"""Which checkpoint a run goes on from: whole ones alone, the newest first."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune import SftArguments, sft
+from llmtune.errors import CheckpointError
+from llmtune.training.checkpoint import find_resumable, last_checkpoint, what_is_missing
+
+RUN: dict[str, Any] = {
+    "model_type": "llmtune-tiny", "dataset": ["tiny-qa#16"], "max_steps": 6, "save_steps": 2, "save_total_limit": -1,
+    "batch_size": 2, "gradient_accumulation_steps": 2, "eval_strategy": "no", "dataset_test_ratio": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return sft(SftArguments(**RUN, output_dir=str(tmp_path_factory.mktemp("run")))).output_dir
+
+
+@pytest.fixture
+def run(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "llmtune-tiny" / made.name))
+
+
+def resumable(run: Path, where: str | Path = "last", **options: Any) -> Path | None:
+    settings = RUN | {"output_dir": str(run.parent.parent), "resume_from_checkpoint": str(where)} | options
+    return find_resumable(SftArguments(**settings))
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+BREAKS: list[Callable[[Path], object]] = [
+    lambda folder: shorten(folder / "optimizer.pt"),
+    lambda folder: shorten(folder / "adapter_model.safetensors"),
+    lambda folder: (folder / "rng_state.pth").unlink(),
+    lambda folder: (folder / "trainer_state.json").unlink(),
+    lambda folder: (folder / "tokenizer.json").unlink(),
+]
+
+
+@pytest.mark.parametrize("spoil", BREAKS, ids=["optimizer", "weights", "random state", "state", "tokenizer"])
+def test_a_half_written_one_is_passed_over(run, spoil, capsys):
+    assert what_is_missing(run / "checkpoint-6") == ""
+    assert resumable(run) == run / "checkpoint-6"
+    spoil(run / "checkpoint-6")
+    assert resumable(run) == resumable(run, run) == run / "checkpoint-4"
+    assert "checkpoint-6" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="Resume from another checkpoint"):
+        resumable(run, run / "checkpoint-6")
+
+
+def test_none_is_whole(run):
+    for folder in run.glob("checkpoint-*"):
+        shorten(folder / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint-6 has .* bytes of optimizer\.pt"):
+        resumable(run)
+
+
+def test_last_is_that_of_the_newest_run_with_one(run):
+    for number in (9, 10):
+        shutil.copytree(run, run.parent / f"v{number}-20261121-000000")
+    (run.parent / "v11-20261121-000000").mkdir()
+    assert resumable(run) == run.parent / "v10-20261121-000000/checkpoint-6"
+
+
+def test_last_of_nothing_begins(tmp_path, capsys):
+    assert resumable(tmp_path / "llmtune-tiny" / "v0") is None
+    assert "so this one begins" in capsys.readouterr().err
+
+
+def test_another_number_of_samples_a_step(run):
+    assert resumable(run, batch_size=4, gradient_accumulation_steps=1) == run / "checkpoint-6"
+    with pytest.raises(CheckpointError, match=r"4 samples a step, and this run has 8 .*Give as many"):
+        resumable(run, batch_size=4)
+
+
+def test_another_strategy(run):
+    with pytest.raises(CheckpointError, match="neither --fsdp nor --deepspeed_config_path"):
+        resumable(run, deepspeed_config_path="zero2")
+
+
+def test_a_failed_save_leaves_no_trace(tmp_path, monkeypatch):
+    from llmtune.errors import OutputError
+    from llmtune.training import trainer
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer, "complete_checkpoint", full)
+    with pytest.raises(OutputError, match=r"checkpoint of step 2 could not be saved .*No space left"):
+        sft(SftArguments(**RUN, output_dir=str(tmp_path)))
+    (run,) = (tmp_path / "llmtune-tiny").iterdir()
+    assert last_checkpoint(run) is None
+    assert not list(run.glob(".saving*"))
