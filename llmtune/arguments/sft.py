@@ -16,6 +16,7 @@ from llmtune.arguments.checks import (
 from llmtune.arguments.distributed import DistributedArguments, check_distributed
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
 from llmtune.arguments.training_groups import (
+    TRACKERS,
     EvaluationArguments,
     HubPushArguments,
     LoraArguments,
@@ -126,9 +127,7 @@ class SftArguments(
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is no regular expression.")
         check_distributed(self, problems)
         for target in self.report_to:
-            problems.need(
-                target in ("tensorboard", "none"), f"--report_to {target} is not there yet; use tensorboard or none."
-            )
+            problems.need(target in TRACKERS, f"--report_to {target}: expected {', '.join(TRACKERS)}.")
         parse_train_args(self.train_args, problems)
 
     def _fill(self) -> None:

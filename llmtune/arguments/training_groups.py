@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["EvaluationArguments", "HubPushArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
+__all__ = ["TRACKERS", "EvaluationArguments", "HubPushArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
+
+TRACKERS = {name: name for name in ("tensorboard", "wandb", "swanlab", "mlflow", "trackio")} | {"none": ""}
+"""What `--report_to` takes, and the package that it needs."""
 
 
 @dataclass(kw_only=True)
@@ -88,7 +91,7 @@ class EvaluationArguments:
     predict_with_generate: bool = False
     """Evaluate by answers that the model writes (ROUGE, BLEU); the best checkpoint is then that of ROUGE-L."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Where curves go besides logging.jsonl and images/: tensorboard or none."""
+    """Where curves go besides logging.jsonl and images/: tensorboard, wandb, swanlab, mlflow, trackio; or none."""
 
 
 @dataclass(kw_only=True)

@@ -37,6 +37,7 @@ from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
 from llmtune.training.strategy import NoteStrategy, check_processes, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
+from llmtune.training.trackers import need_trackers, placed_trackers
 from llmtune.training.trainer import SftTrainer
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
@@ -93,6 +94,7 @@ def sft(args: SftArguments) -> SftResult:
     _check_rows_apart(args, prepared, model)
     run = told_by_first(_run_folder(args, resume) if is_first() else None)
     arguments.output_dir = str(run)
+    arguments.run_name = run.name
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
@@ -102,7 +104,9 @@ def sft(args: SftArguments) -> SftResult:
     trainer.add_callback(NoteStrategy(trainer, decisions))
     if push is not None:
         trainer.add_callback(push)
-    metrics = _train(trainer, resume, interrupt) | throughput.summary() | _last_evaluation(trainer)
+    with placed_trackers(args.report_to, run):
+        metrics = _train(trainer, resume, interrupt)
+    metrics |= throughput.summary() | _last_evaluation(trainer)
     result = _result(trainer, run, metrics, interrupt)
     _report(result, prepared, trainer, decisions, throughput, started)
     if push is not None:
@@ -120,6 +124,7 @@ def _check_before_work(args: SftArguments) -> Path | None:
     resume = find_resumable(args)
     parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
     ensure_writable_folder(parent, flag="--output_dir")
+    need_trackers(args.report_to)
     check_processes(args)
     return resume
 
