@@ -246,8 +246,6 @@ _TRAIN_ARGS = [
 ]
 _LATER = [
     "device_map",
-    "rope_scaling",
-    "shift_attn",
     "lazy_tokenize",
     "lazy_preprocess",
     "dataset_name",

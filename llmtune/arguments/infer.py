@@ -9,14 +9,16 @@ from typing import Any, Literal
 from llmtune.arguments.checkpoint_folder import read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
+from llmtune.arguments.long_context import RopeArguments, check_rope
+from llmtune.arguments.speed import AttentionArguments, check_attention
 
 __all__ = ["InferArguments"]
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     *("dtype", "system", "custom_register_path", "use_hf", "cache_dir"),
-    *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
-    *("max_length", "max_pixels", "special_tokens_in_text"),
+    *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
+    *("max_length", "max_pixels", "special_tokens_in_text", "rope_scaling", "rope_factor"),
 ]
 INHERITED_DATA = [
     *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),
@@ -29,7 +31,9 @@ OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_
 
 
 @dataclass(kw_only=True)
-class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
+class InferArguments(
+    RopeArguments, AttentionArguments, QuantizationArguments, GenerationArguments, DataArguments, ModelArguments
+):
     """Inference."""
 
     sft_type: SftType = None  # type: ignore[assignment]
@@ -81,6 +85,8 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
         fill_model(self, problems)
         check_data(self, problems, whole=True)
         check_generation(self, problems)
+        check_attention(self, self.attn_impl, problems)
+        check_rope(self, problems)
         problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."

@@ -14,6 +14,8 @@ from llmtune.arguments.checks import (
     parse_train_args,
 )
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
+from llmtune.arguments.long_context import LongContextArguments, check_long_context
+from llmtune.arguments.speed import AttentionArguments, SpeedArguments, check_attention
 from llmtune.arguments.training_groups import (
     EvaluationArguments,
     LaterArguments,
@@ -34,6 +36,9 @@ OF_ADAPTERS = ("lora_target_modules", "modules_to_save")
 @dataclass(kw_only=True)
 class SftArguments(
     LaterArguments,
+    LongContextArguments,
+    SpeedArguments,
+    AttentionArguments,
     QuantizationArguments,
     GenerationArguments,
     VisionArguments,
@@ -56,6 +61,8 @@ class SftArguments(
         check_data(self, problems)
         check_generation(self, problems)
         self._check_training(problems)
+        check_attention(self, self.attn_impl, problems)
+        check_long_context(self, problems)
         problems.raise_if_any()
         self._fill()
 

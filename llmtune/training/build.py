@@ -12,6 +12,7 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.training.attention import attention_options, settle_attention
 from llmtune.training.decisions import Decisions
 from llmtune.training.loss import install_learned_loss
 from llmtune.tuners.tune import count_parameters, prepare_tuner
@@ -43,6 +44,8 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     assert args.model_type is not None
     dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
     decisions.note(f"dtype {dtype_name(dtype)}: {reason}.")
+    computed_in = dtype
+    attention = attention_options(args)
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
@@ -54,13 +57,12 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         load_tokenizer=False,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
-        use_flash_attn=args.use_flash_attn,
+        **attention,
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
         **args.hub_options(),
     )
-    asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
-    decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")
+    model = model if is_quantized(model) else model.to(device)
+    settle_attention(model, args, decisions, computed_in, attention.get("attn_implementation"))
     if is_quantized(model):
         decisions.note(quantization_note(model))
-        return model
-    return model.to(device)
+    return model

@@ -25,7 +25,7 @@ from llmtune.training.checkpoint import check_resumable, check_steps_left, last_
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
-from llmtune.training.isolation import check_isolation
+from llmtune.training.isolation import check_isolation, takes_one_sequence
 from llmtune.training.packing import packs_text
 from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
@@ -182,8 +182,8 @@ def _collator(args: SftArguments, prepared: Prepared, model: Any) -> PackingColl
     padding = prepared.tokenizer.pad_token_id
     if not (args.packing or args.padding_free):
         return PaddingCollator(padding, prepared.template.images)
-    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
-    return PackingCollator(padding, flat=args.padding_free or flash)
+    one_sequence = takes_one_sequence(model)
+    return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)
 
 
 def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
