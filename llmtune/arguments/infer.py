@@ -18,7 +18,7 @@ INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     *("dtype", "system", "custom_register_path", "use_hf", "cache_dir"),
     *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
-    *("max_length", "max_pixels", "special_tokens_in_text", "rope_scaling", "rope_factor"),
+    *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
     *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),
@@ -27,6 +27,7 @@ INHERITED_DATA = [
 WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
 ]
+OF_ROPE = ["rope_scaling", "rope_factor"]
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
@@ -87,6 +88,10 @@ class InferArguments(
         check_generation(self, problems)
         check_attention(self, self.attn_impl, problems)
         check_rope(self, problems)
+        problems.need(
+            self.rope_scaling is None or self.rope_factor is not None,
+            f"--rope_scaling {self.rope_scaling} needs --rope_factor: how many times as long texts are to be read.",
+        )
         problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
@@ -104,7 +109,8 @@ class InferArguments(
         """Take over what was not given here from the run that wrote the checkpoint."""
         saved = read_sft_args(folder)
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
-        for name in [*INHERITED, *(INHERITED_DATA if wants_data else ())]:
+        rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
+        for name in [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]:
             if name in saved and self._is_default(name) and saved[name] not in (None, []):
                 setattr(self, name, saved[name])
                 self.inherited.append(name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.arguments.checks import Problems
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["LongContextArguments", "RopeArguments", "check_long_context", "check_rope"]
+__all__ = ["LongContextArguments", "RopeArguments", "check_long_context", "check_rope", "rope_options"]
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,13 @@ class LongContextArguments(RopeArguments):
 
     shift_attn: bool = False
     """Attend within groups of max_length / 4 tokens in training, half of the heads half a group further (LongLoRA)."""
+
+
+def rope_options(args: RopeArguments) -> dict[str, Any]:
+    """What `get_model_tokenizer` is told of stretched positions; nothing where they stay as they are."""
+    if args.rope_scaling is None or args.rope_factor is None:
+        return {}
+    return {"rope": (args.rope_scaling, args.rope_factor)}
 
 
 def check_rope(args: RopeArguments, problems: Problems) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.long_context import rope_options
 from llmtune.inference.engine import Engine
 from llmtune.models.attention import asked_attention
 from llmtune.models.info import MODEL_MAPPING
@@ -41,6 +42,7 @@ def load_engine(args: InferArguments) -> Engine:
         tokenizer_id_or_path=str(checkpoint) if has_tokenizer else args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
+        **rope_options(args),
         **({} if attention is None else {"attn_implementation": attention}),
         **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device),
         **args.hub_options(),

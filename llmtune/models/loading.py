@@ -35,7 +35,8 @@ def get_model_tokenizer(
         torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
         load_model: False returns None in the model's place, without reading or fetching weights.
         load_tokenizer: False returns None in the tokenizer's place.
-        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; of the hub, `use_hf`,
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; `rope`, the kind and
+            factor that its positions are stretched by (see `llmtune.models.rope`); of the hub, `use_hf`,
             `revision`, `hub_token`, `cache_dir`; the rest goes to `from_pretrained`.
 
     Raises:
@@ -95,6 +96,7 @@ def load_causal_lm(
     options = dict(model_kwargs)
     trust_remote_code = bool(options.pop("trust_remote_code", False))
     allow_pickle = bool(options.pop("allow_pickle", False))
+    rope = options.pop("rope", None)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     tokenizer = model = None
@@ -108,6 +110,8 @@ def load_causal_lm(
         from llmtune.models.ports import causal_lm_loader
 
         _check_weights(folder, allow_pickle)
+        if rope is not None:
+            options["config"] = _stretched(folder, rope, trust_remote_code)
         model = _load(
             model_class or causal_lm_loader(folder, trust_remote_code=trust_remote_code),
             model_dir,
@@ -153,6 +157,15 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
 def dtype_name(dtype: torch.dtype) -> str:
     """bf16, fp16 or fp32."""
     return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).removeprefix("torch.")]
+
+
+def _stretched(folder: Path, rope: tuple[str, float], trust_remote_code: bool) -> Any:
+    from llmtune.models.ports import native_config
+    from llmtune.models.rope import scale_rope
+
+    config = native_config(folder, trust_remote_code=trust_remote_code)
+    scale_rope(config, *rope)
+    return config
 
 
 def _load(loader: Any, folder: str, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from llmtune.arguments.long_context import rope_options
 from llmtune.arguments.sft import SftArguments
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
@@ -46,6 +47,8 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     decisions.note(f"dtype {dtype_name(dtype)}: {reason}.")
     computed_in = dtype
     attention = attention_options(args)
+    if args.rope_scaling is not None:
+        decisions.note(f"Rotary positions are stretched {args.rope_factor:g} times ({args.rope_scaling}).")
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
@@ -58,6 +61,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         **attention,
+        **rope_options(args),
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
         **args.hub_options(),
     )

@@ -19,6 +19,7 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
 from llmtune.training.answers import answer_metrics, sample_answers
+from llmtune.training.before import check_model_files
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
 from llmtune.training.checkpoint import check_resumable, check_steps_left, last_checkpoint, link_last_state
@@ -103,7 +104,8 @@ def _check_before_work(args: SftArguments) -> Path | None:
     _check_bitsandbytes(args)
     assert args.model_type is not None
     hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    check_model_files(args, folder)
     resume = None
     if args.resume_from_checkpoint is not None:
         resume = check_resumable(Path(args.resume_from_checkpoint), args)
