@@ -85,6 +85,10 @@ class SftArguments(
             "--quantization_bit needs --sft_type lora or another adapter: quantised weights cannot be trained whole.",
         )
         problems.need(
+            self.quant_method == "bnb" or self.quantization_bit in (0, 8),
+            "--quant_method torchao has 8 bits: give --quantization_bit 8, or 4 with --quant_method bnb.",
+        )
+        problems.need(
             not (full and self.peft_path), "--peft_path starts from an adapter, which --sft_type full does not train."
         )
         problems.need(
@@ -168,6 +172,8 @@ class SftArguments(
             unused += self._changed(generation)
         if self.quantization_bit != 4:
             unused += self._changed(quantization)
+        if not self.quantization_bit:
+            unused += self._changed(("quant_method",))
         return unused
 
     def _may_see(self) -> bool:

@@ -43,6 +43,7 @@ def load_engine(args: InferArguments) -> Engine:
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         **rope_options(args),
+        device=device,
         **({} if attention is None else {"attn_implementation": attention}),
         **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device),
         **args.hub_options(),

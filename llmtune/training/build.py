@@ -62,6 +62,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         allow_pickle=args.allow_pickle,
         **attention,
         **rope_options(args),
+        device=device,
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
         **args.hub_options(),
     )

@@ -17,7 +17,7 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
-from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
+from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.before import check_model_files
 from llmtune.training.build import build_model
@@ -116,7 +116,9 @@ def _check_before_work(args: SftArguments) -> Path | None:
 
 
 def _check_bitsandbytes(args: SftArguments) -> None:
-    if args.quantization_bit:
+    if args.quantization_bit and args.quant_method == "torchao":
+        need_torchao()
+    elif args.quantization_bit:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
     if is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")

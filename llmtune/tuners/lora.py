@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.ports import native_target_modules, read_config
+from llmtune.models.quantization import is_linear
 from llmtune.tuners.mutated import save_as_difference
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
@@ -143,13 +144,8 @@ def _missing(model: Any, names: list[str]) -> list[str]:
 
 def linear_names(model: Any) -> list[str]:
     """Last parts of the names of all linear layers but the head, in the model's order."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
     found = [
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module) and module is not head
     ]
     return list(dict.fromkeys(found))
