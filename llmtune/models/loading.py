@@ -12,6 +12,7 @@ from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.prequantized import check_prequantized, loads_with, saved_quantization
 from llmtune.registry import resolve_reference
+from llmtune.utils.quiet import quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch
@@ -176,6 +177,7 @@ def _changed_config(folder: Path, rope: tuple[str, float] | None, on_gpu: bool, 
     if rope is not None:
         scale_rope(config, *rope)
     if saved := getattr(config, "quantization_config", None):
+        quiet_gptqmodel()
         config.quantization_config = loads_with(saved, on_gpu=on_gpu)
     return config
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as standard_logging
 import os
 import sys
 import warnings
 
-__all__ = ["quiet_libraries"]
+__all__ = ["quiet_gptqmodel", "quiet_libraries"]
+
+
+def quiet_gptqmodel() -> None:
+    """Errors only from gptqmodel, which writes to the standard output; where it is not installed, nothing."""
+    with contextlib.suppress(ImportError):
+        from logbar import LogBar
+
+        LogBar.shared().setLevel("ERROR")
 
 
 def quiet_libraries() -> None:
