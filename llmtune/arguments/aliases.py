@@ -157,7 +157,7 @@ def _model_type(values: list[str]) -> Tokens:
 
 
 def _optim(values: list[str]) -> Tokens:
-    return [("optim", ["adamw_torch" if values == ["adamw_hf"] else values[0]])]
+    return [] if values == ["adamw_hf"] else [("optim", values)]
 
 
 def _train_arg(name: str) -> Alias:

@@ -63,6 +63,7 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         **attention,
         **rope_options(args),
         device=device,
+        **({"use_kernels": True} if args.use_kernels else {}),
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device),
         **args.hub_options(),
     )

@@ -27,6 +27,7 @@ from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
 from llmtune.training.isolation import check_isolation, takes_one_sequence
+from llmtune.training.kernels import check_kernels, compile_layers, default_optimizer, note_kernels
 from llmtune.training.packing import packs_text
 from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
@@ -83,11 +84,13 @@ def sft(args: SftArguments) -> SftResult:
     _tell(prepared, args)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
     _check_rows_apart(args, prepared, model)
+    compile_layers(model, args, decisions)
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
     remove_leftovers(run)
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, prepared, model, run, throughput, interrupt)
+    note_kernels(model, args, decisions)
     if push is not None:
         trainer.add_callback(push)
     metrics = _train(trainer, resume, interrupt) | throughput.summary() | _last_evaluation(trainer)
@@ -101,7 +104,9 @@ def sft(args: SftArguments) -> SftResult:
 def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
+    args.optim = args.optim or default_optimizer()
     _check_bitsandbytes(args)
+    check_kernels(args)
     assert args.model_type is not None
     hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
     folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
@@ -120,6 +125,7 @@ def _check_bitsandbytes(args: SftArguments) -> None:
         need_torchao()
     elif args.quantization_bit:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+    assert args.optim is not None
     if is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")
         if "paged" in args.optim and not torch.cuda.is_available():
