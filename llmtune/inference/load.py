@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ def load_engine(args: InferArguments) -> Engine:
     info = MODEL_MAPPING[args.model_type]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     attention = asked_attention(args, args.attn_impl, on_gpu=device.startswith("cuda"))
+    named: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if attention == "varlen":
         register_varlen()
     model, tokenizer = get_model_tokenizer(
@@ -44,7 +46,7 @@ def load_engine(args: InferArguments) -> Engine:
         allow_pickle=args.allow_pickle,
         **rope_options(args),
         device=device,
-        **({} if attention is None else {"attn_implementation": attention}),
+        **named,
         **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device),
         **args.hub_options(),
     )

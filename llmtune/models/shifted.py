@@ -55,7 +55,10 @@ def _shifted_attention(
     """
     length = query.shape[2]
     if not module.training or length <= group or length != key.shape[2]:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **options
+        )
+        return plain
     if options.get("softcap") is not None or options.get("s_aux") is not None:
         raise ValueError("shifted attention has neither softcap nor sinks")
     times = query.shape[1] // key.shape[1]
@@ -79,6 +82,11 @@ def _group_by_group(
             continue
         size = min(size, end - start)
         batch, heads = parts[0].shape[:2]
-        cut = [part[:, :, start:end].unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1) for part in parts]
-        out = functional.scaled_dot_product_attention(*cut, dropout_p=dropout, is_causal=True, scale=scaling)
-        yield out.unflatten(0, (batch, -1)).transpose(1, 2).reshape(batch, heads, end - start, -1)
+        count = (end - start) // size
+        query, key, value = (
+            part[:, :, start:end].reshape(batch, heads, count, size, -1).transpose(1, 2).flatten(0, 1) for part in parts
+        )
+        out = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling
+        )
+        yield out.reshape(batch, count, heads, size, -1).transpose(1, 2).reshape(batch, heads, end - start, -1)

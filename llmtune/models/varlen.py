@@ -73,7 +73,10 @@ def _varlen_attention(
     if cu_seq_lens_q is None or max_length_q is None:
         if is_packed:
             raise ValueError("the class does not tell its attention where packed rows begin")
-        return sdpa_attention_forward(module, query, key, value, attention_mask, 0.0, scaling, **options)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, 0.0, scaling, **options
+        )
+        return plain
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ValueError("varlen attention takes one sequence of rows, without a cache")
     parts = (query[0], key[0], value[0])

@@ -16,6 +16,7 @@ from llmtune.models.quantization import is_quantized, quantization_note, quantiz
 from llmtune.training.attention import attention_options, settle_attention
 from llmtune.training.decisions import Decisions
 from llmtune.training.loss import install_learned_loss
+from llmtune.tuners.experts import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 
@@ -31,6 +32,8 @@ def build_model(
     if new_token_ids:
         grow_vocabulary(model, max(new_token_ids) + 1)
     model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=new_token_ids)
+    if note := settle_routers(model, args):
+        decisions.note(note)
     install_learned_loss(model)
     trainable, parameters = count_parameters(model)
     decisions.note(f"Trained are {trainable:,} of {parameters:,} parameters ({trainable / parameters:.2%}).")

@@ -26,6 +26,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
 
     logging.set_verbosity_error()
+    quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     # bitsandbytes says at every 8-bit product that it rounds the inputs
