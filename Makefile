@@ -32,9 +32,12 @@ help: ## Show this list.
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.venv/.installed-test: requirements-test.txt .venv/.installed
+.venv/.installed-test: requirements-test.txt requirements-test-nodeps.txt .venv/.installed
 	@echo "[+] Installing requirements-test.txt"
 	@$(PIP) -r requirements-test.txt
+	@echo "[+] Installing requirements-test-nodeps.txt (gptqmodel and what it needs)"
+	@BUILD_CUDA_EXT=0 $(PIP) --no-build-isolation --no-deps $$(grep '^gptqmodel==' requirements-test-nodeps.txt)
+	@$(PIP) --no-deps -r requirements-test-nodeps.txt
 	@touch $@
 
 demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: about two minutes on two cores.

@@ -44,6 +44,11 @@ setup(
     ],
     extras_require={
         "quant": ["bitsandbytes>=0.46"],
+        # gptqmodel 7.7 asks for torch 2.14 and works with 2.13: see requirements-test-nodeps.txt where pip refuses it.
+        "gptq": ["gptqmodel>=7", "optimum>=1.24"],
+        "torchao": ["torchao>=0.14"],
+        "liger": ["liger-kernel>=0.6"],
+        "kernels": ["kernels>=0.11"],
         "deepspeed": ["deepspeed>=0.17"],
         "rlhf": ["trl>=0.20"],
         "serve": ["fastapi", "uvicorn"],

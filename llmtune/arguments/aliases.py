@@ -157,7 +157,7 @@ def _model_type(values: list[str]) -> Tokens:
 
 
 def _optim(values: list[str]) -> Tokens:
-    return [("optim", ["adamw_torch" if values == ["adamw_hf"] else values[0]])]
+    return [] if values == ["adamw_hf"] else [("optim", values)]
 
 
 def _train_arg(name: str) -> Alias:
@@ -246,8 +246,6 @@ _TRAIN_ARGS = [
     "logging_strategy",
 ]
 _LATER = [
-    "rope_scaling",
-    "shift_attn",
     "lazy_tokenize",
     "lazy_preprocess",
     "dataset_name",

@@ -112,6 +112,8 @@ class QuantizationArguments:
 
     quantization_bit: Literal[0, 4, 8] = 0
     """Bits of the frozen weights under adapters, and of any model in inference; 0 leaves them as they are."""
+    quant_method: Literal["bnb", "torchao"] = "bnb"
+    """What quantises while the weights are loaded: bitsandbytes, or torchao, which has 8 bits alone."""
     bnb_4bit_comp_dtype: Literal["bf16", "fp16", "fp32"] | None = None
     """Number format that 4-bit weights are computed in. Default: dtype."""
     bnb_4bit_quant_type: Literal["fp4", "nf4"] = "nf4"

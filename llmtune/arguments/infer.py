@@ -9,13 +9,15 @@ from typing import Any, Literal
 from llmtune.arguments.checkpoint_folder import read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
+from llmtune.arguments.long_context import RopeArguments, check_rope
+from llmtune.arguments.speed import AttentionArguments, check_attention
 
 __all__ = ["InferArguments"]
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     *("dtype", "system", "custom_register_path", "use_hf", "cache_dir"),
-    *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
+    *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
     *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
@@ -25,11 +27,14 @@ INHERITED_DATA = [
 WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
 ]
+OF_ROPE = ["rope_scaling", "rope_factor"]
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
 @dataclass(kw_only=True)
-class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, ModelArguments):
+class InferArguments(
+    RopeArguments, AttentionArguments, QuantizationArguments, GenerationArguments, DataArguments, ModelArguments
+):
     """Inference."""
 
     sft_type: SftType = None  # type: ignore[assignment]
@@ -81,6 +86,16 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
         fill_model(self, problems)
         check_data(self, problems, whole=True)
         check_generation(self, problems)
+        check_attention(self, self.attn_impl, problems)
+        check_rope(self, problems)
+        problems.need(
+            self.rope_scaling is None or self.rope_factor is not None,
+            f"--rope_scaling {self.rope_scaling} needs --rope_factor: how many times as long texts are to be read.",
+        )
+        problems.need(
+            self.quant_method == "bnb" or self.quantization_bit in (0, 8),
+            "--quant_method torchao has 8 bits: give --quantization_bit 8, or 4 with --quant_method bnb.",
+        )
         problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
@@ -98,7 +113,8 @@ class InferArguments(QuantizationArguments, GenerationArguments, DataArguments, 
         """Take over what was not given here from the run that wrote the checkpoint."""
         saved = read_sft_args(folder)
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
-        for name in [*INHERITED, *(INHERITED_DATA if wants_data else ())]:
+        rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
+        for name in [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]:
             if name in saved and self._is_default(name) and saved[name] not in (None, []):
                 setattr(self, name, saved[name])
                 self.inherited.append(name)

@@ -15,6 +15,8 @@ from llmtune.arguments.checks import (
 )
 from llmtune.arguments.distributed import DistributedArguments, check_distributed
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
+from llmtune.arguments.long_context import LongContextArguments, check_long_context
+from llmtune.arguments.speed import AttentionArguments, SpeedArguments, check_attention
 from llmtune.arguments.training_groups import (
     TRACKERS,
     EvaluationArguments,
@@ -42,6 +44,9 @@ OF_WHOLE_DATA = (
 class SftArguments(
     HubPushArguments,
     DistributedArguments,
+    LongContextArguments,
+    SpeedArguments,
+    AttentionArguments,
     QuantizationArguments,
     GenerationArguments,
     VisionArguments,
@@ -64,6 +69,8 @@ class SftArguments(
         check_data(self, problems)
         check_generation(self, problems)
         self._check_training(problems)
+        check_attention(self, self.attn_impl, problems)
+        check_long_context(self, problems)
         problems.raise_if_any()
         self._fill()
 
@@ -84,6 +91,10 @@ class SftArguments(
         problems.need(
             not (full and self.quantization_bit),
             "--quantization_bit needs --sft_type lora or another adapter: quantised weights cannot be trained whole.",
+        )
+        problems.need(
+            self.quant_method == "bnb" or self.quantization_bit in (0, 8),
+            "--quant_method torchao has 8 bits: give --quantization_bit 8, or 4 with --quant_method bnb.",
         )
         problems.need(
             not (full and self.peft_path), "--peft_path starts from an adapter, which --sft_type full does not train."
@@ -177,6 +188,8 @@ class SftArguments(
             unused += self._changed(generation)
         if self.quantization_bit != 4:
             unused += self._changed(quantization)
+        if not self.quantization_bit:
+            unused += self._changed(("quant_method",))
         return unused
 
     def _may_see(self) -> bool:

@@ -36,8 +36,8 @@ class TrainingFlags:
     """Course of the learning rate after the warm-up: cosine, linear, constant, and what transformers knows."""
     warmup_ratio: float = 0.05
     """Share of the steps in which the learning rate rises from 0."""
-    optim: str = "adamw_torch"
-    """Optimizer, by its name in transformers."""
+    optim: str | None = None
+    """Optimizer, by its name in transformers. Default: adamw_torch_fused on a GPU, adamw_torch on a CPU."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0

@@ -199,4 +199,6 @@ def _merge(args: InferArguments) -> InferArguments:
     whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
     engine = load_engine(whole)
     merged = merge_and_save(engine.model, engine.tokenizer, checkpoint)
-    return dataclasses.replace(args, ckpt_dir=os.fspath(merged), sft_type="full", load_args_from_ckpt_dir=False)
+    in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
+    place = os.fspath(merged)
+    return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)

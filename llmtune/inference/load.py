@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.long_context import rope_options
 from llmtune.inference.engine import Engine
+from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.models.varlen import register_varlen
 from llmtune.templates.chat import get_template
 from llmtune.templates.images import limit_pixels
 from llmtune.tuners.lora import load_adapter
@@ -31,6 +35,10 @@ def load_engine(args: InferArguments) -> Engine:
     info = MODEL_MAPPING[args.model_type]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spread = {} if args.device else spread_options(args.device_map)
+    attention = asked_attention(args, args.attn_impl, on_gpu=device.startswith("cuda"))
+    named: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if attention == "varlen":
+        register_varlen()
     model, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=place,
@@ -38,7 +46,9 @@ def load_engine(args: InferArguments) -> Engine:
         tokenizer_id_or_path=str(checkpoint) if has_tokenizer else args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
-        use_flash_attn=args.use_flash_attn,
+        **rope_options(args),
+        device=device,
+        **named,
         **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device) | spread,
         **args.hub_options(),
     )

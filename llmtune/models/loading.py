@@ -10,7 +10,9 @@ from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageE
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.models.prequantized import check_prequantized, loads_with, saved_quantization
 from llmtune.registry import resolve_reference
+from llmtune.utils.quiet import quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +37,10 @@ def get_model_tokenizer(
         torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
         load_model: False returns None in the model's place, without reading or fetching weights.
         load_tokenizer: False returns None in the tokenizer's place.
-        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; of the hub, `use_hf`,
-            `revision`, `hub_token`, `cache_dir`; the rest goes to `from_pretrained`.
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; `rope`, the kind and
+            factor that its positions are stretched by (see `llmtune.models.rope`); `device`, where weights go that were
+            saved quantised, and stay; of the hub, `use_hf`, `revision`, `hub_token`, `cache_dir`; the rest goes to
+            `from_pretrained`.
 
     Raises:
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
@@ -54,6 +58,12 @@ def get_model_tokenizer(
         _check_requirements(model_type, info)
     folder = model_folder(info, model_id_or_path, hub=hub, weights=load_model)
     dtype, _ = resolve_dtype(info, torch_dtype) if load_model else (None, "")
+    device = kwargs.pop("device", None)
+    if load_model and saved_quantization(folder):
+        given = kwargs.get("quantization_config")
+        bits = 0 if given is None else 4 if getattr(given, "load_in_4bit", False) else 8
+        check_prequantized(folder, sft_type=None, quantization_bit=bits)
+        kwargs.setdefault("device_map", {"": str(device or "cpu")})
     function = resolve_reference(info.get_function, what=f"The get_function of the model {model_type!r}")
     tokenizer_folder = kwargs.pop("tokenizer_id_or_path", None)
     use_flash_attn = kwargs.pop("use_flash_attn", None)
@@ -95,6 +105,7 @@ def load_causal_lm(
     options = dict(model_kwargs)
     trust_remote_code = bool(options.pop("trust_remote_code", False))
     allow_pickle = bool(options.pop("allow_pickle", False))
+    rope = options.pop("rope", None)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     tokenizer = model = None
@@ -108,6 +119,9 @@ def load_causal_lm(
         from llmtune.models.ports import causal_lm_loader
 
         _check_weights(folder, allow_pickle)
+        if rope is not None or saved_quantization(folder):
+            on_gpu = "cuda" in str(options.get("device_map"))
+            options["config"] = _changed_config(folder, rope, on_gpu, trust_remote_code)
         model = _load(
             model_class or causal_lm_loader(folder, trust_remote_code=trust_remote_code),
             model_dir,
@@ -153,6 +167,19 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
 def dtype_name(dtype: torch.dtype) -> str:
     """bf16, fp16 or fp32."""
     return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).removeprefix("torch.")]
+
+
+def _changed_config(folder: Path, rope: tuple[str, float] | None, on_gpu: bool, trust_remote_code: bool) -> Any:
+    from llmtune.models.ports import native_config
+    from llmtune.models.rope import scale_rope
+
+    config = native_config(folder, trust_remote_code=trust_remote_code)
+    if rope is not None:
+        scale_rope(config, *rope)
+    if saved := getattr(config, "quantization_config", None):
+        quiet_gptqmodel()
+        config.quantization_config = loads_with(saved, on_gpu=on_gpu)
+    return config
 
 
 def _load(loader: Any, folder: str, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits through bitsandbytes: from our flags to its configuration, and what came of it."""
+"""Weights in 4 or 8 bits: from our flags to what quantises while it loads, and what came of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_bitsandbytes_optimizer",
+    "is_linear",
+    "is_packed",
     "is_quantized",
     "need_bitsandbytes",
+    "need_torchao",
     "quantization_note",
     "quantization_options",
 ]
@@ -36,10 +39,12 @@ def quantization_options(
         device: Where the weights go; a quantised model cannot be moved later.
 
     Raises:
-        MissingPackageError: bitsandbytes is not installed.
+        MissingPackageError: What quantises is not installed.
     """
     if not args.quantization_bit:
         return {}
+    if args.quant_method == "torchao":
+        return {"quantization_config": _torchao_config(info), "device_map": {"": str(device)}}
     need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
     import torch
     from transformers import BitsAndBytesConfig
@@ -62,6 +67,20 @@ def quantization_options(
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
+def _torchao_config(info: ModelInfo) -> Any:
+    need_torchao()
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=[HEAD, *info.skip_quantization])
+
+
+def need_torchao() -> None:
+    """Raise MissingPackageError where torchao is not installed; it is not imported."""
+    if importlib.util.find_spec("torchao") is None:
+        raise MissingPackageError("--quant_method torchao needs it. Install it with: pip install 'llmtune[torchao]'")
+
+
 def need_bitsandbytes(flag: str) -> None:
     """Raise MissingPackageError where bitsandbytes is not installed; it is not imported, which takes seconds."""
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -78,24 +97,45 @@ def is_quantized(model: Any) -> bool:
     return getattr(model, "quantization_method", None) is not None
 
 
+def is_packed(module: Any) -> bool:
+    """Whether a module is a linear layer of GPTQ's or AWQ's, whose weights are no parameter but packed integers."""
+    return hasattr(module, "qweight") and hasattr(module, "in_features")
+
+
+def is_linear(module: Any) -> bool:
+    """Whether a module is a linear layer, quantised or not."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D) or is_packed(module)
+
+
 def quantization_note(model: Any) -> str:
     """One line: which layers are quantised and how, and how much the weights take."""
-    linear = [(name, type(module).__name__) for name, module in model.named_modules() if _is_linear(module)]
-    kept = [name.rsplit(".", 1)[-1] for name, kind in linear if kind not in QUANTIZED_LAYERS]
-    config = model.config.quantization_config
-    how = "8 bits (int8)"
-    if config.load_in_4bit:
-        double = ", constants too" if config.bnb_4bit_use_double_quant else ""
-        how = f"4 bits ({config.bnb_4bit_quant_type}{double}; computed in {_short(config.bnb_4bit_compute_dtype)})"
+    linear = [(name, module) for name, module in model.named_modules() if is_linear(module)]
+    kept = [name.rsplit(".", 1)[-1] for name, module in linear if not _is_quantized_layer(module)]
     whole = f" {', '.join(dict.fromkeys(kept))} left whole;" if kept else ""
-    count = f"{len(linear) - len(kept)} of {len(linear)} linear layers are quantised to {how};"
+    count = f"{len(linear) - len(kept)} of {len(linear)} linear layers are quantised to {_how(model)};"
     return f"{count}{whole} all weights take {model.get_memory_footprint() / 1e6:,.1f} MB."
 
 
-def _is_linear(module: Any) -> bool:
-    from torch import nn
+def _is_quantized_layer(module: Any) -> bool:
+    of_torchao = type(getattr(module, "weight", None)).__module__.startswith("torchao")
+    return type(module).__name__ in QUANTIZED_LAYERS or is_packed(module) or of_torchao
 
-    return isinstance(module, nn.Linear)
+
+def _how(model: Any) -> str:
+    config = model.config.quantization_config
+    method = str(getattr(model.quantization_method, "value", model.quantization_method))
+    if method == "torchao":
+        return "8 bits (torchao, int8)"
+    if method != "bitsandbytes":
+        kernel = next((type(module).__name__ for module in model.modules() if is_packed(module)), "no kernel")
+        return f"{config.bits} bits ({method.upper()}, groups of {config.group_size}; saved so, computed by {kernel})"
+    if not config.load_in_4bit:
+        return "8 bits (int8)"
+    double = ", constants too" if config.bnb_4bit_use_double_quant else ""
+    return f"4 bits ({config.bnb_4bit_quant_type}{double}; computed in {_short(config.bnb_4bit_compute_dtype)})"
 
 
 def _short(dtype: Any) -> str:

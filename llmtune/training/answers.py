@@ -10,6 +10,7 @@ from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.metrics import text_metrics
+from llmtune.training.kernels import without_compiling
 from llmtune.training.prepare import Prepared
 from llmtune.types import Conversation
 
@@ -26,7 +27,8 @@ def answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[s
     if not rows:
         return {}
     engine = Engine(model, prepared.template)
-    answers = list(engine.answer(rows, Sampling.of(args), batch_size=args.eval_batch_size or 1))
+    with without_compiling(model):
+        answers = list(engine.answer(rows, Sampling.of(args), batch_size=args.eval_batch_size or 1))
     return text_metrics(answers, [_reference(row) for row in rows])
 
 
@@ -37,7 +39,8 @@ def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]
     rows = _askable(prepared, [row for row in rows if row.turns[0].role == "user"])
     sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)
     answers = Engine(model, prepared.template).answer(rows, sampling, batch_size=NUM_SAMPLES)
-    return [(_question(row), _reference(row), answer) for row, answer in zip(rows, answers, strict=True)]
+    with without_compiling(model):
+        return [(_question(row), _reference(row), answer) for row, answer in zip(rows, answers, strict=True)]
 
 
 def _askable(prepared: Prepared, rows: list[Conversation]) -> list[Conversation]:

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from llmtune.arguments.long_context import rope_options
 from llmtune.arguments.sft import SftArguments
 from llmtune.models.devices import first_device, spread_options
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.training.attention import attention_options, settle_attention
 from llmtune.training.decisions import Decisions
 from llmtune.training.loss import has_divided_weights, install_learned_loss
+from llmtune.tuners.experts import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 
@@ -30,6 +33,8 @@ def build_model(
     if new_token_ids:
         grow_vocabulary(model, max(new_token_ids) + 1)
     model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=new_token_ids)
+    if note := settle_routers(model, args):
+        decisions.note(note)
     install_learned_loss(model)
     trainable, parameters = count_parameters(model)
     decisions.note(f"Trained are {trainable:,} of {parameters:,} parameters ({trainable / parameters:.2%}).")
@@ -44,6 +49,10 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
     assert args.model_type is not None
     dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
     decisions.note(f"dtype {dtype_name(dtype)}: {reason}.")
+    computed_in = dtype
+    attention = attention_options(args)
+    if args.rope_scaling is not None:
+        decisions.note(f"Rotary positions are stretched {args.rope_factor:g} times ({args.rope_scaling}).")
     if args.sft_type == "full" and dtype is not torch.float32:
         decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
         dtype = torch.float32
@@ -56,14 +65,17 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         load_tokenizer=False,
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
-        use_flash_attn=args.use_flash_attn,
+        **attention,
+        **rope_options(args),
+        device=device,
+        **({"use_kernels": True} if args.use_kernels else {}),
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device) | spread,
         **args.hub_options(),
     )
-    asked = "as asked for" if args.use_flash_attn is not None else "transformers' choice for this model"
-    decisions.note(f"Attention {getattr(model.config, '_attn_implementation', 'of its own')}: {asked}.")
+    # FSDP and ZeRO-3 bring the weights to the devices themselves, divided.
+    stays = is_quantized(model) or spread or args.fsdp or has_divided_weights(model)
+    model = model if stays else model.to(device)
+    settle_attention(model, args, decisions, computed_in, attention.get("attn_implementation"))
     if is_quantized(model):
         decisions.note(quantization_note(model))
-        return model
-    # FSDP and ZeRO-3 bring the weights to the devices themselves, divided.
-    return model if spread or args.fsdp or has_divided_weights(model) else model.to(device)
+    return model

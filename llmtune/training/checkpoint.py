@@ -204,7 +204,15 @@ def _check_same_model(folder: Path, args: SftArguments) -> None:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as err:
         raise CheckpointError(f"{file} cannot be read: {err}. Resume from another checkpoint of the run.") from err
-    for name in ("model_type", "sft_type", "template_type", "quantization_bit", "packing"):
+    for name in (
+        "model_type",
+        "sft_type",
+        "template_type",
+        "quantization_bit",
+        "packing",
+        "rope_scaling",
+        "rope_factor",
+    ):
         ours, theirs = getattr(args, name), saved.get(name)
         if theirs is not None and ours != theirs:
             raise CheckpointError(

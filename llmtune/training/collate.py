@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmtune.models.varlen import segments
 from llmtune.templates.images import ImageReader
 from llmtune.training.packing import join_rows
 from llmtune.types import IGNORE_INDEX
@@ -58,19 +59,23 @@ class PackingCollator:
     Attributes:
         flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
             sequences it takes each for a single row.
+        with_segments: Also say where rows begin (see `models.varlen.segments`), which flash attention would otherwise
+            find out in every layer, waiting for the GPU each time. Needs `flat`.
     """
 
     pad_token_id: int
     flat: bool = False
+    with_segments: bool = False
 
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         joined = [join_rows(samples)] if self.flat else [join_rows([sample]) for sample in samples]
         shape = (len(joined), max(len(sample["input_ids"]) for sample in joined))
-        batch = {}
+        batch: dict[str, Any] = {}
         for name, padding in (("input_ids", self.pad_token_id), ("position_ids", 0), ("labels", IGNORE_INDEX)):
             batch[name] = torch.full(shape, padding, dtype=torch.long)
             for row, sample in enumerate(joined):
                 batch[name][row, : len(sample[name])] = torch.from_numpy(sample[name])
+        batch |= segments(batch["position_ids"]) if self.with_segments else {}
         return batch | _numbers(samples)
 
 

@@ -233,7 +233,7 @@ def install_learned_loss(model: nn.Module) -> None:
             total, correct = head(states, targets, logit_map)
         else:
             total, correct = learned_cross_entropy(states, head, targets, logit_map)
-        divisor = max(len(targets), 1) if num_items is None else num_items.to(total.device)
+        divisor = max(len(targets), 1) if num_items is None else torch.as_tensor(num_items, device=total.device)
         count = torch.tensor(len(targets), device=total.device)
         return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct)
 

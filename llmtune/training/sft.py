@@ -18,15 +18,18 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
-from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
+from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.training.answers import answer_metrics, sample_answers
+from llmtune.training.before import check_model_files
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
 from llmtune.training.checkpoint import check_steps_left, find_resumable, last_checkpoint, link_last_state
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
-from llmtune.training.isolation import check_isolation
+from llmtune.training.isolation import check_isolation, takes_one_sequence
+from llmtune.training.kernels import check_kernels, compile_layers, default_optimizer, note_kernels
+from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import Numbered, sample_order
 from llmtune.training.packing import packs_text
@@ -35,7 +38,7 @@ from llmtune.training.processes import told_by_first
 from llmtune.training.push import hub_push
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
-from llmtune.training.strategy import NoteStrategy, check_processes, meet
+from llmtune.training.strategy import AtStart, NoteStrategy, check_processes, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.trackers import need_trackers, placed_trackers
 from llmtune.training.trainer import SftTrainer
@@ -91,17 +94,22 @@ def sft(args: SftArguments) -> SftResult:
     _tell(prepared, args)
     arguments = meet(args, has_validation=prepared.validation_tokens is not None)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
-    _check_rows_apart(args, prepared, model)
+    if not has_divided_weights(model):
+        _check_rows_apart(args, prepared, model)
+    compile_layers(model, args, decisions)
     run = told_by_first(_run_folder(args, resume) if is_first() else None)
     arguments.output_dir = str(run)
     arguments.run_name = run.name
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
+    note_kernels(model, args, decisions)
     if resume is not None and isinstance(prepared.train_set, StreamedSamples):
         prepared.train_set.go_on_from(read_json(resume / PLACE_FILE))
         trainer.add_callback(RestoreRandomness(trainer, resume))
     trainer.add_callback(NoteStrategy(trainer, decisions))
+    if has_divided_weights(model):  # only now can they be brought together for a try
+        trainer.add_callback(AtStart(lambda: _check_rows_apart(args, prepared, trainer.model)))
     if push is not None:
         trainer.add_callback(push)
     with placed_trackers(args.report_to, run):
@@ -117,10 +125,13 @@ def sft(args: SftArguments) -> SftResult:
 def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
+    args.optim = args.optim or default_optimizer()
     _check_bitsandbytes(args)
+    check_kernels(args)
     assert args.model_type is not None
     hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    check_model_files(args, folder)
     resume = find_resumable(args)
     parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
     ensure_writable_folder(parent, flag="--output_dir")
@@ -141,8 +152,11 @@ def _run_folder(args: SftArguments, resume: Path | None) -> Path:
 
 
 def _check_bitsandbytes(args: SftArguments) -> None:
-    if args.quantization_bit:
+    if args.quantization_bit and args.quant_method == "torchao":
+        need_torchao()
+    elif args.quantization_bit:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+    assert args.optim is not None
     if is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")
         if "paged" in args.optim and not torch.cuda.is_available():
@@ -220,8 +234,8 @@ def _collator(args: SftArguments, prepared: Prepared, model: Any) -> PackingColl
     padding = prepared.tokenizer.pad_token_id
     if not (args.packing or args.padding_free):
         return PaddingCollator(padding, prepared.template.images)
-    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
-    return PackingCollator(padding, flat=args.padding_free or flash)
+    one_sequence = takes_one_sequence(model)
+    return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)
 
 
 def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llmtune.training.training_arguments import training_arguments
 from llmtune.utils.logging import get_logger
 from llmtune.utils.ranks import is_distributed, world_size
 
-__all__ = ["NoteStrategy", "check_processes", "meet", "strategy_text"]
+__all__ = ["AtStart", "NoteStrategy", "check_processes", "meet", "strategy_text"]
 
 
 def check_processes(args: SftArguments) -> None:
@@ -84,6 +85,16 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class AtStart(TrainerCallback):
+    """Does something once all is wrapped, before the first step."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.work()
 
 
 class NoteStrategy(TrainerCallback):

@@ -17,6 +17,7 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
 from llmtune.training.deepspeed import deepspeed_config
 from llmtune.training.fsdp import fsdp_fields
+from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
 from llmtune.utils.ranks import is_distributed
 
 __all__ = ["training_arguments"]
@@ -68,7 +69,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.lr_scheduler_type,
         "warmup_steps": args.warmup_ratio,  # below 1 it is a share of the steps
-        "optim": args.optim,
+        "optim": args.optim or default_optimizer(),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
         **_checkpointing(args),
@@ -88,6 +89,8 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "logging_steps": args.logging_steps,
         "logging_nan_inf_filter": False,
         "average_tokens_across_devices": True,
+        "use_liger_kernel": args.use_liger,
+        "liger_kernel_config": LIGER_SETTINGS if args.use_liger else None,
         "report_to": [target for target in args.report_to if target != "none"],
         "disable_tqdm": True,  # the bar is ours
         "remove_unused_columns": False,

@@ -7,16 +7,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmtune.models.quantization import is_packed
+
 __all__ = ["keep_unpacked", "prepare_quantized"]
 
 
 def prepare_quantized(model: Any) -> Any:
     """Freeze everything and keep norms in fp32, as QLoRA does; embeddings and head stay in their dtype.
 
+    Not so beside GPTQ's and AWQ's layers, which compute in the one dtype that they were loaded for.
+
     What follows a norm is computed in fp32 outside of autocast; the head, the one plain layer there, takes it back.
     """
     model.requires_grad_(False)
     keep_unpacked(model)
+    if any(is_packed(module) for module in model.modules()):
+        return model
     for module in model.modules():
         if isinstance(module, nn.Linear):
             continue

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.ports import native_target_modules, read_config
+from llmtune.models.quantization import is_linear
+from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
 from llmtune.tuners.mutated import save_as_difference
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
@@ -38,6 +40,7 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Seq
         lora_dropout=args.lora_dropout_p,
         bias=args.lora_bias,
         target_modules=targets,
+        target_parameters=target_parameters(model, args) or None,
         modules_to_save=args.modules_to_save or None,
         trainable_token_indices=token_indices(model, new_token_ids),
         use_rslora=args.use_rslora,
@@ -122,6 +125,8 @@ def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
         if not wanted:
             get_logger().info(f"LoRA: the entry names no layers, so taking all linear ones, {', '.join(names)}.")
             return names
+    fused = list(dict.fromkeys(name.rpartition(".")[2] for name in expert_parameters(model)))
+    wanted = [name for name in wanted if name not in fused or not _missing(model, [name])]
     missing = _missing(model, wanted)
     if missing:  # a checkpoint of 2023 on a native class: its fused layers have other names there
         native = list(native_target_modules(read_config(model.name_or_path), wanted))
@@ -131,7 +136,7 @@ def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
     if missing:
         raise UsageError(
             f"--lora_target_modules {' '.join(missing)}: the model has no such layer. "
-            f"Its linear layers are {', '.join(names)}; ALL takes them all."
+            f"Its linear layers are {', '.join(dict.fromkeys([*names, *fused]))}; ALL takes them all."
         )
     return wanted
 
@@ -143,13 +148,9 @@ def _missing(model: Any, names: list[str]) -> list[str]:
 
 def linear_names(model: Any) -> list[str]:
     """Last parts of the names of all linear layers but the head, in the model's order."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
+    routers = ROUTERS if expert_parameters(model) else frozenset()
     found = [
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module) and module is not head
     ]
-    return list(dict.fromkeys(found))
+    return [name for name in dict.fromkeys(found) if name not in routers]

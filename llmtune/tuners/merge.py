@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmtune.errors import CheckpointError, OutputError
+from llmtune.models.prequantized import saved_quantization
 from llmtune.models.quantization import is_quantized
 from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
@@ -35,7 +36,14 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     target = merged_folder(checkpoint)
     if target.exists():
         raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
-    if is_quantized(model.get_base_model()):
+    base = model.get_base_model()
+    if is_quantized(base) and saved_quantization(base.name_or_path):
+        raise CheckpointError(
+            f"{checkpoint} cannot be merged: its base was saved quantised, and the sum would be rounded once more. "
+            "Serve the adapter beside its base, as infer does, or merge it into the base before it was quantised "
+            "(--model_id_or_path FOLDER)."
+        )
+    if is_quantized(base):
         raise CheckpointError(f"{checkpoint} can be merged into whole weights only: load it with --quantization_bit 0.")
     model.eval()
     probe = _probe(model)

@@ -45,12 +45,11 @@ def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[Part
     `wanted`: endings of the names of layers in the language model; None takes all. Those of the other parts are all
     taken: they have names of their own.
     """
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
+    from llmtune.models.quantization import is_linear
 
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or module is head or part_of(name) in frozen:
+        if not is_linear(module) or module is head or part_of(name) in frozen:
             continue
         if part_of(name) != "language" or wanted is None or any(f".{name}".endswith(f".{one}") for one in wanted):
             yield name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import UsageError
-from llmtune.models.quantization import is_quantized
+from llmtune.models.quantization import is_packed, is_quantized
 from llmtune.tuners.adalora import add_adalora
 from llmtune.tuners.freeze import freeze_by_name
 from llmtune.tuners.ia3 import ia3_config
@@ -58,7 +58,13 @@ def _go_on_from(model: Any, folder: Path, args: SftArguments) -> Any:
 def count_parameters(model: Any) -> tuple[int, int]:
     """(trainable, all) parameters."""
     sizes = [(_numel(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+    packed = sum(_numel_packed(layer) for layer in model.modules() if is_packed(layer))
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes) + packed
+
+
+def _numel_packed(layer: Any) -> int:
+    bias = getattr(layer, "bias", None)
+    return int(layer.in_features * layer.out_features) + (0 if bias is None else int(bias.numel()))
 
 
 def _numel(parameter: Any) -> int:

@@ -10,6 +10,10 @@ __all__ = ["get_logger", "log_once"]
 
 _said: set[str] = set()
 
+# At every import torchao says which kernels for GPUs it does not load, and bitsandbytes that there is no `kernels`.
+for _name in ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
 
 class _Handler(logging.Handler):
     """Looks up sys.stderr at each line, so that captured and redirected streams are honoured."""

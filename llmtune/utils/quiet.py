@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as standard_logging
 import os
 import sys
 import warnings
 
-__all__ = ["quiet_libraries"]
+__all__ = ["quiet_gptqmodel", "quiet_libraries"]
+
+
+def quiet_gptqmodel() -> None:
+    """Errors only from gptqmodel, which writes to the standard output; where it is not installed, nothing."""
+    with contextlib.suppress(ImportError):
+        from logbar import LogBar
+
+        LogBar.shared().setLevel("ERROR")
 
 
 def quiet_libraries() -> None:
@@ -17,6 +26,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
 
     logging.set_verbosity_error()
+    quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     # bitsandbytes says at every 8-bit product that it rounds the inputs

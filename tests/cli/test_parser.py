@@ -242,12 +242,12 @@ def test_help_of_one_flag():
 
 SHARED = """
 model_type model_id_or_path model_revision use_hf hub_token cache_dir tokenizer_id_or_path template_type sft_type
-tuner_backend dtype device_map use_flash_attn trust_remote_code allow_pickle custom_register_path seed
+tuner_backend dtype device_map use_flash_attn attn_impl trust_remote_code allow_pickle custom_register_path seed
 dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length max_pixels
 truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
 max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
-quantization_bit bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
-ignore_args_error
+quantization_bit quant_method bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
+rope_scaling rope_factor ignore_args_error
 """
 SFT = """
 output_dir resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size gradient_accumulation_steps
@@ -258,6 +258,7 @@ predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
 modules_to_save new_special_tokens peft_path
 freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan streaming
+use_liger use_kernels torch_compile shift_attn
 nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload
 push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
@@ -344,8 +345,8 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--deepspeed zero2", {"deepspeed_config_path": "zero2"}),
     ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
-    ("--rope_scaling linear", LATER),
-    ("--shift_attn True", LATER),
+    ("--rope_scaling linear", {"rope_scaling": "linear"}),
+    ("--shift_attn True", {"shift_attn": True}),
     ("--flash_attn True", {"use_flash_attn": True}),
     ("--flash_attn fa2", {"use_flash_attn": True}),
     ("--flash_attn auto", NOTHING),

@@ -180,7 +180,7 @@ def test_the_check_in_bf16(architecture, fits):
 
 def test_a_class_that_takes_no_positions():
     class Own(nn.Module):
-        device = "cpu"
+        device = torch.device("cpu")
 
         def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
             return transformers.modeling_outputs.CausalLMOutput(logits=torch.ones(*input_ids.shape, 8))

@@ -125,7 +125,7 @@ def _convert(
             state = {name: tensor.read() for name, tensor in state.items()}
         model, report = model_class.from_pretrained(
             None,
-            config=_make_config(port, new, folder),
+            config=options.pop("config", None) or _make_config(port, new, folder),
             state_dict=state,
             output_loading_info=True,
             **options,

@@ -116,6 +116,24 @@ def test_packed_weights(qwen, tmp_path, bits):
             assert f"model.layers.{n}.{new}.bias" not in native
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_answers_as_the_numbers_say(qwen, tmp_path, bits, load):
+    pytest.importorskip("gptqmodel")
+    (tmp_path / "packed").mkdir()
+    quantised = load(quantised_qwen(qwen, tmp_path / "packed", bits))
+    assert type(quantised.model.layers[0].self_attn.q_proj).__name__ == "TorchLinear"
+    tensors = load_file(qwen / "model.safetensors")
+    for name, tensor in tensors.items():
+        if tensor.dim() == 2 and ".h." in name:
+            tensors[name] = dequantise(quantise(tensor, bits), bits)
+    (tmp_path / "whole").mkdir()
+    whole = load(write(tmp_path / "whole", json.loads((qwen / "config.json").read_text()), tensors))
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        ours, theirs = quantised.eval()(ids).logits, whole.eval()(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-2 * float(theirs.abs().max()), rtol=0)
+
+
 def test_the_configuration_is_carried(qwen, tmp_path):
     found = native_config(quantised_qwen(qwen, tmp_path, 4)).quantization_config
     assert (found["quant_method"], found["bits"], found["group_size"]) == ("gptq", 4, GROUP)

@@ -1,0 +1,71 @@
+"""Which attention a model is loaded with: what was asked for, and what this machine has. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from llmtune.errors import MissingPackageError, UsageError
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from llmtune.arguments.groups import ModelArguments
+
+__all__ = ["asked_attention", "best_flash", "need_attention"]
+
+FLASH = {
+    "flash_attention_4": ("flash_attn.cute", "flash-attn-4"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+}
+"""Its module, and what is installed for it."""
+
+
+def need_attention(name: str | None, *, on_gpu: bool) -> None:
+    """Refuse an attention by name that this machine does not have.
+
+    Raises:
+        UsageError: It needs a GPU. MissingPackageError: It needs a package.
+    """
+    if name is None or not name.startswith("flash"):
+        return
+    if not on_gpu:
+        raise UsageError(f"--attn_impl {name} needs a GPU. Leave it away: on a CPU, sdpa is the fastest there is.")
+    if not (_has(FLASH[name][0]) or _has("kernels")):
+        package = FLASH[name][1]
+        raise MissingPackageError(
+            f"--attn_impl {name} needs {package}. Install it with: pip install {package} "
+            "(or take torch's own with --attn_impl varlen, for --packing and --padding_free, or sdpa)"
+        )
+
+
+def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool) -> str | None:
+    """The attention to load with; None leaves it to what suits the run.
+
+    `--use_flash_attn true` is a wish: where it cannot be granted, the run goes on without, and says so.
+
+    Raises:
+        UsageError, MissingPackageError: As of `need_attention`.
+    """
+    need_attention(attn_impl, on_gpu=on_gpu)
+    if attn_impl is not None or args.use_flash_attn is None:
+        return attn_impl
+    if not args.use_flash_attn:
+        return "sdpa"
+    found = best_flash() if on_gpu else None
+    if found is None:
+        why = "no package for it is installed (pip install flash-attn)" if on_gpu else "there is no GPU"
+        get_logger().warning("--use_flash_attn true cannot be granted: %s.", why)
+    return found
+
+
+def best_flash() -> str | None:
+    """The newest flash attention that is installed, of those that train on every GPU they run on."""
+    return next((name for name in ("flash_attention_3", "flash_attention_2") if _has(FLASH[name][0])), None)
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a part of a package that is not there at all
+        return False

@@ -1,0 +1,152 @@
+"""Attention for rows that stand behind one another in one sequence, on torch's own kernel: no L x L mask is made.
+
+Registered with transformers as `varlen`. Where rows begin comes from the batch, in the arguments that flash attention
+has there (`segments`). Without them, in generation say, it is SDPA.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+__all__ = ["VARLEN", "register_varlen", "segments"]
+
+VARLEN = "varlen"
+CANNOT = ("softcap", "s_aux", "position_bias")
+
+
+def register_varlen() -> None:
+    """Make `varlen` a name that transformers' models know. A second time does nothing new."""
+    ALL_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_mask)
+
+
+def segments(position_ids: Tensor) -> dict[str, Any]:
+    """Where the rows of one sequence begin, as attention is told of it; computed once a batch.
+
+    Args:
+        position_ids: [1, T], 0 at the first token of each of N rows.
+
+    Returns:
+        `cu_seq_lens_q` and `_k`, the first token of each row and the end of the last, int32 [N + 1]; `max_length_q`
+        and `_k`, tokens of the longest row.
+    """
+    starts = (position_ids[0] == 0).nonzero()[:, 0]
+    edges = functional.pad(starts, (0, 1), value=position_ids.shape[1]).to(torch.int32)
+    longest = int(edges.diff().max())
+    return {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges, "max_length_q": longest, "max_length_k": longest}
+
+
+def _varlen_mask(*, attention_mask: Tensor | None = None, allow_is_causal_skip: bool = True, **options: Any) -> Any:
+    """SDPA's mask; for packed rows, which transformers has found by their positions, an empty sign instead."""
+    whole = options["q_length"] == options["kv_length"]
+    if attention_mask is None and whole and not allow_is_causal_skip:
+        return torch.empty((1, 1, 1, 0), dtype=torch.bool, device=options["device"])
+    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **options)
+
+
+def _varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention interface of transformers: query [B, H, T, D], key and value [B, Hkv, T, D] to [B, T, H, D]."""
+    found = [name for name in CANNOT if options.get(name) is not None]
+    if found or dropout:
+        raise ValueError(f"varlen attention has no {', '.join(found) or 'dropout'}")
+    is_packed = attention_mask is not None and attention_mask.shape[-1] == 0
+    if cu_seq_lens_q is None or max_length_q is None:
+        if is_packed:
+            raise ValueError("the class does not tell its attention where packed rows begin")
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, 0.0, scaling, **options
+        )
+        return plain
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise ValueError("varlen attention takes one sequence of rows, without a cache")
+    parts = (query[0], key[0], value[0])
+    dtype = _half(query)
+    if query.is_cuda and dtype is not None:
+        out = _on_kernel(parts, dtype, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    else:
+        out = _row_by_row(parts, cu_seq_lens_q, scaling, sliding_window)
+    return out.to(query.dtype)[None], None
+
+
+def _half(query: Tensor) -> torch.dtype | None:
+    """The dtype that the kernel computes in; None where nothing says that half precision is wanted."""
+    if query.dtype in (torch.bfloat16, torch.float16):
+        return query.dtype
+    device = query.device.type  # norms of queries and keys may be kept in fp32, under autocast
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _on_kernel(
+    parts: tuple[Tensor, Tensor, Tensor],
+    dtype: torch.dtype,
+    edges: Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[H, T, D] each -> [T, H, D]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = (part.transpose(0, 1).to(dtype) for part in parts)
+    width = value.shape[-1]
+    if width != query.shape[-1]:  # the kernel wants one width; DeepSeek's values are narrower
+        value = functional.pad(value, (0, query.shape[-1] - width))
+    out = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        edges,
+        edges,
+        longest,
+        longest,
+        scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, Tensor)
+    return out[..., :width]
+
+
+def _row_by_row(
+    parts: tuple[Tensor, Tensor, Tensor], edges: Tensor, scaling: float | None, window: int | None
+) -> Tensor:
+    """The same without the kernel: a call of SDPA for each row. [H, T, D] each -> [T, H, D]."""
+    marks = edges.tolist()
+    found = []
+    for start, end in pairwise(marks):
+        query, key, value = (part[None, :, start:end] for part in parts)
+        mask = None
+        if window is not None and window < end - start:
+            mask = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)
+            mask = mask.tril().triu(1 - window)
+        row = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        found.append(row[0].transpose(0, 1))
+    return torch.cat(found)

@@ -1,0 +1,118 @@
+"""Kernels beside attention: Liger's, those of the hub, compiled layers, the fused optimizer; what is really active."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.errors import MissingPackageError, UsageError
+from llmtune.training.decisions import Decisions
+from llmtune.utils.logging import get_logger
+
+__all__ = [
+    "LIGER_SETTINGS",
+    "check_kernels",
+    "compile_layers",
+    "default_optimizer",
+    "note_kernels",
+    "without_compiling",
+]
+
+LIGER_SETTINGS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+"""The loss is ours: Liger's would compute it at every position, or be passed by."""
+
+
+def check_kernels(args: SftArguments) -> None:
+    """Refuse what this machine lacks, while it costs nothing.
+
+    Raises:
+        UsageError: A GPU or a compiler is missing. MissingPackageError: A package is.
+    """
+    on_gpu = torch.cuda.is_available()
+    for asked, flag, package in (
+        (args.use_liger, "--use_liger", "liger_kernel"),
+        (args.use_kernels, "--use_kernels", "kernels"),
+    ):
+        if asked and not on_gpu:
+            raise UsageError(f"{flag} true needs a GPU. Leave it away: on a CPU, torch's own kernels are used.")
+        if asked and importlib.util.find_spec(package) is None:
+            extra = flag.rpartition("_")[2]
+            name = package.replace("_", "-")
+            raise MissingPackageError(f"{flag} true needs {name}. Install it with: pip install 'llmtune[{extra}]'")
+    if args.torch_compile and on_gpu and importlib.util.find_spec("triton") is None:
+        raise MissingPackageError("--torch_compile true needs triton on a GPU. Install it with: pip install triton")
+    if args.torch_compile and not on_gpu and not any(map(shutil.which, _compilers())):
+        raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or leave the flag away.")
+
+
+def default_optimizer() -> str:
+    """AdamW in one kernel where there is a GPU; on a CPU it was not faster, see benchmarks."""
+    return "adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch"
+
+
+def compile_layers(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+    """Compile each layer of the decoder for itself, which are all of one kind: one compilation serves them all.
+
+    The loss and what lies around the layers stay as they are; so does the model's structure, and what is saved.
+    """
+    if not args.torch_compile:
+        return
+    layers = [module for module in model.modules() if _is_layer(module)]
+    if not layers:
+        get_logger().warning("--torch_compile has no effect: %s has no list of layers.", type(model).__name__)
+        return
+    for layer in layers:
+        layer.compile()
+    decisions.note(f"{len(layers)} layers of the decoder are compiled at the first step, which takes a while.")
+
+
+@contextlib.contextmanager
+def without_compiling(model: nn.Module) -> Iterator[None]:
+    """Generation meets a new length at every token: what is compiled runs as it was written meanwhile."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+def note_kernels(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+    """Say which kernels are in the model, read off its modules; warn where one was asked for and is not there."""
+    for asked, flag, package in (
+        (args.use_liger, "--use_liger", "liger_kernel"),
+        (args.use_kernels, "--use_kernels", "kernels"),
+    ):
+        if not asked:
+            continue
+        kinds = sorted({type(module).__name__ for module in model.modules() if _comes_from(module, package)})
+        if kinds:
+            decisions.note(f"Kernels of {flag}: {', '.join(kinds)}.")
+        else:
+            get_logger().warning("%s has no effect: there are no such kernels for this model's layers.", flag)
+
+
+def _comes_from(module: nn.Module, package: str) -> bool:
+    """Whether a module's class, or the forward that was put into it, is another's than torch's and transformers'."""
+    function = getattr(module.forward, "__func__", module.forward)
+    places = (type(module).__module__, str(getattr(function, "__module__", "")))
+    if package == "liger_kernel":
+        return any(place.startswith(package) for place in places)
+    ours = ("torch", "transformers", "peft", "llmtune", "accelerate", "functools")
+    return not any(place.split(".")[0] in ours for place in places[1:])
+
+
+def _is_layer(module: nn.Module) -> bool:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return isinstance(module, GradientCheckpointingLayer)
+
+
+def _compilers() -> tuple[str, ...]:
+    return (os.environ.get("CXX", "g++"), "g++", "clang++")
