@@ -39,7 +39,7 @@ FLOORS = [
         "models.vision",
         "tuners",
     },
-    {"training", "inference"},
+    {"training", "inference", "planning"},
     {"cli"},
     {"", "__main__"},
 ]
@@ -132,6 +132,7 @@ COMMANDS = [
     (["--help"], 0),
     (["sft", "--help"], 0),
     (["infer", "--help"], 0),
+    (["plan", "--help"], 0),
     (["list", "models"], 0),
     (["list", "datasets"], 0),
     (["list", "templates"], 0),

@@ -18,6 +18,7 @@ from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
+from llmtune.planning.auto import resolve_checkpointing
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
@@ -80,6 +81,7 @@ def sft(args: SftArguments) -> SftResult:
     if resume is not None:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
+    args = resolve_checkpointing(args, prepared, decisions)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
     _check_rows_apart(args, prepared, model)
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent

@@ -15,6 +15,7 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
+from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.utils.logging import get_logger
 
 __all__ = ["training_arguments"]
@@ -101,12 +102,12 @@ def _sampling(args: SftArguments) -> str:
 
 
 def _checkpointing(args: SftArguments) -> dict[str, Any]:
-    if not args.gradient_checkpointing:
+    if args.gradient_checkpointing in ("none", "auto"):  # auto is decided before the model is built
         return {}
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # transformers 5.23 renamed it; the former name goes in version 6
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    return {name: True, f"{name}_kwargs": checkpointing_kwargs(args.gradient_checkpointing)}
 
 
 def _best_metric(args: SftArguments) -> str:

@@ -340,6 +340,8 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--max_grad_norm 0.5 --lr_scheduler_type linear", {"max_grad_norm": 0.5, "lr_scheduler_type": "linear"}),
     ("--optim adamw_hf", NOTHING),
     ("--optim adafactor", {"optim": "adafactor"}),
+    ("--gradient_checkpointing True", {"gradient_checkpointing": "full"}),
+    ("--activation_checkpointing False", {"gradient_checkpointing": "none"}),
     ("--deepspeed ds.json", LATER),
     ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
