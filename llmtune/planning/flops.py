@@ -16,7 +16,9 @@ from torch import nn
 
 __all__ = ["ModelFlops", "model_flops"]
 
-ROUTED = ("experts",)
+ROUTED = frozenset({"experts"})
+NOT_OF_TEXT = frozenset({"visual", "vision_tower", "vision_model", "original_module"})
+"""Parts that rows of text do not go through; the last is what PEFT keeps of a layer that it trains a copy of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +35,44 @@ class ModelFlops:
 
 
 def model_flops(model: Any) -> ModelFlops:
-    """Those of a model with its adapters, whether on a device or on meta.
+    """Those of a model with its adapters, whether on a device or on meta, quantised or divided among processes.
 
     Of experts, the share that a token is sent to counts. Attention that is not quadratic counts as if it were.
     """
-    from transformers.pytorch_utils import Conv1D
-
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
-    head = getattr(head, "base_layer", head)
+    of_head = {id(one) for one in head.modules()} if head is not None else set()
     share = _routed_share(text)
-    body = 0.0
+    body = at_head = 0.0
     for name, module in model.named_modules():
         parts = set(name.split("."))
-        if module is head or parts & {"visual", "vision_tower", "vision_model"}:
+        if parts & NOT_OF_TEXT:
             continue
-        routed = share if parts & set(ROUTED) else 1.0
-        if isinstance(module, nn.Linear | Conv1D):
-            body += routed * _operations(module.weight)
-        elif parts & set(ROUTED):  # experts whose weights lie in one tensor, [experts, out, in]
-            body += sum(routed * _operations(one) for one in module.parameters(recurse=False) if one.ndim == 3)
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    attention = 4 * width * text.num_attention_heads * text.num_hidden_layers * 3
-    return ModelFlops(body, _operations(head.weight) if head is not None else 0.0, attention)
+        routed = share if parts & ROUTED else 1.0
+        operations = routed * _operations(module)
+        if id(module) in of_head:
+            at_head += operations
+        else:
+            body += operations
+        if parts & ROUTED:  # experts whose weights lie in one tensor, [experts, out, in]
+            weights = [one for one in module.parameters(recurse=False) if one.ndim == 3]
+            body += sum(routed * one.numel() * (6 if one.requires_grad else 4) for one in weights)
+    heads, layers = (getattr(text, name, None) or 0 for name in ("num_attention_heads", "num_hidden_layers"))
+    width = getattr(text, "head_dim", None) or (getattr(text, "hidden_size", 0) // max(heads, 1))
+    return ModelFlops(body, at_head, 4 * width * heads * layers * 3)
 
 
-def _operations(weight: Any) -> float:
-    count = weight.numel()
-    if type(weight).__name__ == "Params4bit" and weight.dtype.itemsize == 1:
-        count *= 2  # two numbers lie in a byte
-    return count * (6 if weight.requires_grad else 4)
+def _operations(module: nn.Module) -> float:
+    """Those of a linear layer of any kind, by its sizes: a weight may be packed, or lie elsewhere."""
+    if isinstance(module, nn.Embedding) or hasattr(module, "base_layer"):
+        return 0.0
+    sizes = [vars(module).get(name) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) for size in sizes):
+        sizes = [vars(module).get(name) for name in ("nx", "nf")]  # transformers' Conv1D
+    if not all(isinstance(size, int) for size in sizes):
+        return 0.0
+    trained = getattr(getattr(module, "weight", None), "requires_grad", False)
+    return float(sizes[0] * sizes[1] * (6 if trained else 4))  # type: ignore[operator]
 
 
 def _routed_share(config: Any) -> float:

@@ -19,9 +19,10 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes
 from llmtune.planning.auto import resolve_checkpointing
+from llmtune.planning.flops import model_flops
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.build import build_model
-from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
+from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress
 from llmtune.training.checkpoint import check_resumable, check_steps_left, last_checkpoint, link_last_state
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
@@ -32,6 +33,7 @@ from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
 from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
+from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import SftTrainer
 from llmtune.training.training_arguments import training_arguments
 from llmtune.tuners.adalora import AllocateRanks
@@ -87,7 +89,7 @@ def sft(args: SftArguments) -> SftResult:
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
     remove_leftovers(run)
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
-    throughput, interrupt = Throughput(), Interrupt()
+    throughput, interrupt = Throughput(model_flops(model), since=started), Interrupt()
     trainer = _trainer(args, prepared, model, run, throughput, interrupt)
     if push is not None:
         trainer.add_callback(push)

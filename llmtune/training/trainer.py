@@ -14,8 +14,8 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from llmtune.errors import OutputError
-from llmtune.training.callbacks import Throughput
 from llmtune.training.checkpoint import complete_checkpoint
+from llmtune.training.throughput import Throughput
 from llmtune.utils.files import write_json
 
 __all__ = ["SftTrainer"]
@@ -54,6 +54,9 @@ class SftTrainer(Trainer):
         self._saving_into: Path | None = None
 
     # Steps
+
+    def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
+        return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self._throughput.count(inputs)
