@@ -207,8 +207,8 @@ def measure(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Make the model's folder and the rows, and say what to call them."""
-    from llmtune.data.formats import to_conversation
     from llmtune.data.families.embedded import tiny_qa
+    from llmtune.data.formats import to_conversation
     from llmtune.models.tiny import tiny_folder
 
     if options.tokenizer:
@@ -274,16 +274,13 @@ def one_run(options: argparse.Namespace, given: dict[str, str], output: Path, wa
 
 
 def show(title: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n{title:<13}  tokens/s   CPU-s  peak MB  first step s   first loss  rows    tokens   learned  trained")
-    middle = {
-        way: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for way, runs in found.items()
-    }
+    heads = "tokens/s   CPU-s  peak MB  first step s   first loss  rows    tokens   learned  trained"
+    print(f"\n{title:<13}  {heads}")
+    middle = {way: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for way, runs in found.items()}
     for way, one in middle.items():
-        print(
-            f"{way:<13} {one['tokens/s']:>9,.0f} {one['CPU-s']:>7.1f} {one['peak MB']:>8,.0f} {one['first step s']:>13.1f}"
-            f" {one['first loss']:>12.4f} {one['rows']:>5,.0f} {one['tokens']:>9,.0f} {one['learned']:>9,.0f}"
-            f" {one['tokens trained']:>8,.0f}"
-        )
+        line = f"{way:<13} {one['tokens/s']:>9,.0f} {one['CPU-s']:>7.1f} {one['peak MB']:>8,.0f}"
+        line += f" {one['first step s']:>13.1f} {one['first loss']:>12.4f} {one['rows']:>5,.0f}"
+        print(f"{line} {one['tokens']:>9,.0f} {one['learned']:>9,.0f} {one['tokens trained']:>8,.0f}")
     if "llmtune" not in middle:
         return
     for way in (way for way in middle if way != "llmtune"):

@@ -126,7 +126,7 @@ class Estimator:
             batch=batch.size,
             length=batch.length,
             learned=max(batch.learned, 1),
-            masked=(batch.padded or batch.packed) and not _flash(args),
+            masked=(batch.padded or batch.packed) and not self._maskless(args, batch),
             accumulates=args.gradient_accumulation_steps > 1,
             checkpointing="none" if args.gradient_checkpointing == "auto" else str(args.gradient_checkpointing),
             autocast=None if self.dtype is torch.float32 else self.dtype,
@@ -162,7 +162,15 @@ class Estimator:
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
             *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p"),
         )
-        return tuple(str(getattr(args, name)) for name in names)
+        others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method"))
+        return (*(str(getattr(args, name)) for name in names), *others)
+
+    def _maskless(self, args: SftArguments, batch: Batch) -> bool:
+        """Whether attention takes rows' bounds instead of a mask: on a GPU, varlen is the choice for packed rows."""
+        chosen = getattr(args, "attn_impl", "sdpa")
+        if chosen is None and batch.packed and self.on_gpu and args.use_flash_attn is None:
+            return True
+        return bool(args.use_flash_attn) or str(chosen).startswith(("flash", "varlen", "flex"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +208,6 @@ class _Static:
             trained=[(tuple(one.shape), one.element_size(), id(one) in embeddings) for one in trained],
             flops=model_flops(model),
         )
-
-
-def _flash(args: SftArguments) -> bool:
-    return bool(args.use_flash_attn) or str(getattr(args, "attn_impl", None)).startswith(("flash", "varlen"))
 
 
 def _uniform(config: Any) -> bool:
