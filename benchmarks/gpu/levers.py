@@ -210,9 +210,8 @@ def compare(options: argparse.Namespace) -> None:
     call += [f"--device={options.device}", f"--steps={options.steps}", f"--warmup={options.warmup}"]
     subprocess.run([*call, f"--rows={options.rows}", "--make"], check=True, env=environment, stdout=subprocess.DEVNULL)
     for mode in options.modes:
-        print(
-            f"\n## {mode}\n\n| lever | tokens/s | MFU | peak GiB | plan GiB | plan : peak | loss | beside the reference |"
-        )
+        print(f"\n## {mode}\n")
+        print("| lever | tokens/s | MFU | peak GiB | plan GiB | plan : peak | loss | beside the reference |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         curves: dict[str, list[float]] = {}
         for name in options.levers:

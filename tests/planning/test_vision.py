@@ -14,7 +14,7 @@ def test_text_part(vision_folder, kind):
     from transformers import AutoModelForImageTextToText
 
     folder = vision_folder(kind)
-    keys = {"qwen2-vl": "qwen2-vl-7b-instruct", "llava": "llava1d5-7b-instruct"}
+    keys = {"qwen2-vl": "qwen2-vl-7b-instruct", "llava": "llava-1.5-7b-hf"}
     args = SftArguments(model_type=keys[kind], model_id_or_path=str(folder), dataset=["tiny-qa#20"], batch_size=2)
     plan = make_plan(args, Card("a card", 16))
     model = AutoModelForImageTextToText.from_pretrained(folder)

@@ -15,6 +15,7 @@ from llmtune import SftArguments, sft
 from llmtune.cli.parser import parse
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.tiny import tiny_folder
 from llmtune.planning import auto
 from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.planning.memory import Batch
@@ -137,7 +138,6 @@ def test_auto_where_the_model_cannot_be_traced(monkeypatch):
     monkeypatch.setattr(auto, "free_memory", lambda: 2**20)
     monkeypatch.setattr(auto.Estimator, "estimate", fail)
     args = SftArguments(**QUICK)
-    from llmtune.models.tiny import tiny_folder
 
     info = MODEL_MAPPING["llmtune-tiny"]
     mode, why = auto.decide_checkpointing(args, info, tiny_folder(), torch.float32, Batch(1, 10, 5))
@@ -145,10 +145,18 @@ def test_auto_where_the_model_cannot_be_traced(monkeypatch):
     assert "it looks at numbers" in why
 
 
+def test_auto_traces_nothing_where_memory_is_plenty(monkeypatch):
+    """A small run on a large machine must start at once."""
+    monkeypatch.setattr(auto, "free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(auto, "least_checkpointing", lambda *_: pytest.fail("traced"))
+    args, info = SftArguments(**QUICK), MODEL_MAPPING["llmtune-tiny"]
+    mode, _ = auto.decide_checkpointing(args, info, tiny_folder(), torch.float32, Batch(4, 128, 200, padded=True))
+    assert mode == "none"
+
+
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 def test_the_bound_is_never_below_the_estimate(sft_type):
     """What is taken to fit without a trace must fit."""
-    from llmtune.models.tiny import tiny_folder
     from llmtune.utils.files import read_json
 
     args = SftArguments(**QUICK | {"sft_type": sft_type, "lora_rank": 64, "lora_target_modules": ["ALL"]}
