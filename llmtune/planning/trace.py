@@ -34,7 +34,7 @@ class Work:
     Attributes:
         batch, length: B and T of `input_ids`, padding included.
         learned: K, positions that are learned.
-        masked: Attention is given a mask, [B, 1, T, T]; else it is causal and knows of none.
+        masked: Attention is given a mask of [B, 1, T, T]; else it is causal and knows of none.
         accumulates: Gradients of earlier passes are at hand.
         checkpointing: none, selective or full.
         autocast: Dtype of autocast; None without.
@@ -124,7 +124,8 @@ def _passes(inner: Any, work: Work, live: LiveBytes) -> Passes:
     shape = (work.batch, work.length)
     given: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long), "use_cache": False}
     if work.masked:
-        given["attention_mask"] = torch.ones((work.batch, 1, work.length, work.length), dtype=torch.bool)
+        # What transformers makes of it is a mask for each pair, of rows behind one another, too.
+        given["attention_mask"] = torch.ones(shape, dtype=torch.long)
     with _autocast(work.autocast):
         hidden = inner.get_decoder()(**given).last_hidden_state
         del given
