@@ -42,7 +42,7 @@ FLOORS = [
         "models.vision",
         "tuners",
     },
-    {"training", "inference"},
+    {"training", "inference", "planning"},
     {"cli"},
     {"", "__main__"},
 ]
@@ -135,6 +135,7 @@ COMMANDS = [
     (["--help"], 0),
     (["sft", "--help"], 0),
     (["infer", "--help"], 0),
+    (["plan", "--help"], 0),
     (["list", "models"], 0),
     (["list", "datasets"], 0),
     (["list", "templates"], 0),

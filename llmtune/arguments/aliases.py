@@ -139,6 +139,12 @@ def _lora_init(values: list[str]) -> Tokens:
     return [("lora_init", [names[text]])]
 
 
+def _checkpointing(values: list[str]) -> Tokens:
+    if values and values[0].lower() in ("auto", "full", "selective", "none"):
+        return [("gradient_checkpointing", [values[0].lower(), *values[1:]])]
+    return [("gradient_checkpointing", ["full" if _is_true(values) else "none"])]
+
+
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
         raise ValueError(
@@ -233,6 +239,8 @@ _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
     "init_weights": _lora_init,
     "model_type": _model_type,
     "optim": _optim,
+    "gradient_checkpointing": _checkpointing,
+    "activation_checkpointing": _checkpointing,
 }
 _TRAIN_ARGS = [
     "warmup_steps",

@@ -31,6 +31,7 @@ from llmtune.utils.ranks import world_size
 __all__ = ["SftArguments"]
 
 LEARNING_RATE = {"lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3}
+CHECKPOINTING = ("auto", "full", "selective", "none")
 OF_LORA = ("lora_alpha", "use_rslora", "use_dora", "lora_init", "lorap_lr_ratio")
 OF_RANKS = ("lora_rank", "lora_dropout_p", "lora_bias")
 OF_ADAPTERS = ("lora_target_modules", "modules_to_save")
@@ -64,6 +65,8 @@ class SftArguments(
     """
 
     def __post_init__(self) -> None:
+        if isinstance(self.gradient_checkpointing, bool):
+            self.gradient_checkpointing = "full" if self.gradient_checkpointing else "none"
         problems = Problems()
         fill_model(self, problems)
         check_data(self, problems)
@@ -77,6 +80,10 @@ class SftArguments(
     def _check_training(self, problems: Problems) -> None:
         for name in ("batch_size", "gradient_accumulation_steps", "eval_steps", "logging_steps", "lora_rank"):
             problems.need(getattr(self, name) >= 1, f"--{name} must be 1 or more, not {getattr(self, name)}.")
+        problems.need(
+            self.gradient_checkpointing in CHECKPOINTING,
+            f"--gradient_checkpointing is one of {', '.join(CHECKPOINTING)}, not {self.gradient_checkpointing!r}.",
+        )
         for name in ("save_steps", "eval_batch_size"):
             value = getattr(self, name)
             problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")

@@ -46,8 +46,9 @@ class TrainingFlags:
     """Layers from the first that full fine-tuning leaves as they are."""
     freeze_parameters: list[str] = field(default_factory=list)
     """Regular expressions; full fine-tuning leaves alone the parameters in whose names they are found."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: Literal["auto", "full", "selective", "none"] = "auto"
+    """What backward computes again: full, nearly all, for the least memory; selective, all but products; none; auto, as
+    little as memory allows. Also true (full) and false (none)."""
     neftune_noise_alpha: float | None = None
     """Strength of the noise on embeddings in training (NEFTune)."""
     packing: bool = False

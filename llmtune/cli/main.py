@@ -17,6 +17,7 @@ COMMANDS = {
     "sft": "Fine-tune a model.",
     "infer": "Answer a data set with a checkpoint, or talk to it.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
+    "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "list": "List models, datasets, templates or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",

@@ -1,4 +1,4 @@
-"""What happens beside the steps: a progress bar, logging.jsonl, throughput, Ctrl-C."""
+"""What happens beside the steps: a progress bar, logging.jsonl, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,56 +6,31 @@ import contextlib
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.training.collate import num_useful
 from llmtune.training.processes import any_process
+from llmtune.training.throughput import Throughput
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Interrupt", "JsonLog", "LastStep", "Progress", "Throughput"]
+__all__ = ["Interrupt", "JsonLog", "LastStep", "Progress"]
 
 
-class Throughput(TrainerCallback):
-    """Counts tokens and time: useful tokens are those of samples, computed ones include padding."""
-
-    def __init__(self) -> None:
-        self.started = self.first_step = self.last_step = 0.0
-        self.useful = self.computed = self.learned = self.steps = 0
-
-    def count(self, batch: dict[str, torch.Tensor]) -> None:
-        self.useful += num_useful(batch)
-        self.computed += batch["input_ids"].numel()
-        self.learned += int((batch["labels"] != -100).sum())
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.last_step = time.perf_counter()
-        self.first_step = self.first_step or self.last_step
-        self.steps += 1
-
-    @property
-    def seconds(self) -> float:
-        return max(self.last_step - self.started, 1e-9)
-
-    def summary(self) -> dict[str, float]:
-        """Tokens in all, tokens per second, and shares, of the steps so far."""
-        return {
-            "useful_tokens": self.useful,
-            "computed_tokens": self.computed,
-            "learned_tokens": self.learned,
-            "useful_tokens_per_second": round(self.useful / self.seconds, 1),
-            "computed_tokens_per_second": round(self.computed / self.seconds, 1),
-            "padding_share": round(1 - self.useful / max(self.computed, 1), 4),
-            "learned_share": round(self.learned / max(self.useful, 1), 4),
-        }
+LOGGED = (
+    "useful_tokens_per_second",
+    "computed_tokens_per_second",
+    "padding_share",
+    "learned_share",
+    "data_wait_share",
+    "tflops",
+    "mfu",
+    "peak_memory_gib",
+    "seconds_to_first_step",
+)
+"""What of the throughput so far stands in each record of the loss."""
 
 
 class JsonLog(TrainerCallback):
@@ -72,9 +47,8 @@ class JsonLog(TrainerCallback):
             return
         record = {key: _round(key, value) for key, value in logs.items()} | {"global_step": state.global_step}
         if "loss" in record:
-            record["useful_tokens_per_second"] = round(self.throughput.useful / self.throughput.seconds, 1)
-            if torch.cuda.is_available():
-                record["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            found = self.throughput.summary()
+            record |= {name: found[name] for name in LOGGED if name in found}
         with self.file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 

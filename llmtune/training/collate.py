@@ -86,10 +86,10 @@ def _numbers(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {SAMPLES: torch.tensor([sample["sample"] for sample in samples])}
 
 
-def num_useful(batch: dict[str, Tensor]) -> int:
-    """Tokens of a batch that are no padding; where there is no mask, padding never leaves position 0."""
+def num_useful(batch: dict[str, Tensor]) -> Tensor:
+    """Tokens of a batch that are no padding, [], on its device; without a mask, padding never leaves position 0."""
     if "attention_mask" in batch:
-        return int(batch["attention_mask"].sum())
+        return batch["attention_mask"].sum()
     positions = batch["position_ids"]
     starts = nn.functional.pad(positions, (0, 1))[:, 1:] == 1
-    return int((starts | (positions > 0)).sum())
+    return (starts | (positions > 0)).sum()

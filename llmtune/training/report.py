@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from llmtune.data.store import EncodeReport
 from llmtune.utils.files import write_text
 
-__all__ = ["Report", "device_name", "peak_memory_gib"]
+__all__ = ["Report", "device_name"]
 
 
 @dataclass
@@ -59,7 +57,10 @@ class Report:
             "useful tokens/s": f"{self.throughput['useful_tokens_per_second']:,}",
             "computed tokens/s": f"{self.throughput['computed_tokens_per_second']:,}",
             "padding share": f"{self.throughput['padding_share']:.2%}",
-            "peak memory": f"{peak_memory_gib():.2f} GiB",
+            "learned share": f"{self.throughput['learned_share']:.2%}",
+            **_compute_text(self.throughput),
+            "waiting for data": f"{self.throughput['data_wait_share']:.2%} of the steps' time",
+            "peak memory": f"{self.throughput['peak_memory_gib']:.2f} GiB",
             **{name: f"{value:.4f}" for name, value in losses.items()},
             "best checkpoint": self.best_checkpoint,
             "last checkpoint": self.last_checkpoint,
@@ -81,12 +82,11 @@ def device_name() -> str:
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def peak_memory_gib() -> float:
-    """Of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated() / 2**30)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
+    if "tflops" not in throughput:
+        return {}
+    share = f", {throughput['mfu']:.1%} of the card's peak (MFU)" if "mfu" in throughput else ""
+    return {"compute": f"{throughput['tflops']:g} TFLOP/s of the model's own operations{share}"}
 
 
 def _losses(log_file: Path) -> dict[str, float]:

@@ -19,10 +19,12 @@ from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
+from llmtune.planning.auto import resolve_checkpointing
+from llmtune.planning.flops import model_flops
 from llmtune.training.answers import answer_metrics, sample_answers
 from llmtune.training.before import check_model_files
 from llmtune.training.build import build_model
-from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress, Throughput
+from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress
 from llmtune.training.checkpoint import check_steps_left, find_resumable, last_checkpoint, link_last_state
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
@@ -40,8 +42,10 @@ from llmtune.training.report import Report
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
 from llmtune.training.strategy import AtStart, NoteStrategy, check_processes, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
+from llmtune.training.throughput import Throughput
 from llmtune.training.trackers import need_trackers, placed_trackers
 from llmtune.training.trainer import SftTrainer
+from llmtune.training.training_arguments import checkpoint_activations
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
 from llmtune.tuners.tune import count_parameters
@@ -93,6 +97,8 @@ def sft(args: SftArguments) -> SftResult:
         check_steps_left(resume, num_steps)
     _tell(prepared, args)
     arguments = meet(args, has_validation=prepared.validation_tokens is not None)
+    args = told_by_first(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
+    checkpoint_activations(arguments, args)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
     if not has_divided_weights(model):
         _check_rows_apart(args, prepared, model)
@@ -101,7 +107,7 @@ def sft(args: SftArguments) -> SftResult:
     arguments.output_dir = str(run)
     arguments.run_name = run.name
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
-    throughput, interrupt = Throughput(), Interrupt()
+    throughput, interrupt = Throughput(model_flops(model), since=started), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
     note_kernels(model, args, decisions)
     if resume is not None and isinstance(prepared.train_set, StreamedSamples):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from llmtune.errors import OutputError
-from llmtune.training.callbacks import Throughput
 from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
 from llmtune.training.collate import SAMPLES
 from llmtune.training.fsdp import stored_names, whole_state_dict
@@ -22,6 +21,7 @@ from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
 from llmtune.training.processes import any_process, sum_over_processes, wait_for_all
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
+from llmtune.training.throughput import Throughput
 from llmtune.utils.files import write_json
 
 __all__ = ["SftTrainer"]
@@ -62,6 +62,9 @@ class SftTrainer(Trainer):
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     # Steps
+
+    def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
+        return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         samples = inputs.pop(SAMPLES, None)

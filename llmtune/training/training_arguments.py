@@ -15,12 +15,13 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
+from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.training.deepspeed import deepspeed_config
 from llmtune.training.fsdp import fsdp_fields
 from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
 from llmtune.utils.ranks import is_distributed
 
-__all__ = ["training_arguments"]
+__all__ = ["checkpoint_activations", "training_arguments"]
 
 
 def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
@@ -72,7 +73,6 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "optim": args.optim or default_optimizer(),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
-        **_checkpointing(args),
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
         **_loading(args, on_cpu),
@@ -119,13 +119,15 @@ def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     return fields
 
 
-def _checkpointing(args: SftArguments) -> dict[str, Any]:
-    if not args.gradient_checkpointing:
-        return {}
+def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> None:
+    """Write what became of `--gradient_checkpointing` into the settings of a run."""
+    if args.gradient_checkpointing == "none":
+        return
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # transformers 5.23 renamed it; the former name goes in version 6
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    setattr(arguments, name, True)
+    setattr(arguments, f"{name}_kwargs", checkpointing_kwargs(args.gradient_checkpointing))
 
 
 def _best_metric(args: SftArguments) -> str:

@@ -34,7 +34,7 @@ def prepare_tuner(
         return model
     if is_quantized(model):
         prepare_quantized(model)
-    if args.gradient_checkpointing:
+    if args.gradient_checkpointing != "none":
         model.enable_input_require_grads()  # else nothing before the first adapter would carry a gradient
     if args.peft_path is not None:
         return _go_on_from(model, Path(args.peft_path), args)

@@ -343,6 +343,8 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--optim adamw_hf", NOTHING),
     ("--optim adafactor", {"optim": "adafactor"}),
     ("--deepspeed zero2", {"deepspeed_config_path": "zero2"}),
+    ("--gradient_checkpointing True", {"gradient_checkpointing": "full"}),
+    ("--activation_checkpointing False", {"gradient_checkpointing": "none"}),
     ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--rope_scaling linear", {"rope_scaling": "linear"}),

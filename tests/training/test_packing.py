@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmtune.errors import ModelError
 from llmtune.models.ports.modeling_llama_alibi import LlamaAlibiConfig, LlamaAlibiForCausalLM
-from llmtune.training.callbacks import Throughput
 from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.isolation import check_isolation
 from llmtune.training.loss import install_learned_loss
 from llmtune.training.packing import join_rows, plan_packs
+from llmtune.training.throughput import Throughput
 
 from ..models.test_catalogue import CLASSES, NATIVE, OTHERS, PORTED, RENAMED, SMALL, VISION
 

@@ -1,0 +1,276 @@
+"""What each lever brings on one GPU: tokens/s, MFU and peak memory, with the loss beside that of plain transformers.
+
+    python benchmarks/gpu/levers.py                             Qwen2.5-7B's shape with random weights, on the GPU
+    python benchmarks/gpu/levers.py --modes lora --steps 20     one mode
+    python benchmarks/gpu/levers.py --shape tiny --device cpu   the script itself, tried on any machine in minutes
+
+Nothing is downloaded: the weights are random, made on the device and kept below --scratch (15 GB in bf16); the rows are
+generated; the tokenizer is that of the embedded model, whose ids the large vocabulary contains. Every lever runs in a
+process of its own with the same seed and rows, so that the losses of packed runs can be laid side by side. Levers add
+up from row to row. A lever whose flag this version does not have, or that does not fit by `llmtune plan`, is left out
+with a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/config.json
+    "7b": {
+        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+    },
+    "tiny": {
+        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 8192, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+    },
+}  # fmt: skip
+LENGTH = {"7b": 4096, "tiny": 256}
+PADDED_BATCH = 8
+"""Rows of a batch that is not packed: of about as many tokens, with its padding, as a pack."""
+
+MODES: dict[str, dict[str, Any]] = {
+    "lora": {"sft_type": "lora", "lora_rank": 16, "lora_target_modules": ["ALL"]},
+    "qlora": {"sft_type": "lora", "lora_rank": 16, "lora_target_modules": ["ALL"], "quantization_bit": 4},
+    # fp32 weights and AdamW's fp32 states alone would take 113 GiB of 7B
+    "full": {"sft_type": "full", "optim": "adamw_bnb_8bit", "learning_rate": 1e-5},
+}
+PACKED = {"packing": True, "batch_size": 1}
+LEVERS: dict[str, dict[str, Any]] = {
+    "plain": {"batch_size": PADDED_BATCH, "gradient_checkpointing": "full"},
+    "reference": PACKED | {"gradient_checkpointing": "full"},
+    "packed": PACKED | {"gradient_checkpointing": "full"},
+    "selective": PACKED | {"gradient_checkpointing": "selective"},
+    "no checkpointing": PACKED | {"gradient_checkpointing": "none"},
+    "logits at once": PACKED | {"gradient_checkpointing": "none"},
+    "varlen": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen"},
+    "liger": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen", "use_liger": True},
+    "compile": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen", "torch_compile": True},
+}
+MEANING = {
+    "plain": f"{PADDED_BATCH} padded rows, full checkpointing",
+    "reference": "packed; plain transformers: its own forward and cross entropy of all logits",
+    "packed": "packed, full checkpointing, learned loss in chunks",
+    "selective": "... selective checkpointing",
+    "no checkpointing": "... no checkpointing",
+    "logits at once": "... as the one before, but the loss not in chunks",
+    "varlen": "no checkpointing, torch's varlen attention",
+    "liger": "... with Liger's kernels",
+    "compile": "... varlen, layers compiled",
+}
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "data",
+    "model",
+    "time",
+    "which",
+    "learning",
+    "你好",
+    "我们",
+    "模型",
+    "训练",
+    "return",
+    "=",
+]
+
+
+# One lever, in a process of its own
+
+
+def measure(options: argparse.Namespace) -> None:
+    import torch
+
+    from llmtune import SftArguments, sft
+    from llmtune.training import build, loss, throughput
+
+    folder = Path(options.scratch)
+    flags = MODES[options.mode] | LEVERS[options.lever]
+    args = SftArguments(**({
+        "model_type": "qwen2.5-7b-instruct", "model_id_or_path": str(folder / options.shape), "template_type": "chatml",
+        "dataset": [str(folder / "rows.jsonl")], "dataset_test_ratio": 0, "train_dataset_sample": -1,
+        "max_length": LENGTH[options.shape], "gradient_accumulation_steps": 1, "max_steps": options.steps,
+        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "report_to": ["none"],
+        "output_dir": str(folder / "output"), "lr_scheduler_type": "constant", "warmup_ratio": 0,
+    } | flags))  # fmt: skip
+    estimate, limit = estimated(args)
+    if estimate > limit:
+        answer({"skipped": f"plan says {estimate / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"})
+        return
+    if options.lever == "reference":
+        build.install_learned_loss = lambda _: None
+    if options.lever == "logits at once":
+        loss.CHUNK_POSITIONS = 10**9
+    before = resident()
+    marks: list[tuple[float, int, float]] = []
+    own = throughput.Throughput.on_step_end
+
+    def on_step_end(self: Any, *given: Any, **named: Any) -> None:
+        own(self, *given, **named)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        marks.append((time.perf_counter(), self.useful, self.done))
+
+    throughput.Throughput.on_step_end = on_step_end
+    found = sft(args)
+    records = [json.loads(line) for line in (found.output_dir / "logging.jsonl").read_text().splitlines()]
+    (start, useful, done), (end, all_useful, all_done) = marks[min(options.warmup, len(marks) - 2)], marks[-1]
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else found.metrics["peak_memory_gib"] * 2**30
+    answer({
+        "tokens/s": (all_useful - useful) / (end - start), "tflops": (all_done - done) / (end - start) / 1e12,
+        "peak": peak - (0 if torch.cuda.is_available() else before), "plan": estimate,
+        "padding": found.metrics["padding_share"], "losses": [one["loss"] for one in records if "loss" in one],
+        "peak_tflops": throughput._peak_tflops(),
+    })  # fmt: skip
+
+
+def estimated(args: Any) -> tuple[int, float]:
+    """Bytes that the run takes by the estimate, and those that are there."""
+    from llmtune.planning.plan import make_plan
+    from llmtune.utils.quiet import quiet_libraries
+
+    quiet_libraries()
+    plan = make_plan(args)
+    return plan.estimate.total, plan.limit
+
+
+def resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def answer(found: dict[str, Any]) -> None:
+    print("\nRESULT " + json.dumps(found), flush=True)
+
+
+# All of them
+
+
+def missing(lever: dict[str, Any], mode: dict[str, Any]) -> str:
+    """Why a lever cannot be tried here; "" where it can."""
+    from llmtune import SftArguments
+
+    known = {field.name for field in dataclasses.fields(SftArguments)}
+    unknown = [f"--{name}" for name in lever if name not in known]
+    if unknown:
+        return f"this version has no {' '.join(unknown)}"
+    needed = [("quantization_bit", "bitsandbytes"), ("use_liger", "liger_kernel")]
+    needs = [package for name, package in needed if (lever | mode).get(name)]
+    needs += ["bitsandbytes"] if "bnb" in str(mode.get("optim")) else []
+    gone = [package for package in needs if importlib.util.find_spec(package) is None]
+    return f"{', '.join(gone)} is not installed" if gone else ""
+
+
+def make_inputs(options: argparse.Namespace) -> None:
+    """The model with random weights, and rows of the lengths that chats have: 420 tokens on average, at 7B's length."""
+    import shutil
+
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from llmtune.models.tiny import tiny_folder
+
+    scratch = Path(options.scratch)
+    folder = scratch / options.shape
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").is_file():
+        torch.manual_seed(0)
+        config = Qwen2Config(**SHAPES[options.shape], tie_word_embeddings=False)
+        with torch.device(options.device):
+            dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+            Qwen2ForCausalLM._from_config(config, dtype=dtype).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny_folder() / name, folder / name)
+    draw = random.Random(0)
+    scale = LENGTH[options.shape] / 4096
+    with (scratch / "rows.jsonl").open("w", encoding="utf-8") as out:
+        for _ in range(options.rows):
+            words = max(int(draw.lognormvariate(5.0, 0.8) * scale), 3)
+            question, response = (" ".join(draw.choices(WORDS, k=max(words * part // 10, 1))) for part in (3, 7))
+            out.write(json.dumps({"query": question, "response": response}, ensure_ascii=False) + "\n")
+
+
+def compare(options: argparse.Namespace) -> None:
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {})
+    call = [sys.executable, __file__, f"--scratch={options.scratch}", f"--shape={options.shape}"]
+    call += [f"--device={options.device}", f"--steps={options.steps}", f"--warmup={options.warmup}"]
+    subprocess.run([*call, f"--rows={options.rows}", "--make"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    for mode in options.modes:
+        print(f"\n## {mode}\n")
+        print("| lever | tokens/s | MFU | peak GiB | plan GiB | plan : peak | loss | beside the reference |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
+        curves: dict[str, list[float]] = {}
+        for name in options.levers:
+            reason = missing(LEVERS[name], MODES[mode])
+            found = {"skipped": reason} if reason else child([*call, f"--mode={mode}", f"--lever={name}"], environment)
+            print(row(name, found, curves.get("reference")), flush=True)
+            curves[name] = found.get("losses", [])
+        print("\nLosses, step by step:\n")
+        for name, losses in curves.items():
+            print(f"    {name:<18}" + " ".join(f"{one:.4f}" for one in losses))
+
+
+def child(call: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    if "RESULT " in done.stdout:
+        return dict(json.loads(done.stdout.rsplit("RESULT ", 1)[1]))
+    last = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+    return {"skipped": f"it failed: {last[-1][:200]}"}
+
+
+def row(name: str, found: dict[str, Any], reference: list[float] | None) -> str:
+    label = f"{name}: {MEANING[name]}"
+    if "skipped" in found:
+        return f"| {label} | left out: {found['skipped']} | | | | | | |"
+    peak, plan, losses = found["peak"] / 2**30, found["plan"] / 2**30, found["losses"]
+    mfu = f"{found['tflops'] / found['peak_tflops']:.1%}" if found["peak_tflops"] else f"{found['tflops']:.3g} TFLOP/s"
+    # the estimate is that of llmtune's own loss
+    planned = "- | -" if name in ("reference", "logits at once") else f"{plan:.2f} | {plan / peak:.2f}"
+    beside = "-"
+    if reference and name not in ("plain", "reference"):
+        apart = [abs(ours - theirs) for ours, theirs in zip(losses, reference, strict=True)]
+        beside = f"{statistics.mean(apart):.1e} apart on average, {max(apart):.1e} at most"
+    return (
+        f"| {label} | {found['tokens/s']:,.0f} | {mfu} | {peak:.2f} | {planned} "
+        f"| {losses[0]:.4f} to {losses[-1]:.4f} | {beside} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=list(LEVERS))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=3, help="steps that are not timed")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--scratch", default="/tmp/llmtune-levers", help="folder for the weights and the rows")
+    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--mode", help=argparse.SUPPRESS)
+    parser.add_argument("--lever", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.make:
+        make_inputs(options)
+    elif options.lever:
+        measure(options)
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""`llmtune plan`: memory, steps, compute and disk of a run, and whether it fits, before any weight is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtune.arguments.checks import check_sources
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.parser import parse
+
+SUMMARY = """
+Show what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk space;
+whether it fits on a card, and if not, which flags would make it fit. Reads the configuration alone, no weights.
+  llmtune plan --model_type qwen2.5-7b-instruct --dataset my.jsonl --gpu 24GB
+  llmtune plan --model_id_or_path FOLDER --sft_type full --gpu A100-80
+"""
+
+
+@dataclass(kw_only=True)
+class PlanArguments(SftArguments):
+    """Plan."""
+
+    gpu: str | None = None
+    """Card to plan for: its memory (24GB) or its name (H100, A100-80, 4090 ...). Default: this machine."""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
+    from llmtune.planning.cards import find_card
+
+    card = None if args.gpu is None else find_card(args.gpu)
+    check_sources(args)
+    from llmtune.planning.plan import make_plan
+    from llmtune.utils.quiet import quiet_libraries
+
+    quiet_libraries()
+    plan = make_plan(args, card)
+    table = plan.rows()
+    width = max(map(len, table))
+    sys.stdout.writelines(f"{name:<{width}}  {text}".rstrip() + "\n" for name, text in table.items())
+    for note in plan.notes:
+        sys.stdout.write(f"Note: {note}\n")
+    if not plan.fits:
+        sys.stdout.write(_advice(plan.suggestions))
+    return 0
+
+
+def _advice(suggestions: Sequence[object]) -> str:
+    from llmtune.planning.cards import gib
+
+    if not suggestions:
+        return "Nothing that llmtune knows makes it fit: take a smaller model or a larger card.\n"
+    lines = [f"  {one.text}   ({gib(one.total)})" for one in suggestions]  # type: ignore[attr-defined]
+    return "\n".join(["It would fit with any one of these, the nearest first:", *lines]) + "\n"

@@ -1,0 +1,218 @@
+"""The memory of a training run, by part, from the configuration alone."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from llmtune.models.info import ModelInfo
+from llmtune.models.ports import native_config
+from llmtune.planning.flops import ModelFlops, model_flops
+from llmtune.planning.optimizers import DEFAULT_OPTIMIZER, state_bytes, step_bytes
+from llmtune.planning.shapes import layer_count, shapes, weight_bytes
+from llmtune.planning.sharding import Sharding
+from llmtune.planning.trace import Passes, Work, trace_passes
+from llmtune.utils.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Batch", "Estimate", "Estimator"]
+
+FEW_LAYERS = (3, 6)
+"""Depths that are traced instead of a deeper model's: what a layer holds is the same for each."""
+
+DEEP = 12
+
+ALONE = Sharding()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The largest batch of a run: B sequences of T tokens, K of all learned. `packed`: rows lie behind one another."""
+
+    size: int
+    length: int
+    learned: int
+    padded: bool = False
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes on one device, by part, and what else the shapes tell.
+
+    Attributes:
+        activations: What forward keeps for backward, and what either needs for a moment.
+        logits: What the loss needs at the peak.
+        step: What the optimizer's step needs for a moment, when activations are gone.
+        total: The most at any time; not the sum, since activations and the step do not meet.
+        saved: Bytes of one checkpoint on disk, (weights, optimizer).
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    step: int
+    trainable: int
+    parameters: int
+    saved: tuple[int, int]
+    flops: ModelFlops
+
+    @property
+    def total(self) -> int:
+        during = self.gradients + self.activations + self.logits
+        return self.weights + self.optimizer + max(during, self.gradients + self.step)
+
+
+@dataclass
+class Estimator:
+    """Estimates for one model. Shapes and traces that several estimates share are made once.
+
+    Attributes:
+        folder: With config.json.
+        dtype: What is computed in: bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights all the same.
+        on_gpu: Whether the device is a GPU: what optimizers do there differs.
+    """
+
+    info: ModelInfo
+    folder: Path
+    dtype: torch.dtype
+    on_gpu: bool
+    _traced: dict[Any, Passes] = field(default_factory=dict)
+    _counted: dict[Any, Any] = field(default_factory=dict)
+
+    def estimate(self, args: SftArguments, batch: Batch, sharding: Sharding = ALONE) -> Estimate:
+        """Estimate a run.
+
+        Raises:
+            ModelError: transformers makes no model of the configuration. RuntimeError, and what else a model's own
+                code raises: its passes cannot be traced, since they look at numbers.
+        """
+        quiet_libraries()
+        key = self._key(args)
+        if key not in self._counted:
+            self._counted[key] = _Static.of(shapes(args, self.info, self.folder, self._kept(args), None), args)
+        static: _Static = self._counted[key]
+        passes = self._passes(args, batch, key)
+        tensors = static.trained
+        optimizer = args.optim or DEFAULT_OPTIMIZER
+        states = state_bytes(optimizer, tensors, self.on_gpu)
+        # DDP copies gradients into buckets of its own
+        buckets = static.gradients if sharding.ranks > 1 and sharding.gradients == 1 else 0
+        gathered = static.largest_layer if sharding.weights > 1 else 0
+        weights = 0 if sharding.offloads_weights else static.weights // sharding.weights
+        return Estimate(
+            weights=weights + gathered,
+            gradients=static.gradients // sharding.gradients + buckets,
+            optimizer=0 if sharding.offloads_optimizer else states // sharding.optimizer,
+            activations=max(passes.peak - passes.loss - static.gradients, 0),
+            logits=passes.loss,
+            step=step_bytes(optimizer, static.gradients // sharding.optimizer, self.on_gpu),
+            trainable=static.trainable,
+            parameters=static.parameters,
+            saved=(static.saved, 0 if args.only_save_model else state_bytes(optimizer, tensors, on_gpu=False)),
+            flops=static.flops,
+        )
+
+    def _passes(self, args: SftArguments, batch: Batch, key: Any) -> Passes:
+        work = Work(
+            batch=batch.size,
+            length=batch.length,
+            learned=max(batch.learned, 1),
+            masked=(batch.padded or batch.packed) and not self._maskless(args, batch),
+            accumulates=args.gradient_accumulation_steps > 1,
+            checkpointing="none" if args.gradient_checkpointing == "auto" else str(args.gradient_checkpointing),
+            autocast=None if self.dtype is torch.float32 else self.dtype,
+        )
+        if (key, work) not in self._traced:
+            self._traced[key, work] = self._trace(args, work)
+        return self._traced[key, work]
+
+    def _trace(self, args: SftArguments, work: Work) -> Passes:
+        config = native_config(self.folder, trust_remote_code=args.trust_remote_code)
+        depth = layer_count(config)
+        marked = copy.copy(args)
+        marked.gradient_checkpointing = work.checkpointing  # type: ignore[assignment]  # adapters look at it
+
+        def at(layers: int | None) -> Passes:
+            return trace_passes(shapes(marked, self.info, self.folder, self._kept(args), layers), work)
+
+        # Without held gradients the peak may lie at the end of backward in deep models alone.
+        straight = work.accumulates or args.sft_type != "full"
+        if depth <= DEEP or not _uniform(config.get_text_config()) or not straight:
+            return at(None)
+        few, more = (at(layers) for layers in FEW_LAYERS)
+        by_layer = (more.peak - few.peak) / (FEW_LAYERS[1] - FEW_LAYERS[0])
+        return Passes(round(more.peak + by_layer * (depth - FEW_LAYERS[1])), more.loss)
+
+    def _kept(self, args: SftArguments) -> torch.dtype:
+        """Dtype of the weights as they lie in memory: see `llmtune.training.build`."""
+        return torch.float32 if args.sft_type == "full" else self.dtype
+
+    def _key(self, args: SftArguments) -> Any:
+        names = (
+            *("sft_type", "quantization_bit", "bnb_4bit_use_double_quant", "lora_rank", "lora_target_modules"),
+            *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
+            *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p"),
+        )
+        others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method"))
+        return (*(str(getattr(args, name)) for name in names), *others)
+
+    def _maskless(self, args: SftArguments, batch: Batch) -> bool:
+        """Whether attention takes rows' bounds instead of a mask: on a GPU, varlen is the choice for packed rows."""
+        chosen = getattr(args, "attn_impl", "sdpa")
+        if chosen is None and batch.packed and self.on_gpu and args.use_flash_attn is None:
+            return True
+        return bool(args.use_flash_attn) or str(chosen).startswith(("flash", "varlen", "flex"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """What the shapes tell without a pass."""
+
+    weights: int
+    gradients: int
+    trainable: int
+    parameters: int
+    saved: int
+    largest_layer: int
+    trained: list[tuple[tuple[int, ...], int, bool]]
+    flops: ModelFlops
+
+    @classmethod
+    def of(cls, model: Any, args: SftArguments) -> _Static:
+        found = list(weight_bytes(model))
+        embeddings = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
+        trained = [one for one, _ in found if one.requires_grad]
+        buffers = sum(one.numel() * one.element_size() for one in model.buffers())
+        whole = args.sft_type == "full"
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        layers: dict[str, int] = {}
+        for name, one in inner.named_parameters():
+            layer = name.split(".layers.")[1].split(".")[0] if ".layers." in name else name
+            layers[layer] = layers.get(layer, 0) + one.numel() * one.element_size()
+        return cls(
+            weights=sum(size for _, size in found) + buffers,
+            gradients=sum(one.numel() * one.element_size() for one in trained),
+            trainable=sum(one.numel() for one in trained),
+            parameters=sum(one.numel() for one, _ in found),
+            saved=sum(one.numel() * one.element_size() for one, _ in found if whole or one.requires_grad),
+            largest_layer=max(layers.values(), default=0),
+            trained=[(tuple(one.shape), one.element_size(), id(one) in embeddings) for one in trained],
+            flops=model_flops(model),
+        )
+
+
+def _uniform(config: Any) -> bool:
+    """Whether each layer holds what the others hold."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    some = ("first_k_dense_replace", "mlp_only_layers", "sliding_window_pattern", "no_rope_layers")
+    return len(kinds) <= 1 and not any(getattr(config, name, None) for name in some)

@@ -1,0 +1,167 @@
+"""A model without numbers: its modules from the configuration, with adapters, on no device."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llmtune.errors import ModelError
+from llmtune.models.info import ModelInfo
+from llmtune.models.ports import find_port, native_config, read_config
+from llmtune.registry import resolve_reference
+from llmtune.tuners.lora import attach
+from llmtune.tuners.tune import prepare_tuner
+from llmtune.tuners.vocabulary import grow_vocabulary
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["ShapeOfQuantized", "layer_count", "shapes", "weight_bytes", "with_layers"]
+
+
+class _Dequantized(torch.autograd.Function):
+    """A product with weights that are unpacked for it, in forward and again in backward, and not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = inputs.dtype
+        return nn.functional.linear(inputs.to(dtype), torch.empty_like(weight, dtype=dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        whole = torch.empty_like(weight, dtype=grads[0].dtype)
+        return (grads[0] @ whole).to(ctx.dtype), None, None
+
+
+class ShapeOfQuantized(nn.Linear):
+    """A linear layer whose weight lies packed in few bits: what it keeps and what it needs, not what it computes."""
+
+    packed_bits: float
+    compute_dtype: torch.dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = _Dequantized.apply(inputs, self.weight, self.compute_dtype)
+        return found if self.bias is None else found + self.bias.to(found.dtype)
+
+
+def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None) -> Any:
+    """The model that `sft` would train, on the meta device.
+
+    Args:
+        folder: With its config.json; no weights are read.
+        dtype: Of the weights, as they are kept.
+        num_layers: Fewer layers than the model has.
+
+    Raises:
+        ModelError: No class of transformers makes a model of this configuration.
+    """
+    config = native_config(folder, trust_remote_code=args.trust_remote_code)
+    bits = _bits(args, config)
+    if num_layers is not None:
+        config = with_layers(config, num_layers)
+    config = copy.deepcopy(config)
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    # The machine here need not have what the planned one has: flash attention keeps what sdpa keeps.
+    config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
+    with torch.device("meta"):
+        model = _from_config(config, folder, dtype, args.trust_remote_code)
+        model.config._name_or_path = model.name_or_path = str(folder)
+        if bits:
+            _quantize(model, info, bits, dtype)
+        if args.new_special_tokens:
+            grow_vocabulary(model, model.get_input_embeddings().weight.shape[0] + len(args.new_special_tokens))
+        plain = copy.copy(args)
+        plain.lora_init = "default"  # the others have the same shapes, and compute them from numbers
+        if args.peft_path is not None:
+            return _like_checkpoint(model, Path(args.peft_path)).train()
+        rows = model.get_input_embeddings().weight.shape[0]
+        new = range(rows - len(args.new_special_tokens), rows) if args.new_special_tokens else ()
+        return prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new)).train()
+
+
+def _from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    port = None if trust_remote_code else find_port(read_config(folder))
+    try:
+        if port is not None:
+            model_class: Any = resolve_reference(port.model_class, what=f"The class of {port.family}")
+            return model_class._from_config(config, dtype=dtype)
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        sees = getattr(config, "vision_config", None) is not None
+        model_class = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        options = {"trust_remote_code": True} if trust_remote_code else {}
+        return model_class.from_config(config, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
+        raise ModelError(f"No model can be made of {folder}/config.json: {' '.join(str(err).split())[:300]}") from err
+
+
+def _like_checkpoint(model: Any, folder: Path) -> Any:
+    from peft import PeftConfig
+
+    place = folder if (folder / "adapter_config.json").is_file() else folder / "default"
+    config = PeftConfig.from_pretrained(str(place))
+    config.inference_mode = False
+    return attach(model, config)
+
+
+def layer_count(config: Any) -> int:
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def with_layers(config: Any, count: int) -> Any:
+    """The same model with fewer layers."""
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    return found
+
+
+# Quantised weights
+
+
+def _bits(args: SftArguments, config: Any) -> float:
+    """Bits of a weight with its share of the constants; 0 where weights are whole."""
+    if args.quantization_bit == 8:
+        return 8.0
+    if args.quantization_bit == 4:  # a scale for 64 numbers: fp32, or 8 bits and an fp32 for 256 scales
+        return 4 + (8 / 64 + 32 / (64 * 256) if args.bnb_4bit_use_double_quant else 32 / 64)
+    found = getattr(config, "quantization_config", None)
+    if not found:
+        return 0
+    found = found if isinstance(found, dict) else found.to_dict()
+    bits = found.get("bits") or (4 if found.get("load_in_4bit") else 8)
+    group = found.get("group_size") or 128
+    return float(bits) + (16 + bits) / group if group > 0 else float(bits)
+
+
+def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> None:
+    from llmtune.tuners.kbit import prepare_quantized
+
+    head = model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        skipped = any(f".{part}." in f".{name}." for part in info.skip_quantization)
+        if type(module) is nn.Linear and module is not head and not skipped:
+            module.__class__ = ShapeOfQuantized
+            module.packed_bits, module.compute_dtype = bits, dtype  # type: ignore[assignment]
+    prepare_quantized(model)
+
+
+def weight_bytes(model: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Each parameter with the bytes that it takes."""
+    packed = {
+        id(module.weight): module.packed_bits for module in model.modules() if isinstance(module, ShapeOfQuantized)
+    }
+    for parameter in model.parameters():
+        bits = packed.get(id(parameter), parameter.element_size() * 8)
+        yield parameter, math.ceil(parameter.numel() * bits / 8)

@@ -1,0 +1,57 @@
+"""How many devices share what. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Sharding", "sharding_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """Devices that a run goes over, and among how many of them each part is divided; 1: each holds it whole.
+
+    `offloads_optimizer`, `offloads_weights`: what lies in the memory of the machine instead.
+    """
+
+    ranks: int = 1
+    weights: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+    offloads_optimizer: bool = False
+    offloads_weights: bool = False
+
+
+def sharding_of(args: Any) -> Sharding:
+    """What `--nproc`, `--fsdp` and `--deepspeed_config_path` divide; flags that are not there count as not given."""
+    ranks = max(int(getattr(args, "nproc", None) or 1), int(os.environ.get("WORLD_SIZE") or 1))
+    if getattr(args, "fsdp", None):
+        offloads = bool(getattr(args, "fsdp_offload", False))
+        return Sharding(ranks, ranks, ranks, ranks, offloads, offloads)
+    path = getattr(args, "deepspeed_config_path", None)
+    stage, optimizer, weights = _zero(path) if path else (0, False, False)
+    return Sharding(
+        ranks,
+        weights=ranks if stage >= 3 else 1,
+        gradients=ranks if stage >= 2 else 1,
+        optimizer=ranks if stage >= 1 else 1,
+        offloads_optimizer=optimizer,
+        offloads_weights=weights,
+    )
+
+
+def _zero(path: str) -> tuple[int, bool, bool]:
+    """Stage, and whether the optimizer and the weights are kept in the machine's memory; by name where no file is."""
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+    except (OSError, ValueError, AttributeError):
+        stage = next((number for number in (3, 2, 1) if f"zero{number}" in path.lower()), 0)
+        return stage, "offload" in path.lower(), "offload" in path.lower() and stage == 3
+    offloaded = [
+        str(config.get(name, {}).get("device", "none")) != "none" for name in ("offload_optimizer", "offload_param")
+    ]
+    return int(config.get("stage", 0)), *offloaded  # type: ignore[return-value]

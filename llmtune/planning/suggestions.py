@@ -1,0 +1,134 @@
+"""The nearest flags that would make a run fit: each is tried by estimating the run anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Change", "Suggestion", "suggest"]
+
+MOST_SINGLE = 3
+"""Suggestions of one change that are shown."""
+
+WORTH = 0.99
+"""A change counts when it leaves less than this share of the memory."""
+
+ROUNDS = 2
+"""Times that all changes are tried: what does not help at first may do so beside others."""
+
+RANKS = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Change:
+    """`text`: the flags. `values`: what they set. `kind`: of several changes of a kind, one is taken."""
+
+    text: str
+    values: dict[str, Any]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """`text`: the flags to add or to change. `total`: bytes on a device with them."""
+
+    text: str
+    total: int
+
+
+def suggest(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> list[Suggestion]:
+    """Flags that bring the most bytes on a device below `limit`.
+
+    Args:
+        total_of: The estimate for other arguments.
+
+    Returns:
+        Single changes that do, the least invasive first; else one combination; nothing where none is found.
+    """
+    start = total_of(args)
+    changes = list(_changes(args))
+    tried = [(change, total_of(_with(args, [change]))) for change in changes]
+    alone = [Suggestion(change.text, total) for change, total in tried if total <= limit]
+    if alone:
+        return alone[:MOST_SINGLE]
+    chosen: list[Change] = []
+    best = start
+    for change in changes * ROUNDS:
+        if change in chosen:
+            continue
+        attempt = [*(one for one in chosen if one.kind != change.kind), change]
+        total = total_of(_with(args, attempt))
+        if total < best * WORTH:
+            chosen, best = attempt, total
+        if best <= limit:
+            return [_pruned(args, chosen, total_of, limit)]
+    return []
+
+
+def _pruned(
+    args: SftArguments, chosen: list[Change], total_of: Callable[[SftArguments], int], limit: float
+) -> Suggestion:
+    """Without the changes that are not needed."""
+    for change in list(chosen):
+        fewer = [one for one in chosen if one is not change]
+        if fewer and total_of(_with(args, fewer)) <= limit:
+            chosen = fewer
+    return Suggestion(" ".join(change.text for change in chosen), total_of(_with(args, chosen)))
+
+
+def _with(args: SftArguments, changes: list[Change]) -> SftArguments:
+    changed = copy.copy(args)
+    for change in changes:
+        for name, value in change.values.items():
+            setattr(changed, name, value)
+    return changed
+
+
+def _changes(args: SftArguments) -> Iterator[Change]:
+    if args.gradient_checkpointing == "none":
+        yield _flag("gradient_checkpointing", "selective")
+    if args.gradient_checkpointing in ("none", "selective"):
+        yield _flag("gradient_checkpointing", "full")
+    yield from _batches(args)
+    if args.batch_size > 1 and not (args.padding_free or args.packing):
+        yield _flag("padding_free", True)
+    full = args.sft_type == "full"
+    if not full and not args.quantization_bit and args.lora_init == "default" and not args.use_dora:
+        yield _flag("quantization_bit", 4)
+    if full:
+        if (args.optim or DEFAULT_OPTIMIZER).startswith("adamw_torch"):
+            yield _flag("optim", "adamw_bnb_8bit")
+            yield _flag("optim", "paged_adamw_8bit")
+        lora = {"sft_type": "lora", "freeze_layers": 0, "freeze_parameters": [], "only_save_model": False}
+        yield Change("--sft_type lora", lora, "sft_type")
+        yield Change("--sft_type lora --quantization_bit 4", lora | {"quantization_bit": 4}, "sft_type")
+    length = args.max_length if args.max_length > 0 else 4096
+    while length >= 512 * 2:
+        length //= 2
+        yield _flag("max_length", length)
+    if getattr(args, "nproc", 0) == 1 and not args.quantization_bit:
+        for ranks in RANKS:
+            yield Change(
+                f"--nproc {ranks} --deepspeed_config_path zero3",
+                {"nproc": ranks, "deepspeed_config_path": "zero3"},
+                "ranks",
+            )
+
+
+def _batches(args: SftArguments) -> Iterator[Change]:
+    size = args.batch_size
+    while size > 1:
+        size //= 2
+        steps = args.gradient_accumulation_steps * args.batch_size // size
+        values = {"batch_size": size, "gradient_accumulation_steps": steps}
+        yield Change(f"--batch_size {size} --gradient_accumulation_steps {steps}", values, "batch_size")
+
+
+def _flag(name: str, value: Any) -> Change:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return Change(f"--{name} {text}", {name: value}, name)

@@ -1,0 +1,119 @@
+"""What a run has to work off: its largest batch, its steps and tokens, from the rows or from the flags alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmtune.planning.memory import Batch
+from llmtune.training.prepare import Prepared, total_steps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Rows", "Workload", "rows_of"]
+
+ASSUMED_LEARNED = 0.6
+"""Share of tokens that is learned where there are no rows to count."""
+
+ASSUMED_LENGTH = 2048
+"""Tokens of a row where there are none, and --max_length sets no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The training rows: how long each is, and the share of their tokens that is learned."""
+
+    lengths: NDArray[np.int64]
+    learned_share: float
+
+    def cut(self, args: SftArguments) -> NDArray[np.int64]:
+        """Lengths under `--max_length`, which may be another one than they were encoded with."""
+        return self.lengths if args.max_length == -1 else np.minimum(self.lengths, args.max_length)
+
+
+def rows_of(prepared: Prepared) -> Rows:
+    report = prepared.train_tokens.report
+    return Rows(prepared.train_tokens.lengths, report.num_learned / max(report.num_tokens, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A whole run over all its processes.
+
+    Attributes:
+        steps: Optimizer steps; None where there are no rows, and no --max_steps.
+        useful: Tokens of rows that are gone over. computed: with padding. contexts: see `ModelFlops.of`.
+    """
+
+    batch: Batch
+    steps: int | None
+    useful: int = 0
+    computed: int = 0
+    learned: int = 0
+    contexts: int = 0
+
+    @classmethod
+    def of(cls, args: SftArguments, rows: Rows | None, ranks: int = 1) -> Workload:
+        if rows is None:
+            return cls._without_rows(args, ranks)
+        lengths = rows.cut(args)
+        batch = _largest(args, lengths, rows.learned_share)
+        total = int(lengths.sum())
+        items = -(-total // args.max_length) if args.packing else len(lengths)
+        steps = total_steps(-(-items // ranks), args)
+        passes = steps * args.batch_size * args.gradient_accumulation_steps * ranks / max(items, 1)
+        padded = _padded(args, lengths)
+        return cls(
+            batch,
+            steps,
+            useful=round(total * passes),
+            computed=round(padded * passes),
+            learned=round(total * rows.learned_share * passes),
+            contexts=round(float((lengths * (lengths + 1) / 2).sum()) * padded / max(total, 1) * passes),
+        )
+
+    @classmethod
+    def _without_rows(cls, args: SftArguments, ranks: int) -> Workload:
+        length = args.max_length if args.max_length > 0 else ASSUMED_LENGTH
+        tokens = args.batch_size * length
+        batch = _batch(args, args.batch_size, length, tokens, ASSUMED_LEARNED)
+        if args.max_steps <= 0:
+            return cls(batch, None)
+        all_tokens = tokens * args.gradient_accumulation_steps * args.max_steps * ranks
+        learned = round(all_tokens * ASSUMED_LEARNED)
+        return cls(batch, args.max_steps, all_tokens, all_tokens, learned, all_tokens * (length + 1) // 2)
+
+
+def _largest(args: SftArguments, lengths: Any, learned_share: float) -> Batch:
+    """Of samples in a random order, the longest may meet in one batch."""
+    longest = np.sort(lengths)[::-1][: args.batch_size]
+    if args.packing:
+        return _batch(args, args.batch_size, args.max_length, args.batch_size * args.max_length, learned_share)
+    tokens = int(longest.sum())
+    return _batch(args, len(longest), int(longest[0]), tokens, learned_share, padded=bool(longest[-1] != longest[0]))
+
+
+def _batch(
+    args: SftArguments, size: int, length: int, tokens: int, learned_share: float, *, padded: bool = True
+) -> Batch:
+    learned = math.ceil(tokens * learned_share)
+    if args.padding_free and not args.packing:
+        return Batch(1, tokens, learned, packed=True)
+    return Batch(size, length, learned, padded=padded and size > 1 and not args.packing, packed=args.packing)
+
+
+def _padded(args: SftArguments, lengths: Any) -> int:
+    """Tokens of one pass over all rows with what pads them, in the order of some draw."""
+    if args.packing:
+        return int(-(-int(lengths.sum()) // args.max_length) * args.max_length)
+    if args.padding_free or args.batch_size == 1:
+        return int(lengths.sum())
+    order = np.sort(lengths) if args.group_by_length else np.random.default_rng(args.seed).permutation(lengths)
+    parts = np.array_split(order, np.arange(args.batch_size, len(order), args.batch_size))
+    return sum(int(part.max()) * len(part) for part in parts)

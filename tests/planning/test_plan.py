@@ -1,0 +1,251 @@
+"""`llmtune plan`: what it tells, for rows at hand and not, and advice that holds when it is followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen3MoeConfig
+
+from llmtune import SftArguments
+from llmtune.cli.main import main
+from llmtune.cli.plan import _advice
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.tiny import tiny_folder
+from llmtune.planning.cards import Card, find_card
+from llmtune.planning.flops import model_flops
+from llmtune.planning.memory import Batch, Estimator
+from llmtune.planning.plan import make_plan
+from llmtune.planning.shapes import shapes
+from llmtune.planning.sharding import Sharding
+from llmtune.planning.suggestions import suggest
+from llmtune.planning.workload import Rows, Workload
+from llmtune.utils.files import write_json
+
+INFO = MODEL_MAPPING["llmtune-tiny"]
+QWEN_7B = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
+    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+    "tie_word_embeddings": False, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of Qwen2.5-7B, and nothing else."""
+    made = tmp_path_factory.mktemp("qwen2.5-7b-instruct")
+    write_json(made / "config.json", QWEN_7B)
+    return made
+
+
+def args_of(folder: Path, **options: Any) -> SftArguments:
+    found = {"model_type": "qwen2.5-7b-instruct", "model_id_or_path": str(folder), "dataset": ["tiny-qa"]}
+    return SftArguments(**found | options)
+
+
+def told(out: str) -> dict[str, str]:
+    pairs = [line.strip().partition("  ") for line in out.splitlines()]
+    return {name: text.strip() for name, _, text in pairs}
+
+
+def test_command(capsys):
+    assert (
+        main(["plan", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa", "--batch_size", "4", "--gpu", "T4"]) == 0
+    )
+    found = told(capsys.readouterr().out)
+    assert found["parameters"] == "1,997,760, of which 28,672 trained (1.44%)"
+    assert found["fits"] == "yes"
+    assert int(found["steps"]) == 12
+    assert "that a T4 offers" in found["in all"]
+    assert "of the peak of a T4" in found["FLOPs"]
+    assert "fp16" in found["model"]
+    assert found["largest batch"].startswith("4 x ")
+
+
+def test_command_where_nothing_fits(qwen, capsys):
+    argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
+    assert main([*argv, "--gpu", "16GB"]) == 0
+    out = capsys.readouterr().out
+    assert told(out)["fits"] == "NO"
+    assert "--quantization_bit 4   (" in out
+    assert "has no tokenizer" in out
+    assert "smaller model or a larger card" in _advice([])
+    assert main([*argv, "--gpu", "H1000"]) == 2
+
+
+def test_facts_of_7b(qwen):
+    """Against what is known of the model: 7.616 G parameters, 14.2 GiB in bf16, 31 GF a token under LoRA at 4096."""
+    args = args_of(qwen, gradient_checkpointing="none", lora_rank=16, lora_target_modules=["ALL"])
+    found = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True).estimate(
+        args, Batch(1, 4096, 2400)
+    )
+    assert found.parameters - found.trainable == 7_615_616_512
+    assert found.trainable == 40_370_176
+    assert found.weights / 2**30 == pytest.approx(14.2, abs=0.2)
+    assert found.optimizer == 2 * found.gradients == 8 * found.trainable
+    all_learned = found.flops.of(4096, 4096, 4096 * 4097 // 2) / 4096
+    assert all_learned / 1e9 == pytest.approx(31.0, rel=0.01)
+    assert 5 < found.activations / 4096 / 2**20 < 10
+
+
+@pytest.mark.slow
+def test_suggestions_hold(tmp_path):
+    """Each is taken at its word: planned anew with its flags, and without any one of them where there are several."""
+    write_json(tmp_path / "config.json", QWEN_7B | {"num_hidden_layers": 2})
+    args = args_of(tmp_path, sft_type="full", batch_size=2, gradient_checkpointing="none")
+    for card in (find_card("27GB"), find_card("6GB"), find_card("4.5GB")):
+        plan = make_plan(args, card)
+        assert not plan.fits
+        assert plan.suggestions
+        for one in plan.suggestions:
+            words = one.text.split()
+            flags = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
+            numbers = {name: int(value) if value.isdigit() else value for name, value in flags.items()}
+            again = make_plan(
+                args_of(tmp_path, **{"sft_type": "full", "batch_size": 2, "gradient_checkpointing": "none"} | numbers),
+                card,
+            )
+            assert again.estimate.total == one.total <= plan.limit
+
+
+def test_suggestions_are_pruned():
+    """Only what is needed is advised, and a change that helps alone comes before a combination."""
+    args = SftArguments(model_type="llmtune-tiny", batch_size=4, gradient_checkpointing="none")
+
+    def total(one: Any) -> int:
+        return one.batch_size * 10 + {"none": 20, "selective": 15, "full": 10}[one.gradient_checkpointing]
+
+    assert suggest(args, total, 100)[0].total == 60 - 5
+    assert suggest(args, total, 50)[0].text == "--gradient_checkpointing full"
+    both = suggest(args, total, 27)
+    assert [one.text for one in both] == [
+        "--gradient_checkpointing full --batch_size 1 --gradient_accumulation_steps 64"
+    ]
+    assert both[0].total == 20
+    assert suggest(args, total, 5) == []
+
+
+def test_depth_is_extrapolated_exactly(tmp_path):
+    config = Qwen2Config(hidden_size=64, intermediate_size=160, num_hidden_layers=14, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=512)  # fmt: skip
+    config.save_pretrained(tmp_path)
+    batch = Batch(2, 64, 50, padded=True)
+    for options in ({"gradient_checkpointing": "selective"}, {"sft_type": "full"}):
+        args = SftArguments(
+            **{"model_type": "llmtune-tiny", "model_id_or_path": str(tmp_path), "gradient_checkpointing": "none"}
+            | options
+        )
+        quick = Estimator(INFO, tmp_path, torch.float32, True).estimate(args, batch)
+        from llmtune.planning import memory
+
+        deep, memory.DEEP = memory.DEEP, 100
+        try:
+            whole = Estimator(INFO, tmp_path, torch.float32, True).estimate(args, batch)
+        finally:
+            memory.DEEP = deep
+        assert quick.activations == pytest.approx(whole.activations, rel=0.01)
+        assert quick.weights == whole.weights
+
+
+def test_quantised_weights(qwen):
+    args = args_of(qwen, quantization_bit=4, gradient_checkpointing="none")
+    estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
+    found = estimator.estimate(args, Batch(1, 512, 300))
+    # 28 layers of 233.0 M numbers at 4.127 bits; embedding, head, norms and biases whole
+    linear = 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    whole = 2 * 152064 * 3584 * 2
+    assert found.weights == pytest.approx(linear * 4.127 / 8 + whole, rel=0.01)
+    args.quantization_bit = 8
+    assert estimator.estimate(args, Batch(1, 512, 300)).weights == pytest.approx(linear + whole, rel=0.01)
+
+
+def test_sharding_divides(qwen):
+    args = args_of(qwen, sft_type="full", gradient_checkpointing="full")
+    estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
+    one, eight = (
+        estimator.estimate(args, Batch(1, 512, 300), sharding) for sharding in (Sharding(), Sharding(8, 8, 8, 8))
+    )
+    assert eight.optimizer == one.optimizer // 8
+    assert eight.gradients == one.gradients // 8
+    assert one.weights // 8 < eight.weights < one.weights // 4
+    ddp = estimator.estimate(args, Batch(1, 512, 300), Sharding(8))
+    assert ddp.gradients == 2 * one.gradients
+    assert estimator.estimate(args, Batch(1, 512, 300), Sharding(2, 1, 2, 2, True)).optimizer == 0
+
+
+def test_experts_count_by_share(tmp_path):
+    config = Qwen3MoeConfig(
+        hidden_size=64, intermediate_size=128, moe_intermediate_size=32, num_hidden_layers=2, head_dim=16,
+        num_attention_heads=4, num_key_value_heads=2, vocab_size=512, num_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    args = SftArguments(model_type="llmtune-tiny", model_id_or_path=str(tmp_path), sft_type="full")
+    flops = model_flops(shapes(args, INFO, tmp_path, torch.float32))
+    attention = 2 * 64 * 64 + 2 * 64 * 32
+    experts = 2 * 3 * 64 * 32
+    # 6 operations a weight; the router is a linear layer or a bare weight, 64 x 8
+    assert flops.per_token / 6 / 2 == pytest.approx(attention + experts, abs=64 * 8)
+    found = Estimator(INFO, tmp_path, torch.float32, True).estimate(args, Batch(2, 64, 50))
+    assert found.activations > 0
+
+
+# The work of a run
+
+ROWS = Rows(np.array([10, 30, 20, 40, 100, 60]), 0.5)
+
+
+def work(**options: Any) -> Workload:
+    ranks = options.pop("ranks", 1)
+    found = {"model_type": "llmtune-tiny", "gradient_accumulation_steps": 1, "batch_size": 2, "max_length": 64}
+    return Workload.of(SftArguments(**found | options), ROWS, ranks)
+
+
+def test_work_of_padded_rows():
+    found = work()
+    assert found.batch == Batch(2, 64, 62, padded=True)
+    assert found.steps == 3
+    assert found.useful == 10 + 30 + 20 + 40 + 64 + 60
+    assert found.useful <= found.computed <= 3 * 2 * 64
+    assert work(group_by_length=True).computed == 2 * 20 + 2 * 40 + 2 * 64
+    assert work(num_train_epochs=2).useful == 2 * found.useful
+    assert work(ranks=3).steps == 1
+
+
+def test_work_of_packs_and_padding_free():
+    assert work(packing=True).batch == Batch(2, 64, 64, packed=True)
+    assert work(packing=True).steps == 2
+    assert work(padding_free=True).batch == Batch(1, 124, 62, packed=True)
+    assert work(padding_free=True).computed == work().useful
+    assert work(batch_size=1).batch == Batch(1, 64, 32)
+    assert work(batch_size=1).contexts == sum(n * (n + 1) // 2 for n in (10, 30, 20, 40, 64, 60))
+
+
+def test_work_without_rows():
+    found = Workload.of(SftArguments(model_type="llmtune-tiny", batch_size=2, max_length=128), None)
+    assert found.batch == Batch(2, 128, 154, padded=True)
+    assert found.steps is None
+    limited = Workload.of(SftArguments(model_type="llmtune-tiny", batch_size=2, max_length=128, max_steps=5), None)
+    assert limited.steps == 5
+    assert limited.useful == 5 * 16 * 2 * 128
+
+
+def test_disk():
+    args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], eval_steps=10)
+    plan = make_plan(args, Card("a card", 16))
+    assert plan.disk == 3 * sum(plan.estimate.saved)
+    assert plan.estimate.saved == (28_672 * 4, 28_672 * 8)
+    args.save_strategy = "no"
+    assert make_plan(args, Card("a card", 16)).disk == 0
+
+
+def test_no_weights_are_read(tmp_path):
+    """A folder with a broken weight file plans as one with a whole one."""
+    for file in tiny_folder().iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() if file.suffix != ".safetensors" else b"broken")
+    args = SftArguments(model_type="llmtune-tiny", model_id_or_path=str(tmp_path), dataset=["tiny-qa"])
+    assert make_plan(args, Card("a card", 16)).estimate.parameters == 1_997_760
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2"
