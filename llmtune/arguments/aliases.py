@@ -214,6 +214,8 @@ _RENAMED = {
     "freeze_vision_tower": "freeze_vit",
     "freeze_multi_modal_projector": "freeze_aligner",
     "template": "template_type",
+    "use_liger_kernel": "use_liger",
+    "enable_liger_kernel": "use_liger",
     "dataset_dir": "dataset",
 }
 _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {

@@ -10,7 +10,7 @@ from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageE
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.prequantized import check_prequantized, loads_with, saved_quantization
+from llmtune.models.prequantized import check_prequantized, leave_uncompiled, loads_with, saved_quantization
 from llmtune.registry import resolve_reference
 from llmtune.utils.quiet import quiet_gptqmodel
 
@@ -130,6 +130,8 @@ def load_causal_lm(
             use_safetensors=not allow_pickle,
             **options,
         )
+        if "cuda" not in str(model.device):
+            leave_uncompiled(model)
     return model, tokenizer
 
 

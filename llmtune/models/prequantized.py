@@ -10,7 +10,7 @@ from typing import Any
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.utils.files import read_json
 
-__all__ = ["check_prequantized", "loads_with", "saved_quantization", "saved_quantization_name"]
+__all__ = ["check_prequantized", "leave_uncompiled", "loads_with", "saved_quantization", "saved_quantization_name"]
 
 NAMES = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "torchao": "torchao"}
 GPTQMODEL = "pip install --no-build-isolation --no-deps gptqmodel optimum tokenicer logbar defuser"
@@ -70,6 +70,16 @@ def loads_with(saved: Mapping[str, Any], *, on_gpu: bool) -> dict[str, Any]:
     """The same configuration with a backend that trains, where there is a choice."""
     backends = BACKENDS.get(_method(saved))
     return dict(saved) if backends is None else dict(saved) | {"backend": backends[on_gpu]}
+
+
+def leave_uncompiled(model: Any) -> None:
+    """Let GPTQ's layers unpack their weights as written.
+
+    On a CPU gptqmodel has torch compile that, which takes half a minute at the first step, and a C++ compiler.
+    """
+    for module in model.modules():
+        if hasattr(module, "qweight"):
+            vars(module).pop("dequantize_weight", None)
 
 
 def _method(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
+from llmtune.planning.optimizers import DEFAULT_OPTIMIZER
 
 __all__ = ["Change", "Suggestion", "suggest"]
 

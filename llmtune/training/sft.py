@@ -30,7 +30,7 @@ from llmtune.training.collate import PackingCollator, PaddingCollator
 from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
 from llmtune.training.isolation import check_isolation, takes_one_sequence
-from llmtune.training.kernels import check_kernels, compile_layers, default_optimizer, note_kernels
+from llmtune.training.kernels import check_kernels, compile_layers, note_kernels
 from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import Numbered, sample_order
@@ -131,7 +131,6 @@ def sft(args: SftArguments) -> SftResult:
 def _check_before_work(args: SftArguments) -> Path | None:
     """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
     check_sources(args)
-    args.optim = args.optim or default_optimizer()
     _check_bitsandbytes(args)
     check_kernels(args)
     assert args.model_type is not None
@@ -162,8 +161,7 @@ def _check_bitsandbytes(args: SftArguments) -> None:
         need_torchao()
     elif args.quantization_bit:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
-    assert args.optim is not None
-    if is_bitsandbytes_optimizer(args.optim):
+    if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")
         if "paged" in args.optim and not torch.cuda.is_available():
             get_logger().warning("--optim %s does not page on a CPU: it is the same optimizer, kept whole.", args.optim)
@@ -180,6 +178,8 @@ def _first_decisions(args: SftArguments) -> Decisions:
     size = f"{args.batch_size} x {args.gradient_accumulation_steps} {items} a step"
     many = f", in each of {world_size()} processes" if is_distributed() else ""
     decisions.note(f"Learning rate {args.learning_rate:g}, {size}{many}.")
+    if args.optim is None and torch.cuda.is_available():
+        decisions.note("Optimizer adamw_torch_fused: one kernel for all the weights.")
     for flag in args.unused_flags():
         get_logger().warning(f"{flag} has no effect in this run.")
     return decisions

@@ -349,6 +349,8 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--rope_scaling linear", {"rope_scaling": "linear"}),
     ("--shift_attn True", {"shift_attn": True}),
+    ("--use_liger_kernel true", {"use_liger": True}),
+    ("--enable_liger_kernel true", {"use_liger": True}),
     ("--flash_attn True", {"use_flash_attn": True}),
     ("--flash_attn fa2", {"use_flash_attn": True}),
     ("--flash_attn auto", NOTHING),

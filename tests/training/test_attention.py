@@ -72,6 +72,18 @@ def test_shifted_attention_in_training_alone(tmp_path):
     assert active_attention(served) == "sdpa"
 
 
+def test_embeddings_and_norms_learn_beside_shifted_attention(tmp_path):
+    """LongLoRA trains both: its section 3.3."""
+    options = {"modules_to_save": ["embed_tokens", "norm"], "max_length": 64, "max_steps": 1, "shift_attn": True}
+    checkpoint = run(tmp_path, **options).last_checkpoint
+    from safetensors.torch import load_file
+
+    names = load_file(checkpoint / "adapter_model.safetensors").keys()
+    for part in ("embed_tokens", "layers.0.input_layernorm", "layers.3.post_attention_layernorm", "model.norm"):
+        assert any(part in name for name in names)
+    assert load_engine(InferArguments(ckpt_dir=str(checkpoint), eval_human=True))
+
+
 # What is chosen
 
 
