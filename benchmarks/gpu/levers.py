@@ -220,7 +220,7 @@ def compare(options: argparse.Namespace) -> None:
             print(row(name, found, curves.get("reference")), flush=True)
             curves[name] = found.get("losses", [])
         print("\nLosses, step by step:\n")
-        for name, losses in curves.items():
+        for name, losses in ((name, losses) for name, losses in curves.items() if losses):
             print(f"    {name:<18}" + " ".join(f"{one:.4f}" for one in losses))
 
 

@@ -11,10 +11,10 @@ from llmtune.errors import UsageError
 __all__ = ["CARDS", "Card", "card_of_device", "find_card", "gib"]
 
 CONTEXT_GIB = 0.6
-"""What CUDA's own context and the kernels loaded into it take: on an H200 about 0.5 GiB, not seen by PyTorch."""
+"""An allowance for CUDA's own context and the kernels loaded into it, which PyTorch does not count."""
 
 FRAGMENTATION = 0.04
-"""Share of the memory that PyTorch's allocator holds and cannot give out."""
+"""An allowance for memory that PyTorch's allocator holds in pieces too small to give out."""
 
 
 @dataclass(frozen=True, slots=True)
