@@ -43,12 +43,13 @@ class JsonLog(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        if not state.is_world_process_zero or not logs:
+        if not logs:
+            return
+        found = self.throughput.summary() if "loss" in logs else {}
+        if not state.is_world_process_zero:
             return
         record = {key: _round(key, value) for key, value in logs.items()} | {"global_step": state.global_step}
-        if "loss" in record:
-            found = self.throughput.summary()
-            record |= {name: found[name] for name in LOGGED if name in found}
+        record |= {name: found[name] for name in LOGGED if name in found}
         with self.file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 

@@ -291,7 +291,7 @@ def _report(
         parameters=parameters,
         seconds=time.perf_counter() - started,
         seconds_to_first_step=max(throughput.first_step - started, 0.0),
-        throughput=throughput.summary(),
+        throughput=metrics,
         best_checkpoint=str(result.best_checkpoint or "none"),
         last_checkpoint=str(result.last_checkpoint or "none"),
         interrupted=result.interrupted,

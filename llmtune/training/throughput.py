@@ -15,13 +15,16 @@ from transformers import TrainerCallback
 from llmtune.planning.cards import card_of_device
 from llmtune.planning.flops import ModelFlops
 from llmtune.training.collate import num_useful
+from llmtune.training.order import FILLER
+from llmtune.training.processes import sum_over_processes
 from llmtune.types import IGNORE_INDEX
+from llmtune.utils.ranks import world_size
 
 __all__ = ["Throughput", "peak_memory_gib"]
 
 
 class Throughput(TrainerCallback):
-    """Counts tokens, operations and time of one process.
+    """Counts tokens and operations of all processes together, and time as this one sees it.
 
     Useful tokens are those of samples, computed ones include padding, learned ones have a label. Operations are the
     model's, see `llmtune.planning.flops`: those of computed tokens, without what checkpointing computes again.
@@ -41,7 +44,8 @@ class Throughput(TrainerCallback):
         self._contexts_of_padded = 0
         self._sums: Tensor | None = None
 
-    def count(self, batch: dict[str, Tensor]) -> None:
+    def count(self, batch: dict[str, Tensor], samples: Tensor | None = None) -> None:
+        """Count a batch. `samples`: indices of what it is made of, [n]; those that only fill up are no use."""
         ids, positions = batch["input_ids"], batch.get("position_ids")
         self.computed += ids.numel()
         contexts = ids.new_zeros(())
@@ -50,7 +54,8 @@ class Throughput(TrainerCallback):
         else:
             contexts = (positions + 1).sum()
         learned = (batch["labels"] != IGNORE_INDEX).sum()
-        sums = torch.stack([num_useful(batch), learned, contexts])
+        fillers = 0 if samples is None else (samples == FILLER).sum()
+        sums = torch.stack([num_useful(batch) - fillers, learned, contexts])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -82,35 +87,37 @@ class Throughput(TrainerCallback):
 
     @property
     def done(self) -> float:
-        """Operations so far."""
+        """Operations of this process so far."""
         if self.flops is None:
             return 0.0
         return self.flops.of(self.computed, self.learned, self._sum(2) + self._contexts_of_padded)
 
     def summary(self) -> dict[str, float]:
-        """Tokens in all, tokens per second, and shares, of the steps so far.
+        """Tokens in all, tokens per second, and shares, of the steps so far. Every process has to ask.
 
         Tokens per second are those of the whole training, evaluation and saving included; operations per second and
         the share of waiting are those of the steps alone. `mfu`: on GPUs whose peak is known.
         """
         stepping = max(self.stepping, 1e-9)
+        own = [self.useful, self.computed, self.learned, self._sum(2) + self._contexts_of_padded]
+        useful, computed, learned, contexts = map(int, sum_over_processes([float(value) for value in own]))
         found = {
-            "useful_tokens": self.useful,
-            "computed_tokens": self.computed,
-            "learned_tokens": self.learned,
-            "useful_tokens_per_second": round(self.useful / self.seconds, 1),
-            "computed_tokens_per_second": round(self.computed / self.seconds, 1),
-            "padding_share": round(1 - self.useful / max(self.computed, 1), 4),
-            "learned_share": round(self.learned / max(self.useful, 1), 4),
+            "useful_tokens": useful,
+            "computed_tokens": computed,
+            "learned_tokens": learned,
+            "useful_tokens_per_second": round(useful / self.seconds, 1),
+            "computed_tokens_per_second": round(computed / self.seconds, 1),
+            "padding_share": round(1 - useful / max(computed, 1), 4),
+            "learned_share": round(learned / max(useful, 1), 4),
             "data_wait_share": round(min(self.waited / stepping, 1.0), 4),
             "seconds_to_first_step": round(max(self.first_step - self.since, 0.0), 3),
             "peak_memory_gib": round(peak_memory_gib(), 3),
         }
         if self.flops is not None:
-            speed = self.done / stepping / 1e12
+            speed = self.flops.of(computed, learned, contexts) / stepping / 1e12
             found["tflops"] = float(f"{speed:.4g}")
             if peak := _peak_tflops():
-                found["mfu"] = round(speed / peak, 4)
+                found["mfu"] = round(speed / peak / world_size(), 4)
         return found
 
     def _sum(self, index: int) -> int:

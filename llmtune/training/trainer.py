@@ -68,7 +68,7 @@ class SftTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         samples = inputs.pop(SAMPLES, None)
-        self._throughput.count(inputs)
+        self._throughput.count(inputs, samples)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.watch.add(loss, samples)
         return loss

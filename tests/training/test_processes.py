@@ -69,6 +69,14 @@ def check_equal(run: Path, expected: Path) -> None:
             assert ours[step] == pytest.approx(theirs[step], rel=tolerance), (name, step)
 
 
+def check_tokens(run: Path, expected: Path) -> None:
+    """What is counted is counted over all processes, and what only fills up is not."""
+    ours, theirs = (json.loads((folder / "train_results.json").read_text()) for folder in (run, expected))
+    for name in ("useful_tokens", "learned_tokens"):
+        assert ours[name] == theirs[name] > 0
+    assert ours["computed_tokens"] - theirs["computed_tokens"] < 2 * 64
+
+
 def check_weights(run: Path, expected: Path) -> None:
     """The last checkpoint, read by safetensors alone: the ecosystem's names, and the weights of one process."""
     (file,) = (run / "checkpoint-12").glob("*.safetensors")
@@ -83,6 +91,7 @@ def test_as_one_process_and_resumed(tmp_path, lora, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy)
     assert active in (run / "report.md").read_text()
     check_equal(run, lora)
+    check_tokens(run, lora)
     check_weights(run, lora)
     before = records(run)
     for step in (8, 12):
