@@ -33,6 +33,8 @@ class DistributedArguments:
     """Divide weights, gradients and optimizer state among the processes (PyTorch's FSDP2)."""
     fsdp_offload: bool = False
     """With --fsdp: keep each process's share in the machine's memory while the GPU does not need it."""
+    async_save: bool = False
+    """With --fsdp: write the shares of model and optimizer while training goes on, from a copy in memory."""
 
 
 def check_distributed(args: SftArguments, problems: Problems) -> None:
@@ -60,6 +62,10 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
     problems.need(
         not (args.quantization_bit and args.fsdp and args.quantization_bit == 8),
         "--fsdp cannot divide weights of 8 bits; take --quantization_bit 4, or leave --fsdp away.",
+    )
+    problems.need(
+        not args.async_save or (args.fsdp and not args.push_to_hub),
+        "--async_save needs --fsdp, whose shares are what is written meanwhile, and goes without --push_to_hub.",
     )
     divided = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _is_zero3(args) else ""
     problems.need(

@@ -21,7 +21,7 @@ def fsdp_fields(args: SftArguments) -> dict[str, Any]:
         "fsdp_config": {
             "version": 2,
             "reshard_after_forward": True,
-            "cpu_offload": args.fsdp_offload,
+            "cpu_offload": args.fsdp_offload and torch.cuda.is_available(),  # else all is there already
             "state_dict_type": "SHARDED_STATE_DICT",  # what resuming needs; the weights are saved whole beside it
             "activation_checkpointing": False,
         },

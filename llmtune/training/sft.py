@@ -222,6 +222,7 @@ def _trainer(
         optimizers=(optimizer, None),
         watch=watch,
         order=sample_order(args),
+        async_save=args.async_save,
         generate_metrics=(lambda tuned: answer_metrics(tuned, prepared, args)) if generates else None,
     )
 
@@ -247,6 +248,7 @@ def _collator(args: SftArguments, prepared: Prepared, model: Any) -> PackingColl
 def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
     try:
         output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.finish_saving()
     finally:
         interrupt.restore()
     return dict(output.metrics)

@@ -57,6 +57,8 @@ def meet(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     if args.fsdp and on_cpu:
         let_cpus_divide()
+        if args.fsdp_offload:
+            get_logger().warning("--fsdp_offload has no effect in this run: there is no GPU to offload from.")
     if args.deepspeed_config_path is not None:
         _ready_deepspeed(on_cpu)
     arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)

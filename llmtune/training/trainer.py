@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from llmtune.errors import OutputError
+from llmtune.training.background import BackgroundSaves
 from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
 from llmtune.training.collate import SAMPLES
 from llmtune.training.fsdp import stored_names, whole_state_dict
@@ -23,8 +27,20 @@ from llmtune.training.processes import any_process, sum_over_processes, wait_for
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.utils.files import write_json
+from llmtune.utils.logging import get_logger
 
 __all__ = ["SftTrainer"]
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """A checkpoint that has not got its name yet. `running`: what is still written of it."""
+
+    saving: Path
+    name: str
+    running: list[Future[Any]]
+    failed: Exception | None
+
 
 GenerateMetrics = Callable[[Any], dict[str, float]]
 
@@ -37,6 +53,7 @@ class SftTrainer(Trainer):
         sft_args: Written into each checkpoint.
         watch: Looks at the loss of every step.
         order: How the samples of an epoch are ordered.
+        async_save: Write the shares of a divided model while training goes on.
         generate_metrics: Makes further metrics of an evaluation, from the model.
     """
 
@@ -47,6 +64,7 @@ class SftTrainer(Trainer):
         sft_args: dict[str, Any],
         watch: LossWatch,
         order: Kind = "random",
+        async_save: bool = False,
         generate_metrics: GenerateMetrics | None = None,
         **kwargs: Any,
     ) -> None:
@@ -58,6 +76,8 @@ class SftTrainer(Trainer):
         self._sft_args = sft_args
         self.watch = watch
         self._order = order
+        self._background = BackgroundSaves() if async_save and self.is_fsdp_enabled else None
+        self._unfinished: _Unfinished | None = None
         self._generate_metrics = generate_metrics
         self._sums = torch.zeros(3, dtype=torch.float64)
 
@@ -134,28 +154,44 @@ class SftTrainer(Trainer):
         super()._save(output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write into a hidden folder and rename it when it is whole: a checkpoint-N is complete or is not there."""
-        run = Path(self.args.output_dir)
+        """Write into a hidden folder, to be renamed when it is whole: a checkpoint-N is complete or is not there."""
+        self.finish_saving()
         name = f"checkpoint-{self.state.global_step}"
-        saving = run / f".saving-{name}"
+        saving = Path(self.args.output_dir) / f".saving-{name}"
         self.store_flos()
         if self.args.should_save:
             shutil.rmtree(saving, ignore_errors=True)
             saving.mkdir()
         wait_for_all()
-        failed = _failure_of(lambda: self._write_checkpoint(saving / name))
+        running: list[Future[Any]] = []
+        with contextlib.ExitStack() as stack:
+            if self._background is not None:
+                running = stack.enter_context(self._background.divert())
+            failed = _failure_of(lambda: self._write_checkpoint(saving / name))
         some_failed = any_process(failed is not None)
         if not some_failed and self.args.should_save:
-            failed = _failure_of(lambda: self._complete(saving / name, run / name))
-        some_failed = any_process(failed is not None) or some_failed
+            failed = _failure_of(lambda: self._complete(saving / name))
+        self._unfinished = _Unfinished(saving, name, running, failed)
+        if not running or some_failed:
+            self.finish_saving()
+
+    def finish_saving(self) -> None:
+        """Wait for what is still written, and let the checkpoint appear under its name."""
+        if self._unfinished is None:
+            return
+        made, self._unfinished = self._unfinished, None
+        run, failed = made.saving.parent, made.failed
+        failed = failed or _failure_of(lambda: [future.result() for future in made.running])
+        some_failed = any_process(failed is not None)
         if not some_failed and self.args.should_save:
-            shutil.rmtree(run / name, ignore_errors=True)
-            (saving / name).rename(run / name)
+            failed = _failure_of(lambda: self._publish(made.saving / made.name, run / made.name, made.running))
+            some_failed = failed is not None
+        some_failed = any_process(some_failed)
         if self.args.should_save:
-            shutil.rmtree(saving, ignore_errors=True)
+            shutil.rmtree(made.saving, ignore_errors=True)
         if some_failed:
             raise OutputError(
-                f"The checkpoint of step {self.state.global_step} could not be saved ({_reason(failed)}). "
+                f"{made.name} could not be saved ({_reason(failed)}). "
                 f"No part of it is left; earlier ones in {run} are whole. Free some space and resume from the last."
             ) from failed
         if self.args.should_save:
@@ -166,6 +202,14 @@ class SftTrainer(Trainer):
                 use_mtime=True,
             )
         wait_for_all()
+
+    def _publish(self, made: Path, final: Path, running: list[Future[Any]]) -> None:
+        strategy = "deepspeed" if self.is_deepspeed_enabled else "fsdp" if self.is_fsdp_enabled else ""
+        seal_checkpoint(made, world_size=self.args.world_size, step_size=self._step_size(), strategy=strategy)
+        shutil.rmtree(final, ignore_errors=True)
+        made.rename(final)
+        if running:
+            get_logger().info(f"{final.name} was written while training went on.")
 
     def _write_checkpoint(self, made: Path) -> None:
         """Trainer's own parts of a checkpoint, but not its barrier.
@@ -178,9 +222,9 @@ class SftTrainer(Trainer):
             self._save_scaler(str(made))
             self._save_rng_state(str(made))
 
-    def _complete(self, made: Path, final: Path) -> None:
+    def _complete(self, made: Path) -> None:
         if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(final)
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / made.name)
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
@@ -190,14 +234,12 @@ class SftTrainer(Trainer):
         if isinstance(self.train_dataset, StreamedSamples):
             place = self.train_dataset.place_after(self.state.global_step * self._step_size())
             write_json(made / PLACE_FILE, place)
-        strategy = "deepspeed" if self.is_deepspeed_enabled else "fsdp" if self.is_fsdp_enabled else ""
-        seal_checkpoint(made, world_size=self.args.world_size, step_size=self._step_size(), strategy=strategy)
 
     def _step_size(self) -> int:
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
 
-def _failure_of(work: Callable[[], None]) -> Exception | None:
+def _failure_of(work: Callable[[], Any]) -> Exception | None:
     try:
         work()
     except Exception as err:  # safetensors and torch report a full disk by types of their own

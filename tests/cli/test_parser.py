@@ -259,7 +259,7 @@ lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_
 modules_to_save new_special_tokens peft_path
 freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan streaming
 use_liger use_kernels torch_compile shift_attn
-nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload
+nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload async_save
 push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """
 INFER = """

@@ -41,6 +41,7 @@ def launch(folder: Path, **settings: Any) -> Path:
     process = start(folder, **settings)
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out[-6000:]
+    (folder / "said.log").write_text(out)
     return newest(folder)
 
 

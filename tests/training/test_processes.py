@@ -30,6 +30,11 @@ STRATEGIES = [
     pytest.param({}, "DDP over 2 processes (gloo)", id="ddp"),
     pytest.param({"fsdp": True}, "FSDP2 over 2 processes (gloo), each with 50.0% of the weights", id="fsdp"),
     pytest.param(
+        {"fsdp": True, "async_save": True, "fsdp_offload": True},
+        "FSDP2 over 2 processes (gloo), each with 50.0% of the weights",
+        id="fsdp, offloaded, saved meanwhile",
+    ),
+    pytest.param(
         {"deepspeed_config_path": "zero2"}, "DeepSpeed ZeRO-2 over 2 processes", id="zero2", marks=has_deepspeed
     ),
     pytest.param(
@@ -90,6 +95,7 @@ def check_weights(run: Path, expected: Path) -> None:
 def test_as_one_process_and_resumed(tmp_path, lora, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy)
     assert active in (run / "report.md").read_text()
+    assert ("written while training went on" in (tmp_path / "said.log").read_text()) == ("async_save" in strategy)
     check_equal(run, lora)
     check_tokens(run, lora)
     check_weights(run, lora)

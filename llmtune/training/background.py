@@ -1,0 +1,46 @@
+"""Shares of a divided model that are written while training goes on, by torch's own asynchronous saving."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import torch.distributed as dist
+
+__all__ = ["BackgroundSaves"]
+
+SAVES = 2
+"""A checkpoint has two: the model's shares and the optimizer's. Each talks on a group of its own, since neither waits
+for the other."""
+
+
+class BackgroundSaves:
+    """Starts saves that go on in threads, from a copy of the state in the machine's memory."""
+
+    def __init__(self) -> None:
+        self._groups: list[Any] = []
+
+    @contextlib.contextmanager
+    def divert(self) -> Iterator[list[Future[Any]]]:
+        """Within the block, what saves by torch.distributed.checkpoint does so in the background. Yields what runs.
+
+        accelerate 1.15 has no argument for it (`save_fsdp_model`, `save_fsdp_optimizer`: `dist_cp.save`), so the
+        function is another one as long as the block lasts.
+        """
+        dcp: Any = importlib.import_module("torch.distributed.checkpoint")
+        if not self._groups:
+            self._groups = [dist.new_group(backend="gloo") for _ in range(SAVES)]
+        running: list[Future[Any]] = []
+        save = dcp.save
+
+        def start(state_dict: Any, **options: Any) -> None:
+            running.append(dcp.async_save(state_dict, process_group=self._groups[len(running)], **options))
+
+        dcp.save = start
+        try:
+            yield running
+        finally:
+            dcp.save = save
