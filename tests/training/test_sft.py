@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
         own(self, folder)
 
     monkeypatch.setattr(trainer_module.SftTrainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(OutputError, match=r"step 4 could not be saved .*No space left"):
+    with pytest.raises(OutputError, match=r"checkpoint-4 could not be saved .*No space left"):
         quick(tmp_path)
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-2"]
