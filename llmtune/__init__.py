@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
     from llmtune.training.sft import SftResult, sft
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "ChatTemplate": "llmtune.templates.chat",

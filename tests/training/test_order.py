@@ -6,6 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmtune import SftArguments, sft
+from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import FILLER, EpochOrder, Numbered
 
 
@@ -81,3 +83,27 @@ def test_a_filler_is_one_token_and_learns_nothing():
     filler = samples[FILLER]
     assert filler["input_ids"].tolist() == [7]
     assert filler["labels"].tolist() == [-100]
+
+
+def test_a_run_meets_each_sample_once_a_pass_in_another_order(tmp_path, monkeypatch):
+    met: list[int] = []
+    add = LossWatch.add
+
+    def noted(self, loss, samples):
+        met.extend(samples.tolist())
+        add(self, loss, samples)
+
+    monkeypatch.setattr(LossWatch, "add", noted)
+    settings = {
+        "model_type": "llmtune-tiny", "dataset": ["tiny-qa#12"], "dataset_test_ratio": 0.0, "num_train_epochs": 3,
+        "batch_size": 2, "gradient_accumulation_steps": 2, "eval_strategy": "no", "save_steps": 4, "val_dataset_sample": 0,
+        "save_total_limit": -1, "output_dir": str(tmp_path),
+    }  # fmt: skip
+    run = sft(SftArguments(**settings)).output_dir
+    passes = [met[start : start + 12] for start in (0, 12, 24)]
+    assert [sorted(one) for one in passes] == [list(range(12))] * 3
+    assert len({tuple(one) for one in passes}) == 3
+    whole = list(met)
+    met.clear()
+    sft(SftArguments(**settings, resume_from_checkpoint=str(run / "checkpoint-4")))  # in the second pass
+    assert met == whole[16:]
