@@ -16,12 +16,13 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.cli.check import CheckArguments, take_template_switch
 from llmtune.cli.main import main
 from llmtune.cli.parser import parse
+from llmtune.cli.plan import PlanArguments
 from llmtune.cli.push import PushArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "examples").rglob("README.md"))]
 SCRIPTS = [*sorted((ROOT / "scripts").rglob("*.sh")), *sorted((ROOT / "examples").rglob("*.sh"))]
-COMMANDS = {"sft": SftArguments, "infer": InferArguments, "check": CheckArguments}
+COMMANDS = {"sft": SftArguments, "infer": InferArguments, "check": CheckArguments, "plan": PlanArguments}
 
 # What stands for something of the reader's, and a value that parses. The rest is taken as it is.
 VARIABLES = {
@@ -76,6 +77,10 @@ def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
     _, command, *flags = shlex.split(_filled(line))
     if command in ("list", "show"):
+        assert main([command, *flags]) == 0
+        return
+    if command == "launch":
+        (tmp_path / "my.jsonl").write_text('{"query": "a", "response": "b"}\n')
         assert main([command, *flags]) == 0
         return
     if command == "push":

@@ -96,7 +96,7 @@ def test_a_run_meets_each_sample_once_a_pass_in_another_order(tmp_path, monkeypa
     monkeypatch.setattr(LossWatch, "add", noted)
     settings = {
         "model_type": "llmtune-tiny", "dataset": ["tiny-qa#12"], "dataset_test_ratio": 0.0, "num_train_epochs": 3,
-        "batch_size": 2, "gradient_accumulation_steps": 2, "eval_strategy": "no", "save_steps": 4, "val_dataset_sample": 0,
+        "batch_size": 2, "gradient_accumulation_steps": 2, "eval_strategy": "no", "save_steps": 4,
         "save_total_limit": -1, "output_dir": str(tmp_path),
     }  # fmt: skip
     run = sft(SftArguments(**settings)).output_dir
