@@ -35,8 +35,9 @@ help: ## Show this list.
 .venv/.installed-test: requirements-test.txt requirements-test-nodeps.txt .venv/.installed
 	@echo "[+] Installing requirements-test.txt"
 	@$(PIP) -r requirements-test.txt
-	@echo "[+] Installing requirements-test-nodeps.txt (gptqmodel and what it needs)"
-	@BUILD_CUDA_EXT=0 $(PIP) --no-build-isolation --no-deps $$(grep '^gptqmodel==' requirements-test-nodeps.txt)
+	@echo "[+] Installing requirements-test-nodeps.txt (deepspeed, gptqmodel and what it needs)"
+	@BUILD_CUDA_EXT=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation --no-deps \
+		$$(grep -E '^(deepspeed|gptqmodel)==' requirements-test-nodeps.txt)
 	@$(PIP) --no-deps -r requirements-test-nodeps.txt
 	@touch $@
 
