@@ -62,6 +62,7 @@ format: .venv/.installed-test ## Let ruff repair and format the code.
 
 golden: .venv/.installed-test ## Write tests/golden and the READMEs' tables anew; review the difference.
 	$(BIN)/python tests/golden/generate.py
+	$(BIN)/python tests/golden/launch_texts.py
 	$(BIN)/python tests/golden/readme_tables.py
 
 clean: ## Remove the virtual environment, caches and build products. What was trained stays.
