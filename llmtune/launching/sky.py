@@ -20,10 +20,9 @@ HEAD = """\
 """
 
 RUN = """\
-set -euo pipefail
+set -eu
 export NNODES=$SKYPILOT_NUM_NODES NODE_RANK=$SKYPILOT_NODE_RANK
-MASTER_ADDR=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
-export MASTER_ADDR MASTER_PORT=29500
+export MASTER_ADDR=${{SKYPILOT_NODE_IPS%%$'\\n'*}} MASTER_PORT=29500
 {command}
 exec "${{sft[@]}}"
 """

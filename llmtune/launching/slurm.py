@@ -21,10 +21,9 @@ HEAD = """\
 # All nodes must see the folder that it runs in, and its output.
 """
 
-RENDEZVOUS = """\
-export NNODES=$SLURM_JOB_NUM_NODES
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_ADDR
+RENDEZVOUS = r"""export NNODES=$SLURM_JOB_NUM_NODES
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MASTER_ADDR=${nodes%%$'\n'*}
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 """
 
@@ -66,7 +65,7 @@ def slurm_text(job: Job) -> str:
         "set -e\n",
         "".join(f': "${{{name}:?is not set: export it before sbatch}}"\n' for name in launch.env),
         f"{launch.setup}\n" if launch.setup else "",
-        "set -uo pipefail\n" + RENDEZVOUS,  # only now: what sets up environments often reads unset variables
+        "set -u\n" + RENDEZVOUS,  # only now: what sets up environments often reads unset variables
         bash_array("sft", ["llmtune", "sft", *job.words], raw) + "\n",
         STOP.format(grace=launch.grace, then=THEN if job.resumable else ""),
         RUN.format(srun=_srun(job), requeue=REQUEUE if job.resumable else ""),

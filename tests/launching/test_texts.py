@@ -109,6 +109,16 @@ def test_sky_has_the_fields_of_a_task():
         assert f"${name}" in task["run"]
 
 
+def test_sky_tells_each_machine_its_place(tmp_path):
+    program = tmp_path / "llmtune"
+    program.write_text('#!/bin/bash\necho "$NNODES $NODE_RANK $MASTER_ADDR $MASTER_PORT $1 ${@: -1}"\n')
+    program.chmod(0o755)
+    machine = {"SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6", "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2"}
+    environment = OF_SHELL | machine | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", shell_of("lora.sky.yaml")], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("2 1 10.0.0.5 29500 sft last\n", "")
+
+
 @pytest.mark.parametrize("name", NAMES[4:])
 def test_ray_is_python_with_the_same_flags(name, generator):
     tree = ast.parse(golden(name))
