@@ -35,8 +35,9 @@ help: ## Show this list.
 .venv/.installed-test: requirements-test.txt requirements-test-nodeps.txt .venv/.installed
 	@echo "[+] Installing requirements-test.txt"
 	@$(PIP) -r requirements-test.txt
-	@echo "[+] Installing requirements-test-nodeps.txt (gptqmodel and what it needs)"
-	@BUILD_CUDA_EXT=0 $(PIP) --no-build-isolation --no-deps $$(grep '^gptqmodel==' requirements-test-nodeps.txt)
+	@echo "[+] Installing requirements-test-nodeps.txt (deepspeed, gptqmodel and what it needs)"
+	@BUILD_CUDA_EXT=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation --no-deps \
+		$$(grep -E '^(deepspeed|gptqmodel)==' requirements-test-nodeps.txt)
 	@$(PIP) --no-deps -r requirements-test-nodeps.txt
 	@touch $@
 
@@ -61,6 +62,7 @@ format: .venv/.installed-test ## Let ruff repair and format the code.
 
 golden: .venv/.installed-test ## Write tests/golden and the READMEs' tables anew; review the difference.
 	$(BIN)/python tests/golden/generate.py
+	$(BIN)/python tests/golden/launch_texts.py
 	$(BIN)/python tests/golden/readme_tables.py
 
 clean: ## Remove the virtual environment, caches and build products. What was trained stays.

@@ -50,6 +50,8 @@ setup(
         "liger": ["liger-kernel>=0.6"],
         "kernels": ["kernels>=0.11"],
         "deepspeed": ["deepspeed>=0.17"],
+        "ray": ["ray[train]"],
+        "trackers": ["mlflow", "swanlab", "trackio", "wandb"],
         "rlhf": ["trl>=0.20"],
         "serve": ["fastapi", "uvicorn"],
         "vision": ["pillow>=10"],

@@ -24,6 +24,7 @@ FLOORS = [
     {"registry"},
     {"models", *PORTS, "data", "templates"},
     {"arguments"},
+    {"launching"},
     {
         "data.canonical",
         "data.identity",
@@ -136,6 +137,8 @@ COMMANDS = [
     (["sft", "--help"], 0),
     (["infer", "--help"], 0),
     (["plan", "--help"], 0),
+    (["launch", "--help"], 0),
+    (["launch", "--slurm", "--dry-run", "--", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa"], 0),
     (["list", "models"], 0),
     (["list", "datasets"], 0),
     (["list", "templates"], 0),

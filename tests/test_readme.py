@@ -80,8 +80,8 @@ def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pyte
         assert main([command, *flags]) == 0
         return
     if command == "launch":
-        (tmp_path / "my.jsonl").write_text('{"query": "a", "response": "b"}\n')
-        assert main([command, *flags]) == 0
+        (tmp_path / "my.jsonl").write_text('{"query": "a", "response": "b"}\n', encoding="utf-8")
+        assert main([command, "--dry_run", *flags]) == 0
         return
     if command == "push":
         (tmp_path / flags[flags.index("--ckpt_dir") + 1]).mkdir(parents=True)

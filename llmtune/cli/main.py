@@ -18,12 +18,13 @@ COMMANDS = {
     "infer": "Answer a data set with a checkpoint, or talk to it.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
+    "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
     "list": "List models, datasets, templates or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "launch", "merge", "ppo", "pt", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm", "serve", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

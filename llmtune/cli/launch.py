@@ -1,0 +1,137 @@
+"""`llmtune launch`: `llmtune sft` as a job of SLURM, SkyPilot or Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llmtune.arguments.checks import check_sources
+from llmtune.arguments.launch import LaunchArguments
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli.parser import parse
+from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
+from llmtune.launching.job import Job, make_job
+from llmtune.launching.ray import ray_text
+from llmtune.launching.sky import sky_text
+from llmtune.launching.slurm import slurm_text
+from llmtune.utils.files import write_text
+from llmtune.utils.logging import get_logger
+
+SUMMARY = """
+Write a job for a cluster and submit it. The flags of the job come first; behind -- the run, checked as sft checks it:
+  llmtune launch --slurm --nodes 2 --gpus 8 --time 24:00:00 --partition gpu --dry_run -- \\
+      sft --model_type qwen2.5-7b-instruct --dataset my.jsonl
+  llmtune launch --sky --gpus 8 --accelerator A100 --spot --bucket s3://mine --config run.yaml
+  llmtune launch --ray --nodes 4 --gpus 8 --env HF_TOKEN -- sft --config run.yaml --learning_rate 2e-5
+--dry_run prints the file and submits nothing. Each job writes to a folder of its own below --output_dir, and goes on
+from its last checkpoint when it is stopped, moved or queued again.
+"""
+
+EXAMPLE = "llmtune launch --slurm --gpus 8 -- sft --model_type KEY --dataset FILE"
+SUFFIX = {"slurm": ".sbatch", "sky": ".sky.yaml", "ray": ".ray.py"}
+
+
+def run(argv: Sequence[str]) -> int:
+    own, words = _split(argv)
+    launch = parse(LaunchArguments, own, command="launch", summary=SUMMARY)
+    if not words:
+        raise UsageError(f"What to run is missing: {EXAMPLE}, or --config run.yaml with the flags of sft in a file.")
+    with _inside(launch.workdir):  # where the run will look for its files
+        args = parse(SftArguments, words, command="sft")
+        check_sources(args)
+    job = make_job(launch, args, words)
+    for warning in [*job.warnings, *_left_behind(job, args)]:
+        get_logger().warning(warning)
+    text = write_job(job)
+    if launch.dry_run:
+        sys.stdout.write(text)
+        if launch.output is not None:
+            write_text(Path(launch.output), text)
+        return 0
+    file = Path(launch.output or f"{job.name}{SUFFIX[launch.scheduler]}")
+    command = submit_command(launch, file)
+    write_text(file, text)
+    get_logger().info(f"Wrote {file}. Submitting: {' '.join(command)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvp(command[0], command)
+
+
+def write_job(job: Job) -> str:
+    """The file for the job's scheduler."""
+    if job.launch.slurm:
+        return slurm_text(job)
+    return sky_text(job) if job.launch.sky else ray_text(job, str(Path.cwd()))
+
+
+def submit_command(launch: LaunchArguments, file: Path) -> list[str]:
+    """What hands the file to the scheduler.
+
+    Raises:
+        MissingPackageError, LlmtuneError: The scheduler's command is not on this machine.
+    """
+    if launch.ray:
+        if importlib.util.find_spec("ray") is None:
+            raise MissingPackageError("--ray needs ray. Install it with: pip install 'llmtune[ray]'")
+        return [sys.executable, str(file)]
+    if launch.slurm:
+        if shutil.which("sbatch") is None:
+            raise LlmtuneError(
+                "There is no sbatch here: run this on a login node of the cluster, or add --dry_run --output FILE."
+            )
+        return ["sbatch", str(file)]
+    if shutil.which("sky") is None:
+        raise MissingPackageError("--sky needs SkyPilot. Install it with: pip install skypilot")
+    secrets = [word for name in launch.env for word in ("--secret", name)]
+    return ["sky", *(["jobs"] if launch.spot else []), "launch", *secrets, str(file)]
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The job's own flags, and those of sft: behind `--`, and in a --config file."""
+    words = list(argv)
+    if "--" not in words and any(
+        word == "sft" and before != "--job_name" for before, word in zip(["", *words], words, strict=False)
+    ):
+        raise UsageError(f"Put -- before sft: {EXAMPLE}.")
+    place = words.index("--") if "--" in words else len(words)
+    own, behind = words[:place], words[place + 1 :]
+    if behind[:1] == ["llmtune"]:
+        behind = behind[1:]
+    if behind and behind[0] != "sft":
+        raise UsageError(f"Behind -- stands the run, sft and its flags, not {behind[0]!r}: {EXAMPLE}.")
+    config: list[str] = []
+    for index, word in enumerate(own):
+        if word.partition("=")[0] == "--config":
+            end = index + (1 if "=" in word else 2)
+            config, own = own[index:end], own[:index] + own[end:]
+            break
+    return own, [*config, *behind[1:]]
+
+
+@contextlib.contextmanager
+def _inside(folder: str | None) -> Iterator[None]:
+    former = Path.cwd()
+    os.chdir(former if folder is None else Path(folder).expanduser())
+    try:
+        yield
+    finally:
+        os.chdir(former)
+
+
+def _left_behind(job: Job, args: SftArguments) -> list[str]:
+    """What SkyPilot does not upload."""
+    if not job.launch.sky:
+        return []
+    root = Path(job.launch.workdir or ".").expanduser().resolve()
+    named = [*args.dataset, *args.val_dataset, args.model_id_or_path, args.tokenizer_id_or_path, args.peft_path]
+    files = [(root / Path(text.partition("#")[0]).expanduser()).resolve() for text in named if text]
+    return [
+        f"{file} is not below {root}, so that SkyPilot does not upload it."
+        for file in files
+        if file.exists() and root not in (file, *file.parents)
+    ]

@@ -1,0 +1,127 @@
+"""What a job runs, whoever starts it: the flags of `llmtune sft`, and whether it can go on after it was stopped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmtune.arguments.checks import parse_train_args
+from llmtune.arguments.launch import LaunchArguments
+from llmtune.arguments.sft import SftArguments
+from llmtune.errors import UsageError
+
+__all__ = ["Job", "bash_array", "make_job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run of `llmtune sft` and the machines for it.
+
+    Attributes:
+        name: What the scheduler calls it.
+        words: The flags of sft, as they were given; without --output_dir where `own_folder`.
+        output_dir: Where sft writes; where `own_folder`, the job's folder stands below it.
+        resumable: A second start goes on from the last checkpoint.
+        own_folder: The file gives each job a folder, so that `last` is never another job's run. Where the user said
+            what to resume from, folder and flags stay theirs.
+        launch: The machines.
+        warnings: What the user should know before it runs.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    output_dir: str
+    resumable: bool
+    own_folder: bool
+    launch: LaunchArguments
+    warnings: list[str] = field(default_factory=list)
+
+    def size(self) -> str:
+        """The machines in words."""
+        nodes, gpus = self.launch.nodes, self.launch.gpus
+        each = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "one process on the CPU"
+        return f"{nodes} machine{'s' * (nodes > 1)} with {each}{' each' * (nodes > 1)}"
+
+
+def make_job(launch: LaunchArguments, args: SftArguments, words: Sequence[str]) -> Job:
+    """Put both together.
+
+    Args:
+        launch: Checked flags of the job.
+        args: The flags of sft, checked.
+        words: The same as they were given.
+
+    Raises:
+        UsageError: They hold a secret, which a file must not, or say what the launcher says.
+    """
+    _refuse_secrets(args)
+    if args.nproc != 1:
+        raise UsageError(
+            f"--nproc {args.nproc}: a job has a process for each GPU. Leave it away; --gpus says how many a machine."
+        )
+    warnings = [f"{flag} has no effect with --{launch.scheduler}." for flag in launch.unused_flags()]
+    resumable = args.save_strategy != "no" and not args.only_save_model
+    if not resumable:
+        warnings.append(
+            "The checkpoints of this run hold the weights alone, so that a job that was stopped begins anew: "
+            "--only_save_model false keeps what going on needs."
+        )
+    given = args.resume_from_checkpoint
+    if given is not None and Path(given).name.startswith("checkpoint-"):
+        warnings.append(
+            f"--resume_from_checkpoint {given}: a job that was stopped starts there again. Give the run's folder, "
+            f"{Path(given).parent}, and it goes on from the last checkpoint."
+        )
+    own_folder = resumable and given is None
+    return Job(
+        name=launch.job_name or _as_name(args.display_name()),
+        words=tuple(_without(words, "output_dir") if own_folder else words),
+        output_dir=args.output_dir,
+        resumable=resumable,
+        own_folder=own_folder,
+        launch=launch,
+        warnings=warnings,
+    )
+
+
+def bash_array(name: str, words: Sequence[str], raw: Sequence[str] = ()) -> str:
+    """A bash array of a command, a flag a line. `raw`: lines that bash is to expand, at the end."""
+    lines = [" ".join(map(shlex.quote, group)) for group in _by_flag(words)]
+    return "\n".join([f"{name}=(", *(f"    {line}" for line in [*lines, *raw]), ")"])
+
+
+def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    for word in words:
+        if word.startswith("--") and group:
+            yield group
+            group = []
+        group.append(word)
+    yield group
+
+
+def _without(words: Sequence[str], flag: str) -> list[str]:
+    """The words without a flag and its values."""
+    return [word for group in _by_flag(words) if _flag_of(group) != flag for word in group] if words else []
+
+
+def _flag_of(group: Sequence[str]) -> str:
+    return group[0].partition("=")[0].removeprefix("--").replace("-", "_")
+
+
+def _as_name(text: str) -> str:
+    name = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in text)
+    return name if name[:1].isalpha() else f"sft-{name}"
+
+
+def _refuse_secrets(args: SftArguments) -> None:
+    named = "--hub_token" if args.hub_token is not None else ""
+    for key in parse_train_args(args.train_args):
+        named = f"--train_args {key}=" if "token" in key else named
+    if named:
+        raise UsageError(
+            f"{named} would be written into a file that others can read. Leave it away: export MODELSCOPE_API_TOKEN or "
+            "HF_TOKEN in your shell, and add its name with --env."
+        )
