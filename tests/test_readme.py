@@ -20,7 +20,7 @@ from llmtune.cli.push import PushArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "examples").rglob("README.md"))]
-SCRIPTS = [*sorted((ROOT / "scripts").rglob("*.sh")), *sorted((ROOT / "examples").rglob("*.sh"))]
+SCRIPTS = sorted((ROOT / "examples").rglob("*.sh"))
 COMMANDS = {"sft": SftArguments, "infer": InferArguments, "check": CheckArguments}
 
 # What stands for something of the reader's, and a value that parses. The rest is taken as it is.

@@ -50,7 +50,7 @@ class DryRunArguments:
             try:
                 resolve()
             except HubError:  # only the hub can tell what this model is: its files will, once fetched
-                self.model_type = AUTO
+                vars(self)["model_type"] = AUTO
                 resolve()
 
 

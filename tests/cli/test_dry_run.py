@@ -79,7 +79,7 @@ def test_several_processes(dry, monkeypatch):
 def test_what_is_missing_is_a_note(dry, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     status, _, notes, _ = dry(
-        *QWEN, *"--quantization_bit 4 --deepspeed_config_path zero2 --use_flash_attn true".split()
+        *QWEN, *["--quantization_bit", "4", "--deepspeed_config_path", "zero2", "--use_flash_attn", "true"]
     )
     assert status == 0
     assert [note for note in notes if "llmtune[deepspeed]" in note]
