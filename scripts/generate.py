@@ -146,10 +146,13 @@ def needs(mode: Mode, estimate: float | None) -> str:
     assert estimate is not None, f"{mode.folder}: run estimate.py"
     cards = named(mode.cards)
     if mode.has_divided_states:
-        place = " of its memory" if "offload" in mode.deepspeed else " on each"
-        return (
-            f"{cards}; {estimate:g}GB{place} for weights, gradients and Adam (16 bytes a parameter), not activations"
+        states = "weights, gradients and Adam at 16 bytes a parameter"
+        place = (
+            f"the machine's memory for {states}"
+            if "offload" in mode.deepspeed
+            else f"each for {states}, not activations"
         )
+        return f"{cards}; {estimate:g}GB {'of' if 'offload' in mode.deepspeed else 'on'} {place}"
     each = "each" if number(mode.cards) > 1 else "it"
     place = f"{number(mode.cards) // mode.nproc} GPUs together" if "mp" in mode.parts else each
     how = "without" if mode.checkpointing == "false" else "with full"
@@ -192,7 +195,8 @@ def sft_flags(mode: Mode) -> Flags:
     flags += [("warmup_ratio", 0.03), ("eval_steps", steps), ("save_steps", steps), ("save_total_limit", 2)]
     flags += [("logging_steps", 10)]
     if mode.is_full or mode.deepspeed:
-        flags += [("only_save_model", mode.special("only_save_model", "true"))]
+        # FSDP2 saves its parts with what resuming needs, or not at all
+        flags += [("only_save_model", mode.special("only_save_model", "false" if "fsdp" in mode.parts else "true"))]
     flags += attention(mode)
     if "mp" in mode.parts:
         flags += [("device_map", "auto")]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # llama3.1-8b-instruct: all the weights, 4 processes, ZeRO-3.
-# Needs 4 * A100; 32.1GB on each for weights, gradients and Adam (16 bytes a parameter), not activations.
+# Needs 4 * A100; 32.1GB on each for weights, gradients and Adam at 16 bytes a parameter, not activations.
 # Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
 # Run it from the top of the repository. Written by scripts/generate.py.
 NPROC=${NPROC:-4}

@@ -25,7 +25,7 @@ llmtune sft \
     --save_steps 50 \
     --save_total_limit 2 \
     --logging_steps 10 \
-    --only_save_model true \
+    --only_save_model false \
     --nproc "$NPROC" \
     --fsdp true \
     "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # qwen2.5-0.5b-instruct: all the weights, 2 processes, ZeRO-3.
-# Needs 2 * A10; 4GB on each for weights, gradients and Adam (16 bytes a parameter), not activations.
+# Needs 2 * A10; 4GB on each for weights, gradients and Adam at 16 bytes a parameter, not activations.
 # Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
 # Run it from the top of the repository. Written by scripts/generate.py.
 NPROC=${NPROC:-2}

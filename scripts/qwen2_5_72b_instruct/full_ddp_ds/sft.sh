@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # qwen2.5-72b-instruct: all the weights, 8 processes, ZeRO-3 with offload.
-# Needs 8 * A100; 1163.3GB of its memory for weights, gradients and Adam (16 bytes a parameter), not activations.
+# Needs 8 * A100; 1163.3GB of the machine's memory for weights, gradients and Adam at 16 bytes a parameter.
 # Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
 # Run it from the top of the repository. Written by scripts/generate.py.
 NPROC=${NPROC:-8}
