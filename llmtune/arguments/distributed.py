@@ -55,6 +55,10 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
         "--fsdp and --deepspeed_config_path divide the same things: give one of them.",
     )
     problems.need(
+        not (args.fsdp and args.only_save_model),
+        "--fsdp saves each process's part together with what resuming needs: leave --only_save_model true away.",
+    )
+    problems.need(
         not (args.ddp_backend == "gloo" and args.quantization_bit),
         "--ddp_backend gloo cannot be used with --quantization_bit: quantised weights are on GPUs, which talk by nccl. "
         "Leave --ddp_backend away.",

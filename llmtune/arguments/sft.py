@@ -157,7 +157,7 @@ class SftArguments(
         if self.eval_batch_size is None:
             self.eval_batch_size = self.batch_size
         if self.only_save_model is None:
-            self.only_save_model = self.sft_type == "full"
+            self.only_save_model = self.sft_type == "full" and not self.fsdp
 
     def step_size(self) -> int:
         """Samples, or packs, of an optimizer step, over all processes."""

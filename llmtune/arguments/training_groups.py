@@ -86,7 +86,7 @@ class EvaluationArguments:
     save_total_limit: int = 2
     """Checkpoints kept: the best, and the last ones; -1 keeps all."""
     only_save_model: bool | None = None
-    """Leave out what resuming needs. Default: true for full, false for lora."""
+    """Leave out what resuming needs. Default: true for full without --fsdp, else false."""
     logging_steps: int = 5
     """Optimizer steps between log records."""
     predict_with_generate: bool = False

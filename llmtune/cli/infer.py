@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.infer import InferArguments
+from llmtune.cli.dry_run import DryRunArguments
 from llmtune.cli.parser import parse
 
 SUMMARY = """
@@ -15,10 +17,20 @@ Answer a data set with a checkpoint, or talk to it. The checkpoint knows how it 
 """
 
 
+@dataclass(kw_only=True)
+class InferCommand(DryRunArguments, InferArguments):
+    """Inference."""
+
+
 def run(argv: Sequence[str]) -> int:
-    args = parse(InferArguments, argv, command="infer", summary=SUMMARY)
+    args = parse(InferCommand, argv, command="infer", summary=SUMMARY)
     if not args.eval_human:
         check_sources(args)
+    if args.dry_run:
+        from llmtune.cli.dry_infer import show_infer
+
+        show_infer(args)
+        return 0
     from llmtune.inference.infer import infer
 
     infer(args)

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-__all__ = ["hand_over", "main", "torchrun_arguments"]
+__all__ = ["hand_over", "is_handed_over", "main", "torchrun_arguments"]
 
 SECONDS_TO_SAVE = "600"
 """What processes have, after SIGTERM, to end their step and save, before torchrun kills them."""
@@ -17,13 +17,18 @@ SECONDS_TO_SAVE = "600"
 
 def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: int) -> None:
     """Become torchrun, and do not return, where `nproc` asks for it and this is not one of its processes already."""
-    if (nproc == 1 and "NNODES" not in os.environ) or "LOCAL_RANK" in os.environ:
+    if not is_handed_over(nproc, os.environ):
         return
     words = torchrun_arguments(nproc, max_restarts, os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
     line = [sys.executable, "-m", "llmtune.cli.processes", *words, "-m", "--", "llmtune", command, *argv]
     os.execv(sys.executable, line)
+
+
+def is_handed_over(nproc: int, environment: Mapping[str, str]) -> bool:
+    """Whether torchrun takes over: asked for, and this is not one of its processes already."""
+    return (nproc != 1 or "NNODES" in environment) and "LOCAL_RANK" not in environment
 
 
 def torchrun_arguments(nproc: int, max_restarts: int, environment: Mapping[str, str]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
+from llmtune.cli.dry_run import DryRunArguments
 from llmtune.cli.parser import parse
 from llmtune.cli.processes import hand_over
 
@@ -14,14 +16,29 @@ Fine-tune a model. Needed are a model and data:
   llmtune sft --model_type llmtune-tiny --dataset tiny-qa
   llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
 `llmtune check` with the same flags shows what would be learned.
+`--dry_run true` checks them and says what would run.
   llmtune sft --nproc 2 ...    two processes, each with a GPU of its own (or a part of the CPU)
 """
 
 
+@dataclass(kw_only=True)
+class SftCommand(DryRunArguments, SftArguments):
+    """Fine-tuning."""
+
+    def run_arguments(self) -> SftArguments:
+        """What a run is told, and writes down: all but what is this command's own."""
+        return SftArguments(**{field.name: getattr(self, field.name) for field in fields(SftArguments) if field.init})
+
+
 def run(argv: Sequence[str]) -> int:
-    args = parse(SftArguments, argv, command="sft", summary=SUMMARY)
+    args = parse(SftCommand, argv, command="sft", summary=SUMMARY)
     check_sources(args)
+    if args.dry_run:
+        from llmtune.cli.dry_sft import show_sft
+
+        show_sft(args)
+        return 0
     hand_over("sft", argv, nproc=args.nproc, max_restarts=args.max_restarts)
     from llmtune.training.sft import sft
 
-    return 130 if sft(args).interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
+    return 130 if sft(args.run_arguments()).interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure

@@ -17,7 +17,7 @@ from llmtune.utils.quiet import quiet_gptqmodel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype"]
+__all__ = ["check_requirements", "dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype"]
 
 
 def get_model_tokenizer(
@@ -55,7 +55,7 @@ def get_model_tokenizer(
         model_type = identify(model_id_or_path, hub).model_type
     info = MODEL_MAPPING[model_type]
     if load_model:
-        _check_requirements(model_type, info)
+        check_requirements(model_type, info)
     folder = model_folder(info, model_id_or_path, hub=hub, weights=load_model)
     dtype, _ = resolve_dtype(info, torch_dtype) if load_model else (None, "")
     device = kwargs.pop("device", None)
@@ -213,7 +213,8 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
         )
 
 
-def _check_requirements(model_type: str, info: ModelInfo) -> None:
+def check_requirements(model_type: str, info: ModelInfo) -> None:
+    """Raise MissingPackageError where something that the entry requires is not installed."""
     from packaging.requirements import Requirement
 
     for text in info.requires:

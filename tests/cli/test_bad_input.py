@@ -61,6 +61,7 @@ CASES = [
     ([*SFT, "--dataset", "good.jsonl", "--sft_type", "full", "--dtype", "fp16"], 2, ["needs a GPU"]),
     ([*SFT, "--dataset", "good.jsonl", "--deepspeed", "zero4"], 2, ["--deepspeed_config_path zero4", "zero2", "zero3_offload"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp"], 2, ["--fsdp", "--nproc 2"]),
+    ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--only_save_model", "true"], 2, ["leave --only_save_model true"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--deepspeed", "zero2"], 2, ["--fsdp and --deepspeed_config_path"]),
     ([*SFT, "--dataset", "good.jsonl", "--ddp_backend", "gloo", "--quantization_bit", "4"], 2, ["gloo", "--quantization_bit", "nccl"]),
     ([*SFT, "--dataset", "good.jsonl", "--nproc", "-1"], 2, ["--nproc must be 0 or more"]),

@@ -63,6 +63,7 @@ def test_no_flags_give_the_defaults():
         ("--no_repeat_ngram_size 3", {"no_repeat_ngram_size": 3}),
         ("--use_flash_attn off", {"use_flash_attn": False}),
         ("--sft_type full", {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True}),
+        ("--sft_type full --fsdp", {"sft_type": "full", "learning_rate": 2e-5, "fsdp": True}),
         ("--truncation_strategy delete", {"truncation_strategy": "delete"}),
         ("--dataset a b#10", {"dataset": ["a", "b#10"]}),
         ("--dataset a,b --val_dataset c", {"dataset": ["a", "b"], "val_dataset": ["c"]}),

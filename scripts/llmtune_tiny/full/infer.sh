@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Answer the rows that sft.sh beside this file held out, from whole weights. Needs: any CPU.
-# CKPT_DIR=output/llmtune-tiny/vX-XXX/checkpoint-XXX chooses a checkpoint; without it, the newest run's last one with
-# whole weights is taken. Add --eval_human true to talk to it. Run it from the top of the repository.
+# Answer the rows that sft.sh beside this file held out. Needs any CPU.
+# The newest checkpoint answers, or CKPT_DIR=FOLDER; it knows model, template, data, lengths and bits.
+# Add --eval_human true to talk to it. Run it from the top of the repository. Written by scripts/generate.py.
 MARK=config.json
-CKPT_DIR=${CKPT_DIR:-$(ls -d output/llmtune-tiny/v*/checkpoint-*/$MARK | sort -V | tail -1 | xargs dirname)}
+CKPT_DIR=${CKPT_DIR:-$(ls -d output/llmtune-tiny/v*/checkpoint-*/$MARK 2>/dev/null | sort -V | tail -1)}
+CKPT_DIR=${CKPT_DIR%/"$MARK"}
 llmtune infer \
-    --ckpt_dir "$CKPT_DIR" \
+    --ckpt_dir "${CKPT_DIR:?run sft.sh first, or say which checkpoint folder}" \
     --eval_human false \
-    --show_dataset_sample 10 \
     --max_new_tokens 64 \
     --temperature 0.9 \
     --top_k 20 \

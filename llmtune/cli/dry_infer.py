@@ -1,0 +1,49 @@
+"""What `llmtune infer --dry_run true` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmtune.arguments.infer import InferArguments
+from llmtune.cli import dry_run
+
+__all__ = ["show_infer"]
+
+
+def show_infer(args: InferArguments) -> None:
+    """Print what would answer, and what.
+
+    Raises:
+        LlmtuneError: What would stop it before any weights, as far as files on this machine tell it.
+    """
+    lacks: list[str] = []
+    whole = args.ckpt_dir is not None and args.sft_type == "full"
+    model = "in the checkpoint"
+    if not whole:
+        model = dry_run.find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
+    rows = {
+        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the model as it is",
+        "model": f"{args.display_name()}, {model}",
+        "template": str(args.template_type),
+        "number format": dry_run.dtype_text(args),
+        "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
+        "merged": f"{Path(str(args.ckpt_dir)).name}-merged, first" if args.merge_lora_and_save else "",
+        **({"talk": "with whoever types"} if args.eval_human else dry_run.data_rows(args, args)),
+        "answers": f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
+    }
+    if not args.eval_human:
+        number = "all" if args.show_dataset_sample == -1 else f"the first {args.show_dataset_sample}"
+        rows["rows"] = f"{number} of validation, {args.infer_batch_size} at a time"
+        rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
+    notes = [f"missing here: {text}" for text in lacks]
+    if args.inherited:
+        notes.append(f"from the checkpoint: {', '.join(args.inherited)}.")
+    if args.unused:
+        notes.append(f"no effect on answers: {', '.join(args.unused)}.")
+    dry_run.show({name: text for name, text in rows.items() if text}, notes)
+
+
+def _sampling(args: InferArguments) -> str:
+    if not args.do_sample or args.temperature == 0:
+        return "the most likely ones"
+    return f"drawn at temperature {args.temperature:g}, top_k {args.top_k}, top_p {args.top_p:g}"

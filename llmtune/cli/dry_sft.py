@@ -1,0 +1,168 @@
+"""What `llmtune sft --dry_run true` says."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.distributed import deepspeed_file, need_deepspeed
+from llmtune.arguments.sft import SftArguments
+from llmtune.cli import dry_run
+from llmtune.cli.processes import is_handed_over, torchrun_arguments
+from llmtune.errors import MissingPackageError, OutputError, UsageError
+from llmtune.models.attention import best_flash
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.ports.find import native_target_modules
+from llmtune.utils.ranks import world_size
+
+__all__ = ["show_sft"]
+
+
+def show_sft(args: SftArguments) -> None:
+    """Print the run that these arguments ask for.
+
+    Raises:
+        LlmtuneError: What would stop the run before any weights, as far as files on this machine tell it.
+    """
+    lacks: list[str] = []
+    found = dry_run.find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
+    rows = {
+        "model": f"{args.display_name()}, {found.text}",
+        "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
+        "training": _training(args),
+        "target modules": _targets(args, dry_run.config_of(found)),
+        "number format": dry_run.dtype_text(args),
+        "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
+        **dry_run.data_rows(args, args),
+        "rows": _rows(args),
+        "processes": _processes(args),
+        "launch": _launch(args),
+        "DeepSpeed": _deepspeed(args, lacks),
+        "a step": _step(args),
+        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type}, warm-up {args.warmup_ratio:.3g} of all",
+        "length": f"{args.max_steps:,} steps"
+        if args.max_steps > 0
+        else f"{args.num_train_epochs:g} epoch{'' if args.num_train_epochs == 1 else 's'}",
+        "checkpointing": f"gradient checkpointing {args.gradient_checkpointing}",
+        "evaluation": f"every {args.eval_steps} steps; saved every {args.save_steps}"
+        f", {args.save_total_limit} kept{', weights alone' if args.only_save_model else ''}",
+        "goes on from": _resume(args),
+        "output": _output(args),
+    }
+    dry_run.show({name: text for name, text in rows.items() if text}, _notes(args, lacks))
+
+
+def _training(args: SftArguments) -> str:
+    if args.sft_type == "full":
+        return "all the weights"
+    text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
+    if args.peft_path is None:
+        return text
+    checkpoint_kind(Path(args.peft_path))
+    return f"{text}, from {args.peft_path}"
+
+
+def _targets(args: SftArguments, config: Any) -> str:
+    if args.sft_type == "full":
+        return ""
+    given = args.lora_target_modules
+    if given == ["ALL"]:
+        return "ALL: every linear layer but the head"
+    names = given if given and given != ["DEFAULT"] else MODEL_MAPPING[str(args.model_type)].lora_target_modules
+    whose = "" if given and given != ["DEFAULT"] else ", the model entry's"
+    if not names:
+        return "the model's own linear layers, found once it is built"
+    natives = native_target_modules(config, names) if config else tuple(names)
+    native = f", which are {' '.join(natives)} as it is loaded" if natives != tuple(names) else ""
+    return " ".join(names) + whose + native
+
+
+def _rows(args: SftArguments) -> str:
+    sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
+    length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
+    part = "as --val_dataset says" if args.val_dataset else f"{args.dataset_test_ratio:g} of each set"
+    return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
+
+
+def _processes(args: SftArguments) -> str:
+    devices = ", each on several devices" if args.device_map else ""
+    backend = f", talking by {args.ddp_backend}" if args.ddp_backend else ""
+    if is_handed_over(args.nproc, os.environ):
+        number = str(args.nproc) if args.nproc else "as many as GPUs"
+        machines = os.environ.get("NNODES", "1")
+        return f"{number}{f' on each of {machines} machines' if machines != '1' else ''}{devices}{backend}"
+    return f"{world_size()}{devices}{backend}"
+
+
+def _launch(args: SftArguments) -> str:
+    """The line that `--nproc` becomes; without the flags, in which a token may stand."""
+    if not is_handed_over(args.nproc, os.environ):
+        return ""
+    return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
+
+
+def _deepspeed(args: SftArguments, lacks: list[str]) -> str:
+    if args.deepspeed_config_path is None:
+        return ""
+    try:
+        need_deepspeed()
+    except MissingPackageError as err:
+        lacks.append(str(err))
+    file = deepspeed_file(args.deepspeed_config_path)
+    assert file is not None
+    try:
+        zero = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})
+    except (OSError, ValueError, AttributeError) as err:
+        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
+    moved = [name.partition("_")[2] for name in ("offload_optimizer", "offload_param") if zero.get(name)]
+    offload = f", offloads {' and '.join(moved)}" if moved else ""
+    return f"ZeRO-{zero.get('stage', 0)}{offload}, {file}"
+
+
+def _step(args: SftArguments) -> str:
+    what = "packs" if args.packing else "samples"
+    factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
+    if not is_handed_over(args.nproc, os.environ):
+        processes = world_size()
+    elif args.nproc == 0:
+        return f"{factors} {what} a GPU"
+    else:
+        processes = args.nproc * int(os.environ.get("NNODES", "1"))
+    many = f" x {processes} processes" if processes > 1 else ""
+    return f"{args.batch_size * args.gradient_accumulation_steps * processes:,} {what} ({factors}{many})"
+
+
+def _resume(args: SftArguments) -> str:
+    place = args.resume_from_checkpoint
+    if place is None:
+        return ""
+    if place != "last" and not Path(place).is_dir():
+        raise UsageError(f"--resume_from_checkpoint {place}: there is no such folder. Runs print theirs.")
+    return "the last checkpoint of the newest run" if place == "last" else place
+
+
+def _output(args: SftArguments) -> str:
+    folder = Path(args.output_dir).expanduser().resolve()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OutputError(f"Cannot write into {there}. Give a writable folder with --output_dir.")
+    return str(folder / args.display_name() / "vN-TIME")
+
+
+def _notes(args: SftArguments, lacks: list[str]) -> list[str]:
+    notes = [f"missing here: {text}" for text in lacks]
+    if args.quantization_bit and args.quant_method == "bnb":
+        from llmtune.models.quantization import need_bitsandbytes
+
+        try:
+            need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+        except MissingPackageError as err:
+            notes.append(f"missing here: {err}")
+    if args.use_flash_attn and best_flash() is None:
+        notes.append("--use_flash_attn true: no package for it is installed here; the run would go on without.")
+    if unused := args.unused_flags():
+        notes.append(f"no effect in this run: {', '.join(unused)}.")
+    return notes

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# internlm-20b: LoRA, 2 processes.
+# Needs 2 * A100; 64.8GB on each without checkpointing, an estimate of llmtune plan.
+# Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
+# Run it from the top of the repository. Written by scripts/generate.py.
+NPROC=${NPROC:-2}
+CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0,1} \
+llmtune sft \
+    --model_type internlm-20b \
+    --sft_type lora \
+    --template_type default-generation-bos \
+    --dtype bf16 \
+    --output_dir output \
+    --dataset jd-zh \
+    --train_dataset_sample -1 \
+    --num_train_epochs 1 \
+    --max_length 2048 \
+    --lora_rank 8 \
+    --lora_alpha 32 \
+    --lora_dropout_p 0. \
+    --lora_target_modules q_proj k_proj v_proj \
+    --gradient_checkpointing false \
+    --batch_size 1 \
+    --gradient_accumulation_steps $((16 / NPROC)) \
+    --learning_rate 1e-4 \
+    --weight_decay 0. \
+    --max_grad_norm 0.5 \
+    --warmup_ratio 0.03 \
+    --eval_steps 100 \
+    --save_steps 100 \
+    --save_total_limit 2 \
+    --logging_steps 10 \
+    --nproc "$NPROC" \
+    --ddp_backend nccl \
+    "$@"

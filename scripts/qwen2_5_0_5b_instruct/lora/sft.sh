@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# qwen2.5-0.5b-instruct: LoRA.
+# Needs one A10; 1.5GB on it with full checkpointing, an estimate of llmtune plan.
+# Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
+# Run it from the top of the repository. Written by scripts/generate.py.
+CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} \
+llmtune sft \
+    --model_type qwen2.5-0.5b-instruct \
+    --sft_type lora \
+    --template_type qwen2.5 \
+    --dtype bf16 \
+    --output_dir output \
+    --dataset alpaca-zh alpaca-en \
+    --train_dataset_sample 20000 \
+    --num_train_epochs 1 \
+    --max_length 2048 \
+    --lora_rank 8 \
+    --lora_alpha 32 \
+    --lora_dropout_p 0. \
+    --lora_target_modules ALL \
+    --gradient_checkpointing auto \
+    --batch_size 1 \
+    --gradient_accumulation_steps 16 \
+    --learning_rate 1e-4 \
+    --weight_decay 0. \
+    --max_grad_norm 0.5 \
+    --warmup_ratio 0.03 \
+    --eval_steps 100 \
+    --save_steps 100 \
+    --save_total_limit 2 \
+    --logging_steps 10 \
+    --use_flash_attn true \
+    "$@"

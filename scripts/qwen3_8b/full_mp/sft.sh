@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# qwen3-8b: all the weights, layers over 2 GPUs.
+# Needs 2 * A100; 151.4GB on 2 GPUs together with full checkpointing, an estimate of llmtune plan.
+# Flags behind the script's name win: --max_length 1024, say; --dry_run true shows what would run.
+# Run it from the top of the repository. Written by scripts/generate.py.
+CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0,1} \
+llmtune sft \
+    --model_type qwen3-8b \
+    --sft_type full \
+    --template_type qwen3 \
+    --dtype bf16 \
+    --output_dir output \
+    --dataset alpaca-zh alpaca-en \
+    --train_dataset_sample 20000 \
+    --num_train_epochs 1 \
+    --max_length 2048 \
+    --gradient_checkpointing auto \
+    --batch_size 1 \
+    --gradient_accumulation_steps 16 \
+    --learning_rate 2e-5 \
+    --weight_decay 0.01 \
+    --max_grad_norm 1 \
+    --warmup_ratio 0.03 \
+    --eval_steps 100 \
+    --save_steps 100 \
+    --save_total_limit 2 \
+    --logging_steps 10 \
+    --only_save_model true \
+    --use_flash_attn true \
+    --device_map auto \
+    "$@"
