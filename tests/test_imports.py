@@ -33,6 +33,7 @@ FLOORS = [
         "data.rows",
         "data.store",
         "data.streaming",
+        "distributed",
         "hub",
         "inspect",
         "models.loading",

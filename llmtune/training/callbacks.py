@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.training.processes import any_process
+from llmtune.distributed.processes import any_process
 from llmtune.training.throughput import Throughput
 from llmtune.utils.logging import get_logger
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
+from llmtune.distributed.processes import told_by_first
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
@@ -21,25 +19,23 @@ from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.planning.auto import resolve_checkpointing
 from llmtune.planning.flops import model_flops
-from llmtune.training.answers import answer_metrics, sample_answers
+from llmtune.training.answers import answer_metrics
 from llmtune.training.before import check_model_files
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress
-from llmtune.training.checkpoint import check_steps_left, find_resumable, last_checkpoint, link_last_state
+from llmtune.training.checkpoint import check_steps_left, find_resumable
 from llmtune.training.collate import PackingCollator, PaddingCollator
-from llmtune.training.curves import draw_curves
 from llmtune.training.decisions import Decisions
+from llmtune.training.first_look import tell_data
 from llmtune.training.isolation import check_isolation, takes_one_sequence
 from llmtune.training.kernels import check_kernels, compile_layers, note_kernels
 from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import Numbered, sample_order
-from llmtune.training.packing import packs_text
+from llmtune.training.outcome import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.prepare import Prepared, prepare, total_steps
-from llmtune.training.processes import told_by_first
 from llmtune.training.push import hub_push
-from llmtune.training.report import Report
-from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers, write_metrics
+from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers
 from llmtune.training.strategy import AtStart, NoteStrategy, check_processes, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.throughput import Throughput
@@ -48,7 +44,6 @@ from llmtune.training.trainer import SftTrainer
 from llmtune.training.training_arguments import checkpoint_activations
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
-from llmtune.tuners.tune import count_parameters
 from llmtune.utils.files import ensure_writable_folder, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
@@ -56,27 +51,6 @@ from llmtune.utils.ranks import is_distributed, is_first, launch_id, world_size
 from llmtune.utils.turns import first_on_this_machine
 
 __all__ = ["SftResult", "sft"]
-
-SHOWN_TOKENS = 400
-
-
-@dataclass(frozen=True)
-class SftResult:
-    """What a run left behind.
-
-    Attributes:
-        output_dir: The run's folder.
-        best_checkpoint: The checkpoint with the best evaluation; the last one where nothing was evaluated.
-        last_checkpoint: The newest checkpoint; None where none was saved.
-        metrics: Of training (`train_loss`, throughput) and of the last evaluation (`eval_loss`).
-        interrupted: What ended the run early, Ctrl-C or SIGTERM; empty where nothing did.
-    """
-
-    output_dir: Path
-    best_checkpoint: Path | None
-    last_checkpoint: Path | None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    interrupted: str = ""
 
 
 def sft(args: SftArguments) -> SftResult:
@@ -95,7 +69,7 @@ def sft(args: SftArguments) -> SftResult:
     num_steps = _num_steps(prepared, args)
     if resume is not None:
         check_steps_left(resume, num_steps)
-    _tell(prepared, args)
+    tell_data(prepared, args)
     arguments = meet(args, has_validation=prepared.validation_tokens is not None)
     args = told_by_first(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
     checkpoint_activations(arguments, args)
@@ -120,9 +94,9 @@ def sft(args: SftArguments) -> SftResult:
         trainer.add_callback(push)
     with placed_trackers(args.report_to, run):
         metrics = _train(trainer, resume, interrupt)
-    metrics |= throughput.summary() | _last_evaluation(trainer)
-    result = _result(trainer, run, metrics, interrupt)
-    _report(result, prepared, trainer, decisions, throughput, started)
+    metrics |= throughput.summary() | last_evaluation(trainer)
+    result = result_of(trainer, run, metrics, interrupt)
+    leave_report(result, prepared, trainer, decisions, throughput, started)
     if push is not None:
         push.finish(result.last_checkpoint)
     return result
@@ -252,82 +226,3 @@ def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> di
     finally:
         interrupt.restore()
     return dict(output.metrics)
-
-
-def _last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
-    for record in reversed(trainer.state.log_history):
-        if "eval_loss" in record:
-            return {name: value for name, value in record.items() if name.startswith("eval_")}
-    return {}
-
-
-def _result(trainer: SftTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
-    last = last_checkpoint(run)
-    best = Path(trainer.state.best_model_checkpoint) if trainer.state.best_model_checkpoint else last
-    return SftResult(run, best, last, metrics, interrupt.asked)
-
-
-def _report(
-    result: SftResult,
-    prepared: Prepared,
-    trainer: SftTrainer,
-    decisions: Decisions,
-    throughput: Throughput,
-    started: float,
-) -> None:
-    """Everything that a run leaves beside its checkpoints."""
-    run, metrics = result.output_dir, result.metrics
-    generations = [] if result.interrupted else sample_answers(trainer.model, prepared)
-    if not is_first():
-        return
-    trainable, parameters = count_parameters(trainer.model)
-    called_as_command = sys.argv[0].endswith("llmtune")
-    Report(
-        title=run.parent.name,
-        command=shlex.join(["llmtune", *sys.argv[1:]] if called_as_command else sys.argv),
-        decisions=decisions,
-        data=prepared.train_tokens.report,
-        packs=packs_text(prepared.train_set),
-        num_skipped=trainer.watch.num_skipped,
-        trainable=trainable,
-        parameters=parameters,
-        seconds=time.perf_counter() - started,
-        seconds_to_first_step=max(throughput.first_step - started, 0.0),
-        throughput=metrics,
-        best_checkpoint=str(result.best_checkpoint or "none"),
-        last_checkpoint=str(result.last_checkpoint or "none"),
-        interrupted=result.interrupted,
-        generations=generations,
-    ).write(run)
-    write_metrics(run, "train", {name: value for name, value in metrics.items() if not name.startswith("eval_")})
-    evaluated = {name: value for name, value in metrics.items() if name.startswith("eval_")}
-    if evaluated:
-        write_metrics(run, "eval", evaluated)
-    draw_curves(run / "logging.jsonl", run / "images")
-    if result.last_checkpoint is not None:
-        link_last_state(result.last_checkpoint, run)
-    get_logger().info(f"Best checkpoint: {result.best_checkpoint}")
-    if result.best_checkpoint is not None:
-        get_logger().info(f"Talk to it:  llmtune infer --ckpt_dir {result.best_checkpoint} --eval_human true")
-
-
-def _tell(prepared: Prepared, args: SftArguments) -> None:
-    """The first sample as the model meets it, before anything is spent on training."""
-    from llmtune.inspect.mask_view import to_ansi, token_views, with_short_images
-
-    log = get_logger()
-    tokens = prepared.train_tokens
-    report = tokens.report
-    lengths = tokens.lengths
-    spread = f"{lengths.min()} to {lengths.max()} a sample, {lengths.mean():.0f} on average"
-    log.info(f"{len(tokens):,} samples, {report.num_tokens:,} tokens ({report.num_learned:,} learned), {spread}.")
-    for name, items in (("Packs", prepared.train_set), ("Validation packs", prepared.validation_set)):
-        if packs := packs_text(items):
-            log.info(f"{name}: {packs}.")
-    if prepared.validation_tokens is None and args.predict_with_generate:
-        log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
-    first = tokens[0]
-    views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
-    if prepared.template.images is not None:
-        views = with_short_images(views, prepared.template.images.token_id)
-    log.info("The first sample, what is learned in brackets:\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))

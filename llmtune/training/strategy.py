@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainingArguments
 
 from llmtune.arguments.distributed import need_deepspeed
 from llmtune.arguments.sft import SftArguments
+from llmtune.distributed.deepspeed import zero_stage
+from llmtune.distributed.fsdp import is_divided, let_cpus_divide
 from llmtune.errors import UsageError
 from llmtune.training.decisions import Decisions
-from llmtune.training.deepspeed import zero_stage
-from llmtune.training.fsdp import is_divided, let_cpus_divide
 from llmtune.training.training_arguments import training_arguments
 from llmtune.utils.logging import get_logger
 from llmtune.utils.ranks import is_distributed, world_size

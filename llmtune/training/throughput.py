@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from llmtune.distributed.processes import sum_over_processes
 from llmtune.planning.cards import card_of_device
 from llmtune.planning.flops import ModelFlops
 from llmtune.training.collate import num_useful
 from llmtune.training.order import FILLER
-from llmtune.training.processes import sum_over_processes
 from llmtune.types import IGNORE_INDEX
 from llmtune.utils.ranks import world_size
 

@@ -16,14 +16,14 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
+from llmtune.distributed.background import BackgroundSaves
+from llmtune.distributed.fsdp import stored_names, whole_state_dict
+from llmtune.distributed.processes import any_process, sum_over_processes, wait_for_all
 from llmtune.errors import OutputError
-from llmtune.training.background import BackgroundSaves
 from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
 from llmtune.training.collate import SAMPLES
-from llmtune.training.fsdp import stored_names, whole_state_dict
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
-from llmtune.training.processes import any_process, sum_over_processes, wait_for_all
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.utils.files import write_json

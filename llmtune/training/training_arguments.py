@@ -12,12 +12,12 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
+from llmtune.distributed.deepspeed import deepspeed_config
+from llmtune.distributed.fsdp import fsdp_fields
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.checkpointing import checkpointing_kwargs
-from llmtune.training.deepspeed import deepspeed_config
-from llmtune.training.fsdp import fsdp_fields
 from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
 from llmtune.utils.ranks import is_distributed
 

@@ -1,0 +1,105 @@
+"""What a run leaves behind: checkpoints that are named, a report, metrics, curves."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmtune.training.answers import sample_answers
+from llmtune.training.callbacks import Interrupt
+from llmtune.training.checkpoint import last_checkpoint, link_last_state
+from llmtune.training.curves import draw_curves
+from llmtune.training.decisions import Decisions
+from llmtune.training.packing import packs_text
+from llmtune.training.prepare import Prepared
+from llmtune.training.report import Report
+from llmtune.training.run_folder import write_metrics
+from llmtune.training.throughput import Throughput
+from llmtune.training.trainer import SftTrainer
+from llmtune.tuners.tune import count_parameters
+from llmtune.utils.logging import get_logger
+from llmtune.utils.ranks import is_first
+
+__all__ = ["SftResult", "last_evaluation", "leave_report", "result_of"]
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """What a run left behind.
+
+    Attributes:
+        output_dir: The run's folder.
+        best_checkpoint: The checkpoint with the best evaluation; the last one where nothing was evaluated.
+        last_checkpoint: The newest checkpoint; None where none was saved.
+        metrics: Of training (`train_loss`, throughput) and of the last evaluation (`eval_loss`).
+        interrupted: What ended the run early, Ctrl-C or SIGTERM; empty where nothing did.
+    """
+
+    output_dir: Path
+    best_checkpoint: Path | None
+    last_checkpoint: Path | None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    interrupted: str = ""
+
+
+def last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
+    """Metrics of the newest evaluation."""
+    for record in reversed(trainer.state.log_history):
+        if "eval_loss" in record:
+            return {name: value for name, value in record.items() if name.startswith("eval_")}
+    return {}
+
+
+def result_of(trainer: SftTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
+    """What a run left, once it has ended."""
+    last = last_checkpoint(run)
+    best = Path(trainer.state.best_model_checkpoint) if trainer.state.best_model_checkpoint else last
+    return SftResult(run, best, last, metrics, interrupt.asked)
+
+
+def leave_report(
+    result: SftResult,
+    prepared: Prepared,
+    trainer: SftTrainer,
+    decisions: Decisions,
+    throughput: Throughput,
+    started: float,
+) -> None:
+    """Everything that a run leaves beside its checkpoints."""
+    run, metrics = result.output_dir, result.metrics
+    generations = [] if result.interrupted else sample_answers(trainer.model, prepared)
+    if not is_first():
+        return
+    trainable, parameters = count_parameters(trainer.model)
+    called_as_command = sys.argv[0].endswith("llmtune")
+    Report(
+        title=run.parent.name,
+        command=shlex.join(["llmtune", *sys.argv[1:]] if called_as_command else sys.argv),
+        decisions=decisions,
+        data=prepared.train_tokens.report,
+        packs=packs_text(prepared.train_set),
+        num_skipped=trainer.watch.num_skipped,
+        trainable=trainable,
+        parameters=parameters,
+        seconds=time.perf_counter() - started,
+        seconds_to_first_step=max(throughput.first_step - started, 0.0),
+        throughput=metrics,
+        best_checkpoint=str(result.best_checkpoint or "none"),
+        last_checkpoint=str(result.last_checkpoint or "none"),
+        interrupted=result.interrupted,
+        generations=generations,
+    ).write(run)
+    write_metrics(run, "train", {name: value for name, value in metrics.items() if not name.startswith("eval_")})
+    evaluated = {name: value for name, value in metrics.items() if name.startswith("eval_")}
+    if evaluated:
+        write_metrics(run, "eval", evaluated)
+    draw_curves(run / "logging.jsonl", run / "images")
+    if result.last_checkpoint is not None:
+        link_last_state(result.last_checkpoint, run)
+    get_logger().info(f"Best checkpoint: {result.best_checkpoint}")
+    if result.best_checkpoint is not None:
+        get_logger().info(f"Talk to it:  llmtune infer --ckpt_dir {result.best_checkpoint} --eval_human true")
