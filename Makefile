@@ -60,10 +60,11 @@ format: .venv/.installed-test ## Let ruff repair and format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-golden: .venv/.installed-test ## Write tests/golden and the READMEs' tables anew; review the difference.
+golden: .venv/.installed-test ## Write tests/golden, scripts/ and the READMEs' tables anew; review the difference.
 	$(BIN)/python tests/golden/generate.py
 	$(BIN)/python tests/golden/launch_texts.py
 	$(BIN)/python tests/golden/readme_tables.py
+	$(BIN)/python scripts/generate.py
 
 clean: ## Remove the virtual environment, caches and build products. What was trained stays.
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

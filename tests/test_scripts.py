@@ -180,6 +180,50 @@ def test_reference(name, said):
     assert {key: found[key] for key in FACTS[name]} == FACTS[name]
 
 
+MENDED = {
+    "template": {
+        "mistral-7b-chat": ("llama", "mistral"),
+        "internlm-20b": ("default-generation", "default-generation-bos"),
+        "qwen-vl": ("default", "default-generation"),
+    },
+    "cards": {"internlm-20b/lora_ddp": ("A100 (no mem line)", "2 * A100")},
+    "memory": {"qwen-14b/lora_ddp_ds": ('2 * 32GB (typo "32B" in source)', "2 * 32GB")},
+    "max_length": dict.fromkeys(["qwen-7b-chat/full_mp", "qwen-7b-chat/full_mp_ddp"], ("8192 (infer 6144)", "8192")),
+}
+
+
+def test_every_value_is_the_reference_s(assets):
+    """Its page, cell by cell, but for what generate.py says to be mended."""
+    page = assets / "reference/seed_system_facts.md"
+    if not page.is_file():
+        pytest.skip(f"there is no {page}")
+    lines = [
+        line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\| [a-z]\w+/[a-z_]+ \| ", line)
+    ]
+    lines = [line for line in lines if "model/mode" not in line and line.count("|") == 15]
+    assert len(lines) == 59
+    for line, row in zip(lines, REFERENCE, strict=True):
+        name, needs, gpus, dtype, template, data, length, bits, targets, checkpointing, steps, zero, flash, infer = (
+            "" if cell.strip() == "-" else cell.strip() for cell in line.strip("|").split("|")
+        )
+        cards, _, memory = needs.partition("; ")
+        dataset, sample = re.match(r"(.+) \((-?\d+)", data).groups()
+        infer_cards, _, new_tokens = infer.split("; ")
+        assert name == folder_of(row)
+        found = {"cards": cards, "memory": memory, "dtype": dtype, "template": template, "dataset": dataset}
+        found |= {"sample": sample, "max_length": length, "bits": bits, "targets": targets, "flash": flash}
+        found |= {"checkpointing": checkpointing, "deepspeed": "zero2" if zero == "y" else ""}
+        found |= {"infer_cards": infer_cards, "max_new_tokens": new_tokens}
+        for column, mended in MENDED.items():
+            if change := mended.get(row["model"]) or mended.get(f"{row['model']}/{row['mode']}"):
+                assert found[column] == change[0]
+                found[column] = change[1]
+        assert found == {key: value for key, value in row.items() if key in found}
+        processes = int(gpus.split(" / ")[1])
+        assert ("/N" in steps) == (processes > 1)
+        assert ("ddp" in row["mode"]) == (processes > 1)
+
+
 def test_reference_counts():
     """Counted in the reference's own page, not in ours."""
 
