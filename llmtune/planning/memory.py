@@ -101,7 +101,10 @@ class Estimator:
         if key not in self._counted:
             self._counted[key] = _Static.of(shapes(args, self.info, self.folder, self._kept(args), None), args)
         static: _Static = self._counted[key]
-        passes = self._passes(args, batch, key)
+        kept = self._kept(args)
+        # Divided weights come together in what is computed in; elsewhere autocast keeps a copy of each for backward.
+        computed = self.dtype if sharding.weights > 1 else kept
+        passes = self._passes(args, batch, key, computed)
         tensors = static.trained
         optimizer = args.optim or DEFAULT_OPTIMIZER
         states = state_bytes(optimizer, tensors, self.on_gpu)
@@ -113,7 +116,7 @@ class Estimator:
             weights=weights + gathered,
             gradients=static.gradients // sharding.gradients + buckets,
             optimizer=0 if sharding.offloads_optimizer else states // sharding.optimizer,
-            activations=max(passes.peak - passes.loss - static.gradients, 0),
+            activations=max(passes.peak - passes.loss - static.gradients * computed.itemsize // kept.itemsize, 0),
             logits=passes.loss,
             step=step_bytes(optimizer, static.gradients // sharding.optimizer, self.on_gpu),
             trainable=static.trainable,
@@ -122,7 +125,7 @@ class Estimator:
             flops=static.flops,
         )
 
-    def _passes(self, args: SftArguments, batch: Batch, key: Any) -> Passes:
+    def _passes(self, args: SftArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
         work = Work(
             batch=batch.size,
             length=batch.length,
@@ -132,18 +135,18 @@ class Estimator:
             checkpointing="none" if args.gradient_checkpointing == "auto" else str(args.gradient_checkpointing),
             autocast=None if self.dtype is torch.float32 else self.dtype,
         )
-        if (key, work) not in self._traced:
-            self._traced[key, work] = self._trace(args, work)
-        return self._traced[key, work]
+        if (key, work, kept) not in self._traced:
+            self._traced[key, work, kept] = self._trace(args, work, kept)
+        return self._traced[key, work, kept]
 
-    def _trace(self, args: SftArguments, work: Work) -> Passes:
+    def _trace(self, args: SftArguments, work: Work, kept: torch.dtype) -> Passes:
         config = native_config(self.folder, trust_remote_code=args.trust_remote_code)
         depth = layer_count(config)
         marked = copy.copy(args)
         marked.gradient_checkpointing = work.checkpointing  # type: ignore[assignment]  # adapters look at it
 
         def at(layers: int | None) -> Passes:
-            return trace_passes(shapes(marked, self.info, self.folder, self._kept(args), layers), work)
+            return trace_passes(shapes(marked, self.info, self.folder, kept, layers), work)
 
         # Without held gradients the peak may lie at the end of backward in deep models alone.
         straight = work.accumulates or args.sft_type != "full"
