@@ -25,7 +25,7 @@ from ..quantised import dequantised, quantise_folder
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,
-    "max_steps": 4, "eval_steps": 4, "logging_steps": 1, "val_dataset_sample": 4, "learning_rate": 1e-2,
+    "max_steps": 6, "eval_steps": 6, "logging_steps": 1, "val_dataset_sample": 4, "learning_rate": 3e-3,
     "lora_target_modules": ["ALL"], "warmup_ratio": 0, "lr_scheduler_type": "constant",
 }  # fmt: skip
 ANSWERING: dict[str, Any] = {

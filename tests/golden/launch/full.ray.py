@@ -20,8 +20,8 @@ SFT = [
     "qwen2.5-7b-instruct",
     "--sft_type",
     "full",
-    "--fsdp",
-    "true",
+    "--deepspeed_config_path",
+    "zero3",
     "--dataset",
     "tiny-qa",
 ]
