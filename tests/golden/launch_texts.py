@@ -20,7 +20,16 @@ LORA = [
     *("--model_type", "qwen2.5-7b-instruct", "--dataset", "my data.jsonl", "tiny-qa#200"),
     *("--system", "You're $HOME's \"helper\".\nBe brief.", "--output_dir", "out put", "--packing", "true"),
 ]
-FULL = ["--model_type", "qwen2.5-7b-instruct", "--sft_type", "full", "--deepspeed_config_path", "zero3", "--dataset", "tiny-qa"]
+FULL = [
+    "--model_type",
+    "qwen2.5-7b-instruct",
+    "--sft_type",
+    "full",
+    "--deepspeed_config_path",
+    "zero3",
+    "--dataset",
+    "tiny-qa",
+]
 
 # name -> the job's settings, and the flags of sft
 JOBS: dict[str, tuple[dict[str, Any], list[str]]] = {

@@ -110,6 +110,16 @@ def test_as_one_process_and_resumed(tmp_path, lora, strategy, active):
     check_weights(run, lora)
 
 
+def test_each_process_goes_on_with_its_own_chance(tmp_path):
+    settings = TOGETHER | {"lora_dropout_p": 0.2, "eval_strategy": "no"}
+    run = launch(tmp_path, **settings)
+    before = records(run)
+    for step in (8, 12):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    launch(tmp_path, **settings, resume_from_checkpoint=str(run))
+    assert records(run) == before
+
+
 @pytest.mark.parametrize(("strategy", "active"), WHOLE)
 def test_full_fine_tuning(tmp_path, full, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy, sft_type="full", predict_with_generate=False)
