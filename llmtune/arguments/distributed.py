@@ -59,11 +59,6 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
         "--fsdp saves each process's part together with what resuming needs: leave --only_save_model true away.",
     )
     problems.need(
-        not (args.ddp_backend == "gloo" and args.quantization_bit),
-        "--ddp_backend gloo cannot be used with --quantization_bit: quantised weights are on GPUs, which talk by nccl. "
-        "Leave --ddp_backend away.",
-    )
-    problems.need(
         not (args.quantization_bit and args.fsdp and args.quantization_bit == 8),
         "--fsdp cannot divide weights of 8 bits; take --quantization_bit 4, or leave --fsdp away.",
     )

@@ -31,6 +31,10 @@ def check_processes(args: SftArguments) -> None:
     """
     if args.deepspeed_config_path is not None:
         need_deepspeed()
+    if args.ddp_backend == "gloo" and args.quantization_bit and torch.cuda.is_available():
+        raise UsageError(
+            "--ddp_backend gloo cannot be used with --quantization_bit on GPUs, which talk by nccl: leave it away."
+        )
     if not is_distributed():
         if args.nproc != 1:
             raise UsageError(

@@ -11,6 +11,7 @@ from llmtune import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models import devices
 from llmtune.models.devices import memory_limits, own_gpus, spread_options
+from llmtune.training.strategy import check_processes
 
 GIB = 2**30
 
@@ -72,3 +73,10 @@ def test_one_device_cannot_be_spread_over():
 def test_layers_are_spread_or_divided():
     with pytest.raises(UsageError, match="--device_map spreads whole layers"):
         SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], device_map="auto", deepspeed_config_path="zero3")
+
+
+def test_gloo_and_quantised_weights(monkeypatch):
+    args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], ddp_backend="gloo", quantization_bit=4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UsageError, match="--ddp_backend gloo cannot be used with --quantization_bit"):
+        check_processes(args)
