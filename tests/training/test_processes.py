@@ -28,7 +28,6 @@ has_deepspeed = pytest.mark.skipif(
 TOGETHER = {"nproc": 2, "gradient_accumulation_steps": 2}
 STRATEGIES = [
     pytest.param({}, "DDP over 2 processes (gloo)", id="ddp"),
-    pytest.param({"fsdp": True}, "FSDP2 over 2 processes (gloo), each with 50.0% of the weights", id="fsdp"),
     pytest.param(
         {"fsdp": True, "async_save": True, "fsdp_offload": True},
         "FSDP2 over 2 processes (gloo), each with 50.0% of the weights",
