@@ -50,11 +50,6 @@ class Problems:
         if not holds:
             self.lines.append(otherwise)
 
-    def later(self, value: object, flag: str) -> None:
-        """A flag that the documentation knows and this version does not have."""
-        if value:
-            self.lines.append(f"{flag} is not there yet: a later version of llmtune brings it.")
-
     def raise_if_any(self) -> None:
         if self.lines:
             raise UsageError("\n".join(self.lines))
