@@ -63,6 +63,11 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
         "--fsdp cannot divide weights of 8 bits; take --quantization_bit 4, or leave --fsdp away.",
     )
     problems.need(
+        not (args.on_nan == "skip" and args.deepspeed_config_path),
+        "--on_nan skip cannot leave a step out under --deepspeed_config_path, which takes it within the backward pass: "
+        "leave it away, and such a step stops the run.",
+    )
+    problems.need(
         not args.async_save or (args.fsdp and not args.push_to_hub),
         "--async_save needs --fsdp, whose shares are what is written meanwhile, and goes without --push_to_hub.",
     )

@@ -63,6 +63,7 @@ CASES = [
     ([*SFT, "--dataset", "good.jsonl", "--fsdp"], 2, ["--fsdp", "--nproc 2"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--only_save_model", "true"], 2, ["leave --only_save_model true"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--deepspeed", "zero2"], 2, ["--fsdp and --deepspeed_config_path"]),
+    ([*SFT, "--dataset", "good.jsonl", "--on_nan", "skip", "--deepspeed", "zero2"], 2, ["--on_nan skip", "--deepspeed_config_path"]),
     ([*SFT, "--dataset", "good.jsonl", "--nproc", "-1"], 2, ["--nproc must be 0 or more"]),
     ([*SFT, "--dataset", "good.jsonl", "--output_dir", "model.txt"], 1, ["model.txt", "--output_dir"]),
     ([*SFT, "--dataset", "good.jsonl", "--resume_from_checkpoint", "nowhere"], 1, ["nowhere", "no such folder"]),
