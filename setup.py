@@ -53,7 +53,7 @@ setup(
         "ray": ["ray[train]"],
         "trackers": ["mlflow", "swanlab", "trackio", "wandb"],
         "rlhf": ["trl>=0.20"],
-        "serve": ["fastapi", "uvicorn"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "vision": ["pillow>=10"],
         "web": ["streamlit"],
         "test": [

@@ -45,6 +45,7 @@ FLOORS = [
         "tuners",
     },
     {"training", "inference", "planning"},
+    {"serving"},
     {"cli"},
     {"", "__main__"},
 ]
@@ -138,6 +139,7 @@ COMMANDS = [
     (["sft", "--help"], 0),
     (["infer", "--help"], 0),
     (["plan", "--help"], 0),
+    (["serve", "--help"], 0),
     (["launch", "--help"], 0),
     (["launch", "--slurm", "--dry-run", "--", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa"], 0),
     (["list", "models"], 0),

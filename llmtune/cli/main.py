@@ -16,6 +16,7 @@ __all__ = ["main"]
 COMMANDS = {
     "sft": "Fine-tune a model.",
     "infer": "Answer a data set with a checkpoint, or talk to it.",
+    "serve": "Serve a checkpoint to clients of OpenAI's API.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
@@ -24,7 +25,7 @@ COMMANDS = {
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

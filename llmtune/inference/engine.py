@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from llmtune.inference.adapters import Adapters
+from llmtune.inference.rows import Row, Written, cut_at
+from llmtune.inference.sampling import RowSampler, Sampling
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation, Encoded
 
-if TYPE_CHECKING:
-    from llmtune.arguments.groups import GenerationArguments
-
 __all__ = ["Engine", "Sampling", "pad_left"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are chosen. The fields are those of transformers' GenerationConfig."""
-
-    max_new_tokens: int = 2048
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    num_beams: int = 1
-    no_repeat_ngram_size: int = 0
-
-    @classmethod
-    def of(cls, args: GenerationArguments) -> Sampling:
-        """The generation flags. A temperature of 0 means the most likely token, as users of servers expect."""
-        return cls(
-            max_new_tokens=args.max_new_tokens,
-            do_sample=args.do_sample and args.temperature > 0,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            repetition_penalty=args.repetition_penalty,
-            num_beams=args.num_beams,
-            no_repeat_ngram_size=args.no_repeat_ngram_size,
-        )
 
 
 class Engine:
@@ -54,50 +26,87 @@ class Engine:
     Args:
         model: Any causal language model of transformers, or a PEFT model around one.
         template: Bound to the model's tokenizer.
+        adapters: What can be chosen by name; None where the model is one thing only.
     """
 
-    def __init__(self, model: Any, template: ChatTemplate) -> None:
+    def __init__(self, model: Any, template: ChatTemplate, adapters: Adapters | None = None) -> None:
         self.model = model
         self.template = template
         self.tokenizer = template.tokenizer
+        self.adapters = adapters or Adapters(model, template)
+        self._busy = threading.Lock()
 
     def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
         """Answers in the order of the rows, `batch_size` at a time, padded on the left."""
         for start in range(0, len(rows), batch_size):
-            yield from self._generate(self.template.prompts(rows[start : start + batch_size]), sampling)
+            prompts = self.template.prompts(rows[start : start + batch_size])
+            if sampling.num_beams > 1:
+                yield from self._search(prompts, sampling)
+                continue
+            written = [Row(prompt, sampling, self.template) for prompt in prompts]
+            self.advance(written)
+            yield from (row.text for row in written)
 
-    def _generate(self, prompts: Sequence[Encoded], sampling: Sampling) -> list[str]:
-        batch = self._batch(prompts)
-        with self._generating():
-            output = self.model.generate(**batch, **self._options(sampling))
-        return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
-
-    def stream(self, row: Conversation, sampling: Sampling) -> Iterator[str]:
+    def stream(self, row: Conversation, sampling: Sampling, *, adapter: str | None = None) -> Iterator[str]:
         """One answer, in pieces as they are written. Closing the iterator stops the generation."""
-        batch = self._batch(self.template.prompts([row]))
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        cancelled = threading.Event()
+        template = self.adapters.template(adapter)
+        pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        written = Row(template.prompts([row])[0], sampling, template, tell=pieces.put)
         problems: list[BaseException] = []
 
         def generate() -> None:
-            options = self._options(sampling)
             try:
-                with self._generating():
-                    stopping = StoppingCriteriaList([_Cancelled(cancelled)])
-                    self.model.generate(**batch, **options, streamer=streamer, stopping_criteria=stopping)
+                self.advance([written], adapter=adapter)
             except BaseException as err:
                 problems.append(err)
-                streamer.end()
+                written.finish("cancelled")
 
         worker = threading.Thread(target=generate, daemon=True)
         worker.start()
         try:
-            yield from _without_stops(streamer, self.template.stop_strings)
+            finished = False
+            while not finished:
+                piece = pieces.get()
+                finished = piece.finish_reason is not None
+                if piece.text:
+                    yield piece.text
         finally:
-            cancelled.set()
+            written.cancel()
             worker.join()
         if problems:
             raise problems[0]
+
+    def advance(
+        self, rows: Sequence[Row], *, adapter: str | None = None, until: Callable[[], bool] | None = None
+    ) -> None:
+        """Write rows of one adapter side by side, each to its end, or all of them up to where `until` is true.
+
+        What a row has already is read together with its prompt, so that rows of any age can share a batch.
+        """
+        rows = [row for row in rows if row.finish_reason is None]
+        if not rows:
+            return
+        whole = [Encoded(row.prompt.input_ids + row.ids, images=row.prompt.images) for row in rows]
+        length = max(len(prompt.input_ids) for prompt in whole)
+        starts = [length - len(prompt.input_ids) for prompt in whole]
+        with self._busy, self.adapters.use(adapter), self._generating():
+            options = self._common_options(rows[0].sampling, rows[0].stop_token_ids)
+            self.model.generate(
+                **self._batch(whole),
+                generation_config=GenerationConfig(**options, max_new_tokens=max(row.num_left for row in rows)),
+                logits_processor=LogitsProcessorList([RowSampler(rows, starts)]),
+                stopping_criteria=StoppingCriteriaList([_Steps(rows, until)]),
+            )
+
+    def _search(self, prompts: Sequence[Encoded], sampling: Sampling) -> list[str]:
+        """Beam search, which has no steps that could be told one by one."""
+        batch = self._batch(prompts)
+        options: dict[str, Any] = {"generation_config": self.generation_config(sampling)}
+        if self.template.stop_strings:
+            options |= {"stop_strings": self.template.stop_strings, "tokenizer": self.tokenizer}
+        with self._busy, self._generating():
+            output = self.model.generate(**batch, **options)
+        return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """What `generate` takes, on the model's device; pixels in its dtype."""
@@ -111,30 +120,33 @@ class Engine:
 
     def generation_config(self, sampling: Sampling) -> GenerationConfig:
         """The settings as transformers has them, with the template's stop tokens."""
-        options: dict[str, Any] = {
+        options = self._common_options(sampling, self.template.stop_token_ids)
+        options |= {
             "max_new_tokens": sampling.max_new_tokens,
             "do_sample": sampling.do_sample,
             "repetition_penalty": sampling.repetition_penalty,
             "num_beams": sampling.num_beams,
-            "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
-            "pad_token_id": self._pad_token_id,
-            "eos_token_id": self.template.stop_token_ids,
         }
         if sampling.do_sample:
             options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
         return GenerationConfig(**options)
 
-    def _options(self, sampling: Sampling) -> dict[str, Any]:
-        options: dict[str, Any] = {"generation_config": self.generation_config(sampling)}
-        if self.template.stop_strings:
-            options |= {"stop_strings": self.template.stop_strings, "tokenizer": self.tokenizer}
-        return options
+    def _common_options(self, sampling: Sampling, stop_token_ids: Sequence[int]) -> dict[str, Any]:
+        """What the rows of a batch share; the rest would come from the model's own generation_config.json."""
+        return {
+            "do_sample": False,
+            "num_beams": 1,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
+            "pad_token_id": self._pad_token_id,
+            "eos_token_id": list(stop_token_ids),
+        }
 
     def _text(self, ids: list[int]) -> str:
         stops = set(self.template.stop_token_ids)
         end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
         text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
-        return _cut_at(text, self.template.stop_strings)
+        return cut_at(text, self.template.stop_strings)
 
     @property
     def _pad_token_id(self) -> int:
@@ -151,39 +163,24 @@ class Engine:
             self.model.train(was_training)
 
 
+class _Steps(StoppingCriteria):
+    """Gives each row its next token, and says which rows are at their end."""
+
+    def __init__(self, rows: Sequence[Row], until: Callable[[], bool] | None) -> None:
+        self.rows = rows
+        self.until = until
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        tokens = input_ids[:, -1].tolist()
+        ended = [row.finish_reason is not None or row.add(token) for row, token in zip(self.rows, tokens, strict=True)]
+        if not all(ended) and self.until is not None and self.until():
+            ended = [True] * len(ended)
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+
 def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Prompts as generation needs them: all end at the same place. `input_ids` and `attention_mask`, [B, T]."""
     length = max(map(len, prompts))
     ids = [[pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-
-
-class _Cancelled(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-def _without_stops(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """Hold back what may be the beginning of a stop word; end at a whole one."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        cut = _cut_at(held, stops)
-        if cut != held:
-            yield cut
-            return
-        keep = max((size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])), default=0)
-        if len(held) > keep:
-            yield held[: len(held) - keep]
-            held = held[len(held) - keep :]
-    if held:
-        yield held
-
-
-def _cut_at(text: str, stops: Sequence[str]) -> str:
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.long_context import rope_options
+from llmtune.errors import UsageError
+from llmtune.inference.adapters import BASE, Adapters
 from llmtune.inference.engine import Engine
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
@@ -17,16 +20,22 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.models.varlen import register_varlen
-from llmtune.templates.chat import get_template
+from llmtune.templates.chat import ChatTemplate, get_template
 from llmtune.templates.images import limit_pixels
 from llmtune.tuners.lora import load_adapter
+from llmtune.tuners.vocabulary import has_own_tokens
 from llmtune.utils.logging import get_logger
 
 __all__ = ["load_engine"]
 
 
-def load_engine(args: InferArguments) -> Engine:
-    """Load model, adapter and template as the arguments say."""
+def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | None = None) -> Engine:
+    """Load model, adapter and template as the arguments say.
+
+    Args:
+        others: Name -> the settings of a further adapter over the same base, each with a checkpoint folder. With
+            these, or with an adapter of its own, the engine also has the bare model, named BASE.
+    """
     checkpoint = None if args.ckpt_dir is None else Path(args.ckpt_dir)
     kind = None if checkpoint is None else checkpoint_kind(checkpoint)
     place = str(checkpoint) if kind == "full" else args.model_id_or_path
@@ -61,13 +70,28 @@ def load_engine(args: InferArguments) -> Engine:
     if device == "cpu" and args.device is None:
         get_logger().info("Inference runs on the CPU, since there is no GPU.")
     model = (model if quantized or spread else model.to(device)).eval()
-    assert args.template_type is not None
     limit_pixels(tokenizer, args.max_pixels)
-    template = get_template(
+    template = _template(args, tokenizer)
+    if kind != "lora" and not others:
+        return Engine(model, template)
+    templates = {BASE: template} if kind == "lora" else {}
+    for name, other in (others or {}).items():
+        assert other.ckpt_dir is not None
+        folder = Path(other.ckpt_dir)
+        if has_own_tokens(folder):
+            raise UsageError(f"{folder} has tokens of its own, so it cannot share a base. Serve it as --ckpt_dir.")
+        model = load_adapter(model, folder, name=name)
+        templates[name] = _template(other, tokenizer)
+    main = "default" if kind == "lora" else ""
+    return Engine(model.eval(), template, Adapters(model, template, templates, main))
+
+
+def _template(args: InferArguments, tokenizer: Any) -> ChatTemplate:
+    assert args.template_type is not None
+    return get_template(
         args.template_type,
         tokenizer,
         system=args.system,
         max_length=args.max_length,
         special_tokens_in_text=args.special_tokens_in_text,
     )
-    return Engine(model, template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -66,6 +67,19 @@ class ChatTemplate:
         stop, _ = split_chat_sep(info)
         # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.
         self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
+
+    def copy(self) -> ChatTemplate:
+        """The same with a tokenizer of its own, for another thread."""
+        return type(self)(
+            self.info,
+            copy.deepcopy(self.tokenizer),
+            name=self.name,
+            system=self.system,
+            max_length=self.max_length,
+            truncation_strategy=self.truncation_strategy,
+            loss_on=self.loss_on,
+            special_tokens_in_text="text" if self.control_as_text else "special",
+        )
 
     # One row, as a notebook uses it
 

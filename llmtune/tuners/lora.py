@@ -58,14 +58,33 @@ def attach(model: Any, config: PeftConfig) -> Any:
     return _saving_adapters_alone(get_peft_model(model, config))
 
 
-def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any:
-    """Load the adapters of a PEFT folder onto their base model.
+def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: str = "default") -> Any:
+    """Load the adapters of a PEFT folder onto their base model, or beside those that it has.
 
     Raises:
         CheckpointError: The folder is missing, incomplete or of another model.
     """
     from peft import PeftModel
 
+    folder = _adapter_folder(folder)
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=is_trainable)
+            return model
+        grow_for_adapter(model, folder)
+        loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        return _saving_adapters_alone(loaded)
+    except (ValueError, RuntimeError, KeyError) as err:
+        text = " ".join(str(err).split())[:300]
+        raise CheckpointError(
+            f"The adapter in {folder} does not fit the model: was it trained on another one? ({text})"
+        ) from err
+    except Exception as err:  # safetensors' own error type derives from Exception
+        raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+
+
+def _adapter_folder(folder: Path) -> Path:
+    """Where its files are."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no adapter folder {folder}.")
     if not (folder / "adapter_config.json").is_file() and (folder / "default/adapter_config.json").is_file():
@@ -75,16 +94,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
             raise CheckpointError(
                 f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."
             )
-    grow_for_adapter(model, folder)
-    try:
-        return _saving_adapters_alone(PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
-    except (ValueError, RuntimeError, KeyError) as err:
-        text = " ".join(str(err).split())[:300]
-        raise CheckpointError(
-            f"The adapter in {folder} does not fit the model: was it trained on another one? ({text})"
-        ) from err
-    except Exception as err:  # safetensors' own error type derives from Exception
-        raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+    return folder
 
 
 def _saving_adapters_alone(tuned: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["add_new_tokens", "grow_for_adapter", "grow_vocabulary", "token_indices"]
+__all__ = ["add_new_tokens", "grow_for_adapter", "grow_vocabulary", "has_own_tokens", "token_indices"]
 
 
 def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
@@ -48,12 +48,22 @@ def token_indices(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None
 
 def grow_for_adapter(model: Any, folder: Path) -> None:
     """Before an adapter is loaded that trained rows which its base does not have."""
+    num_rows = _num_trained_rows(folder)
+    if num_rows:
+        grow_vocabulary(model, num_rows)
+
+
+def has_own_tokens(folder: Path) -> bool:
+    """Whether an adapter trained single rows of the vocabulary."""
+    return _num_trained_rows(folder) > 0
+
+
+def _num_trained_rows(folder: Path) -> int:
+    """Rows that the embedding of its base must have, at least; 0 where the adapter trained none."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         indices = config.get("trainable_token_indices") or {}
         rows = indices.values() if isinstance(indices, dict) else [indices]
-        num_rows = max((max(ids) + 1 for ids in rows if ids), default=0)
+        return max((max(ids) + 1 for ids in rows if ids), default=0)
     except (OSError, ValueError, TypeError, AttributeError):
-        return  # PEFT says what is wrong with the file
-    if num_rows:
-        grow_vocabulary(model, num_rows)
+        return 0  # PEFT says what is wrong with the file

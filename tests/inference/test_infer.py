@@ -145,11 +145,15 @@ def test_a_fault_while_streaming_reaches_the_caller(engine, monkeypatch):
 
 
 def test_stop_words_of_several_tokens():
-    from llmtune.inference.engine import _without_stops
+    from llmtune.inference.rows import StopWords
 
-    assert "".join(_without_stops(iter(["one ST", "O", "P two"]), ["STOP"])) == "one "
-    assert list(_without_stops(iter(["one S", "ome"]), ["STOP"])) == ["one ", "Some"]
-    assert "".join(_without_stops(iter(["a", "b ST"]), ["STOP"])) == "ab ST"
+    def told(*pieces: str) -> list[str]:
+        stops = StopWords(["STOP"])
+        return [*(stops.add(piece) for piece in pieces), stops.rest()]
+
+    assert told("one ST", "O", "P two") == ["one ", "", "", ""]
+    assert told("one S", "ome") == ["one ", "Some", ""]
+    assert told("a", "b ST") == ["a", "b ", "ST"]
 
 
 def test_suffix_of_text_ends_an_answer(tuned):

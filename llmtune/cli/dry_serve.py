@@ -1,0 +1,37 @@
+"""What `llmtune serve --dry_run true` says."""
+
+from __future__ import annotations
+
+from llmtune.arguments.serve import BASE_NAME, ServeArguments
+from llmtune.cli import dry_run
+
+__all__ = ["show_serve"]
+
+
+def show_serve(args: ServeArguments) -> None:
+    """Print what would be served, where, and within which limits.
+
+    Raises:
+        LlmtuneError: What would stop it before any weights, as far as files on this machine tell it.
+    """
+    lacks: list[str] = []
+    model = "in the checkpoint"
+    if args.ckpt_dir is None or args.sft_type != "full":
+        model = dry_run.find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
+    has_base = args.ckpt_dir is not None and args.sft_type != "full"
+    names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]
+    rows = {
+        "address": f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'without'} a key",
+        "models": ", ".join(names),
+        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the model as it is",
+        "model": f"{args.display_name()}, {model}",
+        "template": str(args.template_type),
+        "number format": dry_run.dtype_text(args),
+        "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
+        "batch": f"{args.max_batch_size} answers side by side, {args.max_queue} in the queue",
+        "limits": f"{args.max_body_size:,} bytes and {args.max_n} answers a request, {args.request_timeout:g} seconds",
+    }
+    notes = [f"missing here: {text}" for text in lacks]
+    if args.inherited:
+        notes.append(f"from the checkpoint: {', '.join(args.inherited)}.")
+    dry_run.show({name: text for name, text in rows.items() if text}, notes)

@@ -1,0 +1,53 @@
+"""`llmtune serve`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtune.arguments.serve import ServeArguments
+from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.parser import parse
+from llmtune.errors import MissingPackageError
+
+SUMMARY = """
+Serve a checkpoint to clients of OpenAI's API: chats, completions, streams, tools, JSON. The checkpoint knows how it
+was trained:
+  llmtune serve --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"model": "llmtune-tiny", "messages": [{"role": "user", "content": "Who are you?"}]}'
+A base model with several adapters, of which a request's `model` chooses one:
+  llmtune serve --model_type qwen2.5-7b-instruct --adapters law=output/.../checkpoint-90 med=output/.../checkpoint-70
+Other machines reach it with a key:
+  LLMTUNE_API_KEY=... llmtune serve --ckpt_dir ... --host 0.0.0.0
+What a request leaves out (temperature, top_p, max_tokens, ...) is as the flags of generation say.
+"""
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+
+
+@dataclass(kw_only=True)
+class ServeCommand(DryRunArguments, ServeArguments):
+    """Server."""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(ServeCommand, argv, command="serve", summary=SUMMARY)
+    if args.backend == "vllm":
+        from llmtune.serving.vllm import run_vllm
+
+        return run_vllm(args)
+    if args.dry_run:
+        from llmtune.cli.dry_serve import show_serve
+
+        show_serve(args)
+        return 0
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"llmtune serve needs {', '.join(missing)}. Install them with: pip install 'llmtune[serve]'"
+        )
+    from llmtune.serving.server import serve
+
+    serve(args)
+    return 0

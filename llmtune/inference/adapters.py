@@ -1,0 +1,56 @@
+"""Several adapters over one base: which of them answers, and in which template's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from llmtune.templates.chat import ChatTemplate
+
+__all__ = ["BASE", "Adapters"]
+
+BASE = "base"
+"""The name of the model without any adapter."""
+
+
+class Adapters:
+    """The faces that one model has.
+
+    Args:
+        model: A PEFT model with the adapters in it, or a model that is one thing only.
+        template: That of the model as it was loaded, whose name is None.
+        others: Name -> template, of every further adapter, and BASE for the bare model.
+        main: The name that PEFT has for the adapter of None.
+    """
+
+    def __init__(
+        self, model: Any, template: ChatTemplate, others: Mapping[str, ChatTemplate] | None = None, main: str = ""
+    ) -> None:
+        self.model = model
+        self._templates: dict[str | None, ChatTemplate] = {None: template}
+        self._templates.update(others or {})
+        self._main = main
+        self._active: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names besides None."""
+        return (name for name in self._templates if name is not None)
+
+    def template(self, name: str | None) -> ChatTemplate:
+        return self._templates[name]
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Let the model answer as `name`. Not for several threads at a time."""
+        if len(self._templates) == 1:
+            yield
+        elif name == BASE or (name is None and not self._main):
+            with self.model.disable_adapter():
+                yield
+        else:
+            wanted = name or self._main
+            if self._active != wanted:
+                self.model.set_adapter(wanted, inference_mode=True)
+                self._active = wanted
+            yield

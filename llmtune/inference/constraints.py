@@ -1,0 +1,171 @@
+"""What a text has to be while it is written: a JSON object, or one of some texts and a JSON object behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+__all__ = ["Constraint", "ForcedCall", "JsonObject"]
+
+MAX_DEPTH = 64
+MAX_BLANKS = 24  # a model that indents; more in a row is a model that has lost its way
+MAX_NUMBER = 40  # characters; Python's own reader refuses numbers without end
+BLANKS = " \n\r\t"
+WORDS = {"t": "rue", "f": "alse", "n": "ull"}
+NUMBER_STEPS = {  # state -> what may follow; states in capitals may end the number
+    "-": {"0": "Z", **dict.fromkeys("123456789", "I")},
+    "Z": {".": ".", "e": "e", "E": "e"},
+    "I": {".": ".", "e": "e", "E": "e", **dict.fromkeys("0123456789", "I")},
+    ".": dict.fromkeys("0123456789", "F"),
+    "F": {"e": "e", "E": "e", **dict.fromkeys("0123456789", "F")},
+    "e": {"+": "s", "-": "s", **dict.fromkeys("0123456789", "X")},
+    "s": dict.fromkeys("0123456789", "X"),
+    "X": dict.fromkeys("0123456789", "X"),
+}
+
+
+class Constraint(Protocol):
+    """Where a text that is held to a form stands. Immutable."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text may end here."""
+
+    def after(self, text: str) -> Constraint | None:
+        """Where it stands behind further text; None where that breaks the form."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """A JSON object (RFC 8259) and nothing around it.
+
+    Attributes:
+        state: What is being read.
+        stack: The brackets that are open, innermost last.
+        rest: Of a word, an escape or a number, what is left or how far it is.
+        num: Characters of the run of blanks or the number that is being read.
+    """
+
+    state: str = "start"
+    stack: str = ""
+    rest: str = ""
+    num: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.state == "done"
+
+    def after(self, text: str) -> JsonObject | None:
+        found = self
+        for character in text:
+            step = found._step(character)
+            if step is None:
+                return None
+            found = step
+        return found
+
+    def _step(self, character: str) -> JsonObject | None:
+        if self.state in ("string", "key"):
+            return self._in_string(character)
+        if self.state == "number":
+            return self._in_number(character)
+        if self.state == "word":
+            if not self.rest.startswith(character):
+                return None
+            return replace(self, rest=self.rest[1:]) if len(self.rest) > 1 else self._to("after")
+        if character in BLANKS:
+            within = self.num < MAX_BLANKS and self.state not in ("start", "done")
+            return replace(self, num=self.num + 1) if within else None
+        return self._between(character)
+
+    def _between(self, character: str) -> JsonObject | None:
+        """A character that is none of a string, a number, a word or a blank."""
+        match self.state, character:
+            case "start", "{":
+                return self._open(character)
+            case ("first key", '"') | ("next key", '"'):
+                return self._to("key")
+            case "colon", ":":
+                return self._to("value")
+            case ("first key", "}") | ("first value", "]"):
+                return self._close()
+            case "after", ",":
+                return self._to("next key" if self.stack[-1] == "{" else "value")
+            case "after", "}" | "]":
+                return self._close() if self.stack[-1] + character in ("{}", "[]") else None
+            case "value" | "first value", _:
+                return self._begin_value(character)
+        return None
+
+    def _begin_value(self, character: str) -> JsonObject | None:
+        if character in "{[":
+            return self._open(character)
+        if character == '"':
+            return self._to("string")
+        if character in WORDS:
+            return self._to("word", WORDS[character])
+        if character in "-0123456789":
+            return self._to("number", {"-": "-", "0": "Z"}.get(character, "I"))
+        return None
+
+    def _open(self, bracket: str) -> JsonObject | None:
+        if len(self.stack) >= MAX_DEPTH:
+            return None
+        state = "first key" if bracket == "{" else "first value"
+        return JsonObject(state, self.stack + bracket)
+
+    def _close(self) -> JsonObject:
+        return JsonObject("after" if len(self.stack) > 1 else "done", self.stack[:-1])
+
+    def _to(self, state: str, rest: str = "") -> JsonObject:
+        return JsonObject(state, self.stack, rest)
+
+    def _in_string(self, character: str) -> JsonObject | None:
+        """`rest`: a backslash, and then u with the hexadecimal digits that are still to come."""
+        if self.rest == "\\":
+            return self._to(self.state, "uuuu" if character == "u" else "") if character in '"\\/bfnrtu' else None
+        if self.rest:
+            return self._to(self.state, self.rest[1:]) if character in "0123456789abcdefABCDEF" else None
+        if character == '"':
+            return self._to("colon" if self.state == "key" else "after")
+        if character == "\\":
+            return self._to(self.state, "\\")
+        return self if character >= " " else None
+
+    def _in_number(self, character: str) -> JsonObject | None:
+        step = NUMBER_STEPS[self.rest].get(character)
+        if step is not None:
+            return replace(self, rest=step, num=self.num + 1) if self.num < MAX_NUMBER else None
+        return self._to("after")._step(character) if self.rest.isupper() else None
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedCall:
+    """A call of one of some functions.
+
+    Attributes:
+        heads: What may stand before the arguments: one text a function.
+        written: What there is of it.
+        arguments: The arguments, once they have begun.
+    """
+
+    heads: tuple[str, ...]
+    written: str = ""
+    arguments: JsonObject | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.arguments is not None and self.arguments.is_complete
+
+    def after(self, text: str) -> ForcedCall | None:
+        if self.arguments is not None:
+            arguments = self.arguments.after(text)
+            return None if arguments is None else replace(self, arguments=arguments)
+        written = self.written + text
+        head = next((head for head in self.heads if written.startswith(head)), None)
+        if head is not None:
+            arguments = JsonObject().after(written[len(head) :])
+            return None if arguments is None else ForcedCall(self.heads, head, arguments)
+        if any(head.startswith(written) for head in self.heads):
+            return replace(self, written=written)
+        return None

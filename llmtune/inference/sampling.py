@@ -1,0 +1,156 @@
+"""How the next token of each row of a batch is chosen: every row by settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+if TYPE_CHECKING:
+    from llmtune.arguments.groups import GenerationArguments
+    from llmtune.inference.rows import Row
+
+__all__ = ["RowSampler", "Sampling"]
+
+NUM_TRIED = 256
+"""Candidates that a constraint looks at before it falls back on single characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen. The first fields are those of transformers' GenerationConfig.
+
+    Attributes:
+        seed: The same text every time, whoever shares the batch; None draws from torch's own generator.
+        stop: Texts that end the answer, and are left out of it.
+        top_logprobs: Keep the log-probability of each token, and so many of its alternatives; None keeps nothing.
+        frequency_penalty: Taken off a token's logit for each time that the answer has it already.
+        presence_penalty: Taken off once where the answer has it.
+        logit_bias: (token id, what is added to its logit).
+    """
+
+    max_new_tokens: int = 2048
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    no_repeat_ngram_size: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def of(cls, args: GenerationArguments) -> Sampling:
+        """The generation flags. A temperature of 0 means the most likely token, as users of servers expect."""
+        return cls(
+            max_new_tokens=args.max_new_tokens,
+            do_sample=args.do_sample and args.temperature > 0,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            repetition_penalty=args.repetition_penalty,
+            num_beams=args.num_beams,
+            no_repeat_ngram_size=args.no_repeat_ngram_size,
+        )
+
+
+class RowSampler(LogitsProcessor):
+    """Leaves the token that a row is to have next with the highest score, so that `generate` only takes the maximum.
+
+    A draw is the maximum of the logits plus Gumbel noise of the row's own generator: neighbours cannot change it.
+
+    Args:
+        rows: In the order of the batch.
+        starts: Where each row's prompt begins behind its padding.
+    """
+
+    def __init__(self, rows: Sequence[Row], starts: Sequence[int]) -> None:
+        self.rows = rows
+        self.starts = starts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[B, T], [B, V] -> [B, V]."""
+        found = scores
+        for number, (row, start) in enumerate(zip(self.rows, self.starts, strict=True)):
+            if row.finish_reason is not None:
+                continue
+            if row.sampling.top_logprobs is not None:
+                row.keep_logprobs(scores[number].log_softmax(-1))
+            if not _is_plain(row):
+                found = scores.clone() if found is scores else found
+                found[number] = _scores(row, input_ids[number, start:], scores[number])
+        return found
+
+
+def _is_plain(row: Row) -> bool:
+    one = row.sampling
+    penalties = one.frequency_penalty or one.presence_penalty or one.repetition_penalty != 1
+    return not (one.do_sample or penalties or one.logit_bias or row.constraint is not None)
+
+
+def _scores(row: Row, ids: Tensor, logits: Tensor) -> Tensor:
+    """Of one row, [V]; `ids` are its prompt and what it has answered so far."""
+    one = row.sampling
+    wanted = _penalized(row, ids, logits)
+    scores = wanted
+    if one.do_sample:
+        kept = _nucleus(wanted / one.temperature, one.top_k, one.top_p)
+        noise = torch.empty_like(kept).exponential_(generator=row.generator(kept.device))
+        scores = kept - noise.log()
+    return scores if row.constraint is None else _allowed(row, scores, wanted)
+
+
+def _penalized(row: Row, ids: Tensor, logits: Tensor) -> Tensor:
+    one = row.sampling
+    if one.repetition_penalty != 1:
+        seen = ids.unique()
+        values = logits[seen]
+        values = torch.where(values < 0, values * one.repetition_penalty, values / one.repetition_penalty)
+        logits = logits.index_copy(0, seen, values)
+    if (one.frequency_penalty or one.presence_penalty) and row.ids:
+        tokens, counts = torch.tensor(row.ids, device=logits.device).unique(return_counts=True)
+        penalty = counts.to(logits.dtype) * one.frequency_penalty + one.presence_penalty
+        logits = logits.index_add(0, tokens, -penalty)
+    if one.logit_bias:
+        tokens, added = zip(*one.logit_bias, strict=True)
+        added_values = torch.tensor(added, device=logits.device, dtype=logits.dtype)
+        logits = logits.index_add(0, torch.tensor(tokens, device=logits.device), added_values)
+    return logits
+
+
+def _nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """All but the `top_k` likeliest, and of these the fewest that make up `top_p`, become -inf."""
+    if not top_k and top_p >= 1:
+        return logits
+    values, tokens = logits.topk(min(top_k, len(logits)) if top_k else len(logits))
+    if top_p < 1:
+        shares = values.softmax(-1)
+        before = shares.cumsum(-1) - shares
+        keep = before < top_p
+        keep[0] = True
+        values, tokens = values[keep], tokens[keep]
+    return torch.full_like(logits, -torch.inf).index_copy(0, tokens, values)
+
+
+def _allowed(row: Row, scores: Tensor, logits: Tensor) -> Tensor:
+    """All but the best token that keeps to the row's constraint become -inf.
+
+    The best of noisy scores that is allowed is a draw from what is allowed. Where nothing of them is, the logits
+    decide; where nothing likely is, one of the tokens of a single character, of which some always is.
+    """
+    best = scores.topk(min(NUM_TRIED, len(scores)))
+    drawn = [token for value, token in zip(*map(Tensor.tolist, best), strict=True) if value > -torch.inf]
+    for candidates in (drawn, logits.topk(min(NUM_TRIED, len(logits))).indices.tolist(), row.single_characters()):
+        token = next((token for token in candidates if row.allows(token)), None)
+        if token is not None:
+            return torch.full_like(scores, -torch.inf).index_fill(0, torch.tensor([token], device=scores.device), 0.0)
+    raise AssertionError("no token can go on with what the constraint asks for")

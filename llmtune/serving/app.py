@@ -1,0 +1,103 @@
+"""The routes of the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from llmtune import __version__
+from llmtune.serving.chat import Chat
+from llmtune.serving.completions import Completion
+from llmtune.serving.errors import ApiError, error_body, handle_errors
+from llmtune.serving.gate import Gate
+from llmtune.serving.protocol import ChatRequest, CompletionRequest
+from llmtune.serving.service import Service
+
+__all__ = ["create_app"]
+
+CLIENT_GONE = 499
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request makes no sense."},
+    401: {"description": "The key is missing or another."},
+    404: {"description": "There is no such model."},
+    413: {"description": "The body is too large."},
+    429: {"description": "Too many requests wait."},
+    503: {"description": "The server is going down."},
+    504: {"description": "It took too long."},
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    # The pages of /docs would load their scripts from other hosts.
+    app = FastAPI(title="llmtune", version=__version__, docs_url=None, redoc_url=None)
+    handle_errors(app)
+    app.add_middleware(Gate, service=service)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        ok = not service.batcher.is_closed
+        return JSONResponse({"status": "ok" if ok else "shutting down"}, 200 if ok else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(service, name) for name in service.models]}
+
+    @app.get("/v1/models/{name:path}", responses=REFUSALS)
+    async def model(name: str) -> dict[str, Any]:
+        service.adapter(name)
+        return _model(service, name)
+
+    @app.post("/v1/chat/completions", responses=REFUSALS)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        return await _answer(service, await run_in_threadpool(Chat.prepare, service, body), request)
+
+    @app.post("/v1/completions", responses=REFUSALS)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await _answer(service, await run_in_threadpool(Completion.prepare, service, body), request)
+
+    return app
+
+
+async def _answer(service: Service, asked: Chat | Completion, request: Request) -> Response:
+    job = asked.start()
+    if asked.request.stream:
+        events = _events(asked.chunks(job))
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    whole = asyncio.ensure_future(asked.whole(job))
+    gone = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return JSONResponse(whole.result()) if whole.done() else Response(status_code=CLIENT_GONE)
+    finally:
+        gone.cancel()
+        if not whole.done():
+            whole.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Server-sent events. A failure after the first byte can only be told inside the stream."""
+    try:
+        async for chunk in chunks:
+            yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+    except ApiError as err:
+        yield f"data: {json.dumps(error_body(err.status, str(err), param=err.param, code=err.code))}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": service.started, "owned_by": "llmtune"}

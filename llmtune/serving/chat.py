@@ -1,0 +1,180 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from llmtune.data.formats_messages import check_turns, parse_messages, parse_tools
+from llmtune.errors import LlmtuneError
+from llmtune.inference.constraints import Constraint, ForcedCall, JsonObject
+from llmtune.inference.rows import HALF, TokenLogprob
+from llmtune.serving.errors import ApiError
+from llmtune.serving.pictures import Pictures
+from llmtune.serving.protocol import ChatMessage, ChatRequest
+from llmtune.serving.service import Job, Service
+from llmtune.serving.tool_calls import AnswerText, calls_json, forced_call, format_of_request, shown_tools
+from llmtune.serving.tool_format import ToolFormat
+from llmtune.types import Conversation, Encoded
+
+__all__ = ["Chat", "number_of_answers"]
+
+
+@dataclasses.dataclass
+class Chat:
+    """A request on its way: prepared on a thread, started and told on the event loop."""
+
+    service: Service
+    request: ChatRequest
+    prompt: Encoded
+    pictures: Pictures
+    fmt: ToolFormat | None
+    forced: ForcedCall | None
+
+    @classmethod
+    def prepare(cls, service: Service, request: ChatRequest) -> Chat:
+        """Check and tokenise.
+
+        Raises:
+            ApiError: The request makes no sense, or the model cannot express it.
+        """
+        template = service.template(request.model)
+        fmt = format_of_request(request, template)
+        forced = forced_call(request, fmt)
+        if _wants_json(request) and shown_tools(request):
+            raise ApiError(400, "response_format json_object and tools exclude one another.", param="response_format")
+        if request.top_logprobs and not request.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+        pictures = Pictures()
+        conversation = _conversation(request, pictures, sees=template.images is not None)
+        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, forced)
+
+    def start(self) -> Job:
+        request = self.request
+        n = number_of_answers(self.service, request.n)
+        sampling = self.service.sampling(request, [self.prompt], request.max_completion_tokens or request.max_tokens)
+        if self.fmt is not None:
+            sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *self.fmt.stop_words))
+        if request.logprobs:
+            sampling = dataclasses.replace(sampling, top_logprobs=request.top_logprobs or 0)
+        constraint: Constraint | None = JsonObject() if _wants_json(request) else self.forced
+        job = self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint)
+        for row in job.rows:
+            row.keeps = self.pictures
+        return job
+
+    async def whole(self, job: Job) -> dict[str, Any]:
+        """The answer's body."""
+        async for _ in self.service.pieces(job):
+            pass
+        choices = []
+        for number, row in enumerate(job.rows):
+            text = self._answer_text()
+            content = text.add(row.text) + text.finish()
+            message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+            if text.calls:
+                message |= {"content": content.strip() or None, "tool_calls": calls_json(text.calls)}
+            reason = "tool_calls" if text.calls and row.finish_reason == "stop" else row.finish_reason
+            choice = {"index": number, "message": message, "finish_reason": reason, "logprobs": None}
+            if self.request.logprobs:
+                choice["logprobs"] = {"content": [_logprob(one) for one in row.logprobs], "refusal": None}
+            choices.append(choice)
+        return self._body(job, "chat.completion") | {"choices": choices, "usage": job.usage()}
+
+    async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+        """The same as a stream."""
+        options = self.request.stream_options
+        with_usage = options is not None and bool(options.include_usage)
+        body = self._body(job, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
+
+        def chunk(
+            number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Sequence[TokenLogprob] = ()
+        ) -> dict[str, Any]:
+            told = {"content": [_logprob(one) for one in logprobs], "refusal": None} if self.request.logprobs else None
+            choice = {"index": number, "delta": delta, "logprobs": told, "finish_reason": reason}
+            return body | {"choices": [choice]}
+
+        texts = [self._answer_text() for _ in job.rows]
+        told = [0] * len(job.rows)
+        for number in range(len(job.rows)):
+            yield chunk(number, {"role": "assistant", "content": ""})
+        async for number, written in self.service.pieces(job):
+            row, text = job.rows[number], texts[number]
+            content = text.add(written.text)
+            ended = written.finish_reason is not None
+            content += text.finish() if ended else ""
+            logprobs, told[number] = row.logprobs[told[number] : written.end], written.end
+            if content or logprobs:
+                yield chunk(number, {"content": content}, None, logprobs)
+            if text.calls:
+                yield chunk(number, {"tool_calls": calls_json(text.calls, indexed=True)})
+            if ended:
+                called = bool(text.calls) and written.finish_reason == "stop"
+                yield chunk(number, {}, "tool_calls" if called else written.finish_reason)
+        if with_usage:
+            yield body | {"choices": [], "usage": job.usage()}
+
+    def _answer_text(self) -> AnswerText:
+        return AnswerText(self.fmt, self.forced, parallel=self.request.parallel_tool_calls is not False)
+
+    def _body(self, job: Job, kind: str) -> dict[str, Any]:
+        return {"id": job.name, "object": kind, "created": job.created, "model": job.model}
+
+
+def _wants_json(request: ChatRequest) -> bool:
+    return request.response_format is not None and request.response_format.type == "json_object"
+
+
+def number_of_answers(service: Service, n: int | None) -> int:
+    if n is not None and n > service.args.max_n:
+        raise ApiError(400, f"n is {n}, and this server gives {service.args.max_n} answers at most.", param="n")
+    return n or 1
+
+
+def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Conversation:
+    rows = [_message(message, pictures, sees=sees) for message in request.messages]
+    if rows[-1]["role"] == "assistant":
+        raise ApiError(400, "messages: the last one is the assistant's; there is nothing to answer.", param="messages")
+    try:
+        messages = parse_messages(rows, what="messages", images=[])
+        check_turns(messages, need_answer=False)
+        tools = parse_tools(shown_tools(request))
+    except LlmtuneError as err:
+        raise ApiError(400, f"messages: {err}.", param="messages") from err
+    return Conversation(tuple(messages), tools, tuple(pictures.paths))
+
+
+def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[str, Any]:
+    content: Any = message.content
+    if isinstance(content, list):
+        parts = []
+        for part in content:
+            if part.type == "text" and part.text is not None:
+                parts.append(part.text)
+            elif part.type == "image_url" and part.image_url is not None:
+                if not sees:
+                    raise ApiError(400, "This model does not see images.", param="messages")
+                if message.role != "user":
+                    raise ApiError(400, "Images belong into messages of the user.", param="messages")
+                pictures.add(part.image_url.url)
+                parts.append("<image>")
+            else:
+                raise ApiError(400, f"messages: a part of type {part.type} has no {part.type}.", param="messages")
+        content = "".join(parts)
+    row: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        calls = [call.function.model_dump(exclude_none=True) for call in message.tool_calls]
+        row["tool_calls"] = [{"function": call} for call in calls]
+        row["content"] = content or ""
+    return row
+
+
+def _logprob(one: TokenLogprob) -> dict[str, Any]:
+    top = [_token(token, logprob) for token, logprob in one.top]
+    return _token(one.token, one.logprob) | {"top_logprobs": top}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    """`bytes` is null where the token is a part of a character."""
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": None if HALF in text else list(text.encode())}

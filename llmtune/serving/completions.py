@@ -1,0 +1,116 @@
+"""`POST /v1/completions`: a text goes on, without a template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from llmtune.inference.rows import TokenLogprob
+from llmtune.serving.chat import number_of_answers
+from llmtune.serving.errors import ApiError
+from llmtune.serving.protocol import CompletionRequest
+from llmtune.serving.service import Job, Service
+from llmtune.types import Encoded
+
+__all__ = ["Completion"]
+
+
+@dataclasses.dataclass
+class Completion:
+    """A request on its way: prepared on a thread, started and told on the event loop."""
+
+    service: Service
+    request: CompletionRequest
+    prompts: list[Encoded]
+    echoes: list[str]
+
+    @classmethod
+    def prepare(cls, service: Service, request: CompletionRequest) -> Completion:
+        """Check and tokenise.
+
+        Raises:
+            ApiError: The request makes no sense.
+        """
+        service.adapter(request.model)
+        if request.echo and request.logprobs is not None:
+            raise ApiError(400, "echo with logprobs is not supported: prompts are not scored.", param="echo")
+        if request.best_of not in (None, request.n or 1):
+            raise ApiError(400, "best_of is not supported, but as large as n.", param="best_of")
+        prompts = [service.text_prompt(one) if isinstance(one, str) else Encoded(list(one)) for one in _list(request)]
+        if not prompts or not all(prompt.input_ids for prompt in prompts):
+            raise ApiError(400, "prompt is empty.", param="prompt")
+        if any(token >= service.vocab_size for prompt in prompts for token in prompt.input_ids):
+            raise ApiError(400, f"prompt: the model has {service.vocab_size:,} tokens.", param="prompt")
+        echoes = [service.text_of(prompt) if request.echo else "" for prompt in prompts]
+        return cls(service, request, prompts, echoes)
+
+    def start(self) -> Job:
+        n = number_of_answers(self.service, self.request.n)
+        if n * len(self.prompts) > self.service.args.max_n:
+            raise ApiError(
+                400,
+                f"{len(self.prompts)} prompts with {n} answers each are more than the {self.service.args.max_n} that "
+                "this server gives to one request.",
+                param="prompt",
+            )
+        sampling = self.service.sampling(self.request, self.prompts, self.request.max_tokens or 16)
+        if self.request.logprobs is not None:
+            sampling = dataclasses.replace(sampling, top_logprobs=self.request.logprobs)
+        return self.service.start(self.request.model, self.prompts, sampling, n, kind="cmpl")
+
+    async def whole(self, job: Job) -> dict[str, Any]:
+        """The answer's body."""
+        async for _ in self.service.pieces(job):
+            pass
+        choices = [
+            self._choice(number, self._echo(job, number) + row.text, row.finish_reason, row.logprobs)
+            for number, row in enumerate(job.rows)
+        ]
+        return self._body(job) | {"choices": choices, "usage": job.usage()}
+
+    async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+        """The same as a stream."""
+        options = self.request.stream_options
+        with_usage = options is not None and bool(options.include_usage)
+        body = self._body(job) | ({"usage": None} if with_usage else {})
+        told = [0] * len(job.rows)
+        begun = [False] * len(job.rows)
+        async for number, written in self.service.pieces(job):
+            text = written.text if begun[number] else self._echo(job, number) + written.text
+            begun[number] = True
+            logprobs, told[number] = job.rows[number].logprobs[told[number] : written.end], written.end
+            yield body | {"choices": [self._choice(number, text, written.finish_reason, logprobs)]}
+        if with_usage:
+            yield body | {"choices": [], "usage": job.usage()}
+
+    def _echo(self, job: Job, number: int) -> str:
+        return self.echoes[number // (len(job.rows) // len(self.prompts))]
+
+    def _choice(self, number: int, text: str, reason: str | None, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        told = None if self.request.logprobs is None else _logprobs(logprobs)
+        return {"index": number, "text": text, "logprobs": told, "finish_reason": reason}
+
+    def _body(self, job: Job) -> dict[str, Any]:
+        return {"id": job.name, "object": "text_completion", "created": job.created, "model": job.model}
+
+
+def _list(request: CompletionRequest) -> list[Any]:
+    prompt = request.prompt
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    return list(prompt)
+
+
+def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """`text_offset` counts characters of the tokens told here."""
+    offsets, place = [], 0
+    for one in logprobs:
+        offsets.append(place)
+        place += len(one.token)
+    return {
+        "tokens": [one.token for one in logprobs],
+        "token_logprobs": [max(one.logprob, -9999.0) for one in logprobs],
+        "top_logprobs": [{token: max(value, -9999.0) for token, value in one.top} for one in logprobs],
+        "text_offset": offsets,
+    }

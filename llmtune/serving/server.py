@@ -1,0 +1,96 @@
+"""The server process: start, tell where it is, and go down in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from llmtune.arguments.serve import ServeArguments
+from llmtune.errors import UsageError
+from llmtune.inference.load import load_engine
+from llmtune.serving.app import create_app
+from llmtune.serving.service import Service
+from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_libraries
+
+__all__ = ["Server", "serve"]
+
+
+def serve(args: ServeArguments) -> None:
+    """Load the model and answer requests until SIGTERM or Ctrl-C, which finishes what runs.
+
+    Raises:
+        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+    """
+    quiet_libraries()
+    log = get_logger()
+    for flag in args.unused:
+        log.warning("%s has no effect on answers.", flag)
+    if args.inherited:
+        log.info("From the checkpoint: %s.", ", ".join(args.inherited))
+    listener = listen(args.host, args.port)  # before the weights: a port that is taken costs no minutes
+    with listener:
+        service = Service(load_engine(args, args.adapter_args), args)
+        log.info("%s", start_message(service, listener.getsockname()[1]))
+        Server(service).run(sockets=[listener])
+        service.batcher.close()
+    log.info("The server is down; what ran is finished.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        UsageError: It is taken, or is none of this machine.
+    """
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as err:
+        listener.close()
+        reason = err.strerror or str(err)
+        raise UsageError(f"--host {host} --port {port}: {reason}. Give another --port, or 0 for a free one.") from err
+    listener.set_inheritable(False)
+    return listener
+
+
+def start_message(service: Service, port: int) -> str:
+    """Where the server is, what it serves, and a request to try."""
+    args = service.args
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(args.host, f"[{args.host}]" if ":" in args.host else args.host)
+    address = f"http://{host}:{port}"
+    body = json.dumps({"model": args.main_name, "messages": [{"role": "user", "content": "Who are you?"}]})
+    key = "" if args.api_key is None else ' -H "Authorization: Bearer $LLMTUNE_API_KEY"'
+    return (
+        f"Serving {', '.join(service.models)} at {address}/v1 (Ctrl-C ends it). Try:\n"
+        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    )
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that, asked to end, first refuses what is new with 503 and finishes what it has."""
+
+    def __init__(self, service: Service) -> None:
+        app = create_app(service)
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.service.batcher.is_closed:  # asked twice
+            self.should_exit = self.force_exit = True
+            return
+        waits = self.service.batcher.num_running + self.service.batcher.num_waiting
+        get_logger().info("%s: finishing %d answers. Once more ends at once.", signal.Signals(sig).name, waits)
+        self.service.batcher.refuse()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.service.batcher.is_closed and self.service.is_idle:
+            self.should_exit = True
+        return bool(await super().on_tick(counter))

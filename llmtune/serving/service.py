@@ -1,0 +1,236 @@
+"""What stands behind the HTTP layer: names, prompts, the queue, and answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from llmtune.arguments.serve import ServeArguments
+from llmtune.errors import LlmtuneError
+from llmtune.inference.batching import Batcher, Closed, QueueFull
+from llmtune.inference.constraints import Constraint
+from llmtune.inference.engine import Engine
+from llmtune.inference.rows import Row, Written
+from llmtune.inference.sampling import Sampling
+from llmtune.serving.errors import ApiError
+from llmtune.serving.metrics import Metrics
+from llmtune.serving.protocol import MAX_SEED, GenerationRequest
+from llmtune.templates.chat import ChatTemplate
+from llmtune.types import Conversation, Encoded
+
+__all__ = ["Job", "Service"]
+
+SMALLEST_TEMPERATURE = 1e-3
+
+
+@dataclasses.dataclass
+class Job:
+    """One request at work. `prompts`: one for each `n` of its rows."""
+
+    model: str
+    prompts: list[Encoded]
+    rows: list[Row]
+    events: asyncio.Queue[tuple[int, Written]]
+    until: float
+    name: str
+    created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(prompt.input_ids) for prompt in self.prompts)
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return sum(len(row.ids) for row in self.rows)
+
+    def usage(self) -> dict[str, int]:
+        asked, answered = self.num_prompt_tokens, self.num_answer_tokens
+        return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+
+
+class Service:
+    """An engine with names and a queue.
+
+    Args:
+        defaults: What a request that says nothing is sampled with.
+    """
+
+    def __init__(self, engine: Engine, args: ServeArguments) -> None:
+        self.engine = engine
+        self.args = args
+        self.started = int(time.time())
+        self.defaults = Sampling.of(args)
+        self.models: dict[str, str | None] = {args.main_name: None, **{name: name for name in engine.adapters}}
+        self.batcher = Batcher(engine, max_batch_size=args.max_batch_size, max_queue=args.max_queue)
+        self.metrics = Metrics(self.batcher)
+        # The queue's thread decodes with the engine's tokenizer; two threads cannot share one, so prompts have copies.
+        self._writers = {name: engine.adapters.template(name).copy() for name in self.models.values()}
+        self._writing = threading.Lock()
+        config = engine.model.config.get_text_config()
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.vocab_size = int(config.vocab_size)
+
+    def adapter(self, model: str) -> str | None:
+        """What PEFT calls the model of a request."""
+        if model not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(
+                404, f"There is no model {model!r} here, but {known}.", param="model", code="model_not_found"
+            )
+        return self.models[model]
+
+    def template(self, model: str) -> ChatTemplate:
+        """For the tokens and texts of answers."""
+        return self.engine.adapters.template(self.adapter(model))
+
+    # Prompts, made on threads beside the event loop's
+
+    def chat_prompt(self, model: str, conversation: Conversation) -> Encoded:
+        with self._writing:
+            try:
+                return self._writers[self.adapter(model)].prompts([conversation])[0]
+            except LlmtuneError as err:
+                raise ApiError(400, f"messages: {err}.".replace("..", "."), param="messages") from err
+
+    def text_prompt(self, text: str) -> Encoded:
+        with self._writing:
+            tokenizer = self._writers[None].tokenizer
+            return Encoded(list(tokenizer(text)["input_ids"]))
+
+    def text_of(self, prompt: Encoded) -> str:
+        with self._writing:
+            return str(self._writers[None].tokenizer.decode(prompt.input_ids, skip_special_tokens=True))
+
+    def sampling(self, request: GenerationRequest, prompts: Sequence[Encoded], max_tokens: int | None) -> Sampling:
+        """The request's settings over the server's."""
+        given = {
+            name: value
+            for name in ("temperature", "top_p", "top_k", "repetition_penalty")
+            if (value := getattr(request, name)) is not None
+        }
+        temperature = given.get("temperature", self.defaults.temperature if self.defaults.do_sample else 0)
+        given |= {"temperature": max(temperature, SMALLEST_TEMPERATURE), "do_sample": temperature > 0}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        return dataclasses.replace(
+            self.defaults,
+            **given,
+            stop=tuple(word for word in stop if word),
+            seed=request.seed,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            presence_penalty=request.presence_penalty or 0.0,
+            logit_bias=self._bias(request),
+            max_new_tokens=self._room(prompts, max_tokens),
+        )
+
+    def _bias(self, request: GenerationRequest) -> tuple[tuple[int, float], ...]:
+        found = []
+        for key, value in (request.logit_bias or {}).items():
+            token = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
+            if not 0 <= token < self.vocab_size:
+                raise ApiError(400, f"logit_bias: {key[:20]!r} is no token of this model.", param="logit_bias")
+            found.append((token, value))
+        return tuple(found)
+
+    def _room(self, prompts: Sequence[Encoded], wanted: int | None) -> int:
+        """Tokens for the answers, where prompt and answer fit into the context."""
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        limit = self.args.max_prompt_length or (None if self.context is None else self.context - 1)
+        if limit is not None and length > limit:
+            raise ApiError(
+                400,
+                f"The prompt has {length:,} tokens, and this server takes {limit:,}.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if self.context is None:
+            return wanted or self.defaults.max_new_tokens
+        room = self.context - length
+        if room < (wanted or 1):
+            raise ApiError(
+                400,
+                f"The prompt has {length:,} tokens and max_tokens is {wanted or 1:,}; the model's context holds "
+                f"{self.context:,}.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        return min(wanted or self.defaults.max_new_tokens, room)
+
+    # Answers
+
+    def start(
+        self,
+        model: str,
+        prompts: Sequence[Encoded],
+        sampling: Sampling,
+        n: int,
+        *,
+        constraint: Constraint | None = None,
+        kind: str = "chatcmpl",
+    ) -> Job:
+        """Put a request into the queue. Called on the event loop, which the pieces come back to."""
+        loop = asyncio.get_running_loop()
+        until = time.monotonic() + self.args.request_timeout
+        job = Job(model, list(prompts), [], asyncio.Queue(), until, f"{kind}-{uuid.uuid4().hex}")
+        template = self.template(model)
+
+        def tell(number: int) -> Callable[[Written], None]:
+            return lambda written: _post(loop, job.events, (number, written))
+
+        for number in range(len(prompts) * n):
+            one = sampling
+            if sampling.seed is not None:
+                one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
+            row = Row(prompts[number // n], one, template, constraint=constraint, tell=tell(number))
+            job.rows.append(row)
+        try:
+            self.batcher.submit(job.rows, adapter=self.adapter(model))
+        except QueueFull:
+            raise ApiError(429, "Too many requests wait already. Try again soon.", code="queue_full") from None
+        except Closed:
+            raise ApiError(503, "The server is going down.", code="shutting_down") from None
+        return job
+
+    async def pieces(self, job: Job) -> AsyncIterator[tuple[int, Written]]:
+        """(number of the row, its next piece), until all have ended. Left early, it ends the rows."""
+        num_left = len(job.rows)
+        try:
+            while num_left:
+                try:
+                    wait = job.until - time.monotonic()
+                    number, written = await asyncio.wait_for(job.events.get(), max(wait, 0.001))
+                except asyncio.TimeoutError:
+                    seconds = self.args.request_timeout
+                    raise ApiError(504, f"The request took longer than {seconds:g} seconds.", code="timeout") from None
+                if written.finish_reason is not None:
+                    num_left -= 1
+                    if job.rows[number].error is not None:
+                        raise ApiError(500, "The model failed at this request; the server's log says why.")
+                yield number, written
+            self.metrics.finished(job.rows)
+        finally:
+            if num_left:
+                self.cancel(job)
+
+    def cancel(self, job: Job) -> None:
+        """Free what a request holds that nobody waits for any more."""
+        for row in job.rows:
+            row.cancel()
+        self.batcher.forget_cancelled()
+        self.metrics.cancelled.inc()
+
+    @property
+    def is_idle(self) -> bool:
+        return self.batcher.num_running + self.batcher.num_waiting == 0
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[tuple[int, Written]], event: tuple[int, Written]
+) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(events.put_nowait, event)

@@ -1,0 +1,127 @@
+"""`--backend vllm`: the same flags for vLLM's own server.
+
+Source: https://docs.vllm.ai/en/stable/cli/serve.html (flags of `vllm serve`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmtune.arguments.serve import API_KEY_VARIABLE, BASE_NAME, ServeArguments
+from llmtune.errors import MissingPackageError, UsageError
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.utils.logging import get_logger
+
+__all__ = ["run_vllm", "vllm_command"]
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+PARSERS: dict[str | None, str] = {"hermes": "hermes"}
+"""Our formats of tool calls that vLLM reads, by its names."""
+OURS_ALONE = ("max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
+
+
+def vllm_command(args: ServeArguments) -> list[str]:
+    """The command line of `vllm serve` that serves the same under the same names.
+
+    Raises:
+        UsageError: vLLM cannot serve it.
+    """
+    has_adapter = args.ckpt_dir is not None and args.sft_type != "full"
+    if has_adapter and args.sft_type != "lora":
+        raise UsageError(f"vLLM serves LoRA alone, and {args.ckpt_dir} is {args.sft_type}. Merge it first.")
+    assert args.model_type is not None
+    whole = args.ckpt_dir if args.ckpt_dir is not None and not has_adapter else args.model_id_or_path
+    base = whole or MODEL_MAPPING[args.model_type].model_id_or_path
+    command = ["vllm", "serve", str(base), "--host", args.host, "--port", str(args.port)]
+    command += ["--served-model-name", BASE_NAME if has_adapter else args.main_name]
+    modules = [f"{args.main_name}={args.ckpt_dir}"] if has_adapter else []
+    modules += [f"{name}={one.ckpt_dir}" for name, one in args.adapter_args.items()]
+    if modules:
+        ranks = [_rank(module.partition("=")[2]) for module in modules]
+        command += ["--enable-lora", "--max-lora-rank", str(_next_rank(max(ranks))), "--lora-modules", *modules]
+    if args.tokenizer_id_or_path is not None:
+        command += ["--tokenizer", args.tokenizer_id_or_path]
+    if args.model_revision is not None:
+        command += ["--revision", args.model_revision]
+    if args.dtype is not None:
+        command += ["--dtype", DTYPES[args.dtype]]
+    if args.quantization_bit == 4 and args.quant_method == "bnb":
+        command += ["--quantization", "bitsandbytes"]
+    elif args.quantization_bit:
+        raise UsageError(f"--quantization_bit {args.quantization_bit}: vLLM quantises while loading to 4 bits alone.")
+    if args.trust_remote_code:
+        command += ["--trust-remote-code"]
+    if args.template_type is not None and TEMPLATE_MAPPING[args.template_type].tool_format in PARSERS:
+        parser = PARSERS[TEMPLATE_MAPPING[args.template_type].tool_format]
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    command += ["--max-num-seqs", str(args.max_batch_size)]
+    if args.max_prompt_length is not None:
+        command += ["--max-model-len", str(args.max_prompt_length + args.max_new_tokens)]
+    command += ["--seed", str(args.seed), "--override-generation-config", json.dumps(_defaults(args))]
+    return command
+
+
+def run_vllm(args: Any) -> int:
+    """Become `vllm serve`; with `--dry_run`, show its command line.
+
+    Raises:
+        MissingPackageError: vLLM is not installed.
+    """
+    command = vllm_command(args)
+    log = get_logger()
+    for name in OURS_ALONE:
+        if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            log.warning("--%s has no effect with --backend vllm.", name)
+    name = args.template_type
+    log.warning("vLLM renders with the chat template of the folder's tokenizer, not with llmtune's %s.", name)
+    if args.system is not None:
+        log.warning("The system text of training is not given to vLLM: send it as a message of the role system.")
+    if args.dry_run:
+        sys.stdout.write(f"{shlex.join(command)}\n")
+        return 0
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingPackageError(
+            "--backend vllm needs vLLM, which is not installed. Install it with: pip install vllm. Without it, "
+            "--backend llmtune serves the same."
+        )
+    environment = dict(os.environ)
+    if args.api_key is not None:
+        environment["VLLM_API_KEY"] = args.api_key  # not on the command line, where others could read it
+    environment.pop(API_KEY_VARIABLE, None)
+    log.info("%s", shlex.join(command))
+    os.execve(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *command[1:]], environment)
+
+
+def _rank(folder: str) -> int:
+    try:
+        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        return int(max([config["r"], *dict(config.get("rank_pattern") or {}).values()]))
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UsageError(f"{folder}: its adapter_config.json cannot be read ({err}).") from err
+
+
+def _next_rank(rank: int) -> int:
+    """The least that vLLM has a kernel for."""
+    ranks = (8, 16, 32, 64, 128, 256, 320, 512)
+    found = next((one for one in ranks if one >= rank), None)
+    if found is None:
+        raise UsageError(f"vLLM serves LoRA of rank 512 at most, and this one has {rank}. Merge it first.")
+    return found
+
+
+def _defaults(args: ServeArguments) -> dict[str, Any]:
+    """What a request is sampled with that says nothing."""
+    found: dict[str, Any] = {
+        "temperature": args.temperature if args.do_sample else 0.0,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repetition_penalty,
+        "max_new_tokens": args.max_new_tokens,
+    }
+    return found | ({"top_k": args.top_k} if args.top_k else {})
