@@ -1,0 +1,46 @@
+"""Several adapters over one base, chosen by the `model` of a request."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llmtune.arguments.serve import ServeArguments
+from llmtune.errors import UsageError
+
+
+def answer(client, model: str, number: int) -> str:
+    messages = [{"role": "user", "content": f"question {number}"}]
+    return client.chat.completions.create(model=model, messages=messages).choices[0].message.content
+
+
+def test_the_model_of_a_request_chooses(serving, tuned, adapters):
+    flags = {"ckpt_dir": str(tuned), "adapters": [f"{name}={path}" for name, path in adapters.items()]}
+    with serving(**flags, max_batch_size=4) as server:
+        client = server.client()
+        assert [model.id for model in client.models.list()] == ["llmtune-tiny", "red", "blue"]
+        expected = {"llmtune-tiny": "answer {}!", "red": "red {}.", "blue": "blue {}."}
+        asked = [(name, number) for number in range(8) for name in expected]
+        with ThreadPoolExecutor(12) as pool:  # all together: nobody gets a neighbour's adapter
+            found = list(pool.map(lambda one: answer(client, *one), asked))
+        assert found == [expected[name].format(number) for name, number in asked]
+
+
+def test_the_base_of_an_adapter_that_was_given_as_checkpoint(serving, adapters):
+    with serving(ckpt_dir=str(adapters["red"]), served_model_name="mine") as server:
+        client = server.client()
+        assert [model.id for model in client.models.list()] == ["mine", "base"]
+        assert [answer(client, "mine", 4), answer(client, "base", 4), answer(client, "mine", 5)] == [
+            "red 4.", "answer 4!", "red 5.",
+        ]  # fmt: skip
+
+
+def test_names_and_folders_that_make_no_sense(tuned, adapters):
+    for item, text in (
+        (str(adapters["red"]), "NAME=FOLDER"),
+        (f"base={adapters['red']}", "taken already"),
+        (f"whole={tuned}", "whole weights"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            ServeArguments(ckpt_dir=str(tuned), adapters=[item])
