@@ -1,0 +1,123 @@
+"""Many clients at once against a running server: is every answer there, and is it the right one?
+
+Each client asks one question after the other, now as a stream, now whole. The right answers are those that the server
+gives to one client alone before the others come. What is measured is printed as one JSON object:
+
+    llmtune serve --ckpt_dir ... --port 8000 &
+    python benchmarks/serve_load.py --url http://127.0.0.1:8000 --clients 32 --seconds 60 --pid $!
+
+Needs `pip install openai`. With --pid, of the server on this machine (Linux), its memory is told after a sixth of the
+time and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+import openai
+
+QUESTIONS = 32
+
+
+def requests_of(model: str) -> list[dict[str, object]]:
+    """Questions and answers of several lengths; every second one is drawn by chance, with a seed of its own."""
+    chosen = random.Random(0)
+    words = "one two three red blue sea sun tree who what where are you name question answer".split()
+    found = []
+    for number in range(QUESTIONS):
+        text = f"question {number % 8}" if number % 4 < 2 else " ".join(chosen.choices(words, k=chosen.randint(1, 60)))
+        drawn = {"temperature": 2.0, "seed": number, "top_p": 0.95} if number % 2 else {"temperature": 0}
+        messages = [{"role": "user", "content": text}]
+        found.append({"model": model, "messages": messages, "max_tokens": chosen.randint(4, 48), **drawn})
+    return found
+
+
+async def ask(client: openai.AsyncOpenAI, request: dict[str, object], *, stream: bool) -> str:
+    if not stream:
+        found = await client.chat.completions.create(**request)
+        return found.choices[0].message.content
+    pieces = []
+    async for chunk in await client.chat.completions.create(**request, stream=True):
+        pieces.append(chunk.choices[0].delta.content or "")
+    return "".join(pieces)
+
+
+def resident_mib(pid: int | None) -> float | None:
+    if pid is None:
+        return None
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+async def load(options: argparse.Namespace) -> dict[str, object]:
+    client = openai.AsyncOpenAI(
+        base_url=f"{options.url}/v1", api_key=options.api_key, max_retries=0, timeout=options.seconds + 60
+    )
+    model = options.model or [one.id async for one in client.models.list()][0]
+    requests = requests_of(model)
+    right = [await ask(client, request, stream=False) for request in requests]
+    seconds: list[float] = []
+    wrong: list[tuple[str, str]] = []
+    failed: list[str] = []
+    memory: list[float | None] = []
+    started = time.monotonic()
+    end = started + options.seconds
+
+    async def one_client(number: int) -> None:
+        chosen = random.Random(number)
+        while time.monotonic() < end:
+            place = chosen.randrange(QUESTIONS)
+            begun = time.monotonic()
+            try:
+                answer = await ask(client, requests[place], stream=chosen.random() < 0.5)
+            except openai.OpenAIError as err:
+                failed.append(f"{type(err).__name__}: {err}")
+                continue
+            seconds.append(time.monotonic() - begun)
+            if answer != right[place]:
+                wrong.append((right[place], answer))
+
+    async def watch() -> None:
+        await asyncio.sleep(options.seconds / 6)
+        memory.append(resident_mib(options.pid))
+
+    await asyncio.gather(watch(), *(one_client(number) for number in range(options.clients)))
+    memory.append(resident_mib(options.pid))
+    seconds.sort()
+    took = time.monotonic() - started
+    return {
+        "clients": options.clients,
+        "seconds": round(took, 1),
+        "requests": len(seconds),
+        "requests_per_second": round(len(seconds) / took, 1),
+        "p50_s": round(seconds[len(seconds) // 2], 3),
+        "p95_s": round(seconds[len(seconds) * 95 // 100], 3),
+        "failed": len(failed),
+        "wrong": len(wrong),
+        "different_answers": len(set(right)),
+        "first_problems": [*failed[:3], *map(list, wrong[:3])],
+        "memory_mib": memory,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--api_key", default="none")
+    parser.add_argument("--model", help="Default: the first that the server names.")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pid", type=int)
+    found = asyncio.run(load(parser.parse_args()))
+    print(json.dumps(found, ensure_ascii=False))
+    return 1 if found["failed"] or found["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Rows side by side: the same texts as alone, whoever comes and goes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+from llmtune import InferArguments
+from llmtune.inference.batching import Batcher, Closed, QueueFull
+from llmtune.inference.constraints import JsonObject
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.load import load_engine
+from llmtune.inference.rows import Row, TokenText
+from llmtune.types import Conversation, Message
+
+ENDLESS = ((0, -100.0), (2, -100.0))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return load_engine(InferArguments(model_type="llmtune-tiny", eval_human=True))
+
+
+def row(engine: Engine, text: str, **settings) -> Row:
+    prompt = engine.template.prompts([Conversation((Message("user", text),))])[0]
+    constraint = settings.pop("constraint", None)
+    settings = {"max_new_tokens": 20, "logit_bias": ENDLESS} | settings
+    return Row(prompt, Sampling(**settings), engine.template, constraint=constraint)
+
+
+SETTINGS = [
+    {},
+    {"do_sample": True, "seed": 1},
+    {"do_sample": True, "seed": 2, "temperature": 0.5, "top_k": 40},
+    {"do_sample": True, "seed": 3, "top_p": 0.7, "max_new_tokens": 35},
+    {"repetition_penalty": 1.8},
+    {"frequency_penalty": 1.5, "presence_penalty": 0.5},
+    {"do_sample": True, "seed": 4, "constraint": JsonObject(), "max_new_tokens": 50},
+    {"max_new_tokens": 3},
+]
+
+
+def rows(engine: Engine) -> list[Row]:
+    return [row(engine, "hello " * (place + 1), **dict(one)) for place, one in enumerate(SETTINGS)]
+
+
+@pytest.fixture(scope="module")
+def alone(engine) -> list[str]:
+    found = rows(engine)
+    for one in found:
+        engine.advance([one])
+    assert len({one.text for one in found}) == len(found)
+    assert {len(one.ids) for one in found} >= {3, 20, 35}
+    return [one.text for one in found]
+
+
+def test_a_batch_of_all_settings(engine, alone):
+    together = rows(engine)
+    engine.advance(together)
+    assert [one.text for one in together] == alone
+
+
+def test_rows_that_join_a_batch(engine, alone, monkeypatch):
+    """Read anew with what they have: at each third step, the worst case."""
+    together = rows(engine)
+    steps = []
+    while any(one.finish_reason is None for one in together):
+        at = len(steps)
+        engine.advance(together[: 2 + at], until=lambda at=at: (steps.append(1), len(steps) >= at + 3)[1])
+    assert [one.text for one in together] == alone
+    assert len(steps) > 10
+
+
+def test_the_queue(engine, alone):
+    batcher = Batcher(engine, max_batch_size=3)
+    together = rows(engine)
+    for one in together:
+        batcher.submit([one])
+        time.sleep(0.005)
+    batcher.close()
+    assert [one.text for one in together] == alone
+    with pytest.raises(Closed):
+        batcher.submit(rows(engine))
+    assert (batcher.num_running, batcher.num_waiting) == (0, 0)
+
+
+def test_a_full_queue_and_rows_that_nobody_waits_for(engine):
+    batcher = Batcher(engine, max_batch_size=1, max_queue=2)
+    running = row(engine, "a", max_new_tokens=1500)
+    batcher.submit([running])
+    waiting = [row(engine, "b"), row(engine, "c")]
+    while not running.ids:
+        time.sleep(0.01)
+    batcher.submit(waiting)
+    with pytest.raises(QueueFull):
+        batcher.submit([row(engine, "d")])
+    waiting[0].cancel()
+    batcher.submit([row(engine, "e")])  # there is room
+    assert waiting[0].finish_reason == "cancelled"
+    running.cancel()
+    batcher.close()
+    assert running.finish_reason == "cancelled"
+    assert len(running.ids) < 1400
+    assert waiting[1].finish_reason == "length"
+
+
+def test_one_bad_row_takes_nobody_with_it(engine, alone, monkeypatch):
+    """A batch that does not fit into memory goes on in halves; what fails alone is told."""
+    own = engine.model.forward
+    most = 3
+
+    def forward(*args, **options):
+        if len(options["input_ids"]) > most:
+            raise torch.cuda.OutOfMemoryError("too many")
+        return own(*args, **options)
+
+    monkeypatch.setattr(engine.model, "forward", forward)
+    batcher = Batcher(engine, max_batch_size=8)
+    together = rows(engine)
+    batcher.submit(together)
+    batcher.close()
+    assert [one.text for one in together] == alone
+    most = 0
+    batcher = Batcher(engine)
+    failing = row(engine, "x")
+    batcher.submit([failing])
+    batcher.close()
+    assert isinstance(failing.error, torch.cuda.OutOfMemoryError)
+
+
+def test_a_draw_has_the_distribution_that_it_should(engine):
+    """The maximum of logits and noise falls as often on a token as transformers' own draw: by its probability."""
+    from llmtune.inference.sampling import RowSampler
+
+    logits = torch.full((1, 2048), -20.0)
+    logits[0, 10:14] = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    one = row(engine, "x", do_sample=True, seed=0, top_k=3, temperature=1.0, logit_bias=())
+    sampler = RowSampler([one], [0])
+    ids = torch.tensor([one.prompt.input_ids])
+    drawn = torch.tensor([int(sampler(ids, logits).argmax()) for _ in range(4000)])
+    counts = [(drawn == token).float().mean().item() for token in range(10, 14)]
+    expected = [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0]
+    assert counts == pytest.approx(expected, abs=0.03)
+    assert counts[3] == 0, "top_k left it out"
+    narrow = row(engine, "x", do_sample=True, seed=0, top_p=0.7, logit_bias=())
+    sampler = RowSampler([narrow], [0])
+    assert {int(sampler(ids, logits).argmax()) for _ in range(300)} == {10, 11}, "0.5 and 0.3 make up 0.7"
+
+
+@pytest.mark.parametrize("text", ["héllo wörld", "你好，世界 🌍🌎", "a\n\n  b", "naïve 🤖"])
+def test_half_a_character_waits_for_its_other_half(engine, text):
+    ids = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    texts = TokenText(engine.tokenizer)
+    pieces = [texts.add(token) for token in ids]
+    assert "".join(pieces) + texts.rest() == text
+    assert "\ufffd" not in "".join(pieces)
+    cut = TokenText(engine.tokenizer)
+    whole = "".join(cut.add(token) for token in ids[:-1]) + cut.rest()
+    assert whole == engine.tokenizer.decode(ids[:-1])
+
+
+def test_json_by_a_model_that_writes_none(engine):
+    ended = 0
+    for seed in range(6):
+        one = row(engine, "x", do_sample=True, seed=seed, constraint=JsonObject(), max_new_tokens=150, logit_bias=())
+        engine.advance([one])
+        assert JsonObject().after(one.text) is not None
+        if one.finish_reason == "stop":
+            json.loads(one.text)
+            ended += 1
+    greedy = row(engine, "x", constraint=JsonObject(), logit_bias=((2, 100.0), (0, 100.0)))
+    engine.advance([greedy])  # it would end at once, and may not
+    assert greedy.text.startswith("{")
