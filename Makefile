@@ -42,6 +42,10 @@ help: ## Show this list.
 	@BUILD_CUDA_EXT=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation --no-deps \
 		$$(grep -E '^(deepspeed|gptqmodel)==' requirements-test-nodeps.txt)
 	@$(PIP) --no-deps -r requirements-test-nodeps.txt
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		echo "[+] Installing chromium for the tests of the web page" && (apt-get install -y -qq chromium || \
+		(apt-get update -qq && apt-get install -y -qq chromium)) >/dev/null 2>&1; } || \
+		echo "    It cannot be installed here: those tests will be skipped." >&2
 	@touch $@
 
 demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: about two minutes on two cores.

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from llmtune.arguments.answering import API_KEY_VARIABLE, BASE_NAME, ServiceArguments, is_loopback
 from llmtune.arguments.checks import Problems
-from llmtune.arguments.infer import InferArguments
-from llmtune.errors import UsageError
-from llmtune.utils.logging import get_logger
 
 __all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServeArguments", "is_loopback"]
 
-API_KEY_VARIABLE = "LLMTUNE_API_KEY"
-BASE_NAME = "base"
-
 
 @dataclass(kw_only=True)
-class ServeArguments(InferArguments):
+class ServeArguments(ServiceArguments):
     """Server."""
 
-    host: str = "127.0.0.1"
-    """Address to listen at. Any but this machine's own (127.0.0.1, ::1, localhost) needs an API key."""
-    port: int = 8000
-    """Port to listen at; 0 takes a free one, which the start message names."""
-    api_key: str | None = None
-    """What clients have to send as `Authorization: Bearer KEY`. Better: LLMTUNE_API_KEY in the environment, which
-    other users of the machine cannot see in the list of processes."""
-    served_model_name: str | None = None
-    """What requests call the model. Default: its key, or the name of its folder."""
-    adapters: list[str] = field(default_factory=list)
-    """Further LoRA checkpoints over the same base, as NAME=FOLDER; a request chooses one by its `model`. Where any
-    adapter is loaded, the model without it answers as `base`."""
     max_batch_size: int = 16
     """Answers written side by side."""
     max_queue: int = 256
@@ -49,100 +30,11 @@ class ServeArguments(InferArguments):
     backend: Literal["llmtune", "vllm"] = "llmtune"
     """Who answers: llmtune itself, or vLLM, where it is installed, with the same flags."""
 
-    # Settings of `infer` that have no meaning for a server are no flags.
-    dataset: list[str] = field(init=False, default_factory=list)
-    val_dataset: list[str] = field(init=False, default_factory=list)
-    dataset_test_ratio: float = field(init=False, default=0.01)
-    dataset_seed: int = field(init=False, default=42)
-    train_dataset_sample: int = field(init=False, default=-1)
-    val_dataset_sample: int | None = field(init=False, default=None)
-    max_length: int = field(init=False, default=-1)
-    truncation_strategy: Any = field(init=False, default="left")
-    loss_on: Any = field(init=False, default="auto")
-    strict: bool = field(init=False, default=False)
-    model_name: list[str] = field(init=False, default_factory=list)
-    model_author: list[str] = field(init=False, default_factory=list)
-    overwrite_cache: bool = field(init=False, default=False)
-    num_beams: int = field(init=False, default=1)
-    eval_human: bool | None = field(init=False, default=True)
-    show_dataset_sample: int = field(init=False, default=20)
-    stream: bool = field(init=False, default=True)
-    infer_batch_size: int = field(init=False, default=1)
-    merge_lora_and_save: bool = field(init=False, default=False)
-    save_generation_config: bool = field(init=False, default=False)
-    result_dir: str | None = field(init=False, default=None)
-    adapter_args: dict[str, InferArguments] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.max_length = -1  # a server refuses a prompt that is too long; training cut it
-        self.inherited = [name for name in self.inherited if name != "max_length"]
-        self.api_key = self.api_key or os.environ.get(API_KEY_VARIABLE) or None
-        problems = Problems()
-        self._check(problems)
-        problems.raise_if_any()
-        self.adapter_args = self._adapters()
-
-    @property
-    def main_name(self) -> str:
-        return self.served_model_name or self.display_name()
-
     def _check(self, problems: Problems) -> None:
-        problems.need(
-            self.api_key is not None or is_loopback(self.host),
-            f"--host {self.host} lets others in, so it needs a key: set {API_KEY_VARIABLE} in the environment, or give "
-            "--api_key. Without one the server listens at 127.0.0.1 alone.",
-        )
-        problems.need(
-            self.api_key is None or (self.api_key.isascii() and not any(map(str.isspace, self.api_key))),
-            "--api_key goes into an HTTP header: ASCII characters without blanks.",
-        )
-        problems.need(0 <= self.port < 65536, f"--port is a number up to 65535, not {self.port}.")
+        super()._check(problems)
         for name in ("max_batch_size", "max_queue", "max_n", "max_body_size", "max_prompt_length"):
             value = getattr(self, name)
             problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
         problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
         room = self.max_batch_size + self.max_queue
         problems.need(self.max_n <= room, f"--max_n {self.max_n}: the queue holds {room} answers in all.")
-
-    def _adapters(self) -> dict[str, InferArguments]:
-        """The settings of each further adapter, from its own checkpoint."""
-        found: dict[str, InferArguments] = {}
-        for item in self.adapters:
-            name, equals, folder = item.partition("=")
-            if not name or not equals or not folder:
-                raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}.")
-            if name in found or name in (self.main_name, BASE_NAME):
-                raise UsageError(f"--adapters {name}={folder}: the name {name!r} is taken already.")
-            args = InferArguments(
-                ckpt_dir=folder, eval_human=True, custom_register_path=self.custom_register_path, max_length=-1
-            )
-            if args.sft_type == "full":
-                raise UsageError(
-                    f"--adapters {item}: {folder} holds whole weights, not an adapter. A server has one base: "
-                    "start another for these."
-                )
-            if args.model_type != self.model_type:
-                raise UsageError(
-                    f"--adapters {item}: that adapter was trained on {args.model_type}, and the server's model is "
-                    f"{self.model_type}."
-                )
-            if args.model_id_or_path != self.model_id_or_path and self.sft_type != "full":
-                get_logger().warning(
-                    "The adapter %s was trained on %s, and answers over %s.",
-                    name,
-                    args.model_id_or_path or args.model_type,
-                    self.model_id_or_path or self.model_type,
-                )
-            found[name] = args
-        return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody outside this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

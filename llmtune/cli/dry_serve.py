@@ -1,15 +1,28 @@
-"""What `llmtune serve --dry_run true` says."""
+"""What `llmtune serve` and `llmtune web` say with `--dry_run true`."""
 
 from __future__ import annotations
 
-from llmtune.arguments.serve import BASE_NAME, ServeArguments
+from collections.abc import Mapping
+
+from llmtune.arguments.answering import BASE_NAME, ServiceArguments
+from llmtune.arguments.serve import ServeArguments
 from llmtune.cli import dry_run
 
-__all__ = ["show_serve"]
+__all__ = ["show_serve", "show_service"]
 
 
 def show_serve(args: ServeArguments) -> None:
-    """Print what would be served, where, and within which limits.
+    """Print what would be served, where, and within which limits."""
+    address = f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'without'} a key"
+    limits = {
+        "batch": f"{args.max_batch_size} answers side by side, {args.max_queue} in the queue",
+        "limits": f"{args.max_body_size:,} bytes and {args.max_n} answers a request, {args.request_timeout:g} seconds",
+    }
+    show_service(args, {"address": address}, limits)
+
+
+def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping[str, str] | None = None) -> None:
+    """Print what would answer. `first` and `last`: further lines.
 
     Raises:
         LlmtuneError: What would stop it before any weights, as far as files on this machine tell it.
@@ -21,15 +34,14 @@ def show_serve(args: ServeArguments) -> None:
     has_base = args.ckpt_dir is not None and args.sft_type != "full"
     names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]
     rows = {
-        "address": f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'without'} a key",
+        **first,
         "models": ", ".join(names),
         "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the model as it is",
         "model": f"{args.display_name()}, {model}",
         "template": str(args.template_type),
         "number format": dry_run.dtype_text(args),
         "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
-        "batch": f"{args.max_batch_size} answers side by side, {args.max_queue} in the queue",
-        "limits": f"{args.max_body_size:,} bytes and {args.max_n} answers a request, {args.request_timeout:g} seconds",
+        **(last or {}),
     }
     notes = [f"missing here: {text}" for text in lacks]
     if args.inherited:

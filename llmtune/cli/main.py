@@ -17,6 +17,7 @@ COMMANDS = {
     "sft": "Fine-tune a model.",
     "infer": "Answer a data set with a checkpoint, or talk to it.",
     "serve": "Serve a checkpoint to clients of OpenAI's API.",
+    "web": "Open a page to talk to a checkpoint and to watch a run.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
@@ -25,7 +26,7 @@ COMMANDS = {
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm", "web")
+LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

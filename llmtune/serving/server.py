@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from types import FrameType
 
 import uvicorn
 
 from llmtune.arguments.serve import ServeArguments
-from llmtune.errors import UsageError
 from llmtune.inference.load import load_engine
 from llmtune.serving.app import create_app
 from llmtune.serving.service import Service
+from llmtune.utils.addresses import listen, shown_host
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
@@ -41,31 +40,10 @@ def serve(args: ServeArguments) -> None:
     log.info("The server is down; what ran is finished.")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address.
-
-    Raises:
-        UsageError: It is taken, or is none of this machine.
-    """
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as err:
-        listener.close()
-        reason = err.strerror or str(err)
-        raise UsageError(f"--host {host} --port {port}: {reason}. Give another --port, or 0 for a free one.") from err
-    listener.set_inheritable(False)
-    return listener
-
-
 def start_message(service: Service, port: int) -> str:
     """Where the server is, what it serves, and a request to try."""
     args = service.args
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(args.host, f"[{args.host}]" if ":" in args.host else args.host)
-    address = f"http://{host}:{port}"
+    address = f"http://{shown_host(args.host)}:{port}"
     body = json.dumps({"model": args.main_name, "messages": [{"role": "user", "content": "Who are you?"}]})
     key = "" if args.api_key is None else ' -H "Authorization: Bearer $LLMTUNE_API_KEY"'
     return (

@@ -31,7 +31,9 @@ def test_every_object_may_be_written(value, indent, ascii_only):
     assert JsonObject().after(text) == state, "by pieces or at once"
 
 
-@given(OBJECTS, st.integers(0, 200), st.text(alphabet='{}[]",:\\0123456789.eE+-truefalsn u\n', max_size=3), st.booleans())
+@given(
+    OBJECTS, st.integers(0, 200), st.text(alphabet='{}[]",:\\0123456789.eE+-truefalsn u\n', max_size=3), st.booleans()
+)
 def test_what_is_complete_can_be_read(value, place, wedge, cuts):
     """A text that somebody has broken is refused somewhere, or is JSON still."""
     text = json.dumps(value)

@@ -16,8 +16,9 @@ import pytest
 from llmtune import SftArguments, sft
 from llmtune.arguments.serve import ServeArguments
 from llmtune.inference.load import load_engine
-from llmtune.serving.server import Server, listen
+from llmtune.serving.server import Server
 from llmtune.serving.service import Service
+from llmtune.utils.addresses import listen
 
 ENDLESS = {"2": -100.0, "0": -100.0}
 """A logit_bias with which the tiny model never stops by itself."""

@@ -95,7 +95,9 @@ def test_settings_of_its_own_for_each_request(client):
     assert [found[0], found[2], found[3]] == ["answer 3!"] * 3
     assert found[1] != found[4]
     looped = content(client, logit_bias=ENDLESS, max_tokens=40)
-    varied = content(client, logit_bias=ENDLESS, max_tokens=40, frequency_penalty=2, extra_body={"repetition_penalty": 5.0})
+    varied = content(
+        client, logit_bias=ENDLESS, max_tokens=40, frequency_penalty=2, extra_body={"repetition_penalty": 5.0}
+    )
     assert len(set(varied)) > len(set(looped))
     nothing = {str(i): -100.0 for i in range(2048) if i != 2}
     assert content(client, logit_bias=dict(list(nothing.items())[:900]), max_tokens=3) is not None
@@ -130,7 +132,10 @@ def test_json_object_is_one(client, seed):
 
 
 def test_several_turns_and_parts(client):
-    earlier = [{"role": "user", "content": [{"type": "text", "text": "question 1"}]}, {"role": "assistant", "content": "x"}]
+    earlier = [
+        {"role": "user", "content": [{"type": "text", "text": "question 1"}]},
+        {"role": "assistant", "content": "x"},
+    ]
     assert ask(client, messages=[*earlier, *QUESTION]).choices[0].message.content
     parts = [{"role": "user", "content": [{"type": "text", "text": "question"}, {"type": "text", "text": " 3"}]}]
     assert content(client, messages=parts) == "answer 3!"
@@ -144,7 +149,10 @@ def test_completions(client, server):
     assert client.completions.create(prompt=ids, **options).choices[0].text == "answer 5!"
     both = client.completions.create(prompt=[prompt, prompt.replace("5", "6")], n=2, **options).choices
     assert [choice.text for choice in both] == ["answer 5!"] * 2 + ["answer 6!"] * 2
-    assert "".join(c.choices[0].text for c in client.completions.create(prompt=prompt, stream=True, **options)) == "answer 5!"
+    assert (
+        "".join(c.choices[0].text for c in client.completions.create(prompt=prompt, stream=True, **options))
+        == "answer 5!"
+    )
     echoed = client.completions.create(prompt="question", echo=True, **options).choices[0].text
     assert echoed.startswith("question")
     scored = client.completions.create(prompt=prompt, logprobs=2, **options).choices[0].logprobs

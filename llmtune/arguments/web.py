@@ -1,0 +1,30 @@
+"""The arguments of `llmtune web`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmtune.arguments.answering import ServiceArguments
+
+__all__ = ["WebArguments"]
+
+
+@dataclass(kw_only=True)
+class WebArguments(ServiceArguments):
+    """Web page."""
+
+    port: int = 8501
+    """Port of the page; 0 takes a free one, which the start message names."""
+    api_key: str | None = None
+    """What visitors have to type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other
+    users of the machine cannot see in the list of processes."""
+    served_model_name: str | None = None
+    """What the page calls the model. Default: its key, or the name of its folder."""
+    adapters: list[str] = field(default_factory=list)
+    """Further LoRA checkpoints over the same base, as NAME=FOLDER, for the page's list of models. Where any adapter
+    is loaded, the list also has the model without it, as `base`."""
+    run_dir: str | None = None
+    """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
+    lang: Literal["en", "zh"] = "en"
+    """Language of the page."""

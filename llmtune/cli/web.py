@@ -1,0 +1,79 @@
+"""`llmtune web`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.arguments.web import WebArguments
+from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.parser import parse
+from llmtune.errors import MissingPackageError
+from llmtune.utils.addresses import free_port, shown_host
+from llmtune.utils.logging import get_logger
+
+SUMMARY = """
+A page to talk to a checkpoint, and to watch a run:
+  llmtune web --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
+The page compares models side by side: the checkpoint, its base, and further adapters.
+  llmtune web --ckpt_dir output/.../checkpoint-90 --adapters law=output/.../checkpoint-70
+Other machines reach it with a key:
+  LLMTUNE_API_KEY=... llmtune web --ckpt_dir ... --host 0.0.0.0
+The sliders begin where the flags of generation say (--temperature, --top_p, ...).
+"""
+
+
+@dataclass(kw_only=True)
+class WebCommand(DryRunArguments, WebArguments):
+    """Web page."""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(WebCommand, argv, command="web", summary=SUMMARY)
+    if args.dry_run:
+        from llmtune.cli.dry_serve import show_service
+
+        show_service(args, {"page": f"http://{shown_host(args.host)}:{args.port}"})
+        return 0
+    if importlib.util.find_spec("streamlit") is None:
+        raise MissingPackageError("llmtune web needs streamlit. Install it with: pip install 'llmtune[web]'")
+    port = free_port(args.host, args.port)
+    for flag in args.unused:
+        get_logger().warning("%s has no effect on answers.", flag)
+    address = f"http://{shown_host(args.host)}:{port}"
+    get_logger().info("The page is at %s (Ctrl-C ends it). Its model is loaded at the first visit.", address)
+    os.environ["LLMTUNE_API_KEY"] = args.api_key or ""  # not on the new command line, where all could read it
+    flags = _without_key(argv)
+    sys.stdout.flush()
+    os.execv(sys.executable, streamlit_command(args.host, port, flags))
+
+
+def streamlit_command(host: str, port: int, flags: Sequence[str]) -> list[str]:
+    """What starts the page."""
+    import llmtune.web
+
+    script = Path(llmtune.web.__file__).with_name("page.py")
+    options = {
+        "server.address": host,
+        "server.port": str(port),
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+    }
+    settings = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return [sys.executable, "-m", "streamlit", "run", str(script), *settings, "--", *flags]
+
+
+def _without_key(argv: Sequence[str]) -> list[str]:
+    words = list(argv)
+    for place in reversed(range(len(words))):
+        if words[place] == "--api_key":
+            del words[place : place + 2]
+        elif words[place].startswith("--api_key="):
+            del words[place]
+    return words

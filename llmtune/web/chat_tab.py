@@ -1,0 +1,183 @@
+"""The chat tab: settings at the side, the talk in the middle, one column for each model that answers."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from llmtune.errors import LlmtuneError
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.web.talk import Talk, Turn
+from llmtune.web.texts import Key
+
+__all__ = ["Choices", "chat_tab", "settings"]
+
+MAX_NEW_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the side of the page says at the moment. `models`: one, or two side by side."""
+
+    models: list[str]
+    system: str | None
+    sampling: Sampling
+
+
+def settings(engine: Engine, names: dict[str, str | None], defaults: Sampling, texts: dict[Key, str]) -> Choices:
+    """Draw the side of the page. `names`: what the page calls a model -> what the engine does."""
+    with st.sidebar:
+        first = st.selectbox(texts["model"], list(names), key="model")
+        others = [texts["nothing"], *(name for name in names if name != first)]
+        second = st.selectbox(texts["compare"], others, key="compare") if len(names) > 1 else texts["nothing"]
+        system = _system(engine, names[first], texts)
+        sampling = _sampling(defaults, texts)
+    return Choices([first] if second == texts["nothing"] else [first, second], system, sampling)
+
+
+def _system(engine: Engine, name: str | None, texts: dict[Key, str]) -> str | None:
+    template = engine.adapters.template(name)
+    if not (template.info.has_system_slot or template.info.from_tokenizer):
+        st.caption(texts["no_system"])
+        return None
+    shown = template.system or template.info.default_system or ""
+    return st.text_area(texts["system"], placeholder=shown, help=texts["system_help"], key="system").strip() or None
+
+
+def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
+    length = min(defaults.max_new_tokens, MAX_NEW_TOKENS)
+    start = defaults.temperature if defaults.do_sample else 0.0
+    max_new_tokens = st.slider(texts["max_new_tokens"], 1, MAX_NEW_TOKENS, length, key="max_new_tokens")
+    temperature = st.slider(
+        texts["temperature"], 0.0, 2.0, float(start), 0.05, help=texts["temperature_help"], key="temperature"
+    )
+    top_p = st.slider(texts["top_p"], 0.05, 1.0, float(defaults.top_p), 0.05, key="top_p")
+    top_k = st.slider(texts["top_k"], 0, 200, min(defaults.top_k, 200), key="top_k")
+    penalty = st.slider(
+        texts["repetition_penalty"], 1.0, 2.0, float(defaults.repetition_penalty), 0.05, key="repetition_penalty"
+    )
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        temperature=temperature or 1.0,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=penalty,
+    )
+
+
+def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
+    """Show the talk, take a question, and let the chosen models answer it."""
+    talk: Talk = st.session_state.setdefault("talk", Talk())
+    images = _uploads(engine, texts)
+    talk_area = st.container()  # above the input, which has to be drawn before an answer is written
+    _buttons(talk, texts)
+    question = st.chat_input(texts["ask"])
+    if question:
+        talk.ask(question, images)
+    with talk_area:
+        for turn in talk.turns[:-1]:
+            _show(turn, choices.models, texts)
+        if talk.turns:
+            _last(engine, names, talk, choices, texts)
+
+
+def _buttons(talk: Talk, texts: dict[Key, str]) -> None:
+    """A click breaks off what is being written: the page begins anew, and what stands there stays."""
+    stop, retry, clear = st.columns(3)
+    stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(talk,))
+    retry.button(texts["retry"], key="retry", width="stretch", on_click=talk.forget_answers)
+    clear.button(texts["clear"], key="clear", width="stretch", on_click=talk.turns.clear)
+
+
+def _stop(talk: Talk) -> None:
+    if talk.turns:
+        turn = talk.turns[-1]
+        for name in st.session_state.get("unfinished", ()):
+            turn.answers.setdefault(name, "")
+            turn.stopped.add(name)
+    st.session_state["unfinished"] = []
+
+
+def _show(turn: Turn, models: list[str], texts: dict[Key, str]) -> None:
+    _question(turn)
+    for name, column in zip(models, st.columns(len(models)), strict=True):
+        with column, st.chat_message("assistant"):
+            _title(name, models)
+            if name in turn.answers:
+                _answer(turn, name, texts)
+
+
+def _last(engine: Engine, names: dict[str, str | None], talk: Talk, choices: Choices, texts: dict[Key, str]) -> None:
+    """The last turn, whose answers may be missing: then they are written now."""
+    turn = talk.turns[-1]
+    _question(turn)
+    missing = [name for name in choices.models if name not in turn.answers or name in _unfinished()]
+    st.session_state["unfinished"] = list(missing)
+    for name, column in zip(choices.models, st.columns(len(choices.models)), strict=True):
+        with column, st.chat_message("assistant"):
+            _title(name, choices.models)
+            place = st.empty()
+            if name in missing:
+                _write(engine, names[name], name, talk, choices, place)
+            place.empty()
+            with place.container():
+                _answer(turn, name, texts)
+
+
+def _unfinished() -> list[str]:
+    return list(st.session_state.get("unfinished", ()))
+
+
+def _write(engine: Engine, adapter: str | None, name: str, talk: Talk, choices: Choices, place: Any) -> None:
+    turn = talk.turns[-1]
+    template = engine.adapters.template(adapter)
+    row = talk.conversation(name, system=choices.system, several_turns=template.info.chat_sep is not None)
+    turn.answers[name] = ""
+    turn.stopped.discard(name)
+    try:
+        with closing(engine.stream(row, choices.sampling, adapter=adapter)) as pieces:
+            for piece in pieces:
+                turn.answers[name] += piece
+                place.markdown(turn.answers[name] + " ▌")
+    except LlmtuneError as err:
+        turn.answers[name] = f"⚠ {err}"
+    st.session_state["unfinished"] = [one for one in _unfinished() if one != name]
+
+
+def _question(turn: Turn) -> None:
+    with st.chat_message("user"):
+        for image in turn.images:
+            st.image(image, width=240)
+        st.markdown(turn.question)
+
+
+def _title(name: str, models: list[str]) -> None:
+    if len(models) > 1:
+        st.caption(name)
+
+
+def _answer(turn: Turn, name: str, texts: dict[Key, str]) -> None:
+    st.markdown(turn.answers.get(name, ""))
+    if name in turn.stopped:
+        st.caption(texts["stopped"])
+
+
+def _uploads(engine: Engine, texts: dict[Key, str]) -> tuple[str, ...]:
+    """Paths of the images that were given for the next question, where the model sees any."""
+    if engine.template.images is None:
+        return ()
+    files = st.sidebar.file_uploader(texts["images"], type=["png", "jpg", "jpeg", "webp"], accept_multiple_files=True)
+    folder = Path(st.session_state.setdefault("folder", tempfile.mkdtemp(prefix="llmtune-web-")))
+    paths = []
+    for file in files:
+        path = folder / f"{file.file_id}{Path(file.name).suffix}"
+        if not path.exists():
+            path.write_bytes(file.getvalue())
+        paths.append(str(path))
+    return tuple(paths)

@@ -1,0 +1,55 @@
+"""The training tab: a run's curves, read again while it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from llmtune.training.curves import read_scalars
+from llmtune.web.runs import LOG, find_runs, last_record
+from llmtune.web.texts import Key
+
+__all__ = ["training_tab"]
+
+EVERY_SECONDS = 3
+NUM_COLUMNS = 2
+FIRST = ("loss", "eval_loss", "learning_rate", "grad_norm")
+
+
+def training_tab(folder: Path, texts: dict[Key, str]) -> None:
+    """Show one of the runs at or below a folder."""
+    runs = find_runs(folder)
+    if not runs:
+        st.info(texts["no_runs"].format(folder=folder))
+        return
+    run = st.selectbox(
+        texts["run"], runs, format_func=lambda one: one.name if one == folder else str(one.relative_to(folder))
+    )
+    _curves(run, texts)
+    report = run / "report.md"
+    if report.is_file():
+        with st.expander(texts["report"]):
+            st.markdown(report.read_text(encoding="utf-8"))
+
+
+@st.fragment(run_every=EVERY_SECONDS)
+def _curves(run: Path, texts: dict[Key, str]) -> None:
+    log_file = run / LOG
+    curves = read_scalars(log_file)
+    if not curves:
+        st.info(texts["no_log"])
+        return
+    step = max(max(curve) for curve in curves.values())
+    record = last_record(log_file)
+    total = record.get("max_steps") or record.get("num_steps")
+    st.metric(texts["step"], texts["of_steps"].format(step=step, total=total) if total else step)
+    st.caption(texts["live"])
+    columns = st.columns(NUM_COLUMNS)
+    names = [name for name in FIRST if name in curves] + [name for name in curves if name not in FIRST]
+    for number, name in enumerate(names):
+        with columns[number % NUM_COLUMNS]:
+            st.markdown(f"**{name}**")
+            st.line_chart({"step": list(curves[name]), name: list(curves[name].values())}, x="step", y=name, height=220)
+    with st.expander(texts["last"]):
+        st.json(record)

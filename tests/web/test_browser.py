@@ -1,0 +1,167 @@
+"""The page in a real browser: open, ask, read the streamed answer, move a slider, stop, retry, clear, compare."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+PATIENCE = 90_000
+"""Milliseconds: the first visit loads torch and the model."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed, and make could not install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=list(OPTIONS))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, start_page: Any, tuned: Path) -> Any:
+    address = start_page("--ckpt_dir", str(tuned), "--temperature", "0", "--max_new_tokens", "64")
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto(address)
+    opened.get_by_placeholder("Ask something").wait_for(timeout=PATIENCE)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def expected(tuned: Path) -> dict[str, str]:
+    """What the checkpoint, and its base, answer to `q3`, as the page shows texts: white space is one blank."""
+    from llmtune import InferArguments
+    from llmtune.inference.engine import Sampling
+    from llmtune.inference.load import load_engine
+    from llmtune.types import Conversation, Message
+
+    engine = load_engine(InferArguments(ckpt_dir=str(tuned), eval_human=True))
+    row = Conversation((Message("user", "q3"),))
+    sampling = Sampling(max_new_tokens=64)
+    texts = {name: "".join(engine.stream(row, sampling, adapter=name)) for name in (None, "base")}
+    return {name or "tuned": text for name, text in texts.items()}
+
+
+WATCH = """() => {
+    window.seen = [];
+    new MutationObserver(() => {
+        for (const one of document.querySelectorAll('[data-testid=stChatMessage] [data-testid=stMarkdown]'))
+            if (one.innerText.includes('▌')) window.seen.push(one.innerText);
+    }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+"""Keep every text of an answer that has not ended."""
+
+
+def plain(text: str) -> str:
+    """Letters and digits alone: Markdown has its own ideas of the rest."""
+    return "".join(re.findall(r"[^\W_]", text))
+
+
+def until(page: Any, holds: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE // 100):
+        if holds():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(page.locator("[data-testid=stApp]").inner_text())
+
+
+def answers(page: Any) -> list[str]:
+    """The answers that the page shows, without the name of the picture beside each."""
+    shown = page.locator("[data-testid=stChatMessage]", has_text="smart_toy").all_inner_texts()
+    return [plain(text.replace("smart_toy", "")) for text in shown]
+
+
+def ask(page: Any, question: str) -> None:
+    box = page.get_by_placeholder("Ask something")
+    box.fill(question)
+    box.press("Enter")
+
+
+def test_a_talk(page, expected):
+    page.evaluate(WATCH)
+    ask(page, "q3")
+    until(page, lambda: answers(page) == [plain(expected["tuned"])])
+    seen = {plain(text) for text in page.evaluate("() => window.seen")}
+    assert seen  # it was shown while it was written
+    assert all(plain(expected["tuned"]).startswith(text) for text in seen)
+    page.get_by_role("button", name="Clear").click()
+    until(page, lambda: answers(page) == [])
+
+
+def test_a_slider_and_retry(page, expected):
+    slider = page.get_by_role("slider", name="Max new tokens")
+    slider.press("Home")
+    slider.press("ArrowRight")
+    until(page, lambda: slider.input_value() == "2")
+    ask(page, "q3")
+    shorter = "".join(plain(word) for word in expected["tuned"].split()[:2])
+    until(page, lambda: answers(page) == [shorter])
+    slider.press("ArrowRight")
+    page.get_by_role("button", name="Retry").click()
+    longer = "".join(plain(word) for word in expected["tuned"].split()[:3])
+    until(page, lambda: answers(page) == [longer])
+
+
+def test_stop(page, expected):
+    slider = page.get_by_role("slider", name="Max new tokens")
+    slider.press("End")  # more than would ever end by itself in time
+    page.get_by_role("button", name="Clear").click()
+    until(page, lambda: answers(page) == [])
+    ask(page, "q3")
+    page.get_by_text("▌").wait_for(timeout=PATIENCE)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("[stopped]").wait_for(timeout=PATIENCE)
+    (stopped,) = answers(page)
+    page.wait_for_timeout(1000)
+    assert answers(page) == [stopped]
+    assert stopped.startswith("very")
+    slider.press("Home")
+
+
+def test_side_by_side(page, expected):
+    page.get_by_role("button", name="Clear").click()
+    until(page, lambda: answers(page) == [])
+    page.get_by_role("combobox").nth(1).click()
+    page.get_by_role("option", name="base").click()
+    ask(page, "q3")
+    until(page, lambda: len(answers(page)) == 2 and all(answers(page)))
+    tuned, base = answers(page)
+    assert tuned == "llmtunetiny" + plain(expected["tuned"].split()[0])
+    assert base.startswith("base")
+    assert plain(expected["base"]).startswith(base.removeprefix("base"))
+
+
+def test_the_training_tab(page):
+    page.get_by_role("tab", name="Training").click()
+    page.get_by_text("eval_loss", exact=True).first.wait_for(timeout=PATIENCE)
+    page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for(
+        timeout=PATIENCE
+    )
+    assert page.locator("[data-testid=stMetricValue]").inner_text().split()[0] == "8"
+
+
+def test_a_key_is_asked_for(browser, start_page, tuned):
+    address = start_page("--ckpt_dir", str(tuned), "--lang", "zh", LLMTUNE_API_KEY="open-sesame")
+    page = browser.new_page()
+    page.goto(address)
+    box = page.get_by_label("访问密钥")
+    box.wait_for(timeout=PATIENCE)
+    box.fill("wrong")
+    box.press("Enter")
+    page.get_by_text("密钥不对。").wait_for(timeout=PATIENCE)
+    assert page.get_by_placeholder("请输入问题").count() == 0
+    box.fill("open-sesame")
+    box.press("Enter")
+    page.get_by_placeholder("请输入问题").wait_for(timeout=PATIENCE)

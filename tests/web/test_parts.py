@@ -1,0 +1,81 @@
+"""What the page is made of, without a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from llmtune.cli import web as command
+from llmtune.errors import MissingPackageError, UsageError
+from llmtune.types import Message
+from llmtune.web.runs import find_runs, last_record
+from llmtune.web.talk import Talk
+
+
+def test_each_model_reads_its_own_answers():
+    talk = Talk()
+    talk.ask("one?")
+    talk.turns[-1].answers |= {"a": "1", "b": "I"}
+    talk.ask("two?", ("x.png",))
+    own = talk.conversation("b", system="Be brief.", several_turns=True)
+    assert own.messages == (
+        Message("system", "Be brief."),
+        Message("user", "one?"),
+        Message("assistant", "I"),
+        Message("user", "<image>two?"),
+    )
+    assert own.images == ("x.png",)
+    newcomer = talk.conversation("c", system=None, several_turns=True)
+    assert newcomer.messages[1] == Message("assistant", "1")
+    single = talk.conversation("b", system=None, several_turns=False)
+    assert single.messages == (Message("user", "<image>two?"),)
+
+
+def test_retry_forgets_the_last_answers_alone():
+    talk = Talk()
+    for question in ("one?", "two?"):
+        talk.ask(question)
+        talk.turns[-1].answers["a"] = "x"
+    talk.turns[-1].stopped.add("a")
+    talk.forget_answers()
+    assert [turn.answers for turn in talk.turns] == [{"a": "x"}, {}]
+    assert not talk.turns[-1].stopped
+
+
+def test_runs(tmp_path):
+    for age, name in enumerate(("m/v1", "m/v0", "other/deep/v3")):
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        (run / "logging.jsonl").write_text(json.dumps({"global_step": age}) + '\n{"global_st')
+        os.utime(run / "logging.jsonl", (1000 - age, 1000 - age))
+    assert [str(run.relative_to(tmp_path)) for run in find_runs(tmp_path)] == ["m/v1", "m/v0", "other/deep/v3"]
+    assert find_runs(tmp_path / "m" / "v0") == [tmp_path / "m" / "v0"]
+    assert last_record(tmp_path / "m" / "v0" / "logging.jsonl") == {"global_step": 1}
+
+
+def test_the_command(monkeypatch, capsys):
+    seen: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda path, words: seen.extend(words))
+    monkeypatch.setenv("LLMTUNE_API_KEY", "")
+    command.run(["--model_type", "llmtune-tiny", "--port", "0", "--api_key", "s3cret", "--top_k", "7"])
+    assert seen[:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert "s3cret" not in seen
+    assert os.environ["LLMTUNE_API_KEY"] == "s3cret"
+    assert seen[seen.index("--") + 1 :] == ["--model_type", "llmtune-tiny", "--port", "0", "--top_k", "7"]
+    assert int(seen[seen.index("--server.port") + 1]) > 0
+
+
+def test_refusals(monkeypatch):
+    with pytest.raises(UsageError, match="needs a key: set LLMTUNE_API_KEY"):
+        command.run(["--model_type", "llmtune-tiny", "--host", "0.0.0.0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"llmtune\[web\]"):
+        command.run(["--model_type", "llmtune-tiny"])
+
+
+def test_dry_run(capsys):
+    assert command.run(["--model_type", "llmtune-tiny", "--dry_run", "true", "--port", "8600"]) == 0
+    assert "http://127.0.0.1:8600" in capsys.readouterr().out
