@@ -38,9 +38,20 @@ def test_32_clients_for_a_minute(tuned):
         url = next(line.split(" at ")[1].split("/v1")[0] for line in server.stderr if line.startswith("Serving "))
         wait_for(url)
         threading.Thread(target=server.stderr.read, daemon=True).start()
-        asked = [sys.executable, str(LOAD), "--url", url, "--clients", "32", "--seconds", "60", "--pid", str(server.pid)]
+        asked = [
+            sys.executable,
+            str(LOAD),
+            "--url",
+            url,
+            "--clients",
+            "32",
+            "--seconds",
+            "60",
+            "--pid",
+            str(server.pid),
+        ]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=240)
-        print(done.stdout)
+        print(done.stdout, done.stderr[-2000:])
         found = json.loads(done.stdout)
         assert done.returncode == 0, found["first_problems"]
         assert (found["failed"], found["wrong"]) == (0, 0)

@@ -80,7 +80,9 @@ def test_the_command_is_shown_and_its_lack_is_told(tuned, capsys, monkeypatch):
 def test_the_key_goes_through_the_environment(tuned, monkeypatch):
     seen = {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(os, "execve", lambda path, words, environment: seen.update(words=words, environment=environment))
+    monkeypatch.setattr(
+        os, "execve", lambda path, words, environment: seen.update(words=words, environment=environment)
+    )
     command.run(["--ckpt_dir", str(tuned), "--backend", "vllm", "--api_key", "s3cret", "--host", "0.0.0.0"])
     assert seen["environment"]["VLLM_API_KEY"] == "s3cret"
     assert not any("s3cret" in word for word in seen["words"])
