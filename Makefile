@@ -3,6 +3,9 @@ PYTHON ?= python3
 # Arguments for the installation of torch alone, for example TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu".
 TORCH_ARGS ?=
 
+# Processes that run the tests; each computes with one thread.
+WORKERS ?= 2
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
@@ -45,10 +48,10 @@ demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after:
 	@$(BIN)/python examples/demo.py
 
 test: check ## Everything that CI runs: the checks and all the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: .venv/.installed-test ## The tests without the slow ones and those that need a GPU.
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 check: .venv/.installed-test ## Lint, format, types and spelling.
 	$(BIN)/ruff check

@@ -64,6 +64,7 @@ setup(
             "pre-commit",
             "pytest",
             "pytest-cov",
+            "pytest-xdist",
             "ruff",
             "sentencepiece",
             "types-PyYAML",

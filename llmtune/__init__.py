@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmtune.models.loading import get_model_tokenizer
     from llmtune.templates.chat import ChatTemplate, get_template
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
+    from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
     from llmtune.training.sft import SftResult, sft
 
 __version__ = "0.3.0"
@@ -34,7 +35,9 @@ _HOMES = {
     "SftArguments": "llmtune.arguments.sft",
     "SftResult": "llmtune.training.sft",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
+    "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
+    "ToolFormat": "llmtune.templates.tools",
     "get_dataset": "llmtune.data.mixing",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.chat",
@@ -42,6 +45,7 @@ _HOMES = {
     "register_dataset": "llmtune.data.info",
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
+    "register_tool_format": "llmtune.templates.tools",
     "sft": "llmtune.training.sft",
 }
 
@@ -49,6 +53,7 @@ __all__ = [
     "DATASET_MAPPING",
     "MODEL_MAPPING",
     "TEMPLATE_MAPPING",
+    "TOOL_FORMAT_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
     "InferArguments",
@@ -57,6 +62,7 @@ __all__ = [
     "SftArguments",
     "SftResult",
     "TemplateInfo",
+    "ToolFormat",
     "get_dataset",
     "get_model_tokenizer",
     "get_template",
@@ -64,6 +70,7 @@ __all__ = [
     "register_dataset",
     "register_model",
     "register_template",
+    "register_tool_format",
     "sft",
 ]
 

@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|plugins [--unverified]`."""
+"""`llmtune list models|datasets|templates|tool_formats|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import Registry
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "models": MODEL_MAPPING,
     "datasets": DATASET_MAPPING,
     "templates": TEMPLATE_MAPPING,
+    "tool_formats": TOOL_FORMAT_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|plugins [--unverified]\n"
+USAGE = "usage: llmtune list models|datasets|templates|tool_formats|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: those to check before one relies on them."""
 
@@ -31,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError("Say what to list: models, datasets, templates or plugins.")
+        raise UsageError("Say what to list: models, datasets, templates, tool_formats or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -76,8 +78,13 @@ def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
     return "yes" if info.chat_sep is not None else "no", (info.default_system or "")[:60].replace("\n", " ")
 
 
+def _tool_format_columns(info: ToolFormat) -> tuple[str, ...]:
+    return info.tools_in, " or ".join(filter(None, info.opens)) or "text"
+
+
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
     "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
     "templates": (("key", "several turns", "default system text"), _template_columns),
+    "tool_formats": (("key", "tools stand in", "a call begins with"), _tool_format_columns),
 }

@@ -1,4 +1,4 @@
-"""`llmtune show model|dataset|template KEY`."""
+"""`llmtune show model|dataset|template|tool_format KEY`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from llmtune.cli.list import REGISTRIES
 from llmtune.errors import TemplateError, UsageError
 from llmtune.templates.info import TemplateInfo
-from llmtune.templates.template import Piece, render
+from llmtune.templates.pieces import Piece
+from llmtune.templates.template import render
 from llmtune.types import Conversation, Message
 
 EXAMPLE = (
@@ -23,10 +24,10 @@ EXAMPLE = (
 
 def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
-        sys.stdout.write("usage: llmtune show model|dataset|template KEY\n")
+        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format KEY\n")
         return 0
     if len(argv) != 2 or f"{argv[0].rstrip('s')}s" not in REGISTRIES:
-        raise UsageError("Say what to show: llmtune show model|dataset|template KEY.")
+        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format KEY.")
     registry = REGISTRIES[f"{argv[0].rstrip('s')}s"]
     key = registry.canonical(argv[1])
     entry = registry[key]

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,16 +291,18 @@ def _images_text(dataset: Dataset, template: ChatTemplate) -> str:
 def _template_text(template: ChatTemplate) -> str:
     if template.info.from_tokenizer:
         return str(template.tokenizer.chat_template)
-    function = template.info.format_answer
-    if function is None:
-        return repr(template.info)
+    parts = [part for part in (template.info, template.info.tools) if part is not None]
+    return repr([(item.name, _described(getattr(part, item.name))) for part in parts for item in fields(part)])
+
+
+def _described(value: Any) -> Any:
+    """A function by its source: a change of it changes what is encoded."""
+    if not callable(value):
+        return value
     try:
-        source = inspect.getsource(function)
+        return inspect.getsource(value)
     except (OSError, TypeError):
-        source = function.__qualname__
-    fields = template.info.__dataclass_fields__
-    values = [(name, getattr(template.info, name)) for name in fields if name != "format_answer"]
-    return repr((values, source))
+        return value.__qualname__
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -324,7 +326,7 @@ def code_digest() -> str:
 
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(llmtune.templates.__file__).parent
-    for file in sorted([*folder.glob("*.py"), Path(__file__)]):
+    for file in sorted([*folder.rglob("*.py"), Path(__file__)]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -13,7 +13,8 @@ from llmtune.errors import RowError, TemplateError, UsageError
 from llmtune.templates.encode import Sample, TextEncoder
 from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
-from llmtune.templates.template import Piece, learned_answers, mark_learned, render, single_answer, split_chat_sep
+from llmtune.templates.pieces import Piece
+from llmtune.templates.template import learned_answers, mark_learned, render, single_answer, split_chat_sep
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, LossOn, TruncationStrategy
 
 __all__ = ["ChatTemplate", "EncodedRow", "get_template"]
@@ -67,6 +68,7 @@ class ChatTemplate:
         stop, _ = split_chat_sep(info)
         # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.
         self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
+        self._moves_tools = info.tools is not None and not info.tools.keeps_prefixes
 
     def copy(self) -> ChatTemplate:
         """The same with a tokenizer of its own, for another thread."""
@@ -192,9 +194,11 @@ class ChatTemplate:
 
     def _samples_of(self, conversation: Conversation) -> list[Conversation]:
         num_learned = len(learned_answers(conversation))
-        if self.loss_on == "everything" or num_learned < 2 or not self._one_answer_a_sample:
+        if self.loss_on == "everything" or num_learned < 2:
             return [conversation]
-        return _one_by_one(conversation)
+        num_questions = sum(turn.role == "user" for turn in conversation.turns)
+        moves = self._moves_tools and bool(conversation.tools) and num_questions > 1
+        return _one_by_one(conversation) if self._one_answer_a_sample or moves else [conversation]
 
     def _encode_jobs(
         self, jobs: list[tuple[int, Conversation]], rows: list[EncodedRow], sizes: Sizes, *, may_split: bool

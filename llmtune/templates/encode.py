@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.errors import TemplateError
 from llmtune.templates.fast_bpe import FastBPE, fast_bpe
 from llmtune.templates.locate import Part, Tokens, locate, locate_by_bytes, locate_by_prefixes
-from llmtune.templates.template import Piece
+from llmtune.templates.pieces import Piece
 from llmtune.types import IGNORE_INDEX, Encoded
 
 if TYPE_CHECKING:

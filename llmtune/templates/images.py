@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmtune.data.image_marks import is_address
 from llmtune.errors import DataError, MissingPackageError, TemplateError, UsageError
-from llmtune.templates.template import Piece
+from llmtune.templates.pieces import Piece
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:

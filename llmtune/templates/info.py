@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 from llmtune.errors import UsageError
 from llmtune.registry import Registry
+from llmtune.templates.pieces import Context
+from llmtune.templates.tools.info import TOOL_FORMAT_MAPPING, ToolFormat
 
 __all__ = [
     "DEFAULT_SYSTEM",
@@ -22,16 +24,11 @@ __all__ = [
 DEFAULT_SYSTEM = "you are a helpful assistant!"
 """The default of the reference's templates that have a system slot."""
 
-Context: TypeAlias = "str | tuple[int | str, ...]"
-"""Text with placeholders, or token ids and names of tokenizer attributes such as `eos_token_id`."""
-
 Place: TypeAlias = Literal["earlier", "current", "last"]
 """Where an answer stands: before the last question, after it (a tool call, say), or at the end."""
 
 FormatAnswer: TypeAlias = Callable[[str, Place], str]
 """(content, place) -> the text that stands for the answer in the conversation."""
-
-ToolFormat: TypeAlias = Literal["hermes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +53,8 @@ class TemplateInfo:
         answer_format: What the model writes for an answer, `{{ANSWER}}`, with blanks around it, say; all of it learned.
         format_answer: Rewrites an answer by its place; None writes it as it is.
         keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
-        tool_format: How tools and tool calls are written; None refuses rows with tools.
+        tool_format: How tools and tool calls are written, a key of TOOL_FORMAT_MAPPING; None refuses rows with tools.
+        tool_prefix: The prefix of rows with tools, where it is another one.
         image: What stands for an image in a question, with the model's image token written once; empty where the
             model sees none.
         from_tokenizer: Render with the chat template that the tokenizer carries; the rest then says nothing.
@@ -75,7 +73,8 @@ class TemplateInfo:
     answer_format: str = "{{ANSWER}}"
     format_answer: FormatAnswer | None = None
     keeps_prefixes: bool = True
-    tool_format: ToolFormat | None = None
+    tool_format: str | None = None
+    tool_prefix: tuple[Context, ...] | None = None
     image: str = ""
     from_tokenizer: bool = False
     source: str = ""
@@ -83,6 +82,8 @@ class TemplateInfo:
     def __post_init__(self) -> None:
         for name in ("prefix", "prompt", "chat_sep", "suffix"):
             object.__setattr__(self, name, _as_contexts(name, getattr(self, name)))
+        if self.tool_prefix is not None:
+            object.__setattr__(self, "tool_prefix", _as_contexts("tool_prefix", self.tool_prefix))
         object.__setattr__(self, "stop_words", tuple(self.stop_words))
         if not any(isinstance(context, str) and "{{QUERY}}" in context for context in self.prompt):
             raise UsageError("The prompt of a template needs a text with {{QUERY}}.")
@@ -95,6 +96,10 @@ class TemplateInfo:
     def has_system_slot(self) -> bool:
         contexts = (*self.prefix, *self.prompt)
         return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in contexts)
+
+    @property
+    def tools(self) -> ToolFormat | None:
+        return None if self.tool_format is None else TOOL_FORMAT_MAPPING[self.tool_format]
 
 
 def _as_contexts(name: str, value: object) -> tuple[Context, ...] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.encode import TextEncoder
-from llmtune.templates.template import Piece
+from llmtune.templates.pieces import Piece
 
 if TYPE_CHECKING:
     from llmtune.templates.info import Context, TemplateInfo

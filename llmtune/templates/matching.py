@@ -8,7 +8,8 @@ from typing import Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
-from llmtune.templates.template import Piece, render
+from llmtune.templates.pieces import Piece
+from llmtune.templates.template import render
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import read_json
 

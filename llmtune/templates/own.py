@@ -10,7 +10,8 @@ from typing import Any
 from llmtune.errors import TemplateError, UsageError
 from llmtune.templates.chat import ChatTemplate, as_conversation
 from llmtune.templates.parity import upstream_messages
-from llmtune.templates.template import Piece, learned_answers, single_answer
+from llmtune.templates.pieces import Piece
+from llmtune.templates.template import learned_answers, single_answer
 from llmtune.types import Conversation
 
 __all__ = ["OwnTemplate"]

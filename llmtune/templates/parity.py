@@ -9,6 +9,7 @@ from typing import Any
 from llmtune.data.image_marks import MARK, split_marks, with_all_marks
 from llmtune.errors import DataError, TemplateError
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.tools.jsons import call_id
 from llmtune.types import Conversation, Message
 
 __all__ = [
@@ -31,6 +32,7 @@ def upstream_messages(
         image: What the template writes for an image; then questions with images are lists of parts.
     """
     messages: list[dict[str, Any]] = []
+    num_calls = num_results = 0
     if conversation.system is None and system is not None:
         messages.append({"role": "system", "content": system})
     for message in conversation.messages:
@@ -38,11 +40,19 @@ def upstream_messages(
         if image and message.role == "user" and MARK.search(message.content):
             texts = split_marks(message.content, joins_line=image.endswith("\n"))
             item["content"] = [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts]
+        if message.role == "tool":
+            item["tool_call_id"] = call_id(num_results)
+            num_results += 1
         if message.tool_calls:
             item["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in message.tool_calls
+                {
+                    "type": "function",
+                    "id": call_id(num_calls + place),
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for place, call in enumerate(message.tool_calls)
             ]
+            num_calls += len(message.tool_calls)
         messages.append(item)
     return messages
 

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llmtune.data.image_marks import count_marks, split_marks
 from llmtune.errors import TemplateError
-from llmtune.templates.info import Context, Place, TemplateInfo
-from llmtune.templates.tools import format_tool_calls, format_tool_results, format_tools
-from llmtune.types import Conversation, LossOn, Message
+from llmtune.templates.info import Place, TemplateInfo
+from llmtune.templates.pieces import Context, Piece
+from llmtune.templates.tools.info import At, ToolFormat
+from llmtune.types import Conversation, Json, LossOn, Message
 
-__all__ = ["Piece", "learned_answers", "mark_learned", "render", "single_answer", "split_chat_sep"]
+__all__ = ["learned_answers", "mark_learned", "render", "single_answer", "split_chat_sep"]
 
 _PLACEHOLDER = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1|ROUND)\}\}")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of the rendered conversation: text, or token ids and names of tokenizer attributes.
-
-    `turn`: the index of the answer that it belongs to, where the model writes it; None for all else. `is_image`: it
-    stands for an image, with the model's image token once.
-    """
-
-    content: Context
-    learned: bool = False
-    from_data: bool = False
-    turn: int | None = None
-    is_image: bool = False
 
 
 def learned_answers(conversation: Conversation) -> list[int]:
@@ -83,12 +69,16 @@ def render(
     learned = set() if generation else set(learned_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
-    text = _system_text(info, conversation, system)
-    pieces = list(_contexts(info.prefix, {}, text))
+    row = _Row(info, turns, learned, conversation.tools, _system_text(info, conversation, system))
+    if row.tools and row.format.tools_in == "system" and row.format.write_tools is not None:
+        row.system = row.format.write_tools(row.system, row.tools)
+    row.image = info.image if images else ""
+    prefix = info.tool_prefix if conversation.tools and info.tool_prefix is not None else info.prefix
+    pieces = list(_contexts(prefix, {}, row.system))
     if len(turns) == 1 and turns[0].role == "assistant":  # plain text, no question
-        pieces += _answer(info, turns, 0, learned=0 in learned)
+        pieces += _answer(row, 0)
     elif turns:
-        pieces += _turns(info, turns, learned, text, info.image if images else "")
+        pieces += _turns(row)
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
     if learn_everything and not generation:
@@ -96,33 +86,77 @@ def render(
     return pieces
 
 
-def _turns(
-    info: TemplateInfo, turns: list[Message], learned: set[int], system: str | None, image: str
-) -> Iterator[Piece]:
-    if info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
+@dataclass(slots=True)
+class _Row:
+    """What is being written. `num_calls`, `num_results`: those that are written already."""
+
+    info: TemplateInfo
+    turns: list[Message]
+    learned: set[int]
+    tools: tuple[Json, ...]
+    system: str | None
+    image: str = ""
+    num_calls: int = field(default=0, init=False)
+    num_results: int = field(default=0, init=False)
+
+    @property
+    def format(self) -> ToolFormat:
+        found = self.info.tools
+        if found is None:
+            raise TemplateError(
+                "this template has no format for tools, and the row uses them; --template_type auto writes them as "
+                "the tokenizer's own chat template does"
+            )
+        return found
+
+
+def _turns(row: _Row) -> Iterator[Piece]:
+    turns = row.turns
+    if row.info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
         raise TemplateError("this template takes one question and one answer, and the row has more turns")
     round_number = 0
     index = 0
     while index < len(turns):
         if turns[index].role == "assistant":
-            yield from _answer(info, turns, index, learned=index in learned)
+            yield from _answer(row, index)
             index += 1
             continue
         end = index
         while end < len(turns) and turns[end].role != "assistant":
             end += 1
-        is_last = not any(turn.role == "user" for turn in turns[end:])
-        values = _values(_question(info, turns[index:end]), round_number)
-        is_user = turns[index].role == "user"
-        yield from _contexts(info.prompt, values, system if is_last and is_user else None, image if is_user else "")
+        if turns[index].role == "user":
+            yield from _question(row, index, end, round_number)
+        else:
+            yield from _results(row, [turn.content for turn in turns[index:end]], round_number)
         round_number += 1
         index = end
 
 
-def _question(info: TemplateInfo, messages: list[Message]) -> str:
-    if messages[0].role == "user":
-        return messages[0].content.strip() if info.strip else messages[0].content
-    return format_tool_results(info.tool_format, [message.content for message in messages])
+def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Piece]:
+    is_first, is_last = index == 0, not any(turn.role == "user" for turn in row.turns[end:])
+    text = row.turns[index].content.strip() if row.info.strip else row.turns[index].content
+    if row.tools:
+        tools = row.format
+        if tools.write_tools_apart is not None and is_last:
+            yield from tools.write_tools_apart(row.tools)
+        here = (tools.tools_in == "first question" and is_first) or (tools.tools_in == "last question" and is_last)
+        if tools.write_tools is not None and here:
+            text = tools.write_tools(text, row.tools)
+    # Results of tools behind a question take the system text from it, where it stands in the question.
+    system = row.system if is_last and not any(turn.role == "tool" for turn in row.turns[end:]) else None
+    yield from _contexts(row.info.prompt, _values(text, round_number), system, row.image)
+
+
+def _results(row: _Row, results: list[str], round_number: int) -> Iterator[Piece]:
+    """What tools gave, up to where the model goes on."""
+    tools = row.format
+    if tools.write_results is not None:
+        yield from tools.write_results(results, At(row.num_results))
+    else:
+        assert tools.write_results_as_question is not None
+        text = tools.write_results_as_question(results)
+        yield from _contexts(row.info.prompt, _values(text, round_number), None)
+    row.num_results += len(results)
 
 
 def _contexts(
@@ -146,28 +180,41 @@ def _values(query: str, round_number: int) -> dict[str, str]:
     }
 
 
-def _answer(info: TemplateInfo, turns: list[Message], index: int, *, learned: bool) -> Iterator[Piece]:
-    message = turns[index]
+def _answer(row: _Row, index: int) -> Iterator[Piece]:
+    info, turns, message = row.info, row.turns, row.turns[index]
+    learned, is_last = index in row.learned, index == len(turns) - 1
+    if info.answer_prefix and len(turns) > 1 and is_last:
+        yield Piece(info.answer_prefix)
+    for piece in _written(row, index):
+        yield replace(piece, learned=learned, turn=index)
+    call_end = row.format.call_end if message.tool_calls else None
+    stop, rest = split_chat_sep(info)
+    if call_end is not None:  # the results go on in the same turn
+        stop, rest = (call_end,), ()
+    elif is_last:
+        stop, rest = info.suffix, ()
+    for context in stop:
+        yield Piece(context, learned=learned, turn=index)
+    for context in rest:
+        yield Piece(context)
+
+
+def _written(row: _Row, index: int) -> list[Piece]:
+    """What the model writes for an answer, up to the end of its turn."""
+    info, turns, message = row.info, row.turns, row.turns[index]
     content = message.content.strip() if info.strip else message.content
     if len(turns) > 1:  # plain text stays as it is
         if info.format_answer is not None:
             content = info.format_answer(content, _place(turns, index))
         before, _, after = info.answer_format.partition("{{ANSWER}}")
         content = f"{before}{content}{after}"
+    at = At(row.num_calls, after_results=index > 0 and turns[index - 1].role == "tool")
     if message.tool_calls:
-        content = format_tool_calls(info.tool_format, content, message.tool_calls)
-    if info.answer_prefix and len(turns) > 1 and index == len(turns) - 1:
-        yield Piece(info.answer_prefix)
-    yield Piece(content, learned=learned, from_data=True, turn=index)
-    if index == len(turns) - 1:
-        for context in info.suffix:
-            yield Piece(context, learned=learned, turn=index)
-        return
-    stop, rest = split_chat_sep(info)
-    for context in stop:
-        yield Piece(context, learned=learned, turn=index)
-    for context in rest:
-        yield Piece(context)
+        row.num_calls += len(message.tool_calls)
+        return row.format.write_calls(content, message.tool_calls, at)
+    if row.tools and row.format.write_answer is not None:
+        content = row.format.write_answer(content, at)
+    return [Piece(content, from_data=True)]
 
 
 def _place(turns: list[Message], index: int) -> Place:
@@ -216,6 +263,4 @@ def _system_text(info: TemplateInfo, conversation: Conversation, system: str | N
         text = None if is_plain_text else info.default_system
     if info.strip and info.strip_system and text is not None:
         text = text.strip()
-    if conversation.tools:
-        text = format_tools(info.tool_format, text, conversation.tools)
     return text

@@ -61,7 +61,7 @@ def test_version(capsys):
         (["sft", "rows.jsonl"], 2, "flags begin with --"),
         (["list"], 2, "Say what to list"),
         (["list", "all"], 2, "Say what to list"),
-        (["show", "model"], 2, "llmtune show model|dataset|template KEY"),
+        (["show", "model"], 2, "llmtune show model|dataset|template|tool_format KEY"),
         (["show", "model", "llmtune-tyni"], 2, "Did you mean 'llmtune-tiny'"),
         (["infer", "--ckpt_dir", "/no/such/folder"], 1, "no checkpoint folder /no/such/folder"),
     ],

@@ -29,6 +29,16 @@ ROWS: dict[str, dict[str, Any]] = {
             {"role": "assistant", "content": "\nBye."},
         ]
     },
+    "a tool is called": {
+        "tools": [{"type": "function", "function": {"name": "sky", "description": "Of a place.", "parameters": {}}}],
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "sky", "arguments": {"place": "Bergen"}}]},
+            {"role": "tool", "content": '{"sky": "rain"}'},
+            {"role": "assistant", "content": "Yes."},
+        ],
+    },
 }
 
 

@@ -187,7 +187,7 @@ def test_one_turn_templates_refuse_more(tokenizer):
 def test_tools_need_a_format(tokenizer):
     row = {"query": "a", "response": "b", "tools": '[{"name": "f"}]'}
     with pytest.raises(TemplateError, match="no format for tools"):
-        get_template("chatml", tokenizer).encode(row)
+        get_template("yi", tokenizer).encode(row)
 
 
 def test_missing_token(tiny_tokenizer):

@@ -185,9 +185,10 @@ def test_check_template(tmp_path, assets, capsys):
     assert main(["check", "--model_id_or_path", folder, "--template_type", "chatml", "--template"]) == 1
     said = capsys.readouterr().out
     assert "differs at token 5 of the prompt" in said
-    assert "refused: this template has no format for tools" in said
     assert "->     5     264 ' a'" in said
     assert "1207 ' Q'" in said
+    assert main(["check", "--model_id_or_path", folder, "--template_type", "yi", "--template"]) == 1
+    assert "refused: this template has no format for tools" in capsys.readouterr().out
 
 
 def test_upstream_ids_of_a_probe(real_tokenizer):

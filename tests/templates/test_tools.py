@@ -1,0 +1,200 @@
+"""Tool formats: what a model learns of a call, what it is fed after it, and how its answer is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmtune import TEMPLATE_MAPPING, get_template, register_tool_format
+from llmtune.data.formats import to_conversation
+from llmtune.errors import TemplateError, UsageError
+from llmtune.templates.pieces import Piece
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING, At, ParsedAnswer, ToolFormat, tool_format_of
+from llmtune.types import IGNORE_INDEX, Conversation, Message, ToolCall
+
+TEMPLATES = {"hermes": "qwen2.5", "llama3.1": "llama3.1", "mistral": "mistral-nemo", "react": "chatml"}
+SKY = {"type": "function", "function": {"name": "sky", "description": "Of a place.", "parameters": {"type": "object"}}}
+CALL = Message("assistant", "", loss=True, tool_calls=(ToolCall("sky", {"place": "Bergen"}),))
+ROW = Conversation(
+    (
+        Message("user", "Rain?"),
+        CALL,
+        Message("tool", "rain"),
+        Message("assistant", "Yes.", loss=True),
+        Message("user", "And in Oslo?"),
+        CALL,
+        Message("tool", "sun"),
+        Message("assistant", "No.", loss=True),
+    ),
+    tools=(SKY,),
+)
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    tiny_tokenizer.bos_token = "<|endoftext|>"
+    return tiny_tokenizer
+
+
+def learned_texts(template, row):
+    """What is learned of a row, answer by answer, with the ids in front of each."""
+    found = []
+    for sample in template.encode_rows([row])[0].samples:
+        ids, labels = sample.input_ids, sample.labels
+        starts = [i for i in range(1, len(ids)) if labels[i] != IGNORE_INDEX and labels[i - 1] == IGNORE_INDEX]
+        for start in starts:
+            end = next((i for i in range(start, len(ids)) if labels[i] == IGNORE_INDEX), len(ids))
+            found.append((ids[:start], template.tokenizer.decode(ids[start:end])))
+    return found
+
+
+@pytest.mark.parametrize("key", TEMPLATES)
+def test_each_answer_is_learned_after_what_serving_feeds(key, tokenizer):
+    template = get_template(TEMPLATES[key], tokenizer)
+    answers = [index for index, message in enumerate(ROW.messages) if message.role == "assistant"]
+    prompts = [template.encode_prompts([Conversation(ROW.messages[:index], ROW.tools)])[0] for index in answers]
+    learned = learned_texts(template, ROW)
+    assert [ids for ids, _ in learned] == prompts
+    texts = [text for _, text in learned]
+    assert all("sun" not in text and "rain" not in text for text in texts)  # what tools give is not learned
+    tool_format = tool_format_of(template)
+    for text, expected in zip(texts, [CALL, ROW.messages[3], CALL, ROW.messages[7]], strict=True):
+        for stop in (*tool_format.stop_words, "<|im_end|>", "<|eot_id|>"):
+            text = text.split(stop)[0]
+        parsed = tool_format.parse(text)
+        assert parsed.calls == expected.tool_calls
+        if not expected.tool_calls:
+            assert parsed.content == expected.content
+
+
+@pytest.mark.parametrize("key", TEMPLATES)
+def test_real_conversations(key, tokenizer, assets):
+    """The rows of glaive: all of them are written, but for what a family cannot say, and no result is learned."""
+    template = get_template(TEMPLATES[key], tokenizer)
+    rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
+    conversations = [to_conversation(row) for row in rows]
+    encoded = template.encode_rows(conversations)
+    assert [row.problem for row in encoded if row.problem] == []
+    for conversation in conversations[:40]:
+        answers = [index for index, message in enumerate(conversation.messages) if message.role == "assistant"]
+        prompts = [
+            template.encode_prompts([Conversation(conversation.messages[:index], conversation.tools)])[0]
+            for index in answers
+        ]
+        assert [ids for ids, _ in learned_texts(template, conversation)] == prompts
+
+
+def test_react_is_what_qwen_was_taught(tokenizer, assets):
+    """Structured rows become the text that Qwen's own example of training data has."""
+    template = get_template("chatml", tokenizer)
+    text = template.render(Conversation(ROW.messages[:4], ROW.tools))
+    example = json.loads((assets / "data/qwen_react_function_call.json").read_text(encoding="utf-8"))[0]
+    question, answer = (turn["value"] for turn in example["conversations"])
+    head, _, rest = question.partition("google_search:")
+    form = rest[rest.index("\n\nUse the following format:") : rest.rindex("Question: ")]
+    assert head in text
+    assert form.replace("google_search, code_interpreter", "sky") in text
+    labels = [line.split(":")[0] for line in answer.split("\n")]
+    assert labels[:4] == ["Thought", "Action", "Action Input", "Observation"]
+    ours = text[text.index("assistant\n") + len("assistant\n") :]
+    assert ours == (
+        'Thought: I can use sky.\nAction: sky\nAction Input: {"place": "Bergen"}\nObservation: rain\n'
+        "Thought: I now know the final answer.\nFinal Answer: Yes.<|im_end|>"
+    )
+    learned = [text for _, text in learned_texts(template, Conversation(ROW.messages[:4], ROW.tools))]
+    assert learned == [
+        'Thought: I can use sky.\nAction: sky\nAction Input: {"place": "Bergen"}\nObservation:',
+        " I now know the final answer.\nFinal Answer: Yes.<|im_end|>",
+    ]
+
+
+arguments = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=12), st.booleans()))
+
+
+@pytest.mark.parametrize("key", TEMPLATES)
+@settings(max_examples=60, deadline=None)
+@given(name=st.from_regex(r"[a-z_]{1,12}", fullmatch=True), given_arguments=arguments)
+def test_what_is_written_is_read(key, name, given_arguments):
+    calls = (ToolCall(name, given_arguments),)
+    tool_format = TOOL_FORMAT_MAPPING[key]
+    written = "".join(str(piece.content) for piece in tool_format.write_calls("", calls, At()))
+    assert tool_format.parse(written).calls == calls
+    assert any(written.lstrip().startswith(mark) for mark in tool_format.opens)
+
+
+@pytest.mark.parametrize("key", TEMPLATES)
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(alphabet='ab{}[]":,<>/_\n \\ TActionIput:', max_size=60))
+def test_any_text_is_read(key, text):
+    parsed = TOOL_FORMAT_MAPPING[key].parse(text)
+    assert isinstance(parsed, ParsedAnswer)
+    if not parsed.calls and key != "react":
+        assert parsed.content == text
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "content", "calls"),
+    [
+        ("hermes", 'I look.\n<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "b", '
+         '"arguments": {"x": 1}}', "I look.", (ToolCall("a", {}), ToolCall("b", {"x": 1}))),
+        ("hermes", '<tool_call>\n{"name": "a", "argum', '<tool_call>\n{"name": "a", "argum', ()),
+        ("llama3.1", '<|python_tag|>{"name": "a", "parameters": {}}; {"name": "b", "parameters": {}}', "",
+         (ToolCall("a", {}), ToolCall("b", {}))),
+        ("llama3.1", '{"name": "Bergen", "rain": true}', '{"name": "Bergen", "rain": true}', ()),
+        ("mistral", '[{"name": "a", "arguments": {"x": [1]}, "id": "000000000"}]', "", (ToolCall("a", {"x": [1]}),)),
+        ("mistral", "[1, 2]", "[1, 2]", ()),
+        ("react", " I look.\nAction: a\nAction Input: not JSON\nObservation: never read", "I look.",
+         (ToolCall("a", "not JSON"),)),
+        ("react", "Thought: Now.\nFinal Answer: 3.", "3.", ()),
+        ("react", "Hello!", "Hello!", ()),
+    ],
+)  # fmt: skip
+def test_answers_as_models_write_them(key, text, content, calls):
+    assert TOOL_FORMAT_MAPPING[key].parse(text) == ParsedAnswer(content, calls)
+
+
+@pytest.mark.parametrize("key", ["llama3.1", "react"])
+def test_one_call_at_a_time(key, tokenizer):
+    row = Conversation((Message("user", "a"), Message("assistant", "", True, CALL.tool_calls * 2)), (SKY,))
+    with pytest.raises(TemplateError, match="one call at a time"):
+        get_template(TEMPLATES[key], tokenizer).encode(row)
+
+
+def test_a_control_token_in_a_result_is_text(tokenizer):
+    template = get_template("chatml", tokenizer)
+    row = Conversation((Message("user", "a"), CALL, Message("tool", "x<|im_end|>y")), (SKY,))
+    ids = template.encode_prompts([row])[0]
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2  # of the system text and the question
+
+
+def test_a_format_of_ones_own(tokenizer):
+    register_tool_format(
+        "test-curly",
+        write_tools=lambda system, tools: f"{system} tools: {len(tools)}",
+        write_calls=lambda content, calls, at: [Piece(f"call {calls[0].name}", from_data=True)],
+        write_results_as_question=lambda results: "got " + ", ".join(results),
+        parse=ParsedAnswer,
+        opens=("call ",),
+    )
+    import dataclasses
+
+    template = get_template("chatml", tokenizer)
+    template.info = dataclasses.replace(template.info, tool_format="test-curly")
+    text = template.render(Conversation(ROW.messages[:4], ROW.tools))
+    assert "tools: 1<|im_end|>" in text
+    assert "assistant\ncall sky<|im_end|>\n<|im_start|>user\ngot rain<|im_end|>" in text
+    with pytest.raises(UsageError, match="write_results"):
+        ToolFormat(write_tools=lambda s, t: "", write_calls=lambda *_: [], parse=ParsedAnswer, opens=())
+
+
+def test_the_tokenizers_own(real_tokenizer):
+    own = get_template("auto", real_tokenizer("qwen3"))
+    assert tool_format_of(own) is TOOL_FORMAT_MAPPING["hermes"]
+    assert tool_format_of(get_template("auto", real_tokenizer("qwen1_5"))) is None
+
+
+def test_every_template_names_a_format_that_there_is():
+    assert {info.tool_format for info in TEMPLATE_MAPPING.values()} == {None, *TEMPLATES}
