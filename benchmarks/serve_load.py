@@ -28,11 +28,11 @@ QUESTIONS = 32
 def requests_of(model: str) -> list[dict[str, object]]:
     """Questions and answers of several lengths; every second one is drawn by chance, with a seed of its own."""
     chosen = random.Random(0)
-    words = "one two three red blue sea sun tree who what where are you name question answer".split()
+    words = ["one", "two", "three", "red", "sea", "sun", "who", "what", "where", "you", "name", "question"]
     found = []
     for number in range(QUESTIONS):
         text = f"question {number % 8}" if number % 4 < 2 else " ".join(chosen.choices(words, k=chosen.randint(1, 60)))
-        drawn = {"temperature": 2.0, "seed": number, "top_p": 0.95} if number % 2 else {"temperature": 0}
+        drawn = {"temperature": 8.0, "seed": number} if number % 2 else {"temperature": 0}
         messages = [{"role": "user", "content": text}]
         found.append({"model": model, "messages": messages, "max_tokens": chosen.randint(4, 48), **drawn})
     return found
@@ -59,7 +59,7 @@ async def load(options: argparse.Namespace) -> dict[str, object]:
     client = openai.AsyncOpenAI(
         base_url=f"{options.url}/v1", api_key=options.api_key, max_retries=0, timeout=options.seconds + 60
     )
-    model = options.model or [one.id async for one in client.models.list()][0]
+    model = options.model or (await client.models.list()).data[0].id
     requests = requests_of(model)
     right = [await ask(client, request, stream=False) for request in requests]
     seconds: list[float] = []

@@ -32,8 +32,8 @@ class ServiceArguments(InferArguments):
     served_model_name: str | None = None
     """What requests call the model. Default: its key, or the name of its folder."""
     adapters: list[str] = field(default_factory=list)
-    """Further LoRA checkpoints over the same base, as NAME=FOLDER; a request chooses one by its `model`. Where any
-    adapter is loaded, the model without it answers as `base`."""
+    """Further LoRA checkpoints over the same base, as NAME=FOLDER; a request chooses one by its `model`. Where
+    --ckpt_dir is an adapter itself, the model without it answers as `base`."""
 
     # Settings of `infer` that have no meaning for a server are no flags.
     dataset: list[str] = field(init=False, default_factory=list)

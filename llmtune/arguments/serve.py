@@ -19,6 +19,9 @@ class ServeArguments(ServiceArguments):
     """Answers written side by side."""
     max_queue: int = 256
     """Answers that may wait besides; one more is refused with 429."""
+    batching: Literal["queue", "continuous"] = "queue"
+    """How answers share the model: queue works with every model and adapters side by side; continuous is
+    transformers' own scheduler with a paged cache, for one model of text without further adapters."""
     max_n: int = 8
     """Answers that one request may ask for."""
     max_body_size: int = 16 * 1024 * 1024
@@ -36,5 +39,9 @@ class ServeArguments(ServiceArguments):
             value = getattr(self, name)
             problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
         problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
+        problems.need(
+            self.batching == "queue" or not self.adapters,
+            "--batching continuous serves one model: leave --adapters away, or give --batching queue.",
+        )
         room = self.max_batch_size + self.max_queue
         problems.need(self.max_n <= room, f"--max_n {self.max_n}: the queue holds {room} answers in all.")

@@ -22,8 +22,8 @@ class WebArguments(ServiceArguments):
     served_model_name: str | None = None
     """What the page calls the model. Default: its key, or the name of its folder."""
     adapters: list[str] = field(default_factory=list)
-    """Further LoRA checkpoints over the same base, as NAME=FOLDER, for the page's list of models. Where any adapter
-    is loaded, the list also has the model without it, as `base`."""
+    """Further LoRA checkpoints over the same base, as NAME=FOLDER, for the page's list of models. Where
+    --ckpt_dir is an adapter itself, the list also has the model without it, as `base`."""
     run_dir: str | None = None
     """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
     lang: Literal["en", "zh"] = "en"

@@ -21,6 +21,8 @@ __all__ = ["Batcher", "Closed", "QueueFull"]
 
 READING_SHARE = 2
 """Writing time before newcomers may join, in reading times."""
+TURN_S = 1.0
+"""Seconds after which a batch makes room for the requests of another adapter; its rows go to the end of the queue."""
 
 
 class QueueFull(Exception):
@@ -116,13 +118,19 @@ class Batcher:
                 self._survive(err)
             with self._changed:
                 self._running = [one for one in self._running if one.row.finish_reason is None]
-                self._changed.notify_all()
+                if self._running and self._waiting and self._waiting[0].adapter != self._running[0].adapter:
+                    self._waiting.extend(self._running)
+                    self._running = []
 
     def _admit(self) -> bool:
         """Fill the batch from the head of the queue; wait where there is nothing to do. False at the very end."""
         with self._changed:
             while True:
                 self._drop_cancelled()
+                for one in self._running:
+                    if one.row.is_cancelled:
+                        one.row.finish("cancelled")
+                self._running = [one for one in self._running if one.row.finish_reason is None]
                 if not self._running:
                     self._limit = self.max_batch_size if len(self._waiting) < self._limit else self._limit
                 while self._joins():
@@ -139,13 +147,19 @@ class Batcher:
             return False
         return not self._running or self._waiting[0].adapter == self._running[0].adapter
 
-    def newcomers(self) -> bool:
-        """Whether somebody could join, with the places that have become free since."""
-        if not self._waiting:
-            return False
+    def newcomers(self, seconds: float) -> bool:
+        """Whether somebody could join, with the places that have become free since, or has the next turn.
+
+        Args:
+            seconds: For which the batch has been worked on.
+        """
+        waiting = next(iter(self._waiting), None)
         left = [one for one in self._running if one.row.finish_reason is None]
-        head = self._waiting[0]
-        return len(left) < self._limit and bool(left) and head.adapter == left[0].adapter
+        if waiting is None or not left:
+            return False
+        if waiting.adapter != left[0].adapter:
+            return seconds > TURN_S
+        return len(left) < self._limit
 
     def _drop_cancelled(self) -> None:
         gone = [one for one in self._waiting if one.row.is_cancelled]
@@ -185,4 +199,4 @@ class _Until:
             return False
         if now - self.read < READING_SHARE * (self.read - self.started):
             return False
-        return self.batcher.newcomers()
+        return self.batcher.newcomers(now - self.started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,9 @@ class Engine:
             self.advance(written)
             yield from (row.text for row in written)
 
-    def stream(self, row: Conversation, sampling: Sampling, *, adapter: str | None = None) -> Iterator[str]:
+    def stream(
+        self, row: Conversation, sampling: Sampling, *, adapter: str | None = None
+    ) -> Generator[str, None, None]:
         """One answer, in pieces as they are written. Closing the iterator stops the generation."""
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.groups import GenerationArguments
     from llmtune.inference.rows import Row
 
-__all__ = ["RowSampler", "Sampling"]
+__all__ = ["RowSampler", "Sampling", "next_scores"]
 
 NUM_TRIED = 256
 """Candidates that a constraint looks at before it falls back on single characters."""
@@ -83,12 +83,23 @@ class RowSampler(LogitsProcessor):
         for number, (row, start) in enumerate(zip(self.rows, self.starts, strict=True)):
             if row.finish_reason is not None:
                 continue
-            if row.sampling.top_logprobs is not None:
-                row.keep_logprobs(scores[number].log_softmax(-1))
-            if not _is_plain(row):
+            logits = scores[number]
+            chosen = next_scores(row, logits, input_ids[number, start:])
+            if chosen is not logits:
                 found = scores.clone() if found is scores else found
-                found[number] = _scores(row, input_ids[number, start:], scores[number])
+                found[number] = chosen
         return found
+
+
+def next_scores(row: Row, logits: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Of one row, [V]: its next token has the highest. `ids`, its prompt and answer so far, saves making them."""
+    if row.sampling.top_logprobs is not None:
+        row.keep_logprobs(logits.log_softmax(-1))
+    if _is_plain(row):
+        return logits
+    if ids is None and row.sampling.repetition_penalty != 1:
+        ids = torch.tensor([*row.prompt.input_ids, *row.ids], device=logits.device)
+    return _scores(row, ids, logits)
 
 
 def _is_plain(row: Row) -> bool:
@@ -97,8 +108,7 @@ def _is_plain(row: Row) -> bool:
     return not (one.do_sample or penalties or one.logit_bias or row.constraint is not None)
 
 
-def _scores(row: Row, ids: Tensor, logits: Tensor) -> Tensor:
-    """Of one row, [V]; `ids` are its prompt and what it has answered so far."""
+def _scores(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
     one = row.sampling
     wanted = _penalized(row, ids, logits)
     scores = wanted
@@ -109,9 +119,9 @@ def _scores(row: Row, ids: Tensor, logits: Tensor) -> Tensor:
     return scores if row.constraint is None else _allowed(row, scores, wanted)
 
 
-def _penalized(row: Row, ids: Tensor, logits: Tensor) -> Tensor:
+def _penalized(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
     one = row.sampling
-    if one.repetition_penalty != 1:
+    if one.repetition_penalty != 1 and ids is not None:
         seen = ids.unique()
         values = logits[seen]
         values = torch.where(values < 0, values * one.repetition_penalty, values / one.repetition_penalty)

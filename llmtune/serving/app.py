@@ -17,7 +17,7 @@ from llmtune.serving.completions import Completion
 from llmtune.serving.errors import ApiError, error_body, handle_errors
 from llmtune.serving.gate import Gate
 from llmtune.serving.protocol import ChatRequest, CompletionRequest
-from llmtune.serving.service import Service
+from llmtune.serving.service import Job, Service
 
 __all__ = ["create_app"]
 
@@ -71,8 +71,7 @@ def create_app(service: Service) -> FastAPI:
 async def _answer(service: Service, asked: Chat | Completion, request: Request) -> Response:
     job = asked.start()
     if asked.request.stream:
-        events = _events(asked.chunks(job))
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return _EventStream(service, job, _events(asked.chunks(job)))
     whole = asyncio.ensure_future(asked.whole(job))
     gone = asyncio.ensure_future(_until_gone(request))
     try:
@@ -80,8 +79,23 @@ async def _answer(service: Service, asked: Chat | Completion, request: Request) 
         return JSONResponse(whole.result()) if whole.done() else Response(status_code=CLIENT_GONE)
     finally:
         gone.cancel()
-        if not whole.done():
-            whole.cancel()
+        whole.cancel()
+        service.cancel(job)  # also where it never began to wait
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events; a client that goes frees its place, even before the first of them."""
+
+    def __init__(self, service: Service, job: Job, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.service = service
+        self.job = job
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.service.cancel(self.job)
 
 
 async def _until_gone(request: Request) -> None:

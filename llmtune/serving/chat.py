@@ -14,8 +14,8 @@ from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
 from llmtune.serving.service import Job, Service
-from llmtune.serving.tool_calls import AnswerText, calls_json, forced_call, format_of_request, shown_tools
-from llmtune.serving.tool_format import ToolFormat
+from llmtune.serving.tool_calls import AnswerText, calls_json, format_of_request, heads_of_request, shown_tools
+from llmtune.templates.tools import ToolFormat
 from llmtune.types import Conversation, Encoded
 
 __all__ = ["Chat", "number_of_answers"]
@@ -30,7 +30,7 @@ class Chat:
     prompt: Encoded
     pictures: Pictures
     fmt: ToolFormat | None
-    forced: ForcedCall | None
+    heads: dict[str, str] | None
 
     @classmethod
     def prepare(cls, service: Service, request: ChatRequest) -> Chat:
@@ -41,14 +41,14 @@ class Chat:
         """
         template = service.template(request.model)
         fmt = format_of_request(request, template)
-        forced = forced_call(request, fmt)
+        heads = heads_of_request(request, fmt)
         if _wants_json(request) and shown_tools(request):
             raise ApiError(400, "response_format json_object and tools exclude one another.", param="response_format")
         if request.top_logprobs and not request.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
         pictures = Pictures()
         conversation = _conversation(request, pictures, sees=template.images is not None)
-        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, forced)
+        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, heads)
 
     def start(self) -> Job:
         request = self.request
@@ -58,7 +58,9 @@ class Chat:
             sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *self.fmt.stop_words))
         if request.logprobs:
             sampling = dataclasses.replace(sampling, top_logprobs=request.top_logprobs or 0)
-        constraint: Constraint | None = JsonObject() if _wants_json(request) else self.forced
+        constraint: Constraint | None = JsonObject() if _wants_json(request) else None
+        if self.heads is not None:
+            constraint = ForcedCall(tuple(self.heads))
         job = self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint)
         for row in job.rows:
             row.keeps = self.pictures
@@ -116,7 +118,7 @@ class Chat:
             yield body | {"choices": [], "usage": job.usage()}
 
     def _answer_text(self) -> AnswerText:
-        return AnswerText(self.fmt, self.forced, parallel=self.request.parallel_tool_calls is not False)
+        return AnswerText(self.fmt, self.heads, parallel=self.request.parallel_tool_calls is not False)
 
     def _body(self, job: Job, kind: str) -> dict[str, Any]:
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model}

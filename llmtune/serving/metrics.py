@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from llmtune.inference.batching import Batcher
 from llmtune.inference.rows import Row
+
+if TYPE_CHECKING:
+    from llmtune.inference.batching import Batcher
+    from llmtune.inference.continuous import ContinuousBatcher
 
 __all__ = ["Metrics"]
 
@@ -17,7 +21,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class Metrics:
     """The counts of one server."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher | ContinuousBatcher) -> None:
         self.registry = CollectorRegistry()
         one = {"registry": self.registry}
         timed = {"registry": self.registry, "buckets": SECONDS}

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llmtune.arguments.serve import ServeArguments
 from llmtune.errors import LlmtuneError
@@ -21,6 +22,9 @@ from llmtune.serving.metrics import Metrics
 from llmtune.serving.protocol import MAX_SEED, GenerationRequest
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation, Encoded
+
+if TYPE_CHECKING:
+    from llmtune.inference.continuous import ContinuousBatcher
 
 __all__ = ["Job", "Service"]
 
@@ -37,6 +41,7 @@ class Job:
     events: asyncio.Queue[tuple[int, Written]]
     until: float
     name: str
+    is_cancelled: bool = False
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     @property
@@ -64,8 +69,10 @@ class Service:
         self.args = args
         self.started = int(time.time())
         self.defaults = Sampling.of(args)
-        self.models: dict[str, str | None] = {args.main_name: None, **{name: name for name in engine.adapters}}
-        self.batcher = Batcher(engine, max_batch_size=args.max_batch_size, max_queue=args.max_queue)
+        self.models: dict[str, str | None] = {args.main_name: None}
+        if args.batching == "queue":
+            self.models.update({name: name for name in engine.adapters})
+        self.batcher = _batcher(engine, args)
         self.metrics = Metrics(self.batcher)
         # The queue's thread decodes with the engine's tokenizer; two threads cannot share one, so prompts have copies.
         self._writers = {name: engine.adapters.template(name).copy() for name in self.models.values()}
@@ -219,6 +226,9 @@ class Service:
 
     def cancel(self, job: Job) -> None:
         """Free what a request holds that nobody waits for any more."""
+        if job.is_cancelled or all(row.finish_reason is not None for row in job.rows):
+            return
+        job.is_cancelled = True
         for row in job.rows:
             row.cancel()
         self.batcher.forget_cancelled()
@@ -227,6 +237,15 @@ class Service:
     @property
     def is_idle(self) -> bool:
         return self.batcher.num_running + self.batcher.num_waiting == 0
+
+
+def _batcher(engine: Engine, args: ServeArguments) -> Batcher | ContinuousBatcher:
+    limits = {"max_batch_size": args.max_batch_size, "max_queue": args.max_queue}
+    if args.batching == "queue":
+        return Batcher(engine, **limits)
+    from llmtune.inference.continuous import ContinuousBatcher
+
+    return ContinuousBatcher(engine, **limits)
 
 
 def _post(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtune.errors import TemplateError
 from llmtune.inference.constraints import ForcedCall
 from llmtune.inference.rows import held_back
 from llmtune.serving.errors import ApiError
 from llmtune.serving.protocol import ChatRequest, ToolChoice
-from llmtune.serving.tool_format import ToolFormat, tool_format_of
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import ToolCall
 
-__all__ = ["AnswerText", "calls_json", "forced_call", "format_of_request", "shown_tools"]
+__all__ = ["AnswerText", "call_heads", "calls_json", "format_of_request", "heads_of_request", "shown_tools"]
+
+STAND_IN = {"@": 0}
+"""Arguments of a call that is only written to see what stands before them."""
 
 
 def shown_tools(request: ChatRequest) -> list[dict[str, Any]]:
@@ -29,8 +33,8 @@ def format_of_request(request: ChatRequest, template: ChatTemplate) -> ToolForma
     return tool_format_of(template) if shown_tools(request) else None
 
 
-def forced_call(request: ChatRequest, fmt: ToolFormat | None) -> ForcedCall | None:
-    """What `tool_choice` `required`, or a function by name, hold the answer to: one call with a JSON object."""
+def heads_of_request(request: ChatRequest, fmt: ToolFormat | None) -> dict[str, str] | None:
+    """What `tool_choice` `required`, or a function by name, hold the answer to begin with; a JSON object follows."""
     choice = request.tool_choice
     if choice is None or choice in ("none", "auto"):
         return None
@@ -41,19 +45,43 @@ def forced_call(request: ChatRequest, fmt: ToolFormat | None) -> ForcedCall | No
         names = [choice.function.name]
     if not names:
         raise ApiError(400, "tool_choice asks for a call, and there are no tools.", param="tools")
-    if fmt is None:
+    heads = None if fmt is None else call_heads(fmt, names, after_results=request.messages[-1].role == "tool")
+    if not heads:
         raise ApiError(
             400, "This model's template has no format of calls that could be asked for.", param="tool_choice"
         )
-    return ForcedCall(tuple(fmt.head(name) for name in names))
+    return heads
+
+
+def call_heads(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = False) -> dict[str, str]:
+    """The text of a call up to its arguments -> the function that it calls."""
+    heads: dict[str, str] = {}
+    for name in names:
+        try:
+            pieces = fmt.write_calls("", [ToolCall(name, STAND_IN)], At(after_results=after_results))
+        except TemplateError:
+            continue
+        # Control tokens, in pieces of their own, are no part of the text of an answer.
+        text = "".join(piece.content for piece in pieces if isinstance(piece.content, str) and piece.from_data)
+        head, found, _ = text.partition(json.dumps(STAND_IN))
+        if found:
+            heads[head] = name
+    return heads
 
 
 class AnswerText:
-    """The text of one answer as it comes: what is content is passed on, what may be a call waits for the end."""
+    """The text of one answer as it comes: what is content is passed on, what may be a call waits for the end.
 
-    def __init__(self, fmt: ToolFormat | None, forced: ForcedCall | None = None, *, parallel: bool = True) -> None:
+    Args:
+        heads: What the answer is held to begin with, where a call was asked for.
+        parallel: Whether several calls may come at once; else the first is taken.
+    """
+
+    def __init__(
+        self, fmt: ToolFormat | None, heads: Mapping[str, str] | None = None, *, parallel: bool = True
+    ) -> None:
         self.fmt = fmt
-        self.forced = forced
+        self.heads = heads
         self.parallel = parallel
         self.calls: tuple[ToolCall, ...] = ()
         self._text = ""
@@ -62,7 +90,7 @@ class AnswerText:
     def add(self, piece: str) -> str:
         """The content that is certain by now."""
         self._text += piece
-        if self.forced is not None:
+        if self.heads is not None:
             return ""
         if self.fmt is None:
             end = len(self._text)
@@ -74,34 +102,35 @@ class AnswerText:
 
     def finish(self) -> str:
         """The rest of the content. Fills `calls`."""
-        if self.forced is not None:
-            self.calls = self._forced_calls(self.forced)
-            return "" if self.calls else self._text
+        if self.heads is not None:
+            return self._finish_asked(self.heads)
         if self.fmt is None:
             return ""
         parsed = self.fmt.parse(self._text)
         self.calls = tuple(parsed.calls if self.parallel else parsed.calls[:1])
-        if not self.calls:
-            return self._text[self._told :]
-        return parsed.content[self._told :] if parsed.content.startswith(self._text[: self._told]) else ""
+        if parsed.content.startswith(self._text[: self._told]):
+            return parsed.content[self._told :]
+        return "" if self.calls else self._text[self._told :]
 
-    def _forced_calls(self, forced: ForcedCall) -> tuple[ToolCall, ...]:
-        state = forced.after(self._text)
-        if state is None or state.arguments is None:  # max_tokens ended it before the arguments
-            return ()
-        assert self.fmt is not None
-        name = self.fmt.name_of(state.written)
-        return (ToolCall(name, self._text[len(state.written) :].strip()),)
-
-
-def _call_json(call: ToolCall, index: int | None = None) -> dict[str, Any]:
-    """As the API has a call; `index` for streams."""
-    arguments = call.arguments
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    found: dict[str, Any] = {} if index is None else {"index": index}
-    function = {"name": call.name, "arguments": text}
-    return found | {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+    def _finish_asked(self, heads: Mapping[str, str]) -> str:
+        state = ForcedCall(tuple(heads)).after(self._text)
+        if state is None or not state.is_complete:  # max_tokens, or a stop word, ended it before
+            return self._text
+        self.calls = (ToolCall(heads[state.written], self._text[len(state.written) :]),)
+        return ""
 
 
 def calls_json(calls: Sequence[ToolCall], *, indexed: bool = False) -> list[dict[str, Any]]:
+    """As the API has calls; with `index` for streams."""
     return [_call_json(call, number if indexed else None) for number, call in enumerate(calls)]
+
+
+def _call_json(call: ToolCall, index: int | None) -> dict[str, Any]:
+    arguments = call.arguments
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    found: dict[str, Any] = {} if index is None else {"index": index}
+    return found | {
+        "id": f"call_{uuid.uuid4().hex[:24]}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": text},
+    }

@@ -24,7 +24,7 @@ __all__ = ["run_vllm", "vllm_command"]
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARSERS: dict[str | None, str] = {"hermes": "hermes"}
 """Our formats of tool calls that vLLM reads, by its names."""
-OURS_ALONE = ("max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
+OURS_ALONE = ("batching", "max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
 
 
 def vllm_command(args: ServeArguments) -> list[str]:

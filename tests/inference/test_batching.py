@@ -87,6 +87,37 @@ def test_the_queue(engine, alone):
     assert (batcher.num_running, batcher.num_waiting) == (0, 0)
 
 
+def test_continuous_batching_of_transformers(alone):
+    """Another scheduler and a paged cache: the same texts."""
+    from llmtune.inference.continuous import ContinuousBatcher
+
+    engine = load_engine(InferArguments(model_type="llmtune-tiny", eval_human=True))  # its attention is switched over
+    batcher = ContinuousBatcher(engine, max_batch_size=3, max_queue=6)
+    together = rows(engine)
+    for one in together:
+        batcher.submit([one])
+        time.sleep(0.005)
+    while batcher.rows:
+        time.sleep(0.01)
+    assert [one.text for one in together] == alone
+    long = [row(engine, "x", max_new_tokens=1500) for _ in range(9)]
+    batcher.submit(long)
+    with pytest.raises(QueueFull):
+        batcher.submit([row(engine, "d")])
+    while not long[0].ids:
+        time.sleep(0.01)
+    for one in long:
+        one.cancel()
+    batcher.forget_cancelled()
+    assert {one.finish_reason for one in long} == {"cancelled"}
+    last = row(engine, "hello ")
+    batcher.submit([last])
+    batcher.close()
+    assert last.text == alone[0]
+    with pytest.raises(Closed):
+        batcher.submit([row(engine, "d")])
+
+
 def test_a_full_queue_and_rows_that_nobody_waits_for(engine):
     batcher = Batcher(engine, max_batch_size=1, max_queue=2)
     running = row(engine, "a", max_new_tokens=1500)
@@ -148,6 +179,19 @@ def test_a_draw_has_the_distribution_that_it_should(engine):
     narrow = row(engine, "x", do_sample=True, seed=0, top_p=0.7, logit_bias=())
     sampler = RowSampler([narrow], [0])
     assert {int(sampler(ids, logits).argmax()) for _ in range(300)} == {10, 11}, "0.5 and 0.3 make up 0.7"
+
+
+def test_padding_is_no_repetition(engine):
+    """The pad token in front of a short row was not written by it: its penalty is not due."""
+    from llmtune.inference.sampling import RowSampler
+
+    one = row(engine, "x", repetition_penalty=3.0, logit_bias=())
+    pad = engine.tokenizer.pad_token_id
+    assert pad not in one.prompt.input_ids
+    logits = torch.zeros(1, 2048)
+    logits[0, pad], logits[0, 50] = 2.0, 1.0
+    scores = RowSampler([one], [4])(torch.tensor([[pad] * 4 + one.prompt.input_ids]), logits)
+    assert int(scores.argmax()) == pad
 
 
 @pytest.mark.parametrize("text", ["héllo wörld", "你好，世界 🌍🌎", "a\n\n  b", "naïve 🤖"])

@@ -99,8 +99,6 @@ def test_settings_of_its_own_for_each_request(client):
         client, logit_bias=ENDLESS, max_tokens=40, frequency_penalty=2, extra_body={"repetition_penalty": 5.0}
     )
     assert len(set(varied)) > len(set(looped))
-    nothing = {str(i): -100.0 for i in range(2048) if i != 2}
-    assert content(client, logit_bias=dict(list(nothing.items())[:900]), max_tokens=3) is not None
 
 
 def test_logprobs(client):
@@ -132,11 +130,10 @@ def test_json_object_is_one(client, seed):
 
 
 def test_several_turns_and_parts(client):
-    earlier = [
-        {"role": "user", "content": [{"type": "text", "text": "question 1"}]},
-        {"role": "assistant", "content": "x"},
-    ]
-    assert ask(client, messages=[*earlier, *QUESTION]).choices[0].message.content
+    earlier = [{"role": "user", "content": "question 1"}, {"role": "assistant", "content": "answer 1!"}]
+    longer = ask(client, messages=[*earlier, *QUESTION])
+    assert longer.choices[0].message.content
+    assert longer.usage.prompt_tokens > ask(client).usage.prompt_tokens + 10
     parts = [{"role": "user", "content": [{"type": "text", "text": "question"}, {"type": "text", "text": " 3"}]}]
     assert content(client, messages=parts) == "answer 3!"
 
@@ -158,3 +155,22 @@ def test_completions(client, server):
     scored = client.completions.create(prompt=prompt, logprobs=2, **options).choices[0].logprobs
     assert "".join(scored.tokens) == "answer 5!"
     assert scored.text_offset[1] == len(scored.tokens[0])
+
+
+@pytest.mark.slow
+def test_the_same_by_continuous_batching(serving, tuned):
+    with serving(ckpt_dir=str(tuned), batching="continuous", max_batch_size=4) as server:
+        client = server.client()
+        with ThreadPoolExecutor(12) as pool:
+            found = list(
+                pool.map(
+                    lambda i: content(client, messages=[{"role": "user", "content": f"question {i % 8}"}]), range(24)
+                )
+            )
+        assert found == [f"answer {i % 8}!" for i in range(24)]
+        streamed = ask(client, stream=True, logit_bias=ENDLESS, max_tokens=1900)
+        next(iter(streamed))
+        assert server.service.batcher.num_running == 1
+        streamed.close()
+        assert content(client) == "answer 3!"
+        assert server.service.batcher.num_running == 0

@@ -51,7 +51,7 @@ def test_32_clients_for_a_minute(tuned):
             str(server.pid),
         ]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=240)
-        print(done.stdout)
+        print(done.stdout, done.stderr[-2000:])
         found = json.loads(done.stdout)
         assert done.returncode == 0, found["first_problems"]
         assert (found["failed"], found["wrong"]) == (0, 0)

@@ -21,6 +21,7 @@ from llmtune.errors import UsageError
 ENDLESS = {"2": -100.0, "0": -100.0}
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "question 3"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 GOOD = {"model": "llmtune-tiny", "messages": QUESTION}
 LONG = GOOD | {"logit_bias": ENDLESS, "max_tokens": 1900}
 
@@ -41,7 +42,7 @@ def until(condition, seconds: float = 20) -> None:
         ({"messages": [*QUESTION, {"role": "assistant", "content": "x"}]}, 400, "messages"),
         ({"messages": [*QUESTION, *QUESTION]}, 400, "messages"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, None),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, 400, "messages"),
         ({"temperature": -1}, 400, "temperature"),
         ({"temperature": float("nan")}, 400, "temperature"),
         ({"n": 9}, 400, "n"),

@@ -1,0 +1,142 @@
+"""Calls of functions: read from texts, streamed, asked for, and written by a model that learned one."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate
+
+import openai
+import pytest
+
+from llmtune.arguments.serve import ServeArguments
+from llmtune.inference.constraints import ForcedCall
+from llmtune.serving.tool_calls import AnswerText, call_heads
+from llmtune.templates.chat import get_template
+from llmtune.templates.tools import tool_format_of
+from llmtune.types import ToolCall
+
+from .conftest import running, train
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def hermes(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    from llmtune.models.tiny import tiny_folder
+
+    return tool_format_of(get_template("qwen2.5", AutoTokenizer.from_pretrained(tiny_folder())))
+
+
+def told(text: AnswerText, answer: str, size: int) -> str:
+    pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
+    return "".join([*map(text.add, pieces), text.finish()])
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_what_is_told_of_an_answer(hermes, size):
+    for answer, content, names in (
+        ("No call at all, 3 < 4.", "No call at all, 3 < 4.", []),
+        (CALL, "", ["get_weather"]),
+        (f"Let me look.\n{CALL}\n{CALL}", "Let me look.", ["get_weather"] * 2),
+        ("It is <tool_call>not JSON</tool_call>.", "It is <tool_call>not JSON</tool_call>.", []),
+        ("It ends in <tool", "It ends in <tool", []),
+    ):
+        text = AnswerText(hermes)
+        assert told(text, answer, size).strip() == content
+        assert [call.name for call in text.calls] == names
+    one = AnswerText(hermes, parallel=False)
+    told(one, f"{CALL}\n{CALL}", size)
+    assert one.calls == (ToolCall("get_weather", {"city": "Paris"}),)
+
+
+def test_nothing_of_a_call_is_told_before_it_is_whole(hermes):
+    text = AnswerText(hermes)
+    seen = list(accumulate(text.add(character) for character in f"Look: {CALL}"))
+    assert seen[-1] == "Look: "
+    assert text.finish() == ""
+
+
+def test_a_call_that_was_asked_for(hermes):
+    heads = call_heads(hermes, ["get_weather", "get_time"])
+    assert heads == {f'<tool_call>\n{{"name": "{name}", "arguments": ': name for name in ("get_weather", "get_time")}
+    text = AnswerText(hermes, heads)
+    assert told(text, '<tool_call>\n{"name": "get_time", "arguments": {"zone": "CET"}', 5) == ""
+    assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
+    assert ForcedCall(tuple(heads)).after(CALL[: CALL.rindex("}")]).is_complete
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, _own_cache):
+    """A server whose model has learned by heart to call for the weather of two cities, and to say what came back."""
+    rows = []
+    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
+        call = {"function": {"name": "get_weather", "arguments": {"city": city}}}
+        asked = [{"role": "user", "content": f"weather in {city}"}, {"role": "assistant", "tool_calls": [call]}]
+        answered = [{"role": "tool", "content": weather}, {"role": "assistant", "content": f"{city}: {weather}"}]
+        rows.append({"messages": [*asked, *answered], "tools": [WEATHER, TIME]})
+    folder = train(
+        tmp_path_factory.mktemp("tools"),
+        rows * 8,
+        sft_type="full",
+        template_type="qwen2.5",
+        max_steps=90,
+        loss_on="all",
+    )
+    with running(ServeArguments(ckpt_dir=str(folder), port=0, max_new_tokens=60, do_sample=False)) as server:
+        yield server.client()
+
+
+def ask(client: openai.OpenAI, city: str, messages=(), **options):
+    asked = [{"role": "user", "content": f"weather in {city}"}, *messages]
+    settings = {"model": "llmtune-tiny", "messages": asked, "tools": [WEATHER, TIME]} | options
+    return client.chat.completions.create(**settings)
+
+
+def test_a_call_and_the_answer_behind_it(client):
+    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
+        choice = ask(client, city).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content is None
+        (call,) = choice.message.tool_calls
+        assert (call.type, call.function.name) == ("function", "get_weather")
+        assert json.loads(call.function.arguments) == {"city": city}
+        turns = [
+            {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
+            {"role": "tool", "tool_call_id": call.id, "content": weather},
+        ]
+        last = ask(client, city, turns).choices[0]
+        assert (last.message.content, last.finish_reason) == (f"{city}: {weather}", "stop")
+
+
+def test_a_streamed_call(client):
+    chunks = [chunk.choices[0] for chunk in ask(client, "Rome", stream=True)]
+    (call,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert (call.index, call.function.name, json.loads(call.function.arguments)) == (0, "get_weather", {"city": "Rome"})
+    assert "".join(chunk.delta.content or "" for chunk in chunks).strip() == ""
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_tool_choice(client):
+    named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_time"}}, max_tokens=200)
+    if named.choices[0].finish_reason == "tool_calls":  # not where its arguments do not end within max_tokens
+        assert [call.function.name for call in named.choices[0].message.tool_calls] == ["get_time"]
+        assert isinstance(json.loads(named.choices[0].message.tool_calls[0].function.arguments), dict)
+    required = ask(client, "Paris", tool_choice="required").choices[0]
+    assert json.loads(required.message.tool_calls[0].function.arguments) == {"city": "Paris"}
+    none = ask(client, "Paris", tool_choice="none").choices[0]
+    assert none.message.tool_calls is None
+    with pytest.raises(openai.BadRequestError, match="none of tools"):
+        ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_rich"}})
+    with pytest.raises(openai.BadRequestError, match="exclude one another"):
+        ask(client, "Paris", response_format={"type": "json_object"})
