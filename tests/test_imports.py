@@ -45,8 +45,8 @@ FLOORS = [
         "tuners",
     },
     {"training", "inference", "planning"},
-    {"serving"},
-    {"cli"},
+    {"serving", "web"},
+    {"cli", "web.page"},  # the page is a program: it reads the flags of its command line
     {"", "__main__"},
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

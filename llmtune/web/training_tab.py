@@ -33,7 +33,7 @@ def training_tab(folder: Path, texts: dict[Key, str]) -> None:
             st.markdown(report.read_text(encoding="utf-8"))
 
 
-@st.fragment(run_every=EVERY_SECONDS)
+@st.fragment(run_every=EVERY_SECONDS)  # type: ignore[untyped-decorator]
 def _curves(run: Path, texts: dict[Key, str]) -> None:
     log_file = run / LOG
     curves = read_scalars(log_file)
