@@ -44,7 +44,7 @@ FLOORS = [
         "models.vision",
         "tuners",
     },
-    {"training", "inference", "planning"},
+    {"training", "inference", "planning", "evaluating", "exporting"},
     {"cli"},
     {"", "__main__"},
 ]

@@ -194,6 +194,8 @@ _RENAMED = {
     "max_train_samples": "train_dataset_sample",
     "max_eval_samples": "val_dataset_sample",
     "template_name": "template_type",
+    "base_model": "model_id_or_path",
+    "lora_model": "ckpt_dir",
     "tokenizer_name_or_path": "tokenizer_id_or_path",
     "tokenizer_path": "tokenizer_id_or_path",
     "model_max_length": "max_length",

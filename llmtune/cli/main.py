@@ -19,12 +19,13 @@ COMMANDS = {
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
+    "merge": "Merge a LoRA checkpoint into its base, into a folder that plain transformers loads.",
     "list": "List models, datasets, templates or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "eval", "export", "ppo", "pt", "rlhf", "rm", "serve", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 
@@ -79,8 +80,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
     if words[0] in LATER:
-        today = " Today: llmtune infer --ckpt_dir FOLDER --merge_lora_and_save true." if words[0] == "merge" else ""
-        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.{today}")
+        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -187,18 +187,14 @@ def _result_file(args: InferArguments) -> Path:
 
 
 def _merge(args: InferArguments) -> InferArguments:
-    from llmtune.tuners.merge import merge_and_save
+    from llmtune.exporting.merge import merge_checkpoint
 
     assert args.ckpt_dir is not None
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":
         get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
         return args
-    if args.quantization_bit:
-        get_logger().info("Merged into the whole weights: they are loaded without quantisation for that.")
-    whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
-    engine = load_engine(whole)
-    merged = merge_and_save(engine.model, engine.tokenizer, checkpoint)
+    merged = merge_checkpoint(args)
     in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
     place = os.fspath(merged)
     return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)

@@ -440,9 +440,12 @@ def test_values_without_a_meaning(argv, said):
         sft(*argv.split())
 
 
+INFERS = {"adapters", "use_streamer", "overwrite_generation_config", "base_model", "lora_model"}
+
+
 def test_the_table_holds_every_alias():
     flags = {word[2:] for argv, _ in NEIGHBOURS for word in argv.split() if word.startswith("--")}
-    assert set(ALIASES) - flags == {"adapters", "use_streamer", "overwrite_generation_config"}  # those of infer, below
+    assert set(ALIASES) - flags == INFERS  # tested below and with merge
 
 
 def test_infer_knows_them_too(tmp_path):
