@@ -9,11 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.infer import InferArguments
     from llmtune.arguments.sft import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
+    from llmtune.evaluating.evaluate import evaluate
+    from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.inference.infer import infer
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
@@ -27,19 +30,24 @@ _HOMES = {
     "ChatTemplate": "llmtune.templates.chat",
     "DATASET_MAPPING": "llmtune.data.info",
     "DatasetInfo": "llmtune.data.info",
+    "EvaluateArguments": "llmtune.arguments.evaluate",
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
+    "METRIC_MAPPING": "llmtune.evaluating.info",
     "MODEL_MAPPING": "llmtune.models.info",
+    "MetricInfo": "llmtune.evaluating.info",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
     "SftResult": "llmtune.training.sft",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TemplateInfo": "llmtune.templates.info",
+    "evaluate": "llmtune.evaluating.evaluate",
     "get_dataset": "llmtune.data.mixing",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.chat",
     "infer": "llmtune.inference.infer",
     "register_dataset": "llmtune.data.info",
+    "register_metric": "llmtune.evaluating.info",
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "sft": "llmtune.training.sft",
@@ -47,21 +55,26 @@ _HOMES = {
 
 __all__ = [
     "DATASET_MAPPING",
+    "METRIC_MAPPING",
     "MODEL_MAPPING",
     "TEMPLATE_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
+    "EvaluateArguments",
     "InferArguments",
     "LlmtuneError",
+    "MetricInfo",
     "ModelInfo",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
+    "evaluate",
     "get_dataset",
     "get_model_tokenizer",
     "get_template",
     "infer",
     "register_dataset",
+    "register_metric",
     "register_model",
     "register_template",
     "sft",

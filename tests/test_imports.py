@@ -22,7 +22,7 @@ FLOORS = [
     {"errors", "types"},
     {"utils", "hub.settings"},
     {"registry"},
-    {"models", *PORTS, "data", "templates"},
+    {"models", *PORTS, "data", "templates", "evaluating.info", "evaluating.builtin"},
     {"arguments"},
     {"launching"},
     {

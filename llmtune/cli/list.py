@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|plugins [--unverified]`."""
+"""`llmtune list models|datasets|templates|metrics|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
+from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import Registry
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
@@ -16,10 +17,11 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "models": MODEL_MAPPING,
     "datasets": DATASET_MAPPING,
     "templates": TEMPLATE_MAPPING,
+    "metrics": METRIC_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|plugins [--unverified]\n"
+USAGE = "usage: llmtune list models|datasets|templates|metrics|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: those to check before one relies on them."""
 
@@ -31,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError("Say what to list: models, datasets, templates or plugins.")
+        raise UsageError("Say what to list: models, datasets, templates, metrics or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -76,8 +78,13 @@ def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
     return "yes" if info.chat_sep is not None else "no", (info.default_system or "")[:60].replace("\n", " ")
 
 
+def _metric_columns(info: MetricInfo) -> tuple[str, ...]:
+    return info.kind, " ".join(info.names) or "-", info.description
+
+
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
     "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
     "templates": (("key", "several turns", "default system text"), _template_columns),
+    "metrics": (("key", "of", "scores", "what it measures"), _metric_columns),
 }

@@ -16,16 +16,17 @@ __all__ = ["main"]
 COMMANDS = {
     "sft": "Fine-tune a model.",
     "infer": "Answer a data set with a checkpoint, or talk to it.",
+    "eval": "Measure checkpoints on data: loss, ROUGE, BLEU, exact match, choice questions, benchmarks.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
     "merge": "Merge a LoRA checkpoint into its base, into a folder that plain transformers loads.",
-    "list": "List models, datasets, templates or plugins.",
+    "list": "List models, datasets, templates, metrics or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "ppo", "pt", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "export", "ppo", "pt", "rlhf", "rm", "serve", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

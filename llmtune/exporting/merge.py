@@ -214,13 +214,13 @@ class _Streamed:
         with filled(empty, lambda name: self.weights.read(name, torch.float32)), torch.no_grad():
             if original is None:
                 if hasattr(wrapper, "unload_and_optionally_merge_module"):  # fused experts: wrappers in wrappers
-                    wrapper.unload_and_optionally_merge_module(**options)  # type: ignore[operator]
+                    wrapper.unload_and_optionally_merge_module(**options)
                 else:
-                    wrapper.merge(safe_merge=True)  # type: ignore[operator]
+                    wrapper.merge(safe_merge=True)
                 found = {name: getattr(*place).detach() for name, place in own.items()}
             else:
                 paths = {id(module): path for path, module in original.named_modules()}
-                whole: Any = wrapper.unload_and_optionally_merge_module(**options)  # type: ignore[operator]
+                whole: Any = wrapper.unload_and_optionally_merge_module(**options)
                 found = {}
                 for name, (module, leaf) in own.items():
                     found[name] = getattr(whole.get_submodule(paths[id(module)]), leaf).detach()

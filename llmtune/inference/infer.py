@@ -31,7 +31,7 @@ from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
-__all__ = ["InferResult", "infer"]
+__all__ = ["InferResult", "infer", "question_of", "readable_rows", "rows_to_answer"]
 
 InferResult = dict[str, Any]
 """`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer."""
@@ -52,7 +52,7 @@ def infer(args: InferArguments) -> list[InferResult]:
         log.warning("%s has no effect on answers.", flag)
     if args.inherited:
         log.info("From the checkpoint: %s.", ", ".join(args.inherited))
-    rows = [] if args.eval_human else _rows(args)
+    rows = [] if args.eval_human else rows_to_answer(args)
     if any(row.images for row in rows):
         assert args.model_type is not None
         check_images(args, MODEL_MAPPING[args.model_type])
@@ -67,10 +67,10 @@ def infer(args: InferArguments) -> list[InferResult]:
     if args.eval_human:
         return chat(engine, sampling, stream=args.stream)
     assert result_file is not None
-    return _answer_rows(engine, sampling, _seen(rows, engine, args), args, result_file)
+    return _answer_rows(engine, sampling, readable_rows(rows, engine, args), args, result_file)
 
 
-def _seen(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
+def readable_rows(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
     """The rows whose images can be read; where the model sees none, all of them."""
     log, images = get_logger(), engine.template.images
     num_with_images = sum(bool(row.images) for row in rows)
@@ -98,7 +98,7 @@ def _answer_rows(
     started = time.perf_counter()
     with file.open("w", encoding="utf-8") as out:
         for row, answer in zip(rows, _answers(engine, sampling, rows, args), strict=True):
-            result = _result(row, answer)
+            result = question_of(row, answer)
             out.write(json.dumps(result, ensure_ascii=False) + "\n")
             out.flush()
             if "label" in result:
@@ -135,7 +135,7 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
         yield answer
 
 
-def _rows(args: InferArguments) -> list[Conversation]:
+def rows_to_answer(args: InferArguments) -> list[Conversation]:
     """The rows to answer: val_dataset whole, else the part that training split off."""
     options: dict[str, Any] = {
         "dataset_seed": args.dataset_seed,
@@ -169,7 +169,8 @@ def _rows(args: InferArguments) -> list[Conversation]:
     return [from_record(chosen[index]) for index in range(count)]
 
 
-def _result(row: Conversation, answer: str) -> InferResult:
+def question_of(row: Conversation, answer: str) -> InferResult:
+    """A row and what was answered to it, as files have it."""
     turns = list(row.turns)
     label = turns.pop().content if turns and turns[-1].role == "assistant" else None
     query = turns.pop().content if turns else ""

@@ -78,7 +78,7 @@ CASES = [
     (["infer", "--ckpt_dir", "."], 1, ["is no checkpoint"]),
     (["infer", "--model_type", "llmtune-tiny", "--val_dataset", "god.jsonl"], 1, ["god.jsonl", "good.jsonl"]),
     (["check", "--model_type", "llmtune-tiny", "--dataset", "god.jsonl"], 1, ["god.jsonl"]),
-    (["list", "modles"], 2, ["models, datasets, templates or plugins"]),
+    (["list", "modles"], 2, ["models, datasets, templates, metrics or plugins"]),
     (["show", "model", "llmtune-tni"], 2, ["'llmtune-tiny'"]),
     (["merge", "--lora_model", "x"], 1, ["no checkpoint folder x"]),
     (["frob"], 2, ["'frob'", "sft"]),
