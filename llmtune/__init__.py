@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
+    from llmtune.arguments.export import ExportArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.merge import MergeArguments
     from llmtune.arguments.sft import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
     from llmtune.evaluating.evaluate import evaluate
     from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo, register_metric
+    from llmtune.exporting.export import export, merge
     from llmtune.inference.infer import infer
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
@@ -31,9 +34,11 @@ _HOMES = {
     "DATASET_MAPPING": "llmtune.data.info",
     "DatasetInfo": "llmtune.data.info",
     "EvaluateArguments": "llmtune.arguments.evaluate",
+    "ExportArguments": "llmtune.arguments.export",
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
     "METRIC_MAPPING": "llmtune.evaluating.info",
+    "MergeArguments": "llmtune.arguments.merge",
     "MODEL_MAPPING": "llmtune.models.info",
     "MetricInfo": "llmtune.evaluating.info",
     "ModelInfo": "llmtune.models.info",
@@ -42,10 +47,12 @@ _HOMES = {
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TemplateInfo": "llmtune.templates.info",
     "evaluate": "llmtune.evaluating.evaluate",
+    "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.chat",
     "infer": "llmtune.inference.infer",
+    "merge": "llmtune.exporting.export",
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.evaluating.info",
     "register_model": "llmtune.models.info",
@@ -61,18 +68,22 @@ __all__ = [
     "ChatTemplate",
     "DatasetInfo",
     "EvaluateArguments",
+    "ExportArguments",
     "InferArguments",
     "LlmtuneError",
+    "MergeArguments",
     "MetricInfo",
     "ModelInfo",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
     "evaluate",
+    "export",
     "get_dataset",
     "get_model_tokenizer",
     "get_template",
     "infer",
+    "merge",
     "register_dataset",
     "register_metric",
     "register_model",

@@ -196,6 +196,7 @@ _RENAMED = {
     "template_name": "template_type",
     "base_model": "model_id_or_path",
     "lora_model": "ckpt_dir",
+    "format": "to",
     "tokenizer_name_or_path": "tokenizer_id_or_path",
     "tokenizer_path": "tokenizer_id_or_path",
     "model_max_length": "max_length",

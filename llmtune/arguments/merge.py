@@ -15,6 +15,8 @@ from llmtune.utils.logging import get_logger
 
 __all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
 
+OF_EXPORT = ("quant_method", "quantization_bit")
+"""What these say of the folder that is written, InferArguments says of the checkpoint."""
 MEDICAL_TYPES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 """What MedicalGPT's merge_peft_adapter.py takes for --model_type: classes, which the folder itself names here."""
 
@@ -62,7 +64,7 @@ class CheckpointArguments:
 
     def infer_arguments(self, **changes: Any) -> InferArguments:
         """The same, as what loads checkpoints takes it; what is not given comes from the checkpoint."""
-        names = {field.name for field in fields(InferArguments) if field.init}
+        names = {field.name for field in fields(InferArguments) if field.init} - set(OF_EXPORT)
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         given = {name: value for name, value in given.items() if value not in (None, [])}
         folder = self.checkpoint()

@@ -21,12 +21,13 @@ COMMANDS = {
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
     "merge": "Merge a LoRA checkpoint into its base, into a folder that plain transformers loads.",
+    "export": "Merge, quantise to GPTQ or bitsandbytes, convert to GGUF for Ollama, push with a model card.",
     "list": "List models, datasets, templates, metrics or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "export", "ppo", "pt", "rlhf", "rm", "serve", "web")
+LATER = ("dpo", "ppo", "pt", "rlhf", "rm", "serve", "web")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 

@@ -45,8 +45,8 @@ class EngineLM(TemplateLM):
     def chat_template(self, chat_template: bool | str = False) -> str:
         return str(self.engine.template.name)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)  # type: ignore[arg-type]
+    def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
         if add_generation_prompt:
             return self.engine.template.render(Conversation(messages), generation=True)
         # A prefilled answer: what stands before it, and the answer as it is.
@@ -58,7 +58,7 @@ class EngineLM(TemplateLM):
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if not self.is_chat:
-            return super()._encode_pair(context, continuation)  # type: ignore[no-any-return]
+            return super()._encode_pair(context, continuation)
         # The harness would count the line break that ends a prompt as a part of the answer, and it is given.
         prompt, whole = self.tok_encode(context), self.tok_encode(context + continuation)
         if whole[: len(prompt)] == prompt:

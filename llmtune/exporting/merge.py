@@ -202,7 +202,7 @@ class _Streamed:
             ready |= self._merged(wrapper)
         return ready.pop(name)
 
-    def _merged(self, wrapper: nn.Module) -> dict[str, Tensor]:
+    def _merged(self, wrapper: Any) -> dict[str, Tensor]:
         """The tensors of one layer with its adapters in them."""
         from peft.utils.other import AuxiliaryTrainingWrapper
 

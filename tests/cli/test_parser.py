@@ -440,7 +440,7 @@ def test_values_without_a_meaning(argv, said):
         sft(*argv.split())
 
 
-INFERS = {"adapters", "use_streamer", "overwrite_generation_config", "base_model", "lora_model"}
+INFERS = {"adapters", "use_streamer", "overwrite_generation_config", "base_model", "lora_model", "format"}
 
 
 def test_the_table_holds_every_alias():
