@@ -313,3 +313,59 @@ def test_memory_is_that_of_a_layer_and_a_shard(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "0"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) < size / 3
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("family", ["qwen_v1", "chatglm2_6b", "baichuan_13b_v1", "baichuan2_7b", "internlm_v1_7b"])
+def test_checkpoints_of_2023_are_merged_on_their_native_class(assets, tmp_path, family):
+    """Their tensors are renamed and split on the way; ALiBi and normalised heads are classes of ours."""
+    from llmtune.models.ports import causal_lm_loader
+
+    base = tmp_path / "base"
+    shutil.copytree(assets / "oracles" / family, base)
+    for file in base.iterdir():
+        file.chmod(0o644)
+    loader = causal_lm_loader(base)
+    torch.manual_seed(1)
+    tuned = get_peft_model(loader.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    tuned.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    for file in tiny_folder().glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "adapter" / file.name)
+    merged = merge(arguments(tmp_path / "adapter", base, tmp_path / "merged", allow_pickle=True))
+    expected = PeftModel.from_pretrained(loader.from_pretrained(base), str(tmp_path / "adapter")).merge_and_unload()
+    found = causal_lm_loader(merged).from_pretrained(merged)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-2, atol=1e-2, msg=name)
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("kind", ["qwen2.5-vl", "llava"])
+def test_models_that_see(vision_folder, tmp_path, kind):
+    from transformers import AutoModelForImageTextToText
+
+    base = vision_folder(kind)
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)")
+    tuned = get_peft_model(AutoModelForImageTextToText.from_pretrained(base), config)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    tuned.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    key = {"qwen2.5-vl": "qwen2.5-vl-3b-instruct", "llava": "llava-1.5-7b-hf"}[kind]
+    args = InferArguments(
+        ckpt_dir=str(tmp_path / "adapter"), model_type=key, model_id_or_path=str(base), dtype="fp32", eval_human=True
+    )
+    merged = merge_module.merge_checkpoint(args, tmp_path / "merged")
+    whole = AutoModelForImageTextToText.from_pretrained(base)
+    expected = PeftModel.from_pretrained(whole, str(tmp_path / "adapter")).merge_and_unload().state_dict()
+    found = AutoModelForImageTextToText.from_pretrained(merged).state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    names = {name for file in base.glob("*.safetensors") for name in load_file(file)}
+    assert {name for file in merged.glob("*.safetensors") for name in load_file(file)} == names
+    for file in base.glob("*processor_config.json"):
+        assert (merged / file.name).read_bytes() == file.read_bytes()
