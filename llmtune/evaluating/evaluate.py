@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import sys
@@ -97,8 +98,6 @@ def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None
 
 
 def _task(args: EvaluateArguments) -> _Task:
-    import dataclasses
-
     plain, with_choices = split_choices(args.first.val_dataset)
     questions = read_choices(with_choices, args.num_samples)
     rows: list[Conversation] = []
@@ -107,7 +106,9 @@ def _task(args: EvaluateArguments) -> _Task:
             raise DataError(
                 "There is nothing to evaluate on: give --val_dataset, or the checkpoint of a run with data."
             )
-        rows = rows_to_answer(dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False))
+        rows = rows_to_answer(
+            dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False), "--num_samples"
+        )
     metrics = list(args.metrics)
     if not metrics:
         metrics = [*(DEFAULT_METRICS if rows else ()), *(["choice"] if questions else [])]

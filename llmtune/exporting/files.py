@@ -38,7 +38,8 @@ def copy_files(source: Path, target: Path, pattern: re.Pattern[str]) -> list[str
 def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArguments) -> None:
     """Copy what serving needs from the checkpoint or, what it does not have, from the base."""
     place = args.tokenizer_id_or_path
-    sources = [checkpoint, base] if place is None or not Path(place).is_dir() else [Path(place)]
+    is_copied = any(checkpoint.glob("tokenizer*")) and "tokenizer_id_or_path" in args.inherited
+    sources = [checkpoint, base] if place is None or is_copied else [Path(place)]
     tokenizer = next((source for source in sources if any(source.glob("tokenizer*"))), None)
     ported = not args.trust_remote_code and find_port(read_config(base)) is not None
     if tokenizer is None or (ported and tokenizer == base):

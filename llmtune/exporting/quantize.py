@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
@@ -89,12 +91,13 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
     gc.collect()
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
+    backend = BACKEND.AUTO if torch.cuda.is_available() else BACKEND.TORCH  # AUTO would compile one for the CPU
     config = QuantizeConfig(bits=args.bits, group_size=args.group_size)
     get_logger().info("GPTQ, %d bits, groups of %d, on %d rows.", args.bits, args.group_size, len(samples))
     try:
         with _off_standard_output():
-            model = GPTQModel.load(str(whole), config, backend=BACKEND.TORCH)
-            model.quantize(samples, batch_size=1, backend=BACKEND.TORCH)
+            model = GPTQModel.load(str(whole), config, backend=backend)
+            model.quantize(samples, batch_size=1, backend=backend)
             model.save(str(folder))
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as err:
         text = " ".join(str(err).split())[:300]

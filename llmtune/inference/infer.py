@@ -135,7 +135,7 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
         yield answer
 
 
-def rows_to_answer(args: InferArguments) -> list[Conversation]:
+def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") -> list[Conversation]:
     """The rows to answer: val_dataset whole, else the part that training split off."""
     options: dict[str, Any] = {
         "dataset_seed": args.dataset_seed,
@@ -165,7 +165,7 @@ def rows_to_answer(args: InferArguments) -> list[Conversation]:
         )
     count = len(chosen) if args.show_dataset_sample < 0 else min(args.show_dataset_sample, len(chosen))
     if count < len(chosen):
-        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered (--show_dataset_sample -1: all).")
+        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered ({flag} -1: all).")
     return [from_record(chosen[index]) for index in range(count)]
 
 

@@ -323,3 +323,17 @@ def test_flags(adapter, tmp_path, capsys):
     assert main(["export", *flags, "--format", "gguf", "--quant_method", "bnb"]) == 2
     assert main(["export", "--merge_lora", "true"]) == 2
     assert ExportArguments(ckpt_dir=str(adapter), quant_method="gptq").target().name == f"{adapter.name}-gptq-int4"
+
+
+def test_a_qlora_checkpoint_becomes_whole_weights(adapter, tmp_path):
+    """Its base was read in 4 bits while it was trained; what is merged is the base as it lies on the disk."""
+    checkpoint = tmp_path / "checkpoint-4"
+    shutil.copytree(adapter, checkpoint)
+    saved = json.loads((checkpoint / "sft_args.json").read_text())
+    (checkpoint / "sft_args.json").write_text(json.dumps(saved | {"quantization_bit": 4, "quant_method": "bnb"}))
+    for options in ({"merge_lora": True}, {"quant_method": "bnb", "quantization_bit": 8}):
+        made = export(ExportArguments(ckpt_dir=str(checkpoint), **options))
+        assert made.parent == tmp_path
+        assert json.loads((made / "sft_args.json").read_text())["quantization_bit"] == 0
+        engine = load_engine(InferArguments(ckpt_dir=str(made), eval_human=True))
+        assert hasattr(engine.model.config, "quantization_config") is ("quant_method" in options)

@@ -153,6 +153,15 @@ def test_experts_lie_apart_in_files_and_fused_in_memory(tmp_path, kind):
 
 
 @pytest.mark.usefixtures("streamed")
+def test_weights_that_lie_the_other_way_round(tmp_path):
+    """GPT-2's Conv1D holds [in, out]."""
+    base = make_base(tmp_path / "base", "gpt2", n_embd=32, n_layer=2, n_head=4)
+    adapter = make_adapter(base, tmp_path / "adapter", LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    merged = merge(arguments(adapter, base, tmp_path / "merged"))
+    assert_like(merged, merged_in_memory(base, adapter))
+
+
+@pytest.mark.usefixtures("streamed")
 def test_half_precision_is_rounded_once(tmp_path):
     base = make_base(tmp_path / "base", dtype=torch.bfloat16)
     adapter = make_adapter(base, tmp_path / "adapter", LoraConfig(r=4, target_modules=LINEAR))
