@@ -11,7 +11,7 @@ from llmtune.templates.info import TEMPLATE_MAPPING, Context, TemplateInfo
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
 
-__all__ = ["go_template", "why_not", "write_modelfile"]
+__all__ = ["added_text", "go_template", "why_not", "write_modelfile"]
 
 OPEN = '{{ "{{" }}'
 """How Go's templates write two braces that are text."""
@@ -30,7 +30,7 @@ def write_modelfile(args: ExportArguments, folder: Path, tokenizer: Any) -> None
             reason,
         )
     else:
-        lines.append(f'TEMPLATE """{go_template(info, tokenizer)}"""')
+        lines.append(f'TEMPLATE """{go_template(info, tokenizer, added=added_text(tokenizer))}"""')
     stops = [_texts(info.suffix, tokenizer).strip(), *info.stop_words]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in dict.fromkeys(stops) if stop]
     given = (args.system, args.inferred.system, info.default_system)
@@ -56,8 +56,18 @@ def why_not(info: TemplateInfo) -> str:
     return ""
 
 
-def go_template(info: TemplateInfo, tokenizer: Any) -> str:
-    """The template for Ollama's `.System` and `.Messages`; a prompt ends where the model begins to write."""
+def added_text(tokenizer: Any) -> str:
+    """The token that llama.cpp writes before any text, as the tokenizer does; "" where there is none."""
+    ids = tokenizer("a")["input_ids"]
+    return str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
+
+
+def go_template(info: TemplateInfo, tokenizer: Any, added: str = "") -> str:
+    """The template for Ollama's `.System` and `.Messages`; a prompt ends where the model begins to write.
+
+    Args:
+        added: What llama.cpp writes before it, and would stand there twice.
+    """
     with_system, without = [], []
     for context in info.prefix:
         text = _text(context, tokenizer)
@@ -66,8 +76,8 @@ def go_template(info: TemplateInfo, tokenizer: Any) -> str:
         else:
             with_system.append(text)
             without.append(text)
-    first = _escaped("".join(with_system)).replace("\0", "{{ .System }}")
-    bare = _escaped("".join(without))
+    first = _escaped("".join(with_system).removeprefix(added)).replace("\0", "{{ .System }}")
+    bare = _escaped("".join(without).removeprefix(added))
     head = first if first == bare else "{{ if .System }}" + first + ("{{ else }}" + bare if bare else "") + "{{ end }}"
     question = _escaped(_texts(info.prompt, tokenizer).replace("{{QUERY}}", "\0")).replace("\0", "{{ .Content }}")
     between = _escaped(_texts(info.chat_sep or (), tokenizer))

@@ -18,7 +18,7 @@ from llmtune import ExportArguments, InferArguments, SftArguments, TemplateInfo,
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, MissingPackageError, ModelError, OutputError, UsageError
 from llmtune.exporting import gguf_file
-from llmtune.exporting.ollama import go_template, why_not
+from llmtune.exporting.ollama import added_text, go_template, why_not
 from llmtune.inference.engine import Sampling
 from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
@@ -228,6 +228,17 @@ def test_go_templates_write_what_was_trained(name):
             if system:
                 messages.insert(0, {"Role": "system", "Content": system})
             assert go(go_template(info, tokenizer), system, messages) == ours.render(row, generation=True)
+
+
+def test_the_first_token_is_not_written_twice(assets):
+    tokenizer = AutoTokenizer.from_pretrained(assets / "tokenizers/llama3_1")
+    info = TEMPLATE_MAPPING["llama3"]
+    assert added_text(tokenizer) == "<|begin_of_text|>", "llama.cpp adds it, as the tokenizer does"
+    row = Conversation((Message("system", "Be brief."), Message("user", "hello")))
+    messages = [{"Role": "system", "Content": "Be brief."}, {"Role": "user", "Content": "hello"}]
+    text = go(go_template(info, tokenizer, added_text(tokenizer)), "Be brief.", messages)
+    assert "<|begin_of_text|>" + text == get_template("llama3", tokenizer).render(row, generation=True)
+    assert added_text(AutoTokenizer.from_pretrained(tiny_folder())) == ""
 
 
 def test_templates_that_go_cannot_say():
