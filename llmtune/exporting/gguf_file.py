@@ -6,6 +6,7 @@ permutation of rotary positions that llama.cpp documents; for others there is ll
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import math
@@ -23,8 +24,8 @@ from tqdm import tqdm
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.export import ExportArguments
-from llmtune.errors import CheckpointError, MissingPackageError, ModelError, UsageError
-from llmtune.exporting.gguf_vocab import add_vocabulary, pre_tokenizer
+from llmtune.errors import CheckpointError, LlmtuneError, MissingPackageError, ModelError, UsageError
+from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
@@ -37,6 +38,7 @@ from llmtune.utils.logging import get_logger
 
 __all__ = ["need_converter", "write_gguf"]
 
+MODEL_FILE = "tokenizer.model"
 SCRIPT = "convert_hf_to_gguf.py"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 8e-2, "q8_0": 8e-2}
 """Largest difference of logits, as a share of the largest logit, that the number format explains."""
@@ -71,18 +73,29 @@ def need_converter(args: ExportArguments) -> None:
         return
     if importlib.util.find_spec("gguf") is None:
         raise MissingPackageError("--to gguf needs gguf. Install it with: pip install 'llmtune[gguf]'")
-    found = args.inferred
-    if checkpoint_kind(args.checkpoint()) == "full":
-        folder = args.checkpoint()
-    else:
-        hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-        folder = model_folder(MODEL_MAPPING[str(found.model_type)], found.model_id_or_path, hub=hub, weights=False)
+    folder = args.checkpoint() if checkpoint_kind(args.checkpoint()) == "full" else _base(args)
     if saved_quantization(folder):
         raise ModelError(f"{folder} is quantised already: GGUF is made from whole weights.")
     with _next_step(folder, args):
         _family(folder)
         if (folder / "tokenizer.json").is_file():
-            pre_tokenizer(folder)
+            check_vocabulary(folder, _model_file(args, folder))
+
+
+def _base(args: ExportArguments) -> Path:
+    found = args.inferred
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    return model_folder(MODEL_MAPPING[str(found.model_type)], found.model_id_or_path, hub=hub, weights=False)
+
+
+def _model_file(args: ExportArguments, folder: Path) -> Path | None:
+    """The tokenizer.model of a folder or, since runs save tokenizer.json alone, that of its base."""
+    if (folder / MODEL_FILE).is_file():
+        return folder / MODEL_FILE
+    with contextlib.suppress(LlmtuneError):
+        if (_base(args) / MODEL_FILE).is_file():
+            return _base(args) / MODEL_FILE
+    return None
 
 
 class _next_step:
@@ -165,7 +178,7 @@ def _convert(args: ExportArguments, whole: Path, file: Path, tokenizer: Any) -> 
         tensors = open_checkpoint(whole, args.allow_pickle, stack)
         rows = len(tensors["model.embed_tokens.weight"][:, :1])
         _add_settings(writer, config, args.gguf_type, rows)
-        add_vocabulary(writer, whole, tokenizer, rows)
+        add_vocabulary(writer, whole, tokenizer, rows, _model_file(args, whole))
         plan = list(_plan(tensors, family, config, args.gguf_type))
         for one in plan:
             writer.add_tensor_info(one.name, *one.layout(), raw_dtype=one.kind)

@@ -128,6 +128,31 @@ def test_an_adapter_to_gguf(adapter, tmp_path, gguf_type, capfd):
         export(arguments(adapter, tmp_path / "gguf", to="gguf"))
 
 
+def test_a_tokenizer_of_sentencepiece(assets, tmp_path):
+    """Llama 2's own: tokenizer.json has no scores, tokenizer.model has them."""
+    gguf = pytest.importorskip("gguf")
+    folder = make(tmp_path / "model", "llama", vocab_size=32016)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    own = AutoTokenizer.from_pretrained(assets / "tokenizers/llama2")
+    own.add_tokens(["<cough>"])
+    own.save_pretrained(folder)
+    assert not (folder / "tokenizer.model").exists()
+    options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "llama", "to": "gguf"}
+    with pytest.raises(ModelError, match=r"no tokenizer\.model"):
+        export(arguments(folder, tmp_path / "gguf", **options))
+    shutil.copy(assets / "tokenizers/llama2/tokenizer.model", folder)
+    made = export(arguments(folder, tmp_path / "gguf", **options))
+    fields = {name: field.contents() for name, field in gguf.GGUFReader(made / "model.gguf").fields.items()}
+    assert fields["tokenizer.ggml.model"] == "llama"
+    assert fields["tokenizer.ggml.add_bos_token"] is (own("a")["input_ids"][0] == own.bos_token_id)
+    assert fields["tokenizer.ggml.tokens"][32000:32002] == ["<cough>", "[PAD32001]"]
+    assert fields["tokenizer.ggml.scores"][260:263] == [-1.0, -2.0, -3.0]
+    assert fields["tokenizer.ggml.token_type"][:4] == [2, 3, 3, 6]
+    adds_blank = own.tokenize("a")[0] == "\u2581a"
+    assert fields["tokenizer.ggml.add_space_prefix"] is adds_blank
+
+
 def test_what_is_not_converted_here(tmp_path, adapter, monkeypatch):
     folder = make(tmp_path / "gemma", "gemma", head_dim=16)
     options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "chatml", "to": "gguf"}
