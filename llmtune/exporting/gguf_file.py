@@ -98,22 +98,17 @@ def _model_file(args: ExportArguments, folder: Path) -> Path | None:
     return None
 
 
-class _next_step:
+@contextlib.contextmanager
+def _next_step(folder: Path, args: ExportArguments) -> Iterator[None]:
     """Says what else can convert, where llmtune does not."""
-
-    def __init__(self, folder: Path, args: ExportArguments) -> None:
-        self.command = f"python {SCRIPT} FOLDER --outfile model.gguf --outtype {args.gguf_type}"
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, err: BaseException | None, _: Any) -> None:
-        if isinstance(err, ModelError):
-            raise ModelError(
-                f"{self.folder.name} cannot be converted here: {str(err).rstrip('.')}. Merge it (llmtune merge), and "
-                f"convert the folder with llama.cpp's script: {self.command}; or give --llama_cpp DIR, which runs it."
-            ) from err
+    try:
+        yield
+    except ModelError as err:
+        command = f"python {SCRIPT} FOLDER --outfile model.gguf --outtype {args.gguf_type}"
+        raise ModelError(
+            f"{folder.name} cannot be converted here: {str(err).rstrip('.')}. Merge it (llmtune merge), and "
+            f"convert the folder with llama.cpp's script: {command}; or give --llama_cpp DIR, which runs it."
+        ) from err
 
 
 def write_gguf(args: ExportArguments, whole: Path, folder: Path) -> None:

@@ -128,6 +128,7 @@ def test_an_adapter_to_gguf(adapter, tmp_path, gguf_type, capfd):
         export(arguments(adapter, tmp_path / "gguf", to="gguf"))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_sentencepiece(assets, tmp_path):
     """Llama 2's own: tokenizer.json has no scores, tokenizer.model has them."""
     gguf = pytest.importorskip("gguf")
