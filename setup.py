@@ -43,6 +43,8 @@ setup(
         "numpy",
     ],
     extras_require={
+        "eval": ["lm-eval>=0.4.9"],
+        "gguf": ["gguf>=0.17"],
         "quant": ["bitsandbytes>=0.46"],
         # gptqmodel 7.7 asks for torch 2.14 and works with 2.13: see requirements-test-nodeps.txt where pip refuses it.
         "gptq": ["gptqmodel>=7", "optimum>=1.24"],

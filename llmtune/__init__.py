@@ -9,11 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmtune.arguments.evaluate import EvaluateArguments
+    from llmtune.arguments.export import ExportArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.merge import MergeArguments
     from llmtune.arguments.sft import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
+    from llmtune.evaluating.evaluate import evaluate
+    from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo, register_metric
+    from llmtune.exporting.export import export, merge
     from llmtune.inference.infer import infer
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
@@ -28,9 +34,14 @@ _HOMES = {
     "ChatTemplate": "llmtune.templates.chat",
     "DATASET_MAPPING": "llmtune.data.info",
     "DatasetInfo": "llmtune.data.info",
+    "EvaluateArguments": "llmtune.arguments.evaluate",
+    "ExportArguments": "llmtune.arguments.export",
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
+    "METRIC_MAPPING": "llmtune.evaluating.info",
+    "MergeArguments": "llmtune.arguments.merge",
     "MODEL_MAPPING": "llmtune.models.info",
+    "MetricInfo": "llmtune.evaluating.info",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
     "SftResult": "llmtune.training.sft",
@@ -38,11 +49,15 @@ _HOMES = {
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
     "ToolFormat": "llmtune.templates.tools",
+    "evaluate": "llmtune.evaluating.evaluate",
+    "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.chat",
     "infer": "llmtune.inference.infer",
+    "merge": "llmtune.exporting.export",
     "register_dataset": "llmtune.data.info",
+    "register_metric": "llmtune.evaluating.info",
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",
@@ -51,23 +66,32 @@ _HOMES = {
 
 __all__ = [
     "DATASET_MAPPING",
+    "METRIC_MAPPING",
     "MODEL_MAPPING",
     "TEMPLATE_MAPPING",
     "TOOL_FORMAT_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
+    "EvaluateArguments",
+    "ExportArguments",
     "InferArguments",
     "LlmtuneError",
+    "MergeArguments",
+    "MetricInfo",
     "ModelInfo",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
     "ToolFormat",
+    "evaluate",
+    "export",
     "get_dataset",
     "get_model_tokenizer",
     "get_template",
     "infer",
+    "merge",
     "register_dataset",
+    "register_metric",
     "register_model",
     "register_template",
     "register_tool_format",

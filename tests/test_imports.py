@@ -22,7 +22,7 @@ FLOORS = [
     {"errors", "types"},
     {"utils", "hub.settings"},
     {"registry"},
-    {"models", *PORTS, "data", "templates"},
+    {"models", *PORTS, "data", "templates", "evaluating.info", "evaluating.builtin"},
     {"arguments"},
     {"launching"},
     {
@@ -44,7 +44,7 @@ FLOORS = [
         "models.vision",
         "tuners",
     },
-    {"training", "inference", "planning"},
+    {"training", "inference", "planning", "evaluating", "exporting"},
     {"serving", "web"},
     {"cli", "web.page"},  # the page is a program: it reads the flags of its command line
     {"", "__main__"},
@@ -140,6 +140,10 @@ COMMANDS = [
     (["infer", "--help"], 0),
     (["plan", "--help"], 0),
     (["serve", "--help"], 0),
+    (["merge", "--help"], 0),
+    (["eval", "--help"], 0),
+    (["export", "--help"], 0),
+    (["list", "metrics"], 0),
     (["launch", "--help"], 0),
     (["launch", "--slurm", "--dry-run", "--", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa"], 0),
     (["list", "models"], 0),

@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|tool_formats|plugins [--unverified]`."""
+"""`llmtune list models|datasets|templates|tool_formats|metrics|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
+from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import Registry
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
@@ -18,10 +19,11 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "datasets": DATASET_MAPPING,
     "templates": TEMPLATE_MAPPING,
     "tool_formats": TOOL_FORMAT_MAPPING,
+    "metrics": METRIC_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|tool_formats|plugins [--unverified]\n"
+USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: those to check before one relies on them."""
 
@@ -33,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError("Say what to list: models, datasets, templates, tool_formats or plugins.")
+        raise UsageError("Say what to list: models, datasets, templates, tool_formats, metrics or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -82,9 +84,14 @@ def _tool_format_columns(info: ToolFormat) -> tuple[str, ...]:
     return info.tools_in, " or ".join(filter(None, info.opens)) or "text"
 
 
+def _metric_columns(info: MetricInfo) -> tuple[str, ...]:
+    return info.kind, " ".join(info.names) or "-", info.description
+
+
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
     "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
     "templates": (("key", "several turns", "default system text"), _template_columns),
     "tool_formats": (("key", "tools stand in", "a call begins with"), _tool_format_columns),
+    "metrics": (("key", "of", "scores", "what it measures"), _metric_columns),
 }

@@ -18,15 +18,18 @@ COMMANDS = {
     "infer": "Answer a data set with a checkpoint, or talk to it.",
     "serve": "Serve a checkpoint to clients of OpenAI's API.",
     "web": "Open a page to talk to a checkpoint and to watch a run.",
+    "eval": "Measure checkpoints on data: loss, ROUGE, BLEU, exact match, choice questions, benchmarks.",
     "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
     "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
     "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
-    "list": "List models, datasets, templates or plugins.",
+    "merge": "Merge a LoRA checkpoint into its base, into a folder that plain transformers loads.",
+    "export": "Merge, quantise to GPTQ or bitsandbytes, convert to GGUF for Ollama, push with a model card.",
+    "list": "List models, datasets, templates, metrics or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show one entry of a registry, and where it was registered.",
 }
 
-LATER = ("dpo", "eval", "export", "merge", "ppo", "pt", "rlhf", "rm")
+LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 
@@ -81,8 +84,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
     if words[0] in LATER:
-        today = " Today: llmtune infer --ckpt_dir FOLDER --merge_lora_and_save true." if words[0] == "merge" else ""
-        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.{today}")
+        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

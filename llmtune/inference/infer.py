@@ -31,7 +31,7 @@ from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
-__all__ = ["InferResult", "infer"]
+__all__ = ["InferResult", "infer", "question_of", "readable_rows", "rows_to_answer"]
 
 InferResult = dict[str, Any]
 """`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer."""
@@ -52,7 +52,7 @@ def infer(args: InferArguments) -> list[InferResult]:
         log.warning("%s has no effect on answers.", flag)
     if args.inherited:
         log.info("From the checkpoint: %s.", ", ".join(args.inherited))
-    rows = [] if args.eval_human else _rows(args)
+    rows = [] if args.eval_human else rows_to_answer(args)
     if any(row.images for row in rows):
         assert args.model_type is not None
         check_images(args, MODEL_MAPPING[args.model_type])
@@ -67,10 +67,10 @@ def infer(args: InferArguments) -> list[InferResult]:
     if args.eval_human:
         return chat(engine, sampling, stream=args.stream)
     assert result_file is not None
-    return _answer_rows(engine, sampling, _seen(rows, engine, args), args, result_file)
+    return _answer_rows(engine, sampling, readable_rows(rows, engine, args), args, result_file)
 
 
-def _seen(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
+def readable_rows(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
     """The rows whose images can be read; where the model sees none, all of them."""
     log, images = get_logger(), engine.template.images
     num_with_images = sum(bool(row.images) for row in rows)
@@ -98,7 +98,7 @@ def _answer_rows(
     started = time.perf_counter()
     with file.open("w", encoding="utf-8") as out:
         for row, answer in zip(rows, _answers(engine, sampling, rows, args), strict=True):
-            result = _result(row, answer)
+            result = question_of(row, answer)
             out.write(json.dumps(result, ensure_ascii=False) + "\n")
             out.flush()
             if "label" in result:
@@ -135,7 +135,7 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
         yield answer
 
 
-def _rows(args: InferArguments) -> list[Conversation]:
+def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") -> list[Conversation]:
     """The rows to answer: val_dataset whole, else the part that training split off."""
     options: dict[str, Any] = {
         "dataset_seed": args.dataset_seed,
@@ -165,11 +165,12 @@ def _rows(args: InferArguments) -> list[Conversation]:
         )
     count = len(chosen) if args.show_dataset_sample < 0 else min(args.show_dataset_sample, len(chosen))
     if count < len(chosen):
-        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered (--show_dataset_sample -1: all).")
+        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered ({flag} -1: all).")
     return [from_record(chosen[index]) for index in range(count)]
 
 
-def _result(row: Conversation, answer: str) -> InferResult:
+def question_of(row: Conversation, answer: str) -> InferResult:
+    """A row and what was answered to it, as files have it."""
     turns = list(row.turns)
     label = turns.pop().content if turns and turns[-1].role == "assistant" else None
     query = turns.pop().content if turns else ""
@@ -187,18 +188,14 @@ def _result_file(args: InferArguments) -> Path:
 
 
 def _merge(args: InferArguments) -> InferArguments:
-    from llmtune.tuners.merge import merge_and_save
+    from llmtune.exporting.merge import merge_checkpoint
 
     assert args.ckpt_dir is not None
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":
         get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
         return args
-    if args.quantization_bit:
-        get_logger().info("Merged into the whole weights: they are loaded without quantisation for that.")
-    whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
-    engine = load_engine(whole)
-    merged = merge_and_save(engine.model, engine.tokenizer, checkpoint)
+    merged = merge_checkpoint(args)
     in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
     place = os.fspath(merged)
     return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)

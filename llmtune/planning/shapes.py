@@ -73,7 +73,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
     # The machine here need not have what the planned one has: flash attention keeps what sdpa keeps.
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
-        model = _from_config(config, folder, dtype, args.trust_remote_code)
+        model = from_config(config, folder, dtype, args.trust_remote_code)
         model.config._name_or_path = model.name_or_path = str(folder)
         if bits:
             _quantize(model, info, bits, dtype)
@@ -88,7 +88,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
         return prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new)).train()
 
 
-def _from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     port = None if trust_remote_code else find_port(read_config(folder))
     try:
         if port is not None:

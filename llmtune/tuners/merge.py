@@ -15,7 +15,7 @@ from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["merge_and_save", "merged_folder"]
+__all__ = ["TOLERANCE", "merge_and_save", "merged_folder", "probe_ids"]
 
 PROBE_LENGTH = 16
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
@@ -26,14 +26,14 @@ def merged_folder(checkpoint: Path) -> Path:
     return checkpoint.resolve().with_name(f"{checkpoint.resolve().name}-merged")
 
 
-def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
-    """Write `<checkpoint>-merged`, which plain transformers loads; the PEFT model is used up.
+def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | None = None) -> Path:
+    """Write `<checkpoint>-merged`, or `target`, which plain transformers loads; the PEFT model is used up.
 
     Raises:
         OutputError: The folder exists already, or cannot be written.
         CheckpointError: The adapter changes nothing, or the merged model answers differently.
     """
-    target = merged_folder(checkpoint)
+    target = target or merged_folder(checkpoint)
     if target.exists():
         raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
     base = model.get_base_model()
@@ -46,7 +46,7 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     if is_quantized(base):
         raise CheckpointError(f"{checkpoint} can be merged into whole weights only: load it with --quantization_bit 0.")
     model.eval()
-    probe = _probe(model)
+    probe = probe_ids(model)
     with torch.no_grad():
         before = model(input_ids=probe).logits.float()
         with model.disable_adapter():
@@ -74,10 +74,13 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path) -> Path:
     return target
 
 
-def _probe(model: Any) -> torch.Tensor:
+def probe_ids(model: Any) -> torch.Tensor:
+    """A few tokens that logits are compared on, [1, T]; the same ones every time."""
     size = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, size, (1, PROBE_LENGTH), generator=generator).to(model.device)
+    return torch.randint(0, size, (1, PROBE_LENGTH), generator=generator).to(
+        "cpu" if model.device.type == "meta" else model.device
+    )
 
 
 def _copy_args(checkpoint: Path, folder: Path) -> None:

@@ -29,9 +29,11 @@ def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
 
 def grow_vocabulary(model: Any, num_rows: int) -> None:
     """Add rows for tokens up to `num_rows`; there may be enough of them, kept in reserve."""
-    have = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    have = weight.shape[0]
     if num_rows > have:
-        model.resize_token_embeddings(num_rows)
+        has_numbers = weight.device.type != "meta"
+        model.resize_token_embeddings(num_rows, mean_resizing=has_numbers)
         get_logger().info("The vocabulary has grown from %d rows to %d.", have, num_rows)
 
 

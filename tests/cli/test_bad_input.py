@@ -78,9 +78,9 @@ CASES = [
     (["infer", "--ckpt_dir", "."], 1, ["is no checkpoint"]),
     (["infer", "--model_type", "llmtune-tiny", "--val_dataset", "god.jsonl"], 1, ["god.jsonl", "good.jsonl"]),
     (["check", "--model_type", "llmtune-tiny", "--dataset", "god.jsonl"], 1, ["god.jsonl"]),
-    (["list", "modles"], 2, ["models, datasets, templates, tool_formats or plugins"]),
+    (["list", "modles"], 2, ["models, datasets, templates, tool_formats, metrics or plugins"]),
     (["show", "model", "llmtune-tni"], 2, ["'llmtune-tiny'"]),
-    (["merge", "--lora_model", "x"], 2, ["not there yet", "--merge_lora_and_save true"]),
+    (["merge", "--lora_model", "x"], 1, ["no checkpoint folder x"]),
     (["frob"], 2, ["'frob'", "sft"]),
 ]  # fmt: skip
 

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.arguments.aliases import ALIASES
+from llmtune.arguments.evaluate import EvaluateArguments
+from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.merge import MergeArguments
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.parser import build_parser, field_help, parse
 from llmtune.errors import UsageError
@@ -219,7 +222,7 @@ def test_arguments_survive_a_file(tmp_path_factory, values):
 # Help
 
 
-@pytest.mark.parametrize("cls", [SftArguments, InferArguments])
+@pytest.mark.parametrize("cls", [SftArguments, InferArguments, EvaluateArguments, MergeArguments, ExportArguments])
 def test_help_explains_every_flag(cls, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     text = build_parser(cls, command="x", summary="What it does.").format_help()
@@ -267,11 +270,33 @@ INFER = """
 ckpt_dir load_args_from_ckpt_dir eval_human show_dataset_sample stream infer_batch_size
 merge_lora_and_save save_generation_config result_dir device
 """
+EVAL = """
+ckpt_dir load_args_from_ckpt_dir device with_base all_checkpoints metrics num_samples choice_style suite suite_path
+suite_chat num_fewshot eval_batch_size output_dir
+"""
+OF_CHECKPOINTS = """
+ckpt_dir model_type model_id_or_path model_revision tokenizer_id_or_path template_type dtype max_shard_size output_dir
+use_hf hub_token cache_dir trust_remote_code allow_pickle custom_register_path ignore_args_error
+"""
+MERGE = "resize_emb hf_hub_model_id"
+EXPORT = """
+push_to_hub hub_model_id hub_private_repo merge_lora quant_method quantization_bit calibration_dataset
+num_calibration_samples group_size to gguf_type llama_cpp system
+"""
 
 
-@pytest.mark.parametrize(("cls", "own"), [(SftArguments, SFT), (InferArguments, INFER)])
-def test_set_of_flags(cls, own):
-    assert sorted(field.name for field in dataclasses.fields(cls) if field.init) == sorted(f"{SHARED} {own}".split())
+@pytest.mark.parametrize(
+    ("cls", "shared", "own"),
+    [
+        (SftArguments, SHARED, SFT),
+        (InferArguments, SHARED, INFER),
+        (EvaluateArguments, SHARED, EVAL),
+        (MergeArguments, OF_CHECKPOINTS, MERGE),
+        (ExportArguments, OF_CHECKPOINTS, EXPORT),
+    ],
+)
+def test_set_of_flags(cls, shared, own):
+    assert sorted(field.name for field in dataclasses.fields(cls) if field.init) == sorted(f"{shared} {own}".split())
 
 
 # The flags of neighbouring tools: every row of the table of names
@@ -440,9 +465,12 @@ def test_values_without_a_meaning(argv, said):
         sft(*argv.split())
 
 
+INFERS = {"adapters", "use_streamer", "overwrite_generation_config", "base_model", "lora_model", "format"}
+
+
 def test_the_table_holds_every_alias():
     flags = {word[2:] for argv, _ in NEIGHBOURS for word in argv.split() if word.startswith("--")}
-    assert set(ALIASES) - flags == {"adapters", "use_streamer", "overwrite_generation_config"}  # those of infer, below
+    assert set(ALIASES) - flags == INFERS  # tested below and with merge
 
 
 def test_infer_knows_them_too(tmp_path):

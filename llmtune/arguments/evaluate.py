@@ -1,0 +1,130 @@
+"""The arguments of `evaluate()` and `llmtune eval`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.checks import Problems
+from llmtune.arguments.infer import InferArguments
+from llmtune.errors import CheckpointError
+from llmtune.evaluating.info import METRIC_MAPPING
+
+__all__ = ["BASE", "EvaluateArguments"]
+
+BASE = "base"
+"""What the table calls the model without a checkpoint."""
+NOT_HERE = ("ckpt_dir", "inherited", "unused")
+
+
+@dataclass(kw_only=True)
+class EvaluateArguments(InferArguments):
+    """Evaluation."""
+
+    ckpt_dir: list[str] = field(default_factory=list)  # type: ignore[assignment]
+    """Checkpoint folders, one row of the table each. None: the model as it is."""
+    with_base: bool = False
+    """Evaluate the model without the checkpoints as well."""
+    all_checkpoints: bool = False
+    """Evaluate every checkpoint of the run that --ckpt_dir names, in the order of steps, and draw the curves."""
+    metrics: list[str] = field(default_factory=list)
+    """What is measured (`llmtune list metrics`). Default: loss rouge bleu exact_match; choice, of choice questions."""
+    num_samples: int = -1
+    """Rows that are evaluated, from the first; -1 all."""
+    choice_style: Literal["text", "letter"] = "text"
+    """Choice questions: text compares the choices after the question; letter shows them, and compares A, B, C, D."""
+    suite: list[str] = field(default_factory=list)
+    """Standard benchmarks for the lm-eval harness, by its names, as hellaswag mmlu; then nothing else is measured."""
+    suite_path: str | None = None
+    """Folder of further lm-eval tasks, one YAML file each."""
+    suite_chat: bool = True
+    """Ask the questions of --suite through the chat template, as the model is served; false: as bare text."""
+    num_fewshot: int | None = None
+    """Examples before each question of --suite. Default: as the benchmark says."""
+    eval_batch_size: int = 8
+    """Rows at a time."""
+    output_dir: str | None = None
+    """Folder of the results. A second call goes on there. Default: eval, in the first checkpoint or the run."""
+    max_new_tokens: int = 512
+    """Tokens that an answer may have at most."""
+    do_sample: bool = False
+    """Draw tokens by chance; false takes the most likely one."""
+
+    show_dataset_sample: int = field(default=-1, init=False)
+    eval_human: bool | None = field(default=None, init=False)
+    stream: bool = field(default=False, init=False)
+    infer_batch_size: int = field(default=1, init=False)
+    merge_lora_and_save: bool = field(default=False, init=False)
+    save_generation_config: bool = field(default=False, init=False)
+    result_dir: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        for name in self.metrics:
+            METRIC_MAPPING[name]
+        problems.need(
+            self.num_samples == -1 or self.num_samples >= 1, f"--num_samples {self.num_samples}: -1, or 1 up."
+        )
+        problems.need(self.eval_batch_size >= 1, f"--eval_batch_size must be 1 or more, not {self.eval_batch_size}.")
+        problems.need(not self.all_checkpoints or bool(self.ckpt_dir), "--all_checkpoints true needs --ckpt_dir RUN.")
+        problems.need(
+            bool(self.suite) or (self.suite_path is None and self.num_fewshot is None),
+            "--suite_path and --num_fewshot are for --suite TASK ... alone.",
+        )
+        problems.need(
+            not (self.suite and self.metrics), "--suite has metrics of its own: leave --metrics away, or call twice."
+        )
+        problems.raise_if_any()
+        self.checkpoints = [Path(folder) for folder in self.ckpt_dir]
+        if self.all_checkpoints:
+            self.checkpoints = [found for folder in self.checkpoints for found in _of_run(folder)]
+        self.first = self.arguments_of(self.checkpoints[0] if self.checkpoints else None)
+        """What the first checkpoint says; the rows are its own, for all of them."""
+        self.inherited, self.unused = self.first.inherited, self.first.unused
+
+    def arguments_of(self, checkpoint: Path | None) -> InferArguments:
+        """What loads one of the checkpoints; None: the model alone."""
+        if checkpoint is None and self.checkpoints:
+            alone: dict[str, Any] = {"ckpt_dir": None, "sft_type": None, "load_args_from_ckpt_dir": False}
+            return dataclasses.replace(self.first, **alone)
+        given: dict[str, Any] = {}
+        for item in fields(InferArguments):
+            value = getattr(self, item.name)
+            if item.init and item.name not in NOT_HERE and value not in (None, []):
+                given[item.name] = value
+        given |= {"eval_human": None, "stream": False, "show_dataset_sample": self.num_samples}
+        return InferArguments(ckpt_dir=None if checkpoint is None else str(checkpoint), **given)
+
+    def result_folder(self) -> Path:
+        if self.output_dir is not None:
+            return Path(self.output_dir)
+        if not self.checkpoints:
+            return Path(f"eval-{self.first.display_name()}")
+        return (self.checkpoints[0].parent if self.all_checkpoints else self.checkpoints[0]) / "eval"
+
+    def names(self) -> dict[str, Path | None]:
+        """What is evaluated, by the name that the table and the folders have for it, in order."""
+        found: dict[str, Path | None] = {}
+        if self.with_base or not self.checkpoints:
+            found[BASE] = None
+        last = [folder.resolve().name for folder in self.checkpoints]
+        for number, folder in enumerate(self.checkpoints):
+            name = last[number]
+            if last.count(name) > 1:
+                name = f"{folder.resolve().parent.name}-{name}"
+            found[name if name not in found else f"{name}-{number}"] = folder
+        return found
+
+
+def _of_run(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no run folder {folder}. Runs print theirs; look below output/.")
+    numbered = [(int(path.name[11:]), path) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    if not numbered:
+        raise CheckpointError(f"{folder} has no checkpoint-N: give the folder of a run.")
+    for _, path in numbered:
+        checkpoint_kind(path)
+    return [path for _, path in sorted(numbered)]

@@ -1,0 +1,120 @@
+"""The arguments of `llmtune merge`, and what it shares with `llmtune export`: a checkpoint, its base, a new folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtune.arguments.checkpoint_folder import checkpoint_kind, read_sft_args
+from llmtune.arguments.checks import Problems
+from llmtune.arguments.infer import InferArguments
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.utils.logging import get_logger
+
+__all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
+
+OF_EXPORT = ("quant_method", "quantization_bit")
+"""What these say of the folder that is written, InferArguments says of the checkpoint."""
+MEDICAL_TYPES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
+"""What MedicalGPT's merge_peft_adapter.py takes for --model_type: classes, which the folder itself names here."""
+
+
+@dataclass(kw_only=True)
+class CheckpointArguments:
+    """Checkpoint."""
+
+    ckpt_dir: str | None = None
+    """Checkpoint folder of a run, or any PEFT or transformers folder. Also spelled --lora_model."""
+    model_type: str | None = None
+    """Key of the model (`llmtune list models`). Default: as the checkpoint says, or as the base's files do."""
+    model_id_or_path: str | None = None
+    """Folder or hub id of the base. Default: as the checkpoint says. Also spelled --base_model."""
+    model_revision: str | None = None
+    """Branch, tag or commit of the base on the hub. Default: as in training."""
+    tokenizer_id_or_path: str | None = None
+    """Folder of the tokenizer. Default: the checkpoint's, or the base's. Also spelled --tokenizer_path."""
+    template_type: str | None = None
+    """Key of the chat template (`llmtune list templates`). Default: as in training."""
+    dtype: Literal["bf16", "fp16", "fp32"] | None = None
+    """Number format of the weights that are written. Default: as in training, or that of the base."""
+    max_shard_size: str = "2GB"
+    """Largest size of a file of weights; so much is held in memory at a time."""
+    output_dir: str | None = None
+    """Folder to write, which must not exist yet. Default: beside the checkpoint, named after it and what was done."""
+    use_hf: bool | None = None
+    """Take models from Hugging Face instead of ModelScope, and push there. Default: as USE_HF in the environment."""
+    hub_token: str | None = None
+    """Token of the hub. Default: the environment's MODELSCOPE_API_TOKEN or HF_TOKEN. Never written to a file."""
+    cache_dir: str | None = None
+    """Folder for what is downloaded. Default: the hub client's own."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    allow_pickle: bool = False
+    """Read weights from pickle files (.bin), which can run any code, where there are no safetensors."""
+    custom_register_path: str | None = None
+    """Python file with your own register_model, register_dataset and register_template calls."""
+    ignore_args_error: bool = False
+    """Warn about unknown flags instead of stopping."""
+
+    def checkpoint(self) -> Path:
+        assert self.ckpt_dir is not None
+        return Path(self.ckpt_dir)
+
+    def infer_arguments(self, **changes: Any) -> InferArguments:
+        """The same, as what loads checkpoints takes it; what is not given comes from the checkpoint."""
+        names = {field.name for field in fields(InferArguments) if field.init} - set(OF_EXPORT)
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
+        given = {name: value for name, value in given.items() if value not in (None, [])}
+        folder = self.checkpoint()
+        if "model_id_or_path" not in given and checkpoint_kind(folder) == "lora" and not read_sft_args(folder):
+            given["model_id_or_path"] = _base_of(folder)
+        return InferArguments(**(given | {"eval_human": True} | changes))
+
+    def check_checkpoint(self, problems: Problems, command: str) -> None:
+        problems.need(self.ckpt_dir is not None, f"llmtune {command} needs --ckpt_dir FOLDER (or --lora_model FOLDER).")
+        if self.ckpt_dir is not None:
+            checkpoint_kind(self.checkpoint())
+        if self.model_type in MEDICAL_TYPES and self.model_type not in MODEL_MAPPING:
+            get_logger().info("--model_type %s: the class is told from the base's own files.", self.model_type)
+            self.model_type = None
+
+
+def _base_of(folder: Path) -> str | None:
+    places = [
+        file for file in (folder / "adapter_config.json", folder / "default/adapter_config.json") if file.is_file()
+    ]
+    try:
+        found = json.loads(places[0].read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, IndexError):
+        return None
+    return None if found is None else str(found)
+
+
+@dataclass(kw_only=True)
+class HubPushArguments:
+    """Pushing."""
+
+    push_to_hub: bool = False
+    """Push the folder that was written, with a model card, to ModelScope, or to Hugging Face with --use_hf true."""
+    hub_model_id: str | None = None
+    """Name of the repository: owner/name, or a name below your own user. Default: the name of the folder."""
+    hub_private_repo: bool = True
+    """Whether a repository that has to be made is private."""
+
+
+@dataclass(kw_only=True)
+class MergeArguments(CheckpointArguments):
+    """Merging."""
+
+    resize_emb: bool = False
+    """Let the base's vocabulary grow to the tokenizer's length first, as MedicalGPT's trainers do."""
+    hf_hub_model_id: str | None = None
+    """Push the merged folder to this repository of Hugging Face."""
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        self.check_checkpoint(problems, "merge")
+        problems.raise_if_any()
+        self.infer_arguments()

@@ -1,0 +1,58 @@
+"""`llmtune eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtune.arguments.checks import check_sources
+from llmtune.arguments.evaluate import EvaluateArguments
+from llmtune.cli import dry_run
+from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.parser import parse
+
+SUMMARY = """
+Measure checkpoints on the validation part of their data, or on a file: loss, ROUGE, BLEU, exact match, choices.
+  llmtune eval --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --with_base true
+  llmtune eval --ckpt_dir output/llmtune-tiny/v0-... --all_checkpoints true
+  llmtune eval --ckpt_dir A B --val_dataset questions.jsonl --metrics choice
+"""
+
+
+@dataclass(kw_only=True)
+class EvalCommand(DryRunArguments, EvaluateArguments):
+    """Evaluation."""
+
+
+def run(argv: Sequence[str]) -> int:
+    args = parse(EvalCommand, argv, command="eval", summary=SUMMARY)
+    if not args.suite:
+        check_sources(args.first)
+    if args.dry_run:
+        _show(args)
+        return 0
+    from llmtune.evaluating.evaluate import evaluate
+
+    evaluate(args)
+    return 0
+
+
+def _show(args: EvaluateArguments) -> None:
+    lacks: list[str] = []
+    first = args.first
+    rows = {
+        "checkpoints": ", ".join(args.names()),
+        "model": f"{first.display_name()}, {first.sft_type}",
+        "template": str(first.template_type),
+        "number format": dry_run.dtype_text(first),
+    }
+    if args.suite:
+        rows["suite"] = " ".join(args.suite)
+    else:
+        rows |= dry_run.data_rows(first, first)
+        rows["metrics"] = " ".join(args.metrics) or "those that the rows allow"
+        rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
+    rows["output"] = str(args.result_folder().resolve())
+    if first.sft_type != "full":
+        dry_run.find_model(first, bits=first.quantization_bit, sft_type=None, lacks=lacks)
+    dry_run.show(rows, [f"missing here: {text}" for text in lacks])

@@ -1,0 +1,132 @@
+"""The model card: base model, data, flags and metrics of an exported checkpoint. No path of this machine, no secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmtune import __version__
+from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.merge import CheckpointArguments
+from llmtune.data.info import DATASET_MAPPING
+from llmtune.data.items import parse_item
+from llmtune.evaluating.table import markdown_table
+from llmtune.models.folder import is_hub_id
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.utils.files import read_json, write_text
+
+__all__ = ["write_card"]
+
+SHOWN = (
+    *("sft_type", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "use_rslora", "use_dora"),
+    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "optim", "num_train_epochs", "max_steps"),
+    *("batch_size", "gradient_accumulation_steps", "max_length", "packing", "dtype", "quantization_bit", "seed"),
+    *("neftune_noise_alpha", "loss_on", "truncation_strategy", "model_revision", "dataset_test_ratio"),
+    *("train_dataset_sample", "rope_scaling", "rope_factor", "new_special_tokens"),
+)
+"""Flags that say how a model was made. All others are left out: places, tokens, names of machines."""
+
+
+def write_card(folder: Path, args: CheckpointArguments, found: InferArguments, done: Sequence[str]) -> None:
+    """Write README.md.
+
+    Args:
+        found: The checkpoint's settings, data included. done: What was made of it: "merged", "quantised to ...".
+    """
+    checkpoint = args.checkpoint()
+    saved = read_json(checkpoint / "sft_args.json") or read_json(checkpoint.parent / "sft_args.json")
+    base = _base(found)
+    datasets = [_dataset(item) for item in [*found.dataset, *found.val_dataset]]
+    head = ["---", "library_name: transformers", "tags:", "- llmtune", "- text-generation"]
+    if is_hub_id(base):
+        head += [f"base_model: {base}"]
+    named = [name for name in datasets if is_hub_id(name)]
+    if named:
+        head += ["datasets:", *(f"- {name}" for name in dict.fromkeys(named))]
+    lines = [*head, "---", "", f"# {_title(folder, base)}", ""]
+    lines += [f"{base}, fine-tuned with llmtune {__version__}" + (f"; {', '.join(done)}." if done else "."), ""]
+    lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {found.template_type} |"]
+    lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'not known'} |"]
+    if found.system:
+        lines += [f"| system text | {_cell(found.system)} |"]
+    lines += ["", "## Flags", "", *_flags(saved), ""]
+    lines += _metrics(checkpoint)
+    quantised = read_json(folder / "quantization.json")
+    if quantised:
+        lines += ["## Quantisation", "", "| | |", "|---|---|"]
+        lines += [*(f"| {name} | {value} |" for name, value in quantised.items()), ""]
+    write_text(folder / "README.md", "\n".join(lines))
+
+
+def _base(found: InferArguments) -> str:
+    place = found.model_id_or_path
+    if place and is_hub_id(place):
+        return place
+    info = MODEL_MAPPING[str(found.model_type)]
+    name = (info.hf_model_id if found.use_hf else None) or info.model_id_or_path
+    if not place and name and is_hub_id(name):
+        return name
+    return Path(place).name if place else str(found.model_type)
+
+
+def _dataset(item: str) -> str:
+    source = parse_item(item).source
+    if source in DATASET_MAPPING:
+        info = DATASET_MAPPING[source]
+        return info.hf_dataset_id or info.dataset_id or source
+    return re.sub(r"^(ms|hf)::", "", source) if "::" in source else f"a local file, {Path(source).name}"
+
+
+def _title(folder: Path, base: str) -> str:
+    name = folder.name.lstrip(".")
+    return f"{base.rpartition('/')[2]}, {'fine-tuned' if name.startswith('checkpoint') else name.split('.')[0]}"
+
+
+def _flags(saved: Mapping[str, Any]) -> list[str]:
+    rows = [f"| `--{name}` | {_cell(saved[name])} |" for name in SHOWN if saved.get(name) not in (None, [], False)]
+    return ["| flag | value |", "|---|---|", *rows] if rows else ["Not known: the checkpoint has no sft_args.json."]
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(part if not os.path.isabs(part) else Path(part).name for part in text.split())
+    return text.replace("|", "\\|")
+
+
+def _metrics(checkpoint: Path) -> list[str]:
+    scores: dict[str, dict[str, float]] = {}
+    for place in (checkpoint / "eval", checkpoint.parent / "eval"):
+        scores |= read_json(place / "summary.json")
+    lines = ["## Metrics", ""]
+    mine = {name: found for name, found in scores.items() if name in ("base", checkpoint.name)}
+    if mine:
+        lines += ["`llmtune eval`, on rows that were not trained on:", "", markdown_table(mine)]
+    during = _during_training(checkpoint)
+    if during:
+        lines += [
+            "In training:",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value:.6g} |" for name, value in during),
+            "",
+        ]
+    return lines if mine or during else [*lines, "None were measured.", ""]
+
+
+def _during_training(checkpoint: Path) -> list[tuple[str, float]]:
+    state = read_json(checkpoint / "trainer_state.json")
+    found: dict[str, float] = {}
+    for record in state.get("log_history", []):
+        found |= {
+            name: value
+            for name, value in record.items()
+            if name in ("loss", "eval_loss", "eval_token_acc") or name.startswith(("eval_rouge", "eval_bleu"))
+        }
+    if "global_step" in state:
+        found["steps"] = state["global_step"]
+    return list(json.loads(json.dumps(found)).items())

@@ -1,0 +1,144 @@
+"""export() and merge(): a checkpoint becomes a folder for somewhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.export import ExportArguments
+from llmtune.arguments.merge import MergeArguments
+from llmtune.errors import OutputError
+from llmtune.exporting.card import write_card
+from llmtune.exporting.merge import merge_checkpoint
+from llmtune.utils.files import atomic_folder, read_json, write_json
+from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_libraries
+
+__all__ = ["export", "merge"]
+
+
+def merge(args: MergeArguments) -> Path:
+    """Merge an adapter into its base.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LlmtuneError: See `merge_checkpoint`.
+    """
+    quiet_libraries()
+    if args.hf_hub_model_id:
+        _try_hub(args.hf_hub_model_id, use_hf=True, token=args.hub_token, private=True)
+    target = None if args.output_dir is None else Path(args.output_dir)
+    folder = merge_checkpoint(
+        args.infer_arguments(), target, max_shard_size=args.max_shard_size, resize_embeddings=args.resize_emb
+    )
+    if args.hf_hub_model_id:
+        write_card(folder, args, args.infer_arguments(eval_human=None), ["merged"])
+        _push(folder, args.hf_hub_model_id, use_hf=True, token=args.hub_token, private=True)
+    return folder
+
+
+def export(args: ExportArguments) -> Path:
+    """Merge, quantise, convert, push: what the arguments ask for, in this order.
+
+    Returns:
+        The folder that was written; that of the checkpoint, where it is only pushed.
+
+    Raises:
+        LlmtuneError: Anything that can be explained: see `llmtune.errors`. Nothing is written then.
+    """
+    quiet_libraries()
+    for flag in args.unused_flags():
+        get_logger().warning("%s has no effect here.", flag)
+    target = args.target()
+    writes = bool(args.quant_method or args.to or (args.merge_lora and checkpoint_kind(args.checkpoint()) == "lora"))
+    if writes and target.exists():
+        raise OutputError(f"{target} exists already. Remove it, or choose another place with --output_dir.")
+    _check_first(args)
+    if args.push_to_hub:
+        _try_hub(_repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+    done = _write(args, target) if writes else []
+    folder = target if writes else args.checkpoint()
+    if args.push_to_hub:
+        if writes:
+            write_card(folder, args, args.infer_arguments(eval_human=None), done)
+        _push(folder, _repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+    get_logger().info("Exported: %s", folder)
+    return folder
+
+
+def _check_first(args: ExportArguments) -> None:
+    """What would stop it after minutes of merging is found now."""
+    if args.quant_method:
+        from llmtune.exporting.quantize import need_quantizer
+
+        need_quantizer(args)
+    if args.to == "gguf":
+        from llmtune.exporting.gguf_file import need_converter
+
+        need_converter(args)
+
+
+def _write(args: ExportArguments, target: Path) -> list[str]:
+    if not (args.quant_method or args.to):
+        merge_checkpoint(args.inferred, target, max_shard_size=args.max_shard_size)
+        write_card(target, args, args.infer_arguments(eval_human=None), ["merged"])
+        return ["merged"]
+    done = ["merged"] if checkpoint_kind(args.checkpoint()) == "lora" else []
+    with _whole(args, target) as whole, atomic_folder(target) as folder:
+        if args.quant_method:
+            from llmtune.exporting.quantize import quantize
+
+            report = quantize(args, whole, folder)
+            done.append(f"quantised to {report['bits']} bits with {args.quant_method}")
+            _copy_args(whole, folder)
+        else:
+            from llmtune.exporting.gguf_file import write_gguf
+
+            write_gguf(args, whole, folder)
+            done.append(f"converted to GGUF, {args.gguf_type}")
+        write_card(folder, args, args.infer_arguments(eval_human=None), done)
+    return done
+
+
+@contextlib.contextmanager
+def _whole(args: ExportArguments, target: Path) -> Iterator[Path]:
+    """The folder of whole weights: the checkpoint's own, or merged for the while, beside the target."""
+    if checkpoint_kind(args.checkpoint()) == "full":
+        yield args.checkpoint()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-merged-", dir=target.parent) as place:
+        yield merge_checkpoint(args.inferred, Path(place) / "merged", max_shard_size=args.max_shard_size)
+
+
+def _copy_args(whole: Path, folder: Path) -> None:
+    saved = read_json(whole / "sft_args.json")
+    if saved:
+        write_json(folder / "sft_args.json", saved | {"quantization_bit": 0})
+
+
+# Pushing
+
+
+def _repository(args: ExportArguments) -> str:
+    return args.hub_model_id or args.target().name
+
+
+def _try_hub(name: str, *, use_hf: bool | None, token: str | None, private: bool) -> None:
+    """A token that is refused is refused now, and not after an hour."""
+    from llmtune.hub.push import destination
+
+    destination(name, use_hf_hub=use_hf, token=token, private=private)
+
+
+def _push(folder: Path, name: str, *, use_hf: bool | None, token: str | None, private: bool) -> None:
+    from llmtune.hub.push import destination, push_folder
+
+    where = destination(name, use_hf_hub=use_hf, token=token, private=private)
+    push_folder(folder, where, message=f"{folder.name}, by llmtune export")
+    get_logger().info("Pushed to %s on %s.", where.repo.repo_id, where.hub.name)

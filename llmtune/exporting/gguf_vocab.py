@@ -1,0 +1,142 @@
+"""A fast tokenizer's vocabulary as GGUF has it: tokens and their kinds, merges, special ids, how text is divided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import ModelError
+from llmtune.models.ports.tokenizers.model_file import Piece, read_model
+
+__all__ = ["add_vocabulary", "check_vocabulary", "pre_tokenizer"]
+
+# What llama.cpp calls the way in which text is divided before merges apply, by the expression that divides.
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {
+    _LETTERS + r"\p{N}" + _REST: "qwen2",
+    _LETTERS + r"\p{N}{1,3}" + _REST: "llama-bpe",
+}
+
+
+def pre_tokenizer(folder: Path) -> str:
+    """The name of a tokenizer's division of text.
+
+    Raises:
+        ModelError: One whose name is not known here: another name would give other tokens, and nobody would notice.
+    """
+    try:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ModelError(f"{folder} has no tokenizer.json that can be read, and GGUF is written from it.") from err
+    model = tokenizer.get("model", {})
+    if model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise ModelError("its tokenizer is of SentencePiece's kind, and there is no tokenizer.model with its scores")
+    for part in _parts(tokenizer.get("pre_tokenizer") or {}):
+        expression = part.get("pattern", {}).get("Regex") if part.get("type") == "Split" else None
+        if expression in PRE_TOKENIZERS:
+            return PRE_TOKENIZERS[expression]
+    raise ModelError("its tokenizer divides text in a way that llmtune knows no name of llama.cpp's for")
+
+
+def _parts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(found.get("pretokenizers", [])) or [found]
+
+
+def check_vocabulary(folder: Path, model_file: Path | None) -> None:
+    """Raise ModelError for a tokenizer that does not go over as it is."""
+    if model_file is None or not _is_sentencepiece(folder):
+        pre_tokenizer(folder)
+    else:
+        _pieces(model_file)
+
+
+def add_vocabulary(writer: Any, folder: Path, tokenizer: Any, size: int, model_file: Path | None = None) -> None:
+    """Write a tokenizer into a GGUF file.
+
+    Args:
+        writer: A gguf.GGUFWriter. folder: With tokenizer.json. size: Rows of the embedding, padding included.
+        model_file: The tokenizer.model that tokenizer.json was made from, where it is of SentencePiece's kind: it has
+            the scores.
+    """
+    import gguf
+
+    is_pieces = model_file is not None and _is_sentencepiece(folder)
+    tokens, kinds = _tokens(tokenizer, size)
+    if is_pieces:
+        assert model_file is not None
+        scores = _take_pieces(_pieces(model_file), tokens, kinds)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_add_space_prefix(_adds_blank(tokenizer))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre_tokenizer(folder))
+        writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    special = gguf.SpecialVocab(folder, load_merges=not is_pieces, n_vocab=size)
+    for kind in ("bos", "eos", "unk", "pad"):
+        number = getattr(tokenizer, f"{kind}_token_id", None)
+        if number is not None:
+            special.special_token_ids[kind] = number
+    ids = tokenizer("a")["input_ids"]
+    special.add_special_token["bos"] = bool(ids) and ids[0] == tokenizer.bos_token_id
+    special.chat_template = tokenizer.chat_template or None
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _adds_blank(tokenizer: Any) -> bool:
+    """Whether a text is read as if a blank stood before it; later versions of one tokenizer differ in that."""
+    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
+    return str(first).startswith("\u2581")
+
+
+def _is_sentencepiece(folder: Path) -> bool:
+    try:
+        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("model", {})
+    except (OSError, ValueError):
+        return True
+    return bool(model.get("byte_fallback"))
+
+
+def _pieces(model_file: Path) -> list[Piece]:
+    try:
+        model = read_model(model_file)
+    except ValueError as err:
+        raise ModelError(str(err)) from err
+    if not (model.is_bpe and model.byte_fallback):
+        raise ModelError(f"its {model_file.name} is not BPE with bytes for what it does not know")
+    return model.pieces
+
+
+def _take_pieces(pieces: list[Piece], tokens: list[str], kinds: list[int]) -> list[float]:
+    """Scores and kinds as the file of SentencePiece has them; tokens that came later have neither."""
+    scores = [-1000.0] * len(tokens)
+    for number, piece in enumerate(pieces[: len(tokens)]):
+        if tokens[number] != piece.text:
+            raise ModelError(f"token {number} is {tokens[number]!r}, and {piece.text!r} in its tokenizer.model")
+        scores[number] = piece.score
+        kinds[number] = int(piece.kind)  # GGUF counts the kinds as SentencePiece does
+    return scores
+
+
+def _tokens(tokenizer: Any, size: int) -> tuple[list[str], list[int]]:
+    from gguf import TokenType
+
+    by_id = {number: text for text, number in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    tokens, kinds = [], []
+    for number in range(size):
+        if number not in by_id:
+            tokens.append(f"[PAD{number}]")
+            kinds.append(TokenType.UNUSED)
+        else:
+            tokens.append(by_id[number])
+            entry = added.get(number)
+            known = TokenType.NORMAL if entry is None else TokenType.USER_DEFINED
+            kinds.append(TokenType.CONTROL if entry is not None and entry.special else known)
+    return tokens, kinds

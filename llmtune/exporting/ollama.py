@@ -1,0 +1,111 @@
+"""An Ollama Modelfile: the file, the chat template in the language of Go's text/template, stop words, system text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmtune.arguments.export import ExportArguments
+from llmtune.templates.info import TEMPLATE_MAPPING, Context, TemplateInfo
+from llmtune.utils.files import write_text
+from llmtune.utils.logging import get_logger
+
+__all__ = ["added_text", "go_template", "why_not", "write_modelfile"]
+
+OPEN = '{{ "{{" }}'
+"""How Go's templates write two braces that are text."""
+
+
+def write_modelfile(args: ExportArguments, folder: Path, tokenizer: Any) -> None:
+    """Write `Modelfile` beside `model.gguf`. Run it: `ollama create NAME -f Modelfile`, in that folder."""
+    name = str(args.inferred.template_type)
+    info = TEMPLATE_MAPPING[name]
+    lines = ["FROM ./model.gguf"]
+    reason = why_not(info)
+    if reason:
+        get_logger().warning(
+            "The Modelfile has no TEMPLATE, since that of %r %s: Ollama goes by the chat template inside the file.",
+            name,
+            reason,
+        )
+    else:
+        lines.append(f'TEMPLATE """{go_template(info, tokenizer, added=added_text(tokenizer))}"""')
+    stops = [_texts(info.suffix, tokenizer).strip(), *info.stop_words]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in dict.fromkeys(stops) if stop]
+    given = (args.system, args.inferred.system, info.default_system)
+    system = next((text for text in given if text is not None), None)
+    if system:
+        lines.append(f'SYSTEM """{system}"""')
+    write_text(folder / "Modelfile", "\n".join(lines) + "\n")
+
+
+def why_not(info: TemplateInfo) -> str:
+    """What of a template Go's language cannot say in terms of prefix, prompt and chat_sep; "" where it can."""
+    texts = [context for context in (*info.prefix, *info.prompt, *(info.chat_sep or ())) if isinstance(context, str)]
+    if info.from_tokenizer:
+        return "is the tokenizer's own"
+    if info.chat_sep is None:
+        return "takes one turn only"
+    if any("{{ROUND" in text for text in texts):
+        return "counts the rounds"
+    if any(isinstance(context, str) and "{{SYSTEM}}" in context for context in info.prompt):
+        return "writes the system text at the last question"
+    if info.format_answer is not None or info.answer_prefix or info.answer_format != "{{ANSWER}}":
+        return "writes answers by their place"
+    return ""
+
+
+def added_text(tokenizer: Any) -> str:
+    """The token that llama.cpp writes before any text, as the tokenizer does; "" where there is none."""
+    ids = tokenizer("a")["input_ids"]
+    return str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
+
+
+def go_template(info: TemplateInfo, tokenizer: Any, added: str = "") -> str:
+    """The template for Ollama's `.System` and `.Messages`; a prompt ends where the model begins to write.
+
+    Args:
+        added: What llama.cpp writes before it, and would stand there twice.
+    """
+    with_system, without = [], []
+    for context in info.prefix:
+        text = _text(context, tokenizer)
+        if isinstance(context, str) and "{{SYSTEM}}" in context:
+            with_system.append(text.replace("{{SYSTEM}}", "\0"))
+        else:
+            with_system.append(text)
+            without.append(text)
+    first = _escaped("".join(with_system).removeprefix(added)).replace("\0", "{{ .System }}")
+    bare = _escaped("".join(without).removeprefix(added))
+    head = first if first == bare else "{{ if .System }}" + first + ("{{ else }}" + bare if bare else "") + "{{ end }}"
+    question = _escaped(_texts(info.prompt, tokenizer).replace("{{QUERY}}", "\0")).replace("\0", "{{ .Content }}")
+    between = _escaped(_texts(info.chat_sep or (), tokenizer))
+    return (
+        head
+        + '{{ range .Messages }}{{ if eq .Role "user" }}'
+        + question
+        + '{{ else if eq .Role "assistant" }}{{ .Content }}'
+        + between
+        + "{{ end }}{{ end }}"
+    )
+
+
+def _texts(contexts: Sequence[Context], tokenizer: Any) -> str:
+    return "".join(_text(context, tokenizer) for context in contexts)
+
+
+def _text(context: Context, tokenizer: Any) -> str:
+    """A context as text; ids and attributes as the tokenizer spells them."""
+    if isinstance(context, str):
+        return context
+    ids = [getattr(tokenizer, part) if isinstance(part, str) else part for part in context]
+    return str(tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=False))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{{", OPEN)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,185 @@
+"""Whole weights to GPTQ or bitsandbytes, with the proof that the new folder loads, answers, and what it has lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.arguments.export import ExportArguments
+from llmtune.arguments.infer import InferArguments
+from llmtune.data.canonical import from_record
+from llmtune.data.mixing import get_dataset
+from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError
+from llmtune.evaluating.journal import Journal
+from llmtune.evaluating.loss import loss_scores
+from llmtune.exporting.files import EYES, GENERATION, TOKENIZER, copy_files
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.infer import rows_to_answer
+from llmtune.inference.load import load_engine
+from llmtune.models.prequantized import PACKAGES
+from llmtune.models.quantization import need_bitsandbytes
+from llmtune.types import Conversation
+from llmtune.utils.files import write_json
+from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_gptqmodel
+
+__all__ = ["need_quantizer", "quantize"]
+
+PROOF_ROWS = 64
+ANSWER_TOKENS = 16
+
+
+def need_quantizer(args: ExportArguments) -> None:
+    """Raise MissingPackageError where what quantises is not installed, UsageError where there is nothing to measure."""
+    if args.quant_method == "bnb":
+        need_bitsandbytes("--quant_method bnb")
+        return
+    packages, install = PACKAGES["gptq"]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"--quant_method gptq needs {missing[0]}: {install}")
+    if not (args.calibration_dataset or args.inferred.dataset or _own_data(args).dataset):
+        raise UsageError("GPTQ looks at data while it rounds: give some with --calibration_dataset.")
+
+
+def quantize(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
+    """Write the quantised weights of a folder into another one.
+
+    Returns:
+        What was done: bits, rows, and the loss before and after, where there are rows to measure it on.
+    """
+    report: dict[str, Any] = {"quant_method": args.quant_method, "bits": args.bits}
+    rows = _proof_rows(args)
+    before = _loss(_load(args, whole), rows)
+    if args.quant_method == "gptq":
+        report |= _gptq(args, whole, folder)
+    else:
+        engine = _load(args, whole, quantization_bit=args.bits, quant_method="bnb")
+        engine.model.save_pretrained(str(folder))
+        del engine
+    for pattern in (TOKENIZER, GENERATION, EYES):
+        copy_files(whole, folder, pattern)
+    gc.collect()
+    engine = _load(args, folder)
+    _prove_answers(engine, rows, folder)
+    after = _loss(engine, rows)
+    if before is not None and after is not None:
+        report |= {"rows": len(rows), "loss_before": round(before, 6), "loss_after": round(after, 6)}
+        get_logger().info("Loss on %d rows: %.4f whole, %.4f quantised.", len(rows), before, after)
+    write_json(folder / "quantization.json", report)
+    return report
+
+
+def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
+    quiet_gptqmodel()
+    # On two cores its pools would ask for more workers than there are.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+    engine = _load(args, whole)
+    samples = _calibration(args, engine)
+    del engine
+    gc.collect()
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+    backend = BACKEND.AUTO if torch.cuda.is_available() else BACKEND.TORCH  # AUTO would compile one for the CPU
+    config = QuantizeConfig(bits=args.bits, group_size=args.group_size)
+    get_logger().info("GPTQ, %d bits, groups of %d, on %d rows.", args.bits, args.group_size, len(samples))
+    try:
+        with _off_standard_output():
+            model = GPTQModel.load(str(whole), config, backend=backend)
+            model.quantize(samples, batch_size=1, backend=backend)
+            model.save(str(folder))
+    except (ValueError, RuntimeError, NotImplementedError, AssertionError) as err:
+        text = " ".join(str(err).split())[:300]
+        raise LlmtuneError(f"gptqmodel cannot quantise this model: {text}") from err
+    return {"group_size": args.group_size, "calibration_rows": len(samples)}
+
+
+@contextlib.contextmanager
+def _off_standard_output() -> Iterator[None]:
+    """What gptqmodel draws goes to the terminal, or nowhere: the standard output is for results."""
+    with ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else nowhere))
+        quiet_gptqmodel()
+        yield
+
+
+def _calibration(args: ExportArguments, engine: Engine) -> list[dict[str, list[int]]]:
+    """Rows as the model sees them in training: through the template, answers included."""
+    chosen = args.calibration_dataset or _own_data(args).dataset
+    found, _ = get_dataset(
+        chosen, dataset_test_ratio=0, need_answer=False, use_hf=args.use_hf, hub_token=args.hub_token
+    )
+    count = min(args.num_calibration_samples, len(found))
+    rows = [from_record(found[index]) for index in range(count)]
+    encoded = [sample for row in engine.template.encode_rows(rows) for sample in row.samples]
+    samples = [{"input_ids": one.input_ids, "attention_mask": [1] * len(one.input_ids)} for one in encoded]
+    if not samples:
+        raise DataError(f"None of the {count} rows of --calibration_dataset fits the template.")
+    return samples
+
+
+def _own_data(args: ExportArguments) -> InferArguments:
+    """The checkpoint with the data that it was trained on."""
+    return args.infer_arguments(eval_human=None)
+
+
+def _proof_rows(args: ExportArguments) -> list[Conversation]:
+    own = _own_data(args)
+    try:
+        if own.dataset or own.val_dataset:
+            rows = rows_to_answer(
+                dataclasses.replace(own, show_dataset_sample=PROOF_ROWS, load_args_from_ckpt_dir=False)
+            )
+            return [row for row in rows if row.turns and row.turns[-1].role == "assistant"]
+    except LlmtuneError as err:
+        get_logger().warning("The loss before and after is not measured: %s", err)
+    return []
+
+
+def _load(args: ExportArguments, folder: Path, **changes: Any) -> Engine:
+    found = args.inferred
+    options: dict[str, Any] = {
+        "ckpt_dir": str(folder),
+        "sft_type": None,
+        "load_args_from_ckpt_dir": False,
+        "quantization_bit": 0,
+        "rope_scaling": None,
+        "rope_factor": None,
+    }
+    return load_engine(dataclasses.replace(found, **(options | changes)))
+
+
+def _loss(engine: Engine, rows: Sequence[Conversation]) -> float | None:
+    if not rows:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return loss_scores(engine, rows, Journal(Path(folder) / "losses.jsonl"), 4).get("loss")
+
+
+def _prove_answers(engine: Engine, rows: Sequence[Conversation], folder: Path) -> None:
+    from llmtune.types import Message
+
+    row = rows[0] if rows else Conversation((Message("user", "1 + 1 = ?"),))
+    with _explained(folder):
+        list(engine.answer([row], Sampling(max_new_tokens=ANSWER_TOKENS)))
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as err:
+        text = " ".join(str(err).split())[:300]
+        raise CheckpointError(f"The quantised model does not answer, so it is not kept: {text}") from err
