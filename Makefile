@@ -48,8 +48,8 @@ help: ## Show this list.
 		echo "    It cannot be installed here: those tests will be skipped." >&2
 	@touch $@
 
-demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: about two minutes on two cores.
-	@$(BIN)/python examples/demo.py
+demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: two minutes on two cores. WEB=1 opens a chat page.
+	@$(BIN)/python examples/demo.py $(if $(WEB),--web)
 
 test: check ## Everything that CI runs: the checks and all the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
+import sys
 import time
 import unicodedata
 from pathlib import Path
@@ -24,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--output_dir", default="output")
+    parser.add_argument("--web", action="store_true", help="Open the chat page at the end.")
     options = parser.parse_args()
 
     started = time.perf_counter()
@@ -66,6 +69,20 @@ def main() -> None:
     print(f"  llmtune infer --ckpt_dir {checkpoint} --eval_human true")
     print("    (it has only seen single questions: type `clear` before the next one)")
     print("  llmtune sft --help")
+    where_next(str(checkpoint), opens=options.web)
+
+
+def where_next(checkpoint: str, *, opens: bool) -> None:
+    """How to start the chat page and the server, and where they are then; with `opens`, start the page."""
+    extras = {"web": "streamlit", "serve": "uvicorn"}
+    missing = [name for name, package in extras.items() if importlib.util.find_spec(package) is None]
+    page, server = f"llmtune web --ckpt_dir {checkpoint}", f"llmtune serve --ckpt_dir {checkpoint}"
+    if missing:
+        print(f"  pip install -e '.[{','.join(missing)}]'")
+    print(f"  {server}\n    (the server, at http://127.0.0.1:8000/v1; examples/serve/ has clients)")
+    print(f"  {page}\n    (the chat page, at http://127.0.0.1:8501)", flush=True)
+    if opens:
+        os.execv(sys.executable, [sys.executable, "-m", *page.split()])
 
 
 def ask(folder: Path, **checkpoint: str) -> list[str]:

@@ -34,11 +34,13 @@ def llmtune(*flags: str | Path) -> tuple[str | Path, ...]:
 
 
 def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
-    for number in range(2):  # a second run finds the first one's folder
-        out = run(sys.executable, EXAMPLES / "demo.py", "--epochs", "1")
-        assert [line.split("  ")[1] for line in out.splitlines() if line.startswith("  question ")] == ["question"]
-        assert f"llmtune infer --ckpt_dir output/llmtune-tiny/v{number}-" in out
-        assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == number + 1
+    out = run(sys.executable, EXAMPLES / "demo.py", "--epochs", "1")
+    assert [line.split("  ")[1] for line in out.splitlines() if line.startswith("  question ")] == ["question"]
+    assert "llmtune infer --ckpt_dir output/llmtune-tiny/v0-" in out
+    assert "llmtune serve --ckpt_dir output/llmtune-tiny/v0-" in out
+    assert "llmtune web --ckpt_dir output/llmtune-tiny/v0-" in out
+    assert out.splitlines()[-1] == "    (the chat page, at http://127.0.0.1:8501)"
+    assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == 1
 
 
 def test_sft_in_20_lines(run, tmp_path: Path) -> None:
