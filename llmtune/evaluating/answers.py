@@ -12,7 +12,7 @@ from llmtune.evaluating.choices import ChoiceQuestion
 from llmtune.evaluating.journal import Journal
 from llmtune.evaluating.likelihood import Likelihood, Pair, likelihoods
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.infer import question_of
+from llmtune.inference.results import result_of
 from llmtune.types import Conversation, Message
 
 __all__ = ["answer_rows", "choice_scores", "continuation"]
@@ -29,7 +29,7 @@ def answer_rows(
         set_seed(seed + number)  # so that an evaluation that goes on draws as one that was not stopped
         answers = engine.answer([rows[index] for index in batch], sampling, batch_size=len(batch))
         made = zip(batch, answers, strict=True)
-        journal.add({"index": index, **question_of(rows[index], answer)} for index, answer in made)
+        journal.add({"index": index, **result_of(rows[index], answer, engine.template)} for index, answer in made)
     return journal.finish()
 
 

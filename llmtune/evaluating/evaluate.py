@@ -23,6 +23,7 @@ from llmtune.evaluating.table import markdown_table
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.infer import readable_rows, rows_to_answer
 from llmtune.inference.load import load_engine
+from llmtune.inference.results import InferResult, scored_pair
 from llmtune.training.curves import draw_curves
 from llmtune.types import Conversation
 from llmtune.utils.files import write_json, write_text
@@ -118,7 +119,7 @@ def _task(args: EvaluateArguments) -> _Task:
             "The metric choice needs rows with choices: a file for --val_dataset whose rows have a question, choices "
             "and an answer."
         )
-    unlabelled = sum(not _reference(row) for row in rows)
+    unlabelled = sum(not _has_answer(row) for row in rows)
     if unlabelled and task.wants("answers"):
         get_logger().warning("%d rows have no answer of their own: theirs are written, and not scored.", unlabelled)
     return task
@@ -132,7 +133,7 @@ def _evaluate_one(engine: Engine, task: _Task, args: EvaluateArguments, folder: 
     if task.wants("answers") and rows:
         journal = Journal(folder / "predictions.jsonl")
         results = answer_rows(engine, rows, Sampling.of(args), journal, args.eval_batch_size, args.seed)
-        scores |= _score(task.metrics, [result["response"] for result in results], rows)
+        scores |= _score(task.metrics, results, rows)
     if task.wants("choice"):
         journal = Journal(folder / "choices.jsonl")
         scores |= choice_scores(engine, task.questions, journal, args.eval_batch_size, args.choice_style)
@@ -141,13 +142,14 @@ def _evaluate_one(engine: Engine, task: _Task, args: EvaluateArguments, folder: 
     return {name: round(value, 6) for name, value in scores.items()}
 
 
-def _score(metrics: Sequence[str], answers: Sequence[str], rows: Sequence[Conversation]) -> dict[str, float]:
-    labelled = [number for number, row in enumerate(rows) if _reference(row)]
+def _score(metrics: Sequence[str], results: Sequence[InferResult], rows: Sequence[Conversation]) -> dict[str, float]:
+    labelled = [number for number, result in enumerate(results) if result.get("label")]
     if not labelled:
         return {}
-    references = [_reference(rows[number]) for number in labelled]
-    return answer_scores(metrics, [answers[n] for n in labelled], references, [rows[n] for n in labelled])
+    answers, references = zip(*(scored_pair(results[number]) for number in labelled), strict=True)
+    return answer_scores(metrics, answers, references, [rows[number] for number in labelled])
 
 
-def _reference(row: Conversation) -> str:
-    return row.turns[-1].content if row.turns and row.turns[-1].role == "assistant" else ""
+def _has_answer(row: Conversation) -> bool:
+    last = row.turns[-1] if row.turns else None
+    return last is not None and last.role == "assistant" and bool(last.content or last.tool_calls)

@@ -24,6 +24,7 @@ from llmtune.inference.chat import chat
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
 from llmtune.inference.metrics import text_metrics
+from llmtune.inference.results import InferResult, result_of, scored_pair
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.images import ImageError
 from llmtune.types import Conversation
@@ -31,10 +32,7 @@ from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
-__all__ = ["InferResult", "infer", "question_of", "readable_rows", "rows_to_answer"]
-
-InferResult = dict[str, Any]
-"""`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer."""
+__all__ = ["InferResult", "infer", "readable_rows", "rows_to_answer"]
 
 
 def infer(args: InferArguments) -> list[InferResult]:
@@ -98,7 +96,7 @@ def _answer_rows(
     started = time.perf_counter()
     with file.open("w", encoding="utf-8") as out:
         for row, answer in zip(rows, _answers(engine, sampling, rows, args), strict=True):
-            result = question_of(row, answer)
+            result = result_of(row, answer, engine.template)
             out.write(json.dumps(result, ensure_ascii=False) + "\n")
             out.flush()
             if "label" in result:
@@ -109,7 +107,7 @@ def _answer_rows(
     log.info("%d answers in %.1f s: %s", len(results), time.perf_counter() - started, file)
     labelled = [result for result in results if "label" in result]
     if labelled:
-        found = text_metrics([r["response"] for r in labelled], [r["label"] for r in labelled])
+        found = text_metrics(*zip(*map(scored_pair, labelled), strict=True))
         write_json(file.with_name(file.name.replace("infer_result", "infer_metrics")).with_suffix(".json"), found)
         log.info("%s", "  ".join(f"{name} {value:.2f}" for name, value in found.items()))
     return results
@@ -167,16 +165,6 @@ def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") ->
     if count < len(chosen):
         get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered ({flag} -1: all).")
     return [from_record(chosen[index]) for index in range(count)]
-
-
-def question_of(row: Conversation, answer: str) -> InferResult:
-    """A row and what was answered to it, as files have it."""
-    turns = list(row.turns)
-    label = turns.pop().content if turns and turns[-1].role == "assistant" else None
-    query = turns.pop().content if turns else ""
-    history = [[a.content, b.content] for a, b in zip(turns[::2], turns[1::2], strict=False)]
-    result: InferResult = {"query": query, "response": answer, "history": history, "system": row.system}
-    return result if label is None else result | {"label": label}
 
 
 def _result_file(args: InferArguments) -> Path:
