@@ -61,10 +61,7 @@ class Chat:
         constraint: Constraint | None = JsonObject() if _wants_json(request) else None
         if self.heads is not None:
             constraint = ForcedCall(tuple(self.heads))
-        job = self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint)
-        for row in job.rows:
-            row.keeps = self.pictures
-        return job
+        return self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint, keeps=self.pictures)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer's body."""

@@ -8,24 +8,14 @@ from itertools import accumulate
 import openai
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
 from llmtune.inference.constraints import ForcedCall
 from llmtune.serving.tool_calls import AnswerText, call_heads
 from llmtune.templates.chat import get_template
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import ToolCall
 
-from .conftest import running, train
+from .conftest import TOOLS, WEATHER
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -76,35 +66,19 @@ def test_a_call_that_was_asked_for(hermes):
     assert ForcedCall(tuple(heads)).after(CALL[: CALL.rindex("}")]).is_complete
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, _own_cache):
-    """A server whose model has learned by heart to call for the weather of two cities, and to say what came back."""
-    rows = []
-    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
-        call = {"function": {"name": "get_weather", "arguments": {"city": city}}}
-        asked = [{"role": "user", "content": f"weather in {city}"}, {"role": "assistant", "tool_calls": [call]}]
-        answered = [{"role": "tool", "content": weather}, {"role": "assistant", "content": f"{city}: {weather}"}]
-        rows.append({"messages": [*asked, *answered], "tools": [WEATHER, TIME]})
-    folder = train(
-        tmp_path_factory.mktemp("tools"),
-        rows * 8,
-        sft_type="full",
-        template_type="qwen2.5",
-        max_steps=90,
-        loss_on="all",
-    )
-    with running(ServeArguments(ckpt_dir=str(folder), port=0, max_new_tokens=60, do_sample=False)) as server:
-        yield server.client()
+@pytest.fixture
+def client(tool_client: openai.OpenAI) -> openai.OpenAI:
+    return tool_client
 
 
 def ask(client: openai.OpenAI, city: str, messages=(), **options):
     asked = [{"role": "user", "content": f"weather in {city}"}, *messages]
-    settings = {"model": "llmtune-tiny", "messages": asked, "tools": [WEATHER, TIME]} | options
+    settings = {"model": "llmtune-tiny", "messages": asked, "tools": TOOLS} | options
     return client.chat.completions.create(**settings)
 
 
 def test_a_call_and_the_answer_behind_it(client):
-    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
+    for city, weather in WEATHER:
         choice = ask(client, city).choices[0]
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
@@ -128,9 +102,9 @@ def test_a_streamed_call(client):
 
 
 def test_tool_choice(client):
-    named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_time"}}, max_tokens=200)
+    named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "calculate"}}, max_tokens=200)
     if named.choices[0].finish_reason == "tool_calls":  # not where its arguments do not end within max_tokens
-        assert [call.function.name for call in named.choices[0].message.tool_calls] == ["get_time"]
+        assert [call.function.name for call in named.choices[0].message.tool_calls] == ["calculate"]
         assert isinstance(json.loads(named.choices[0].message.tool_calls[0].function.arguments), dict)
     required = ask(client, "Paris", tool_choice="required").choices[0]
     assert json.loads(required.message.tool_calls[0].function.arguments) == {"city": "Paris"}
