@@ -8,10 +8,9 @@ from itertools import accumulate
 import openai
 import pytest
 
-from llmtune.inference.constraints import ForcedCall
-from llmtune.serving.tool_calls import AnswerText, call_heads
+from llmtune.serving.tool_calls import AnswerText, asked_call
 from llmtune.templates.chat import get_template
-from llmtune.templates.tools import tool_format_of
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING, tool_format_of
 from llmtune.types import ToolCall
 
 from .conftest import TOOLS, WEATHER
@@ -58,12 +57,29 @@ def test_nothing_of_a_call_is_told_before_it_is_whole(hermes):
 
 
 def test_a_call_that_was_asked_for(hermes):
-    heads = call_heads(hermes, ["get_weather", "get_time"])
-    assert heads == {f'<tool_call>\n{{"name": "{name}", "arguments": ': name for name in ("get_weather", "get_time")}
-    text = AnswerText(hermes, heads)
-    assert told(text, '<tool_call>\n{"name": "get_time", "arguments": {"zone": "CET"}', 5) == ""
-    assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
-    assert ForcedCall(tuple(heads)).after(CALL[: CALL.rindex("}")]).is_complete
+    asked = asked_call(hermes, ["get_weather", "get_time"])
+    heads = {f'<tool_call>\n{{"name": "{name}", "arguments": ': name for name in ("get_weather", "get_time")}
+    assert (asked.heads, asked.tail) == (heads, "}\n</tool_call>")
+    for end in ("", "}", "}\n<"):
+        text = AnswerText(hermes, asked)
+        assert told(text, f'<tool_call>\n{{"name": "get_time", "arguments": {{"zone": "CET"}}{end}', 5) == ""
+        assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
+    assert asked.constraint().after(CALL[: CALL.rindex("}")]).is_complete
+    assert asked.constraint().after(CALL.replace("}}", "} }")[: CALL.rindex("}") + 2]) is None
+
+
+@pytest.mark.parametrize("name", list(TOOL_FORMAT_MAPPING))
+def test_every_format_can_be_asked_for_a_call(name):
+    """What is held to the form of a family is a call to that family's own reader."""
+    fmt = TOOL_FORMAT_MAPPING[name]
+    asked = asked_call(fmt, ["one", "two"])
+    assert sorted(asked.heads.values()) == ["one", "two"]
+    head = next(head for head, function in asked.heads.items() if function == "two")
+    written = f'{head}{{"x": [1, 2]}}{asked.tail}'
+    assert [(call.name, call.arguments) for call in fmt.parse(written).calls] == [("two", {"x": [1, 2]})]
+    text = AnswerText(fmt, asked)
+    told(text, f'{head}{{"x": [1, 2]}}', 4)
+    assert text.calls == (ToolCall("two", '{"x": [1, 2]}'),)
 
 
 @pytest.fixture
