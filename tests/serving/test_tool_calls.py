@@ -93,6 +93,7 @@ def ask(client: openai.OpenAI, city: str, messages=(), **options):
     return client.chat.completions.create(**settings)
 
 
+@pytest.mark.slow
 def test_a_call_and_the_answer_behind_it(client):
     for city, weather in WEATHER:
         choice = ask(client, city).choices[0]
@@ -109,6 +110,7 @@ def test_a_call_and_the_answer_behind_it(client):
         assert (last.message.content, last.finish_reason) == (f"{city}: {weather}", "stop")
 
 
+@pytest.mark.slow
 def test_a_streamed_call(client):
     chunks = [chunk.choices[0] for chunk in ask(client, "Rome", stream=True)]
     (call,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
@@ -117,6 +119,7 @@ def test_a_streamed_call(client):
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.slow
 def test_tool_choice(client):
     named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "calculate"}}, max_tokens=200)
     if named.choices[0].finish_reason == "tool_calls":  # not where its arguments do not end within max_tokens
