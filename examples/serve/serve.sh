@@ -6,7 +6,7 @@ set -euo pipefail
 CKPT_DIR=${1:?usage: serve.sh CHECKPOINT_FOLDER [--flag value ...]}
 shift
 
-llmtune serve \
+exec llmtune serve \
     --ckpt_dir "$CKPT_DIR" \
     --host 127.0.0.1 \
     --port 8000 \

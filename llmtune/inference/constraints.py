@@ -145,11 +145,13 @@ class ForcedCall:
 
     Attributes:
         heads: What may stand before the arguments: one text a function.
-        written: What there is of it.
+        tail: What stands behind them; a token may end the arguments and begin it.
+        written: What there is of the head.
         arguments: The arguments, once they have begun.
     """
 
     heads: tuple[str, ...]
+    tail: str = ""
     written: str = ""
     arguments: JsonObject | None = None
 
@@ -159,13 +161,21 @@ class ForcedCall:
 
     def after(self, text: str) -> ForcedCall | None:
         if self.arguments is not None:
-            arguments = self.arguments.after(text)
-            return None if arguments is None else replace(self, arguments=arguments)
+            return self._with_arguments(self.arguments, text)
         written = self.written + text
         head = next((head for head in self.heads if written.startswith(head)), None)
         if head is not None:
-            arguments = JsonObject().after(written[len(head) :])
-            return None if arguments is None else ForcedCall(self.heads, head, arguments)
+            return replace(self, written=head)._with_arguments(JsonObject(), written[len(head) :])
         if any(head.startswith(written) for head in self.heads):
             return replace(self, written=written)
         return None
+
+    def _with_arguments(self, arguments: JsonObject, text: str) -> ForcedCall | None:
+        for place, character in enumerate(text):
+            if arguments.is_complete:
+                return replace(self, arguments=arguments) if self.tail.startswith(text[place:]) else None
+            step = arguments.after(character)
+            if step is None:
+                return None
+            arguments = step
+        return replace(self, arguments=arguments)

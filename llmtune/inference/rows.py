@@ -229,6 +229,7 @@ class Row:
             rest += "" if self._stops.found else self._stops.rest()
             self.pieces.append(rest)
         self.finish_reason = "stop" if self._stops.found else reason
+        self.keeps = None
         if self._tell is not None:
             self._tell(Written(rest, self.finish_reason, len(self.logprobs)))
 

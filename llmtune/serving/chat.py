@@ -8,13 +8,20 @@ from typing import Any
 
 from llmtune.data.formats_messages import check_turns, parse_messages, parse_tools
 from llmtune.errors import LlmtuneError
-from llmtune.inference.constraints import Constraint, ForcedCall, JsonObject
+from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import HALF, TokenLogprob
 from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
 from llmtune.serving.service import Job, Service
-from llmtune.serving.tool_calls import AnswerText, calls_json, format_of_request, heads_of_request, shown_tools
+from llmtune.serving.tool_calls import (
+    AnswerText,
+    AskedCall,
+    call_asked_by,
+    calls_json,
+    format_of_request,
+    shown_tools,
+)
 from llmtune.templates.tools import ToolFormat
 from llmtune.types import Conversation, Encoded
 
@@ -30,7 +37,7 @@ class Chat:
     prompt: Encoded
     pictures: Pictures
     fmt: ToolFormat | None
-    heads: dict[str, str] | None
+    asked: AskedCall | None
 
     @classmethod
     def prepare(cls, service: Service, request: ChatRequest) -> Chat:
@@ -41,14 +48,14 @@ class Chat:
         """
         template = service.template(request.model)
         fmt = format_of_request(request, template)
-        heads = heads_of_request(request, fmt)
+        asked = call_asked_by(request, fmt)
         if _wants_json(request) and shown_tools(request):
             raise ApiError(400, "response_format json_object and tools exclude one another.", param="response_format")
         if request.top_logprobs and not request.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
         pictures = Pictures()
         conversation = _conversation(request, pictures, sees=template.images is not None)
-        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, heads)
+        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, asked)
 
     def start(self) -> Job:
         request = self.request
@@ -59,12 +66,9 @@ class Chat:
         if request.logprobs:
             sampling = dataclasses.replace(sampling, top_logprobs=request.top_logprobs or 0)
         constraint: Constraint | None = JsonObject() if _wants_json(request) else None
-        if self.heads is not None:
-            constraint = ForcedCall(tuple(self.heads))
-        job = self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint)
-        for row in job.rows:
-            row.keeps = self.pictures
-        return job
+        if self.asked is not None:
+            constraint = self.asked.constraint()
+        return self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint, keeps=self.pictures)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer's body."""
@@ -118,7 +122,7 @@ class Chat:
             yield body | {"choices": [], "usage": job.usage()}
 
     def _answer_text(self) -> AnswerText:
-        return AnswerText(self.fmt, self.heads, parallel=self.request.parallel_tool_calls is not False)
+        return AnswerText(self.fmt, self.asked, parallel=self.request.parallel_tool_calls is not False)
 
     def _body(self, job: Job, kind: str) -> dict[str, Any]:
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model}

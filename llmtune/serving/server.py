@@ -35,8 +35,10 @@ def serve(args: ServeArguments) -> None:
     with listener:
         service = Service(load_engine(args, args.adapter_args), args)
         log.info("%s", start_message(service, listener.getsockname()[1]))
-        Server(service).run(sockets=[listener])
-        service.batcher.close()
+        try:
+            Server(service).run(sockets=[listener])
+        finally:
+            service.batcher.close()
     log.info("The server is down; what ran is finished.")
 
 

@@ -178,9 +178,14 @@ class Service:
         n: int,
         *,
         constraint: Constraint | None = None,
+        keeps: object = None,
         kind: str = "chatcmpl",
     ) -> Job:
-        """Put a request into the queue. Called on the event loop, which the pieces come back to."""
+        """Put a request into the queue. Called on the event loop, which the pieces come back to.
+
+        Args:
+            keeps: What its rows hold on to until they are written.
+        """
         loop = asyncio.get_running_loop()
         until = time.monotonic() + self.args.request_timeout
         job = Job(model, list(prompts), [], asyncio.Queue(), until, f"{kind}-{uuid.uuid4().hex}")
@@ -194,6 +199,7 @@ class Service:
             if sampling.seed is not None:
                 one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
             row = Row(prompts[number // n], one, template, constraint=constraint, tell=tell(number))
+            row.keeps = keeps
             job.rows.append(row)
         try:
             self.batcher.submit(job.rows, adapter=self.adapter(model))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtune.errors import TemplateError
@@ -16,10 +17,21 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import ToolCall
 
-__all__ = ["AnswerText", "call_heads", "calls_json", "format_of_request", "heads_of_request", "shown_tools"]
+__all__ = ["AnswerText", "AskedCall", "asked_call", "call_asked_by", "calls_json", "format_of_request", "shown_tools"]
 
 STAND_IN = {"@": 0}
-"""Arguments of a call that is only written to see what stands before them."""
+"""Arguments of a call that is only written to see what stands around them."""
+
+
+@dataclass(slots=True)
+class AskedCall:
+    """A call that `tool_choice` asks for: the text before its arguments -> the function; the text behind them."""
+
+    heads: dict[str, str] = field(default_factory=dict)
+    tail: str = ""
+
+    def constraint(self) -> ForcedCall:
+        return ForcedCall(tuple(self.heads), self.tail)
 
 
 def shown_tools(request: ChatRequest) -> list[dict[str, Any]]:
@@ -33,8 +45,8 @@ def format_of_request(request: ChatRequest, template: ChatTemplate) -> ToolForma
     return tool_format_of(template) if shown_tools(request) else None
 
 
-def heads_of_request(request: ChatRequest, fmt: ToolFormat | None) -> dict[str, str] | None:
-    """What `tool_choice` `required`, or a function by name, hold the answer to begin with; a JSON object follows."""
+def call_asked_by(request: ChatRequest, fmt: ToolFormat | None) -> AskedCall | None:
+    """What `tool_choice` `required`, or a function by name, hold the answer to."""
     choice = request.tool_choice
     if choice is None or choice in ("none", "auto"):
         return None
@@ -45,17 +57,17 @@ def heads_of_request(request: ChatRequest, fmt: ToolFormat | None) -> dict[str, 
         names = [choice.function.name]
     if not names:
         raise ApiError(400, "tool_choice asks for a call, and there are no tools.", param="tools")
-    heads = None if fmt is None else call_heads(fmt, names, after_results=request.messages[-1].role == "tool")
-    if not heads:
+    asked = None if fmt is None else asked_call(fmt, names, after_results=request.messages[-1].role == "tool")
+    if asked is None or not asked.heads:
         raise ApiError(
             400, "This model's template has no format of calls that could be asked for.", param="tool_choice"
         )
-    return heads
+    return asked
 
 
-def call_heads(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = False) -> dict[str, str]:
-    """The text of a call up to its arguments -> the function that it calls."""
-    heads: dict[str, str] = {}
+def asked_call(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = False) -> AskedCall:
+    """A call of one of the functions, as the format writes it."""
+    asked = AskedCall()
     for name in names:
         try:
             pieces = fmt.write_calls("", [ToolCall(name, STAND_IN)], At(after_results=after_results))
@@ -63,25 +75,23 @@ def call_heads(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = F
             continue
         # Control tokens, in pieces of their own, are no part of the text of an answer.
         text = "".join(piece.content for piece in pieces if isinstance(piece.content, str) and piece.from_data)
-        head, found, _ = text.partition(json.dumps(STAND_IN))
+        head, found, tail = text.partition(json.dumps(STAND_IN))
         if found:
-            heads[head] = name
-    return heads
+            asked.heads[head], asked.tail = name, tail
+    return asked
 
 
 class AnswerText:
     """The text of one answer as it comes: what is content is passed on, what may be a call waits for the end.
 
     Args:
-        heads: What the answer is held to begin with, where a call was asked for.
+        asked: What the answer is held to, where a call was asked for.
         parallel: Whether several calls may come at once; else the first is taken.
     """
 
-    def __init__(
-        self, fmt: ToolFormat | None, heads: Mapping[str, str] | None = None, *, parallel: bool = True
-    ) -> None:
+    def __init__(self, fmt: ToolFormat | None, asked: AskedCall | None = None, *, parallel: bool = True) -> None:
         self.fmt = fmt
-        self.heads = heads
+        self.asked = asked
         self.parallel = parallel
         self.calls: tuple[ToolCall, ...] = ()
         self._text = ""
@@ -90,7 +100,7 @@ class AnswerText:
     def add(self, piece: str) -> str:
         """The content that is certain by now."""
         self._text += piece
-        if self.heads is not None:
+        if self.asked is not None:
             return ""
         if self.fmt is None:
             end = len(self._text)
@@ -102,8 +112,8 @@ class AnswerText:
 
     def finish(self) -> str:
         """The rest of the content. Fills `calls`."""
-        if self.heads is not None:
-            return self._finish_asked(self.heads)
+        if self.asked is not None:
+            return self._finish_asked(self.asked)
         if self.fmt is None:
             return ""
         parsed = self.fmt.parse(self._text)
@@ -112,11 +122,12 @@ class AnswerText:
             return parsed.content[self._told :]
         return "" if self.calls else self._text[self._told :]
 
-    def _finish_asked(self, heads: Mapping[str, str]) -> str:
-        state = ForcedCall(tuple(heads)).after(self._text)
+    def _finish_asked(self, asked: AskedCall) -> str:
+        state = asked.constraint().after(self._text)
         if state is None or not state.is_complete:  # max_tokens, or a stop word, ended it before
             return self._text
-        self.calls = (ToolCall(heads[state.written], self._text[len(state.written) :]),)
+        _, end = json.JSONDecoder().raw_decode(self._text, len(state.written))
+        self.calls = (ToolCall(asked.heads[state.written], self._text[len(state.written) : end]),)
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,20 @@ from llmtune.utils.addresses import listen
 
 ENDLESS = {"2": -100.0, "0": -100.0}
 """A logit_bias with which the tiny model never stops by itself."""
+
+
+TOOL_LOOP = Path(__file__).parents[2] / "examples/serve/tool_loop.py"
+TOOLS: list[dict[str, Any]] = runpy.run_path(str(TOOL_LOOP))["TOOLS"]
+"""calculate and get_weather."""
+WEATHER = (("Paris", "cloudy, 14 degrees"), ("Rome", "nobody has told me of Rome"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that happens soon."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
 
 
 class Running:
@@ -44,6 +59,7 @@ class Running:
         self.service.batcher.refuse()
         self.thread.join(30)
         assert not self.thread.is_alive()
+        self.service.batcher.close()
 
 
 @contextmanager
@@ -103,3 +119,25 @@ def server(serving: Any, tuned: Path) -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> openai.OpenAI:
     return server.client()
+
+
+@pytest.fixture(scope="session")
+def tool_client(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Iterator[openai.OpenAI]:
+    """A server whose model has learned by heart to call for the weather of two cities, and to say what came back."""
+    rows = []
+    for city, weather in WEATHER:
+        call = {"function": {"name": "get_weather", "arguments": {"city": city}}}
+        asked = [{"role": "user", "content": f"weather in {city}"}, {"role": "assistant", "tool_calls": [call]}]
+        answered = [{"role": "tool", "content": weather}, {"role": "assistant", "content": f"{city}: {weather}"}]
+        rows.append({"messages": [*asked, *answered], "tools": TOOLS})
+    folder = train(
+        tmp_path_factory.mktemp("tools"),
+        rows * 4,
+        sft_type="full",
+        template_type="qwen2.5",
+        max_steps=80,
+        batch_size=4,
+        loss_on="all",
+    )
+    with running(ServeArguments(ckpt_dir=str(folder), port=0, max_new_tokens=60, do_sample=False)) as server:
+        yield server.client()

@@ -27,12 +27,13 @@ def test_the_model_of_a_request_chooses(serving, tuned, adapters):
         assert found == [expected[name].format(number) for name, number in asked]
 
 
+@pytest.mark.slow
 def test_adapters_take_turns(serving, tuned, adapters):
     """A long answer of one does not make the others wait for its end, and is what it would have been."""
     flags = {"ckpt_dir": str(tuned), "adapters": [f"{name}={path}" for name, path in adapters.items()]}
     with serving(**flags) as server:
         client = server.client()
-        options = {"max_tokens": 1500, "logit_bias": {"2": -100.0, "0": -100.0}, "seed": 1, "temperature": 1.0}
+        options = {"max_tokens": 800, "logit_bias": {"2": -100.0, "0": -100.0}, "seed": 1, "temperature": 1.0}
         options |= {"model": "red", "messages": [{"role": "user", "content": "question 1"}]}
         alone = client.chat.completions.create(**options).choices[0].message.content
         with ThreadPoolExecutor(1) as pool:

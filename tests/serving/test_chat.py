@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from .conftest import until
+
 ENDLESS = {"2": -100.0, "0": -100.0}
 QUESTION = [{"role": "user", "content": "question 3"}]
 
@@ -169,8 +171,8 @@ def test_the_same_by_continuous_batching(serving, tuned):
             )
         assert found == [f"answer {i % 8}!" for i in range(24)]
         streamed = ask(client, stream=True, logit_bias=ENDLESS, max_tokens=1900)
-        next(iter(streamed))
+        assert next(chunk for chunk in streamed if chunk.choices[0].delta.content)
         assert server.service.batcher.num_running == 1
         streamed.close()
         assert content(client) == "answer 3!"
-        assert server.service.batcher.num_running == 0
+        until(lambda: server.service.is_idle)

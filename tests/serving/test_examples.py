@@ -57,8 +57,23 @@ def test_openai(url):
     assert refused.stderr.startswith("AuthenticationError")
 
 
-def test_a_tool_loop_with_a_model_that_calls_nothing_or_anything(url):
-    """chatml has no tool format, so the server says so; what a model that learned to call does: test_tool_calls."""
-    done = run("tool_loop.py", url, "question 2")
-    assert done.returncode == 1
-    assert "tools" in done.stderr
+@pytest.mark.parametrize("words", [[], ["--tool_choice", "required"]])
+def test_a_tool_loop_with_a_model_that_has_not_learned_to_call(url, words):
+    """It ends in words, or after its rounds. What a model that has learned it does: test_tool_calls."""
+    done = run("tool_loop.py", url, "question 2", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("user:      question 2\n")
+    assert "\nassistant: " in done.stdout or "No answer after 5 rounds" in done.stdout
+
+
+def test_a_loop_with_a_model_that_calls(tool_client):
+    """The weather of a city is asked for, told, and said."""
+    url = str(tool_client.base_url).removesuffix("/v1/")
+    done = run("tool_loop.py", url, "weather in Paris")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "user:      weather in Paris",
+        'call:      get_weather({"city": "Paris"})',
+        "result:    cloudy, 14 degrees",
+        "assistant: Paris: cloudy, 14 degrees",
+    ]

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import openai
@@ -18,19 +17,14 @@ import pytest
 from llmtune.arguments.serve import ServeArguments
 from llmtune.errors import UsageError
 
+from .conftest import until
+
 ENDLESS = {"2": -100.0, "0": -100.0}
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "question 3"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 GOOD = {"model": "llmtune-tiny", "messages": QUESTION}
 LONG = GOOD | {"logit_bias": ENDLESS, "max_tokens": 1900}
-
-
-def until(condition, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,13 @@ from itertools import accumulate
 import openai
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
-from llmtune.inference.constraints import ForcedCall
-from llmtune.serving.tool_calls import AnswerText, call_heads
+from llmtune.serving.tool_calls import AnswerText, asked_call
 from llmtune.templates.chat import get_template
-from llmtune.templates.tools import tool_format_of
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING, tool_format_of
 from llmtune.types import ToolCall
 
-from .conftest import running, train
+from .conftest import TOOLS, WEATHER
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -68,43 +57,45 @@ def test_nothing_of_a_call_is_told_before_it_is_whole(hermes):
 
 
 def test_a_call_that_was_asked_for(hermes):
-    heads = call_heads(hermes, ["get_weather", "get_time"])
-    assert heads == {f'<tool_call>\n{{"name": "{name}", "arguments": ': name for name in ("get_weather", "get_time")}
-    text = AnswerText(hermes, heads)
-    assert told(text, '<tool_call>\n{"name": "get_time", "arguments": {"zone": "CET"}', 5) == ""
-    assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
-    assert ForcedCall(tuple(heads)).after(CALL[: CALL.rindex("}")]).is_complete
+    asked = asked_call(hermes, ["get_weather", "get_time"])
+    heads = {f'<tool_call>\n{{"name": "{name}", "arguments": ': name for name in ("get_weather", "get_time")}
+    assert (asked.heads, asked.tail) == (heads, "}\n</tool_call>")
+    for end in ("", "}", "}\n<"):
+        text = AnswerText(hermes, asked)
+        assert told(text, f'<tool_call>\n{{"name": "get_time", "arguments": {{"zone": "CET"}}{end}', 5) == ""
+        assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
+    assert asked.constraint().after(CALL[: CALL.rindex("}")]).is_complete
+    assert asked.constraint().after(CALL.replace("}}", "} }")[: CALL.rindex("}") + 2]) is None
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, _own_cache):
-    """A server whose model has learned by heart to call for the weather of two cities, and to say what came back."""
-    rows = []
-    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
-        call = {"function": {"name": "get_weather", "arguments": {"city": city}}}
-        asked = [{"role": "user", "content": f"weather in {city}"}, {"role": "assistant", "tool_calls": [call]}]
-        answered = [{"role": "tool", "content": weather}, {"role": "assistant", "content": f"{city}: {weather}"}]
-        rows.append({"messages": [*asked, *answered], "tools": [WEATHER, TIME]})
-    folder = train(
-        tmp_path_factory.mktemp("tools"),
-        rows * 8,
-        sft_type="full",
-        template_type="qwen2.5",
-        max_steps=90,
-        loss_on="all",
-    )
-    with running(ServeArguments(ckpt_dir=str(folder), port=0, max_new_tokens=60, do_sample=False)) as server:
-        yield server.client()
+@pytest.mark.parametrize("name", list(TOOL_FORMAT_MAPPING))
+def test_every_format_can_be_asked_for_a_call(name):
+    """What is held to the form of a family is a call to that family's own reader."""
+    fmt = TOOL_FORMAT_MAPPING[name]
+    asked = asked_call(fmt, ["one", "two"])
+    assert sorted(asked.heads.values()) == ["one", "two"]
+    head = next(head for head, function in asked.heads.items() if function == "two")
+    written = f'{head}{{"x": [1, 2]}}{asked.tail}'
+    assert [(call.name, call.arguments) for call in fmt.parse(written).calls] == [("two", {"x": [1, 2]})]
+    text = AnswerText(fmt, asked)
+    told(text, f'{head}{{"x": [1, 2]}}', 4)
+    assert text.calls == (ToolCall("two", '{"x": [1, 2]}'),)
+
+
+@pytest.fixture
+def client(tool_client: openai.OpenAI) -> openai.OpenAI:
+    return tool_client
 
 
 def ask(client: openai.OpenAI, city: str, messages=(), **options):
     asked = [{"role": "user", "content": f"weather in {city}"}, *messages]
-    settings = {"model": "llmtune-tiny", "messages": asked, "tools": [WEATHER, TIME]} | options
+    settings = {"model": "llmtune-tiny", "messages": asked, "tools": TOOLS} | options
     return client.chat.completions.create(**settings)
 
 
+@pytest.mark.slow
 def test_a_call_and_the_answer_behind_it(client):
-    for city, weather in (("Paris", "rain"), ("Rome", "sun")):
+    for city, weather in WEATHER:
         choice = ask(client, city).choices[0]
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
@@ -119,6 +110,7 @@ def test_a_call_and_the_answer_behind_it(client):
         assert (last.message.content, last.finish_reason) == (f"{city}: {weather}", "stop")
 
 
+@pytest.mark.slow
 def test_a_streamed_call(client):
     chunks = [chunk.choices[0] for chunk in ask(client, "Rome", stream=True)]
     (call,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
@@ -127,10 +119,11 @@ def test_a_streamed_call(client):
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.slow
 def test_tool_choice(client):
-    named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_time"}}, max_tokens=200)
+    named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "calculate"}}, max_tokens=200)
     if named.choices[0].finish_reason == "tool_calls":  # not where its arguments do not end within max_tokens
-        assert [call.function.name for call in named.choices[0].message.tool_calls] == ["get_time"]
+        assert [call.function.name for call in named.choices[0].message.tool_calls] == ["calculate"]
         assert isinstance(json.loads(named.choices[0].message.tool_calls[0].function.arguments), dict)
     required = ask(client, "Paris", tool_choice="required").choices[0]
     assert json.loads(required.message.tool_calls[0].function.arguments) == {"city": "Paris"}
