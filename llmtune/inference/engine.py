@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from llmtune.inference.adapters import Adapters
 from llmtune.inference.rows import Row, Written, cut_at
 from llmtune.inference.sampling import RowSampler, Sampling
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
 
 __all__ = ["Engine", "Sampling", "pad_left"]
@@ -39,11 +41,13 @@ class Engine:
     def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
         """Answers in the order of the rows, `batch_size` at a time, padded on the left."""
         for start in range(0, len(rows), batch_size):
-            prompts = self.template.prompts(rows[start : start + batch_size])
+            batch = rows[start : start + batch_size]
+            prompts = self.template.prompts(batch)
             if sampling.num_beams > 1:
                 yield from self._search(prompts, sampling)
                 continue
-            written = [Row(prompt, sampling, self.template) for prompt in prompts]
+            settings = [sampling_with_tools(row, sampling, self.template) for row in batch]
+            written = [Row(prompt, one, self.template) for prompt, one in zip(prompts, settings, strict=True)]
             self.advance(written)
             yield from (row.text for row in written)
 
@@ -53,6 +57,7 @@ class Engine:
         """One answer, in pieces as they are written. Closing the iterator stops the generation."""
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        sampling = sampling_with_tools(row, sampling, template)
         written = Row(template.prompts([row])[0], sampling, template, tell=pieces.put)
         problems: list[BaseException] = []
 
@@ -178,6 +183,14 @@ class _Steps(StoppingCriteria):
         if not all(ended) and self.until is not None and self.until():
             ended = [True] * len(ended)
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+
+def sampling_with_tools(row: Conversation, sampling: Sampling, template: ChatTemplate) -> Sampling:
+    """The settings for a row that offers tools: a call may end otherwise than an answer."""
+    tool_format = tool_format_of(template) if row.tools else None
+    if tool_format is None or not tool_format.stop_words:
+        return sampling
+    return replace(sampling, stop=(*sampling.stop, *tool_format.stop_words))
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
