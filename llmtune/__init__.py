@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
     from llmtune.training.sft import SftResult, sft
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES = {
     "ChatTemplate": "llmtune.templates.chat",

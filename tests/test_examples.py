@@ -43,6 +43,19 @@ def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == 1
 
 
+def test_tools_are_taught(run, tmp_path: Path) -> None:
+    """Two steps of it; that the format is learned is shown in tests/serving/test_tool_calls.py."""
+    environment = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    run("env", environment, "bash", EXAMPLES / "serve/train_tools.sh", "--max_steps", "2", "--batch_size", "2")
+    assert list(tmp_path.glob("output/llmtune-tiny/v0-*/checkpoint-2"))
+    rows = [json.loads(line) for line in (tmp_path / "tools.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 6000
+    assert {row["messages"][1]["tool_calls"][0]["name"] for row in rows} == {"calculate", "get_weather"}
+    sums = [row["messages"] for row in rows if row["messages"][1]["tool_calls"][0]["name"] == "calculate"]
+    for _, call, result, _ in sums[:50]:
+        assert float(result["content"]) == eval(call["tool_calls"][0]["arguments"]["expression"])
+
+
 def test_sft_in_20_lines(run, tmp_path: Path) -> None:
     text = (EXAMPLES / "sft_in_20_lines.py").read_text(encoding="utf-8")
     body = text.split('"""')[2]
