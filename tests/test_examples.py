@@ -45,11 +45,11 @@ def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
 
 def test_tools_are_taught(run, tmp_path: Path) -> None:
     """Two steps of it; that the format is learned is shown in tests/serving/test_tool_calls.py."""
-    environment = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
-    run("env", environment, "bash", EXAMPLES / "serve/train_tools.sh", "--max_steps", "2", "--batch_size", "2")
+    environment = (f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}", "ROWS=200")
+    run("env", *environment, "bash", EXAMPLES / "serve/train_tools.sh", "--max_steps", "2", "--batch_size", "2")
     assert list(tmp_path.glob("output/llmtune-tiny/v0-*/checkpoint-2"))
     rows = [json.loads(line) for line in (tmp_path / "tools.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 6000
+    assert len(rows) == 200
     assert {row["messages"][1]["tool_calls"][0]["name"] for row in rows} == {"calculate", "get_weather"}
     sums = [row["messages"] for row in rows if row["messages"][1]["tool_calls"][0]["name"] == "calculate"]
     for _, call, result, _ in sums[:50]:

@@ -2,7 +2,7 @@
 # Teach the embedded model the two tools of tool_loop.py, in Qwen's own (Hermes) format. Needs nothing from a network.
 set -euo pipefail
 
-python "$(dirname "$0")/tool_data.py" --rows 6000 > tools.jsonl
+python "$(dirname "$0")/tool_data.py" --rows "${ROWS:-4000}" > tools.jsonl
 llmtune sft \
     --model_type llmtune-tiny \
     --template_type qwen2.5 \
