@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +15,19 @@ from llmtune.evaluating.choices import ChoiceQuestion, read_choices, split_choic
 from llmtune.evaluating.info import METRIC_MAPPING
 from llmtune.evaluating.journal import Journal
 from llmtune.evaluating.loss import loss_scores
+from llmtune.evaluating.results import Scores, write_results
 from llmtune.evaluating.scores import answer_scores
 from llmtune.evaluating.settings import claim_folder, digest
-from llmtune.evaluating.table import markdown_table
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.infer import readable_rows, rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.results import InferResult, scored_pair
-from llmtune.training.curves import draw_curves
 from llmtune.types import Conversation
-from llmtune.utils.files import write_json, write_text
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
 __all__ = ["Scores", "evaluate"]
 
-Scores = dict[str, dict[str, float]]
-"""What each checkpoint reaches: percents, but for `loss` and `perplexity`."""
 DEFAULT_METRICS = ("loss", "rouge", "bleu", "exact_match")
 
 
@@ -78,24 +72,6 @@ def evaluate(args: EvaluateArguments) -> Scores:
         gc.collect()  # the next one needs its memory
     write_results(folder, scores, args)
     return scores
-
-
-def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None:
-    """summary.json, summary.md, and the curves of a run."""
-    write_json(folder / "summary.json", scores)
-    table = markdown_table(scores)
-    write_text(folder / "summary.md", table)
-    sys.stdout.write(table)
-    if args.all_checkpoints:
-        records = [
-            {"global_step": int(checkpoint.name[11:]), **{f"eval_{key}": value for key, value in scores[name].items()}}
-            for name, checkpoint in args.names().items()
-            if checkpoint is not None
-        ]
-        write_text(folder / "curves.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-        pictures = draw_curves(folder / "curves.jsonl", folder)
-        get_logger().info("Curves: %s", ", ".join(str(picture) for picture in pictures))
-    get_logger().info("Results: %s", folder)
 
 
 def _task(args: EvaluateArguments) -> _Task:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
+from llmtune.evaluating.results import Scores, write_results
 from llmtune.evaluating.settings import claim_folder
 from llmtune.inference.load import load_engine
 from llmtune.utils.files import write_json
@@ -19,7 +20,6 @@ from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
-    from llmtune.evaluating.evaluate import Scores
 
 __all__ = ["run_suite"]
 
@@ -30,8 +30,6 @@ def run_suite(args: EvaluateArguments) -> Scores:
     Raises:
         MissingPackageError: lm-eval is not installed. UsageError: A benchmark that it does not know.
     """
-    from llmtune.evaluating.evaluate import write_results
-
     try:
         import lm_eval  # noqa: F401
     except ImportError:

@@ -14,7 +14,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.merge import CheckpointArguments
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
-from llmtune.evaluating.table import markdown_table
+from llmtune.evaluating.results import markdown_table
 from llmtune.models.folder import is_hub_id
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.utils.files import read_json, write_text
