@@ -122,7 +122,7 @@ def _score(metrics: Sequence[str], results: Sequence[InferResult], rows: Sequenc
     labelled = [number for number, result in enumerate(results) if result.get("label")]
     if not labelled:
         return {}
-    answers, references = zip(*(scored_pair(results[number]) for number in labelled), strict=True)
+    answers, references = map(list, zip(*(scored_pair(results[number]) for number in labelled), strict=True))
     return answer_scores(metrics, answers, references, [rows[number] for number in labelled])
 
 
