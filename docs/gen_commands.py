@@ -152,10 +152,7 @@ def _page(command: str, lang: str, said: Mapping[str, str]) -> str:
     for place, _, flags in groups:
         rows = ((f"`--{flag.name}`", flag.value, flag.default, cell(said[flag.key])) for flag in flags)
         parts += [f"## {said[place]}", table(words["head"], rows)]
-    always = (
-        (f"`--{name}`", value, "", cell(said[f"always.{name}"]))
-        for name, (value, _) in ALWAYS.items()
-    )
+    always = ((f"`--{name}`", value, "", cell(said[f"always.{name}"])) for name, (value, _) in ALWAYS.items())
     parts += [f"## {words['always']}", table(words["head"], always)]
     return "\n\n".join(parts) + "\n"
 
@@ -176,15 +173,18 @@ def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
         ]
         assert "metrics" in show_command.REGISTRIES
     lines = "\n".join(examples)
-    return "\n\n".join(
-        [
-            f"# llmtune {command}",
-            said[f"command.{command}"],
-            f"```text\n{usage}```",
-            f"```bash\n{lines}\n```",
-            WORDS[lang]["other"].format(command=command),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# llmtune {command}",
+                said[f"command.{command}"],
+                f"```text\n{usage}```",
+                f"```bash\n{lines}\n```",
+                WORDS[lang]["other"].format(command=command),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _index(lang: str, said: Mapping[str, str]) -> str:

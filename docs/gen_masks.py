@@ -1,5 +1,7 @@
-"""Pictures of masks: what a template writes for a row, token by token, what is learned in colour. SVG, so that a
-difference can be read."""
+"""Pictures of masks: what a template writes for a row, token by token, what is learned in colour.
+
+SVG, so that a difference can be read.
+"""
 
 from __future__ import annotations
 

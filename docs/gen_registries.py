@@ -60,7 +60,8 @@ def tool_formats() -> Iterator[Row]:
 def metrics() -> Iterator[Row]:
     for key in METRIC_MAPPING:
         info = METRIC_MAPPING[key]
-        yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
+        if "/evaluating/builtin" in METRIC_MAPPING.origin(key):
+            yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
 
 
 def pages() -> Iterator[tuple[str, str]]:

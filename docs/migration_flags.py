@@ -1,6 +1,7 @@
 """What the pages on coming from another tool say besides what aliases.py knows: which flags, and remarks.
 
-A line is (their flag with a usual value, remark), and a third text, what to type here, where we do not take it as it is.
+A line is (their flag with a usual value, remark); a third text says what to type here, where we do not take it as it
+is.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ TOOLS = {
             ("use_hf true", ""),
             ("push_to_hub true", ""),
             ("hub_model_id NAME", ""),
-            ("adapters output/FOLDER", "of `llmtune infer`, `eval`, `export`. For `serve` and `web`, `--adapters "
-             "NAME=FOLDER` names further ones"),
+            (
+                "adapters output/FOLDER",
+                "of `llmtune infer`, `eval`, `export`. For `serve` and `web`, `--adapters "
+                "NAME=FOLDER` names further ones",
+            ),
             ("stream true", "of `llmtune infer`"),
             ("infer_backend vllm", "of `llmtune serve`", "--backend vllm"),
             ("merge_lora true", "of `llmtune export`", "--merge_lora true"),
@@ -190,8 +194,10 @@ TOOLS = {
             ("eval_data_path my.json", ""),
             ("bf16 True", ""),
             ("fp16 True", ""),
-            ("model_max_length 512", "samples are cut at their start; there at their end: `--truncation_strategy "
-             "right` is the same"),
+            (
+                "model_max_length 512",
+                "samples are cut at their start; there at their end: `--truncation_strategy right` is the same",
+            ),
             ("lazy_preprocess True", "`--streaming true` reads rows while they are trained on", "nothing"),
             ("use_lora True", ""),
             ("q_lora True", ""),
