@@ -105,7 +105,8 @@ TOOLS = {
     ),
     "llama-factory": Tool(
         "LLaMA-Factory",
-        "Its YAML files are read by `--config`; keys that only say what the command says are passed over.",
+        "Its YAML files are read by `--config`, once `dataset` has paths or keys of `llmtune list datasets`, "
+        "`template` is left away, and what the table marks with † is replaced.",
         "# my_run.yaml for llamafactory-cli train\n"
         "model_name_or_path: Qwen/Qwen2.5-7B-Instruct\n"
         "stage: sft\n"
