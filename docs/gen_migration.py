@@ -40,7 +40,7 @@ def ours(line: tuple[str, ...]) -> str:
     if len(line) == 3:
         _check_refused(line)
         text = {"the same": "the same", "nothing": "leave it away"}.get(line[2], f"`{line[2]}`")
-        is_refused = not line[0][0].isupper() and line[0].split()[0] not in our_flags()
+        is_refused = not line[0][0].isupper() and "--" not in line[0] and line[0].split()[0] not in our_flags()
         return f"{text} †" if is_refused else text
     flag, *values = shlex.split(line[0])
     alias = ALIASES.get(flag)
@@ -77,8 +77,7 @@ def _page(tool: Tool) -> str:
         f"Before:\n\n```{language}\n{tool.before}\n```",
         f"After:\n\n```bash\n{tool.after}\n```",
         "## Flag by flag",
-        "†: theirs is refused here (or, with `--ignore_args_error true`, passed over with a warning); type ours. All the "
-        "others may be typed as they are.",
+        "†: theirs is refused here; type ours. All the others may be typed as they are.",
         table(("Theirs", "Ours", "Remark"), rows),
         "## What differs",
         "\n".join(f"- {text}" for text in tool.differs),
