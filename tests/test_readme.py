@@ -25,9 +25,9 @@ LINES = _pages_and_lines()
 
 
 def test_documentation_is_found() -> None:
-    assert len(PAGES) == 4
-    assert len(SCRIPTS) == 3
-    assert len(LINES) == 74
+    assert len(PAGES) == 5
+    assert len(SCRIPTS) == 4
+    assert len(LINES) == 87
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value.name if isinstance(value, Path) else "")
