@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -83,10 +84,11 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"llmtune.cli.{command}")
     if command == "check":
         flags, _ = module.take_template_switch(flags)
+    model_type = flags[flags.index("--model_type") + 1] if "--model_type" in flags else "llmtune-tiny"
     for checkpoint in _folders(flags):
-        _make_checkpoint(folder / checkpoint)
+        _make_checkpoint(folder / checkpoint, model_type)
         if "--all_checkpoints" in flags:
-            _make_checkpoint(folder / checkpoint / "checkpoint-5")
+            _make_checkpoint(folder / checkpoint / "checkpoint-5", model_type)
     parse(getattr(module, COMMANDS[command]), flags, command=command)
 
 
@@ -101,8 +103,9 @@ def _folders(flags: list[str]) -> Iterator[str]:
             yield word.partition("=")[2]
 
 
-def _make_checkpoint(folder: Path) -> None:
+def _make_checkpoint(folder: Path, model_type: str) -> None:
     """One that says what it is."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
-    (folder / "sft_args.json").write_text('{"model_type": "llmtune-tiny", "sft_type": "lora", "dataset": ["tiny-qa"]}')
+    settings = {"model_type": model_type, "sft_type": "lora", "dataset": ["tiny-qa"]}
+    (folder / "sft_args.json").write_text(json.dumps(settings), encoding="utf-8")
