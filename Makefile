@@ -9,7 +9,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help demo test test-fast check format golden clean
+.PHONY: help demo test test-fast check format golden docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -67,12 +67,17 @@ format: .venv/.installed-test ## Let ruff repair and format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-golden: .venv/.installed-test ## Write tests/golden, scripts/ and the READMEs' tables anew; review the difference.
+golden: .venv/.installed-test ## Write tests/golden, scripts/, the READMEs' tables and docs/ anew; review the difference.
 	$(BIN)/python tests/golden/generate.py
 	$(BIN)/python tests/golden/launch_texts.py
 	$(BIN)/python tests/golden/readme_tables.py
 	$(BIN)/python scripts/generate.py
+	$(BIN)/python docs/generate.py
+
+docs: .venv/.installed-test ## Build the documentation into site/, without a network.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
 
 clean: ## Remove the virtual environment, caches and build products. What was trained stays.
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find llmtune tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

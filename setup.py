@@ -58,6 +58,7 @@ setup(
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "vision": ["pillow>=10"],
         "web": ["streamlit"],
+        "docs": ["mkdocs-material>=9.5"],
         "test": [
             "bitsandbytes",
             "codespell",

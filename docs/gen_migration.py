@@ -1,0 +1,90 @@
+"""The pages on coming from another tool: what each of its flags is taken for, asked of aliases.py itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+
+from gen_commands import cell, class_of, table
+from migration_flags import TOOLS, Tool
+
+from llmtune.arguments.aliases import ALIASES, translate
+from llmtune.errors import UsageError
+
+COMMANDS = ("sft", "infer", "serve", "web", "eval", "export", "merge")
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    for name, tool in TOOLS.items():
+        yield f"migration/{name}.md", _page(tool)
+    rows = ((f"[{tool.title}]({name}.md)", cell(tool.about)) for name, tool in TOOLS.items())
+    yield (
+        "migration/index.md",
+        "# Coming from other tools\n\nType what you know. A flag of a neighbouring tool is taken for ours, and the run "
+        "says once what it was taken for. A flag that nothing here answers to is refused, with the nearest one of "
+        "ours; none is passed over in silence.\n\n"
+        f"{table(('From', ''), rows)}\n\n```bash\nllmtune sft --model_name_or_path llmtune-tiny --dataset tiny-qa "
+        "--lora_r 8 --per_device_train_batch_size 2 --max_steps 2\n```\n\n```text\n"
+        "--model_name_or_path is taken for --model_id_or_path.\n--lora_r is taken for --lora_rank.\n"
+        "--per_device_train_batch_size is taken for --batch_size.\n```\n",
+    )
+
+
+def our_flags() -> set[str]:
+    return {field.name for name in COMMANDS for field in dataclasses.fields(class_of(name)) if field.init}
+
+
+def ours(line: tuple[str, ...]) -> str:
+    """What to type for a line of migration_flags.py, as the table has it."""
+    if len(line) == 3:
+        _check_refused(line)
+        text = {"the same": "the same", "nothing": "leave it away"}.get(line[2], f"`{line[2]}`")
+        is_refused = not line[0][0].isupper() and "--" not in line[0] and line[0].split()[0] not in our_flags()
+        return f"{text} †" if is_refused else text
+    flag, *values = shlex.split(line[0])
+    alias = ALIASES.get(flag)
+    if alias is None:
+        assert flag in our_flags(), f"--{flag} is neither ours nor an alias: say what to type instead"
+        return "the same"
+    tokens, _ = translate(flag, values)
+    if alias.ignored:
+        return f"nothing: {alias.ignored}"
+    if tokens == [(flag, values)]:
+        return "the same"
+    return " ".join(f"`--{name} {' '.join(given)}`" for name, given in tokens) or "nothing: it is the default"
+
+
+def _check_refused(line: tuple[str, ...]) -> None:
+    """A hand-written answer must not contradict aliases.py."""
+    flag = line[0].split()[0]
+    alias = ALIASES.get(flag)
+    if alias is None or "--" in line[0]:
+        return
+    try:
+        translate(flag, line[0].split()[1:])
+    except UsageError:
+        return
+    raise AssertionError(f"--{flag} is taken as it is: leave the third text of its line away")
+
+
+def _page(tool: Tool) -> str:
+    rows = ((_theirs(line[0]), ours(line), cell(line[1])) for line in tool.flags)
+    language = "yaml" if ":" in tool.before.split()[1] or tool.before.startswith("#") else "text"
+    parts = [
+        f"# From {tool.title}",
+        tool.about,
+        f"Before:\n\n```{language}\n{tool.before}\n```",
+        f"After:\n\n```bash\n{tool.after}\n```",
+        "## Flag by flag",
+        "†: theirs is refused here; type ours. The others are taken as they are; where the table has another value, with "
+        "that one.",
+        table(("Theirs", "Ours", "Remark"), rows),
+        "## What differs",
+        "\n".join(f"- {text}" for text in tool.differs),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _theirs(text: str) -> str:
+    return f"`{text}`" if text[0].isupper() else f"`--{text}`"

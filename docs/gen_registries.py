@@ -1,0 +1,101 @@
+"""The tables of the registries, from their entries: those of the READMEs, and tool formats and metrics besides."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from gen_commands import cell, table
+
+from llmtune.evaluating.info import METRIC_MAPPING
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING
+
+ROOT = Path(__file__).resolve().parents[1]
+Row = tuple[str, ...]
+
+PAGES = {
+    "models": (
+        "Models",
+        "`--model_type KEY` takes one of these. The weights come from ModelScope, from Hugging Face with `--use_hf "
+        "true`, or from `--model_id_or_path FOLDER`. Entries whose ids are `not verified` were not compared with a "
+        "second source. A folder that no entry knows trains as well: [your own model](../howto/own-model.md).",
+        "llmtune list models\nllmtune list models --unverified\nllmtune show model qwen2.5-7b-instruct",
+    ),
+    "datasets": (
+        "Data sets",
+        "`--dataset KEY` takes one or several; `KEY#1000` draws 1,000 rows. Files of yours need no entry: [your own "
+        "data set](../howto/own-dataset.md).",
+        "llmtune list datasets\nllmtune show dataset tiny-qa",
+    ),
+    "templates": (
+        "Templates",
+        "A model's entry names its template; `--template_type KEY` takes another. [Templates and masks]"
+        "(../templates.md) shows what they do.",
+        "llmtune list templates\nllmtune show template chatml",
+    ),
+    "tool_formats": (
+        "Tool formats",
+        "How a family of models is told of tools and writes its calls. A template names its format: [agents and "
+        "function calling](../howto/agents.md).",
+        "llmtune list tool_formats\nllmtune show tool_format hermes",
+    ),
+    "metrics": (
+        "Metrics",
+        "`llmtune eval --metrics KEY ...` takes them: [evaluate](../howto/evaluate.md).",
+        "llmtune list metrics",
+    ),
+}
+
+
+def tool_formats() -> Iterator[Row]:
+    for key in TOOL_FORMAT_MAPPING:
+        info = TOOL_FORMAT_MAPPING[key]
+        if "/families/" in TOOL_FORMAT_MAPPING.origin(key):
+            opens = " or ".join(f"`{text.strip()}`" for text in info.opens if text.strip()) or "text"
+            yield f"`{key}`", info.tools_in, opens, ", ".join(_templates_of(key))
+
+
+def metrics() -> Iterator[Row]:
+    for key in METRIC_MAPPING:
+        info = METRIC_MAPPING[key]
+        if "/evaluating/builtin" in METRIC_MAPPING.origin(key):
+            yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    of_readme = readme_tables()
+    heads = dict(of_readme.HEADS["README.md"])
+    heads["tool_formats"] = ("Key", "Tools stand in", "A call begins with", "Templates")
+    heads["metrics"] = ("Key", "Measures", "Scores", "What it says")
+    rows = {**of_readme.TABLES, "tool_formats": tool_formats, "metrics": metrics}
+    for name, (title, text, commands) in PAGES.items():
+        found = table(heads[name], rows[name]())
+        yield f"registries/{name}.md", f"# {title}\n\n{text}\n\n```bash\n{commands}\n```\n\n{found}\n"
+    counts = ((f"[{title}]({name}.md)", f"{len(list(rows[name]())):,}") for name, (title, _, _) in PAGES.items())
+    yield (
+        "registries/index.md",
+        "# Registries\n\nWhat `llmtune list` shows, as tables. Each entry is one call: `register_model`, "
+        "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`.\n\n"
+        f"{table(('Table', 'Lines'), counts)}\n",
+    )
+
+
+def readme_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "tests/golden/readme_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _templates_of(tool_format: str) -> list[str]:
+    from llmtune.templates.info import TEMPLATE_MAPPING
+
+    return [
+        f"`{key}`"
+        for key in TEMPLATE_MAPPING
+        if "/families/" in TEMPLATE_MAPPING.origin(key) and TEMPLATE_MAPPING[key].tool_format == tool_format
+    ]

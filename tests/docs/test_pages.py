@@ -1,0 +1,123 @@
+"""Every block of code in docs/ is one that its reader can use: commands parse, Python compiles, data is data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmtune.cli.main import COMMANDS
+
+from ..shown_commands import ROOT, blocks, is_taken, llmtune_lines
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+LINES = [(page, line) for page in PAGES for block in blocks(page, "bash") for line in llmtune_lines(block)]
+ADAPTERS = pytest.mark.xfail(reason="parser: serve and web have --adapters, and aliases.py takes it for --ckpt_dir")
+
+
+def name(value: object) -> str:
+    return str(value.relative_to(DOCS)) if isinstance(value, Path) else ""
+
+
+def cases(lines: list[tuple[Path, str]]) -> list[object]:
+    return [pytest.param(page, line, marks=[ADAPTERS] if "--adapters" in line else []) for page, line in lines]
+
+
+def test_pages_are_found() -> None:
+    assert len(PAGES) == 60
+    assert len(LINES) == 111
+    assert {page.stem for page in (DOCS / "commands").iterdir()} == {*COMMANDS, "index"}
+
+
+@pytest.mark.parametrize(("page", "line"), cases(LINES), ids=name)
+def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_taken(line, tmp_path, monkeypatch)
+
+
+def summaries() -> list[tuple[Path, str]]:
+    """The commands at the head of each command's page, as --help shows them; not those that are cut short."""
+    found = []
+    for folder in ("commands", "zh/commands"):
+        for page in sorted((DOCS / folder).glob("*.md")):
+            for line in llmtune_lines("\n".join(blocks(page, "text"))):
+                command = re.split(r" {2,}\(|\.\.\. {2,}", line)[0]
+                if " ... " not in line.replace("_dir ... ", "") and "=..." not in command.split("llmtune")[1]:
+                    found.append((page, command.strip()))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), cases(summaries()), ids=name)
+def test_commands_of_summaries_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_taken(line, tmp_path, monkeypatch)
+
+
+def test_other_shell_lines_name_what_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M))
+    seen = set()
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = [word for word in shlex.split(line, comments=True) if not re.match(r"\w+=", word)]
+                if not words or words[0] == "llmtune":
+                    continue
+                seen.add(words[0])
+                if words[0] == "make":
+                    assert f"\n{words[1]}:" in makefile, line
+                elif words[0] == "pip":
+                    assert set(re.search(r"\[(.+)\]", line)[1].split(",")) <= extras, line
+                elif words[0] in ("python", "bash"):
+                    assert (ROOT / words[1]).is_file(), line
+                elif words[0] == "curl":
+                    assert json.loads(words[words.index("-d") + 1])["messages"], line
+                else:
+                    assert words == [".", ".venv/bin/activate"], line
+    assert seen == {"make", "pip", "python", "bash", "curl", "."}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_other_blocks_are_what_they_say(page: Path) -> None:
+    known = {"bash", "text", "python", "json", "yaml"}
+    assert set(re.findall(r"^```(\w*)\n", page.read_text(encoding="utf-8"), re.M)) <= known | {""}
+    assert len(re.findall("^```", page.read_text(encoding="utf-8"), re.M)) == 2 * sum(
+        len(blocks(page, language)) for language in known
+    )
+    for block in blocks(page, "python"):
+        compile(block, str(page), "exec")
+    for block in blocks(page, "json"):
+        json.loads(block)
+    for block in blocks(page, "yaml"):
+        assert yaml.safe_load(block)
+
+
+REGISTERING = [(page, block) for page in PAGES for block in blocks(page, "python") if "register_" in block]
+
+
+@pytest.mark.parametrize(("page", "block"), REGISTERING, ids=name)
+def test_registrations_run(page: Path, block: str, tmp_path: Path) -> None:
+    """In a process of its own: registries are for everyone."""
+    (tmp_path / "block.py").write_text(block, encoding="utf-8")
+    if "register_tool_format" in block:
+        block += "\ncall = ToolCall('sky', {'place': 'Bergen'})\nassert parse(write_calls('Let me see.', [call], None)"
+        block += "[0].content) == ParsedAnswer('Let me see.', (call,))\n"
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_nothing_of_the_machine_is_told() -> None:
+    for page in PAGES:
+        found = re.findall(r"/(?:work|root|tmp|home)/\S*", page.read_text(encoding="utf-8"))
+        assert not found, f"{page}: {found}"

@@ -1,0 +1,111 @@
+"""Commands that a page shows: find them, and let their parser take them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmtune.cli.main import main
+from llmtune.cli.parser import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {
+    "sft": "SftCommand",
+    "infer": "InferCommand",
+    "serve": "ServeCommand",
+    "web": "WebCommand",
+    "eval": "EvalCommand",
+    "export": "ExportCommand",
+    "merge": "MergeCommand",
+    "check": "CheckArguments",
+    "plan": "PlanArguments",
+    "push": "PushArguments",
+}
+FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
+"""Flags that name checkpoints, which have to be there."""
+
+# What stands for something of the reader's, and a value that parses. The rest is taken as it is.
+VARIABLES = {
+    "MODEL_TYPE": "qwen2.5-7b-instruct",
+    "MODEL": "llmtune-tiny",
+    "DATASET": "self-intro",
+    "CKPT_DIR": "checkpoint",
+    "CKPT": "checkpoint",
+    "FULL": "checkpoint",
+    "DATA": "data",
+    "WORK": "work",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def llmtune_lines(shell: str) -> Iterator[str]:
+    """Each command with the variables before it."""
+    for line in shell.replace("\\\n", " ").splitlines():
+        if re.match(r"\s*(?:\w+=\S+ +)*llmtune ", line):
+            yield line.strip()
+
+
+def filled(line: str) -> str:
+    """Shell variables by their values; `$(dirname "$0")` by a name; `"$@"` away."""
+    line = line.replace('"$@"', "").replace('$(dirname "$0")', "here").split(" | ")[0]
+    line = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}|\$(\w+)", lambda found: VARIABLES[found[1] or found[2]], line)
+    return re.sub(r"\s#.*", "", line)
+
+
+def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command as far as its flags are read, in a folder that has what it names."""
+    monkeypatch.chdir(folder)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
+    (folder / "my.jsonl").write_text('{"query": "a", "response": "b"}\n', encoding="utf-8")
+    (folder / "FOLDER").mkdir()
+    (folder / "FOLDER/config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    words = shlex.split(filled(line))
+    while words[0] != "llmtune":
+        name, _, value = words.pop(0).partition("=")
+        if name == "LLMTUNE_API_KEY":
+            monkeypatch.setenv(name, value)
+    _, command, *flags = words
+    if command in ("list", "show"):
+        assert main([command, *flags]) == 0
+        return
+    if command == "launch":
+        assert main([command, "--dry_run", *flags]) == 0
+        return
+    module = importlib.import_module(f"llmtune.cli.{command}")
+    if command == "check":
+        flags, _ = module.take_template_switch(flags)
+    model_type = flags[flags.index("--model_type") + 1] if "--model_type" in flags else "llmtune-tiny"
+    for checkpoint in _folders(flags):
+        _make_checkpoint(folder / checkpoint, model_type)
+        if "--all_checkpoints" in flags:
+            _make_checkpoint(folder / checkpoint / "checkpoint-5", model_type)
+    parse(getattr(module, COMMANDS[command]), flags, command=command)
+
+
+def _folders(flags: list[str]) -> Iterator[str]:
+    flag = ""
+    for word in flags:
+        if word.startswith("--"):
+            flag = word[2:]
+        elif flag in FOLDERS:
+            yield word
+        elif flag == "adapters":
+            yield word.partition("=")[2]
+
+
+def _make_checkpoint(folder: Path, model_type: str) -> None:
+    """One that says what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    settings = {"model_type": model_type, "sft_type": "lora", "dataset": ["tiny-qa"]}
+    (folder / "sft_args.json").write_text(json.dumps(settings), encoding="utf-8")
