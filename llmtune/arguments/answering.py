@@ -91,7 +91,7 @@ class ServiceArguments(InferArguments):
         for item in self.adapters:
             name, equals, folder = item.partition("=")
             if not name or not equals or not folder:
-                raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}.")
+                raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}; the checkpoint itself is --ckpt_dir.")
             if name in found or name in (self.main_name, BASE_NAME):
                 raise UsageError(f"--adapters {name}={folder}: the name {name!r} is taken already.")
             args = InferArguments(

@@ -23,8 +23,9 @@ def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
         return "lora"
     if (folder / "config.json").is_file():
         return "full"
-    inside = sorted(path.name for path in folder.glob("checkpoint-*"))
-    hint = f"Did you mean {folder / inside[-1]}?" if inside else "It may be incomplete: use another one of the run."
+    inside = [path for below in ("", "*/", "*/*/") for path in folder.glob(f"{below}checkpoint-*") if path.is_dir()]
+    latest = max(inside, key=lambda path: path.stat().st_mtime, default=None)
+    hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another one of the run."
     raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json. {hint}")
 
 

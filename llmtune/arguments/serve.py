@@ -19,9 +19,10 @@ class ServeArguments(ServiceArguments):
     """Answers written side by side."""
     max_queue: int = 256
     """Answers that may wait besides; one more is refused with 429."""
-    batching: Literal["queue", "continuous"] = "queue"
+    batching: Literal["auto", "queue", "continuous"] = "auto"
     """How answers share the model: queue works with every model and adapters side by side; continuous is
-    transformers' own scheduler with a paged cache, for one model of text without further adapters."""
+    transformers' own scheduler with a paged cache, for one model of text without further adapters; auto takes
+    continuous on a GPU, where a first answer shows that it works, else the queue, and says why."""
     max_n: int = 8
     """Answers that one request may ask for."""
     max_body_size: int = 16 * 1024 * 1024
@@ -40,7 +41,7 @@ class ServeArguments(ServiceArguments):
             problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
         problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
         problems.need(
-            self.batching == "queue" or not self.adapters,
+            self.batching != "continuous" or not self.adapters,
             "--batching continuous serves one model: leave --adapters away, or give --batching queue.",
         )
         room = self.max_batch_size + self.max_queue

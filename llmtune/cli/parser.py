@@ -46,9 +46,9 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
         from_files += tokens
         places |= {flag: f" in {path}" for flag, _ in tokens}
     merged: dict[str, list[str]] = {}
-    tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")])
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")], known)
     ignore = _ignores_errors(tokens)
     for flag, values in tokens:
         if flag not in known:
@@ -202,12 +202,14 @@ def _split(argv: Sequence[str]) -> Tokens:
     return [token for token in tokens if token[0] != "debug"]
 
 
-def _translate(tokens: Tokens) -> Tokens:
+def _translate(tokens: Tokens, known: set[str]) -> Tokens:
+    """Our flags for those of other tools. What a command has under that very name is its own: --adapters of serve."""
     found: Tokens = []
     for flag, values in add_lengths(tokens):
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
-        ours, note = translate(flag, values)
+        own = flag in known and flag in ALIASES and bool(ALIASES[flag].target)
+        ours, note = ([(flag, values)], "") if own else translate(flag, values)
         if note and ours != [(flag, values)]:
             log_once(note, level=20)
         found += [

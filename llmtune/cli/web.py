@@ -63,6 +63,8 @@ def streamlit_command(host: str, port: int, flags: Sequence[str]) -> list[str]:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "logger.level": "warning",
+        "logger.hideWelcomeMessage": "true",  # ours says it; and Streamlit's asks another host for our address
         "client.toolbarMode": "minimal",
     }
     settings = [word for name, value in options.items() for word in (f"--{name}", value)]

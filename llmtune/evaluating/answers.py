@@ -37,7 +37,7 @@ def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[lis
     """Indices in batches, the longest first: what does not fit into memory fails at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), batch_size)
-    yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False))
+    yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False, disable=None))
 
 
 def choice_scores(

@@ -72,7 +72,7 @@ class EngineLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         order = sorted(range(len(requests)), key=lambda index: -len(requests[index][1]) - len(requests[index][2]))
         found: dict[int, Likelihood] = {}
-        bar = tqdm(range(0, len(order), self.batch_size), desc="Likelihoods", disable=disable_tqdm, leave=False)
+        bar = tqdm(range(0, len(order), self.batch_size), desc="Likelihoods", disable=disable_tqdm or None, leave=False)
         for start in bar:
             batch = order[start : start + self.batch_size]
             pairs = [self._fitting(*requests[index][1:]) for index in batch]
@@ -92,7 +92,7 @@ class EngineLM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Whole texts: windows that do not overlap, each after the last token of the one before."""
         found = []
-        for request in tqdm(requests, desc="Texts", disable=disable_tqdm, leave=False):
+        for request in tqdm(requests, desc="Texts", disable=disable_tqdm or None, leave=False):
             (text,) = request.args
             ids = self.tok_encode(text)
             size = self.max_length - 1
@@ -113,7 +113,7 @@ class EngineLM(TemplateLM):
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: (repr(requests[index].args[1]), -len(prompts[index])))
         found: dict[int, str] = {}
-        with tqdm(total=len(order), desc="Answers", disable=disable_tqdm, leave=False) as bar:
+        with tqdm(total=len(order), desc="Answers", disable=disable_tqdm or None, leave=False) as bar:
             while order:
                 settings = requests[order[0]].args[1]
                 batch = [index for index in order[: self.batch_size] if requests[index].args[1] == settings]

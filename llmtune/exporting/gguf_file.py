@@ -180,7 +180,7 @@ def _convert(args: ExportArguments, whole: Path, file: Path, tokenizer: Any) -> 
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for one in tqdm(plan, desc="Writing GGUF", unit=" tensors", leave=False):
+        for one in tqdm(plan, desc="Writing GGUF", unit=" tensors", leave=False, disable=None):
             writer.write_tensor_data(gguf.quants.quantize(one.read().float().contiguous().numpy(), one.kind))
         writer.close()
 

@@ -168,7 +168,7 @@ class _Streamed:
 
     def _write_weights(self, writer: ShardWriter) -> None:
         ready: dict[str, Tensor] = {}
-        for group in tqdm(self.weights.groups, desc="Merging", unit=" tensors", leave=False):
+        for group in tqdm(self.weights.groups, desc="Merging", unit=" tensors", leave=False, disable=None):
             touched = any(self._is_touched(name) for name in group.names)
             if touched or group.converter is None:
                 values = {name: self._value(name, ready) for name in group.names}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any
 
 from llmtune.errors import CheckpointError, HubError, UsageError
 from llmtune.hub.explain import explain, http_status
@@ -12,11 +17,17 @@ from llmtune.hub.huggingface import HuggingFace
 from llmtune.hub.modelscope import ModelScope
 from llmtune.hub.repo import Hub, Repo
 from llmtune.hub.settings import offline, use_hf
+from llmtune.utils.files import link_or_copy, read_json, write_json
 
 __all__ = ["Destination", "destination", "push_folder"]
 
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
 """What resuming needs and serving does not; pickles, all of them."""
+
+WITH_PLACES = ("adapter_config.json", "sft_args.json", "trainer_state.json")
+"""Files that name folders of this machine: data, the run, the base model."""
+TEXTS = ("model_author", "model_name", "new_special_tokens", "system")
+"""Settings that are no paths, whatever they begin with: /no_think."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +81,50 @@ def push_folder(
         raise CheckpointError(f"There is no folder {folder} to push.")
     ignore = [*(() if with_state else STATE_FILES), *_cards_of_local_models(folder)]
     try:
-        where.hub.upload(where.repo, folder, message=message, ignore=ignore, path_in_repo=path_in_repo)
+        with _without_places(folder) as shown:
+            where.hub.upload(where.repo, shown, message=message, ignore=ignore, path_in_repo=path_in_repo)
     except Exception as err:
         raise explain(err, where.hub, where.repo) from err
+
+
+@contextmanager
+def _without_places(folder: Path) -> Iterator[Path]:
+    """The folder, its files linked, where what names places of this machine has their last part alone."""
+    with tempfile.TemporaryDirectory(prefix=f".pushing-{folder.name}-", dir=folder.parent) as place:
+        kept = Path(place)
+        shutil.copytree(folder, kept, copy_function=link_or_copy, dirs_exist_ok=True)
+        for file in (path for name in WITH_PLACES for path in kept.rglob(name)):
+            found = read_json(file)
+            shown = _named(found)
+            if _is_place(found.get("base_model_name_or_path")):
+                shown["base_model_name_or_path"] = None  # its last part alone could be somebody's on the hub
+            if shown != found:
+                write_json(file, shown)
+                _correct_size(file)
+        yield kept
+
+
+def _correct_size(file: Path) -> None:
+    """In the list by which resuming knows that a checkpoint is whole."""
+    listed = read_json(file.with_name("checkpoint.json"))
+    if file.name in listed.get("files", {}):
+        listed["files"][file.name] = file.stat().st_size
+        write_json(file.with_name("checkpoint.json"), listed)
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: one if key in TEXTS else _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if _is_place(value) else value
+
+
+def _is_place(value: Any) -> bool:
+    """Whether it is a path from the root, the home or outside of the folder that a run was started in."""
+    if not isinstance(value, str) or "\n" in value:
+        return False
+    return PurePath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith(("~", "../"))
 
 
 def _cards_of_local_models(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from llmtune.arguments.serve import ServeArguments
 from llmtune.errors import LlmtuneError
@@ -17,14 +16,12 @@ from llmtune.inference.constraints import Constraint
 from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import Sampling
+from llmtune.serving.choose import choose_batcher
 from llmtune.serving.errors import ApiError
 from llmtune.serving.metrics import Metrics
 from llmtune.serving.protocol import MAX_SEED, GenerationRequest
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation, Encoded
-
-if TYPE_CHECKING:
-    from llmtune.inference.continuous import ContinuousBatcher
 
 __all__ = ["Job", "Service"]
 
@@ -70,9 +67,9 @@ class Service:
         self.started = int(time.time())
         self.defaults = Sampling.of(args)
         self.models: dict[str, str | None] = {args.main_name: None}
-        if args.batching == "queue":
+        self.batcher = choose_batcher(engine, args)
+        if isinstance(self.batcher, Batcher):
             self.models.update({name: name for name in engine.adapters})
-        self.batcher = _batcher(engine, args)
         self.metrics = Metrics(self.batcher)
         # The queue's thread decodes with the engine's tokenizer; two threads cannot share one, so prompts have copies.
         self._writers = {name: engine.adapters.template(name).copy() for name in self.models.values()}
@@ -243,15 +240,6 @@ class Service:
     @property
     def is_idle(self) -> bool:
         return self.batcher.num_running + self.batcher.num_waiting == 0
-
-
-def _batcher(engine: Engine, args: ServeArguments) -> Batcher | ContinuousBatcher:
-    limits = {"max_batch_size": args.max_batch_size, "max_queue": args.max_queue}
-    if args.batching == "queue":
-        return Batcher(engine, **limits)
-    from llmtune.inference.continuous import ContinuousBatcher
-
-    return ContinuousBatcher(engine, **limits)
 
 
 def _post(

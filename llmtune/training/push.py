@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from llmtune.errors import LlmtuneError
+from llmtune.utils.files import link_or_copy
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class HubPush(TrainerCallback):
     def _start(self, checkpoint: Path) -> None:
         # Links to the files as they are now: rotation may delete the checkpoint while it is uploaded.
         kept = Path(tempfile.mkdtemp(prefix=f".pushing-{checkpoint.name}-", dir=checkpoint.parent))
-        shutil.copytree(checkpoint, kept, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(checkpoint, kept, copy_function=link_or_copy, dirs_exist_ok=True)
         self._waiting.append(self._worker.submit(self._push, checkpoint, kept))
 
     def _push(self, checkpoint: Path, kept: Path) -> None:
@@ -111,10 +111,3 @@ class HubPush(TrainerCallback):
             f"{checkpoint.name} could not be pushed: {err} The training goes on. Push it by hand: "
             f"llmtune push --ckpt_dir {checkpoint} --hub_model_id {self.where.repo.repo_id} --use_hf {hub}"
         )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

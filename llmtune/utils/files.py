@@ -13,7 +13,7 @@ from typing import Any
 
 from llmtune.errors import OutputError
 
-__all__ = ["atomic_folder", "ensure_writable_folder", "read_json", "write_json", "write_text"]
+__all__ = ["atomic_folder", "ensure_writable_folder", "link_or_copy", "read_json", "write_json", "write_text"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -84,6 +84,14 @@ def ensure_writable_folder(path: Path, *, flag: str) -> None:
             pass
     except OSError as err:
         raise OutputError(f"Cannot write into {path} ({err.strerror}). Give a writable folder with {flag}.") from err
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """The same file under a second name; a copy where the file system has no links, or it is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _cannot_write(path: Path, err: OSError) -> OutputError:

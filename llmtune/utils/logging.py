@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 __all__ = ["get_logger", "log_once"]
 
@@ -13,6 +14,10 @@ _said: set[str] = set()
 # At every import torchao says which kernels for GPUs it does not load, and bitsandbytes that there is no `kernels`.
 for _name in ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+# Accelerate imports deepspeed wherever it is installed, and it tells the standard output that there is no GPU.
+logging.getLogger("DeepSpeed").addFilter(lambda record: not record.getMessage().startswith("Setting accelerator to"))
+# Packages of others still bring pynvml, of which torch says at its import that it has been renamed.
+warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
 
 
 class _Handler(logging.Handler):

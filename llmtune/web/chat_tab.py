@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +75,14 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
     """Show the talk, take a question, and let the chosen models answer it."""
     talk: Talk = st.session_state.setdefault("talk", Talk())
-    images = _uploads(engine, texts)
+    images = _uploads(engine, len(talk.turns), texts)
     talk_area = st.container()  # above the input, which has to be drawn before an answer is written
     _buttons(talk, texts)
     question = st.chat_input(texts["ask"])
     if question:
         talk.ask(question, images)
+        if images:
+            st.rerun()  # with an empty uploader: the images belong to this question alone
     with talk_area:
         for turn in talk.turns[:-1]:
             _show(turn, choices.models, texts)
@@ -137,10 +140,10 @@ def _unfinished() -> list[str]:
 def _write(engine: Engine, adapter: str | None, name: str, talk: Talk, choices: Choices, place: Any) -> None:
     turn = talk.turns[-1]
     template = engine.adapters.template(adapter)
-    row = talk.conversation(name, system=choices.system, several_turns=template.info.chat_sep is not None)
     turn.answers[name] = ""
     turn.stopped.discard(name)
     try:
+        row = talk.conversation(name, system=choices.system, several_turns=template.info.chat_sep is not None)
         with closing(engine.stream(row, choices.sampling, adapter=adapter)) as pieces:
             for piece in pieces:
                 turn.answers[name] += piece
@@ -168,16 +171,38 @@ def _answer(turn: Turn, name: str, texts: dict[Key, str]) -> None:
         st.caption(texts["stopped"])
 
 
-def _uploads(engine: Engine, texts: dict[Key, str]) -> tuple[str, ...]:
+@st.cache_resource  # type: ignore[untyped-decorator]
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Of the images of all visitors; it goes when the page ends."""
+    return tempfile.TemporaryDirectory(prefix="llmtune-web-")
+
+
+def _uploads(engine: Engine, num_turns: int, texts: dict[Key, str]) -> tuple[str, ...]:
     """Paths of the images that were given for the next question, where the model sees any."""
     if engine.template.images is None:
         return ()
-    files = st.sidebar.file_uploader(texts["images"], type=["png", "jpg", "jpeg", "webp"], accept_multiple_files=True)
-    folder = Path(st.session_state.setdefault("folder", tempfile.mkdtemp(prefix="llmtune-web-")))
+    kinds = ["png", "jpg", "jpeg", "webp"]
+    files = st.sidebar.file_uploader(texts["images"], kinds, accept_multiple_files=True, key=f"images-{num_turns}")
     paths = []
     for file in files:
-        path = folder / f"{file.file_id}{Path(file.name).suffix}"
+        path = Path(_folder().name) / f"{file.file_id}{Path(file.name).suffix}"
         if not path.exists():
             path.write_bytes(file.getvalue())
-        paths.append(str(path))
+        if _is_picture(path):
+            paths.append(str(path))
+        else:
+            st.sidebar.error(texts["no_picture"].format(name=file.name))
     return tuple(paths)
+
+
+def _is_picture(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.verify()
+    except Exception:  # whatever a broken file makes of its reader
+        return False
+    return True

@@ -10,6 +10,7 @@ import streamlit as st
 
 from llmtune.arguments.web import WebArguments
 from llmtune.cli.parser import parse
+from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
 from llmtune.utils.quiet import quiet_libraries
@@ -40,7 +41,11 @@ def page(argv: tuple[str, ...]) -> None:
     texts = TEXTS[args.lang]
     if args.api_key is not None and not _may_enter(args.api_key, texts):
         return
-    engine = _engine(argv)
+    try:
+        engine = _engine(argv)
+    except LlmtuneError as err:
+        st.error(str(err))
+        return
     st.title(args.main_name)
     names: dict[str, str | None] = {args.main_name: None, **{name: name for name in engine.adapters}}
     choices = settings(engine, names, Sampling.of(args), texts)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ CASES = [
     (["sft", "--model_type", "qwen2.5-7b", "--dataset", "good.jsonl"], 1, ["Qwen/Qwen2.5-7B", "is not on this machine"]),
     (["infer", "--ckpt_dir", "nowhere"], 1, ["no checkpoint folder nowhere"]),
     (["infer", "--ckpt_dir", "."], 1, ["is no checkpoint"]),
+    (["infer", "--ckpt_dir", "earlier"], 1, ["Did you mean earlier/tiny/v0/checkpoint-50?"]),
+    (["serve", "--model_type", "llmtune-tiny", "--adapters", "law=nowhere"], 1, ["no checkpoint folder nowhere"]),
+    (["web", "--model_type", "llmtune-tiny", "--adapters", "law"], 2, ["NAME=FOLDER", "'law'", "--ckpt_dir"]),
     (["infer", "--model_type", "llmtune-tiny", "--val_dataset", "god.jsonl"], 1, ["god.jsonl", "good.jsonl"]),
     (["check", "--model_type", "llmtune-tiny", "--dataset", "god.jsonl"], 1, ["god.jsonl"]),
     (["list", "modles"], 2, ["models, datasets, templates, tool_formats, metrics or plugins"]),
@@ -89,6 +93,9 @@ CASES = [
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
+    for age, step in ((5, 9), (0, 50)):
+        (tmp_path / f"earlier/tiny/v0/checkpoint-{step}").mkdir(parents=True)
+        os.utime(tmp_path / f"earlier/tiny/v0/checkpoint-{step}", (10_000 - age, 10_000 - age))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -479,3 +479,12 @@ def test_infer_knows_them_too(tmp_path):
     found = parse(InferArguments, [*TINY, *argv, "--adapters", str(tmp_path)], command="infer")
     assert (found.stream, found.dtype, found.save_generation_config) == (False, "fp32", True)
     assert found.ckpt_dir == str(tmp_path)
+
+
+def test_a_flag_of_the_command_itself_is_no_alias(capsys):
+    """--adapters of ms-swift is our --ckpt_dir; `serve` and `web` have one of their own."""
+    from llmtune.arguments.serve import ServeArguments
+
+    with pytest.raises(UsageError, match="'law'"):
+        parse(ServeArguments, [*TINY, "--adapters", "law"], command="serve")
+    assert "is taken for" not in capsys.readouterr().err

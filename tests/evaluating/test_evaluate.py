@@ -183,6 +183,19 @@ def test_choice_questions_that_lack_something(row, said):
         choice_question(row)
 
 
+def test_positions_begin_at_the_first_token_of_a_row():
+    """A model that learned its positions reads a padded row as it reads it alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
+    model = GPT2LMHeadModel(config).eval()
+    pairs = [([1, 2, 3, 4, 5, 6, 7, 8], [9, 10]), ([11], [12, 13, 14]), ([15, 16, 17], [18])]
+    together = likelihoods(model, pairs, 0)
+    apart = [likelihoods(model, [pair], 0)[0] for pair in pairs]
+    assert [one.logprob for one in together] == pytest.approx([one.logprob for one in apart], abs=1e-4)
+
+
 def test_choices_by_likelihood(run, questions, tmp_path):
     checkpoint = str(run / "checkpoint-4")
     options = {"ckpt_dir": [checkpoint], "val_dataset": [str(questions)]}

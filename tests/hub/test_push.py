@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llmtune.arguments.sft import SftArguments
@@ -40,6 +42,35 @@ def test_a_folder_arrives_whole(hub, use_hf, checkpoint):
     assert pushed["last-checkpoint/optimizer.pt"] == b"state"
     assert pushed["last-checkpoint/README.md"].startswith(b"---")
     assert destination("somebody/mine", use_hf_hub=use_hf, token="secret").repo == where.repo, "it is there already"
+
+
+def test_no_folder_of_this_machine_is_pushed(hub, checkpoint):
+    """What names one keeps its last part; the checkpoint here stays as it is."""
+    args = {"dataset": [f"{checkpoint.parent}/rows.jsonl#9", "tiny-qa"], "output_dir": str(checkpoint.parent)}
+    (checkpoint / "sft_args.json").write_text(
+        json.dumps(args | {"custom_register_path": "../mine.py", "system": "/no_think"})
+    )
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": str(checkpoint), "epoch": 1.0}))
+    (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/home/me/gpt2", "r": 8}))
+    sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    (checkpoint / "checkpoint.json").write_text(json.dumps({"files": sizes}))
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    push_folder(checkpoint, destination("mine", token="any"), message="seven")
+    pushed = hub.repos["model", "somebody/mine"]
+    assert json.loads(pushed["sft_args.json"]) == {
+        "dataset": ["rows.jsonl#9", "tiny-qa"],
+        "output_dir": checkpoint.parent.name,
+        "custom_register_path": "mine.py",
+        "system": "/no_think",
+    }
+    assert json.loads(pushed["trainer_state.json"]) == {"best_model_checkpoint": "checkpoint-7", "epoch": 1.0}
+    assert json.loads(pushed["adapter_config.json"]) == {"base_model_name_or_path": None, "r": 8}
+    listed = json.loads(pushed["checkpoint.json"])["files"]
+    assert {name: size for name, size in listed.items() if name in pushed} == {
+        name: len(pushed[name]) for name in sizes if name in pushed
+    }
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint-7"], "nothing is left behind"
 
 
 @HUBS

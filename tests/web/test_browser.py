@@ -165,3 +165,45 @@ def test_a_key_is_asked_for(browser, start_page, tuned):
     box.fill("open-sesame")
     box.press("Enter")
     page.get_by_placeholder("请输入问题").wait_for(timeout=PATIENCE)
+
+
+def test_a_picture_is_seen_once(browser, start_page, vision_folder, pictures, tmp_path):
+    """What was uploaded reaches the model, belongs to its question alone, and a broken file is told."""
+    from llmtune import InferArguments
+    from llmtune.inference.engine import Sampling
+    from llmtune.inference.load import load_engine
+    from llmtune.types import Conversation, Message
+
+    flags = {"model_type": "qwen2-vl-2b-instruct", "model_id_or_path": str(vision_folder("qwen2-vl"))}
+    engine = load_engine(InferArguments(**flags, eval_human=True))
+
+    def written(*turns: Message, names: tuple[str, ...] = ()) -> str:
+        row = Conversation(turns, images=tuple(str(pictures / f"{name}.png") for name in names))
+        return "".join(engine.stream(row, Sampling(max_new_tokens=12)))
+
+    asked = Message("user", "<image>What is it?")
+    red, blue = written(asked, names=("red",)), written(asked, names=("blue",))
+    assert len({plain(red), plain(blue), plain(written(Message("user", "What is it?")))}) == 3, "they tell nothing"
+    page = browser.new_page()
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    page.goto(start_page(*words, "--temperature", "0", "--max_new_tokens", "12"))
+    page.get_by_placeholder("Ask something").wait_for(timeout=PATIENCE)
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    upload = page.locator("[data-testid=stFileUploader] input")
+    upload.set_input_files([str(broken), str(pictures / "red.png")])
+    page.get_by_text("broken.png is no picture").wait_for(timeout=PATIENCE)
+    ask(page, "What is it?")
+    until(page, lambda: answers(page) == [plain(red)])
+    assert page.locator("[data-testid=stChatMessage] img").count() == 1
+    until(page, lambda: page.locator("[data-testid=stFileChip]").count() == 0)
+    again = written(asked, Message("assistant", red), Message("user", "Sure?"), names=("red",))
+    ask(page, "Sure?")
+    until(page, lambda: answers(page) == [plain(red), plain(again)])
+    assert page.locator("[data-testid=stChatMessage] img").count() == 1
+    page.get_by_role("button", name="Clear").click()
+    until(page, lambda: answers(page) == [])
+    upload.set_input_files(str(pictures / "red.png"))
+    page.locator("[data-testid=stFileChip]").wait_for(timeout=PATIENCE)
+    ask(page, "<image>What is it?")
+    page.get_by_text("2 marks for images").wait_for(timeout=PATIENCE)
