@@ -77,8 +77,8 @@ def _page(tool: Tool) -> str:
         f"Before:\n\n```{language}\n{tool.before}\n```",
         f"After:\n\n```bash\n{tool.after}\n```",
         "## Flag by flag",
-        "†: theirs is refused here; type ours. The others are taken as they are; where the table has another value, with "
-        "that one.",
+        "†: theirs is refused here; type ours. The others are taken as they are; where the table has another "
+        "value, with that one.",
         table(("Theirs", "Ours", "Remark"), rows),
         "## What differs",
         "\n".join(f"- {text}" for text in tool.differs),

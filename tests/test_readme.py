@@ -26,8 +26,8 @@ LINES = _pages_and_lines()
 
 def test_documentation_is_found() -> None:
     assert len(PAGES) == 5
-    assert len(SCRIPTS) == 4
-    assert len(LINES) == 87
+    assert len(SCRIPTS) >= 4  # examples may be added; none may be overlooked
+    assert len(LINES) >= 87
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value.name if isinstance(value, Path) else "")
