@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.merge import MergeArguments
-from llmtune.errors import OutputError
+from llmtune.errors import OutputError, UsageError
 from llmtune.exporting.card import write_card
 from llmtune.exporting.merge import merge_checkpoint
-from llmtune.utils.files import atomic_folder, read_json, write_json
+from llmtune.utils.files import atomic_folder, link_or_copy, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
@@ -52,21 +53,22 @@ def export(args: ExportArguments) -> Path:
         LlmtuneError: Anything that can be explained: see `llmtune.errors`. Nothing is written then.
     """
     quiet_libraries()
-    for flag in args.unused_flags():
-        get_logger().warning("%s has no effect here.", flag)
     target = args.target()
     writes = bool(args.quant_method or args.to or (args.merge_lora and checkpoint_kind(args.checkpoint()) == "lora"))
     if writes and target.exists():
         raise OutputError(f"{target} exists already. Remove it, or choose another place with --output_dir.")
+    if not writes and not args.push_to_hub:
+        raise UsageError(f"{args.checkpoint()} holds whole weights: there is nothing to merge. Use it as it is.")
+    for flag in args.unused_flags():
+        get_logger().warning("%s has no effect here.", flag)
     _check_first(args)
     if args.push_to_hub:
         _try_hub(_repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
     done = _write(args, target) if writes else []
     folder = target if writes else args.checkpoint()
     if args.push_to_hub:
-        if writes:
-            write_card(folder, args, args.infer_arguments(eval_human=None), done)
-        _push(folder, _repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+        with _with_card(folder, args, done) as shown:
+            _push(shown, _repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
     get_logger().info("Exported: %s", folder)
     return folder
 
@@ -123,6 +125,20 @@ def _copy_args(whole: Path, folder: Path) -> None:
 
 
 # Pushing
+
+
+@contextlib.contextmanager
+def _with_card(folder: Path, args: ExportArguments, done: list[str]) -> Iterator[Path]:
+    """The folder with its model card. A checkpoint of a run stays as it is: its files are linked beside the card."""
+    if folder != args.checkpoint():
+        write_card(folder, args, args.infer_arguments(eval_human=None), done)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-card-", dir=folder.parent) as place:
+        shown = Path(place) / folder.name
+        shutil.copytree(folder, shown, copy_function=link_or_copy)
+        write_card(shown, args, args.infer_arguments(eval_human=None), done)
+        yield shown
 
 
 def _repository(args: ExportArguments) -> str:

@@ -11,8 +11,9 @@ __all__ = ["get_logger", "log_once"]
 
 _said: set[str] = set()
 
-# At every import torchao says which kernels for GPUs it does not load, and bitsandbytes that there is no `kernels`.
-for _name in ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+# At every import torchao says which kernels for GPUs it does not load, and bitsandbytes that there is no `kernels`;
+# gguf and tokenicer say each step of theirs.
+for _name in ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "gguf", "tokenicer"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 # Accelerate imports deepspeed wherever it is installed, and it tells the standard output that there is no GPU.
 logging.getLogger("DeepSpeed").addFilter(lambda record: not record.getMessage().startswith("Setting accelerator to"))

@@ -374,3 +374,12 @@ def test_a_qlora_checkpoint_becomes_whole_weights(adapter, tmp_path):
         assert json.loads((made / "sft_args.json").read_text())["quantization_bit"] == 0
         engine = load_engine(InferArguments(ckpt_dir=str(made), eval_human=True))
         assert hasattr(engine.model.config, "quantization_config") is ("quant_method" in options)
+
+
+def test_whole_weights_are_not_merged(capsys):
+    assert (
+        main(["export", "--ckpt_dir", str(tiny_folder()), "--model_type", "llmtune-tiny", "--merge_lora", "true"]) == 2
+    )
+    said = capsys.readouterr()
+    assert "nothing to merge" in said.err
+    assert "Exported" not in said.err + said.out

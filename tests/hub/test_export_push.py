@@ -40,6 +40,21 @@ def test_merged_and_pushed(hub, adapter, use_hf):
     assert str(adapter.parent) not in card
 
 
+def test_a_checkpoint_as_it_is_is_pushed_with_a_card(hub, adapter):
+    hub.token = "secret"
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    flags = ["--ckpt_dir", str(adapter), "--hub_token", "secret", "--push_to_hub", "true", "--hub_model_id", "mine"]
+    assert main(["export", *flags]) == 0
+    pushed = hub.repos["model", "somebody/mine"]
+    card = pushed["README.md"].decode()
+    assert "| base model | llmtune-tiny |" in card
+    assert "lora_rank" in card
+    assert pushed["adapter_model.safetensors"] == before["adapter_model.safetensors"]
+    assert str(adapter.parent).encode() not in b"".join(pushed.values())
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    assert [path.name for path in adapter.parent.iterdir() if "card" in path.name] == []
+
+
 def test_a_refused_token_is_told_before_anything_is_merged(hub, adapter, capsys):
     hub.token = "secret"
     flags = ["--ckpt_dir", str(adapter), "--hub_token", "wrong", "--merge_lora", "true", "--push_to_hub", "true"]
