@@ -19,15 +19,10 @@ from ..shown_commands import ROOT, blocks, is_taken, llmtune_lines
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 LINES = [(page, line) for page in PAGES for block in blocks(page, "bash") for line in llmtune_lines(block)]
-ADAPTERS = pytest.mark.xfail(reason="parser: serve and web have --adapters, and aliases.py takes it for --ckpt_dir")
 
 
 def name(value: object) -> str:
     return str(value.relative_to(DOCS)) if isinstance(value, Path) else ""
-
-
-def cases(lines: list[tuple[Path, str]]) -> list[object]:
-    return [pytest.param(page, line, marks=[ADAPTERS] if "--adapters" in line else []) for page, line in lines]
 
 
 def test_pages_are_found() -> None:
@@ -36,7 +31,7 @@ def test_pages_are_found() -> None:
     assert {page.stem for page in (DOCS / "commands").iterdir()} == {*COMMANDS, "index"}
 
 
-@pytest.mark.parametrize(("page", "line"), cases(LINES), ids=name)
+@pytest.mark.parametrize(("page", "line"), LINES, ids=name)
 def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_taken(line, tmp_path, monkeypatch)
 
@@ -53,7 +48,7 @@ def summaries() -> list[tuple[Path, str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "line"), cases(summaries()), ids=name)
+@pytest.mark.parametrize(("page", "line"), summaries(), ids=name)
 def test_commands_of_summaries_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_taken(line, tmp_path, monkeypatch)
 
