@@ -76,6 +76,8 @@ class InferArguments(
 
     def __post_init__(self) -> None:
         given = [name for name in [*WITHOUT_EFFECT, *OF_4_BITS] if not self._is_default(name)]
+        if self.val_dataset and not self._is_default("val_dataset_sample"):  # val_dataset is answered whole
+            given.append("val_dataset_sample")
         problems = Problems()
         if self.ckpt_dir is not None:
             self._take_kind(trained_kind(Path(self.ckpt_dir)), problems)

@@ -94,11 +94,12 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
     backend = BACKEND.AUTO if torch.cuda.is_available() else BACKEND.TORCH  # AUTO would compile one for the CPU
     config = QuantizeConfig(bits=args.bits, group_size=args.group_size)
     get_logger().info("GPTQ, %d bits, groups of %d, on %d rows.", args.bits, args.group_size, len(samples))
+    source, target = str(whole.resolve()), str(folder.resolve())
     try:
-        with _off_standard_output():
-            model = GPTQModel.load(str(whole), config, backend=backend)
+        with _off_standard_output(), _logs_elsewhere():
+            model = GPTQModel.load(source, config, backend=backend)
             model.quantize(samples, batch_size=1, backend=backend)
-            model.save(str(folder))
+            model.save(target)
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as err:
         text = " ".join(str(err).split())[:300]
         raise LlmtuneError(f"gptqmodel cannot quantise this model: {text}") from err
@@ -113,6 +114,18 @@ def _off_standard_output() -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else nowhere))
         quiet_gptqmodel()
         yield
+
+
+@contextlib.contextmanager
+def _logs_elsewhere() -> Iterator[None]:
+    """Gptqmodel 7.7 writes logs/ where one stands (looper/loop_processor.py): not among the user's files."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def _calibration(args: ExportArguments, engine: Engine) -> list[dict[str, list[int]]]:

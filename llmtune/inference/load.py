@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from llmtune.templates.chat import ChatTemplate, get_template
 from llmtune.templates.images import limit_pixels
 from llmtune.tuners.lora import load_adapter
 from llmtune.tuners.vocabulary import has_own_tokens
-from llmtune.utils.logging import get_logger
+from llmtune.utils.logging import get_logger, log_once
 
 __all__ = ["load_engine"]
 
@@ -68,7 +69,7 @@ def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | Non
         assert checkpoint is not None
         model = load_adapter(model, checkpoint)
     if device == "cpu" and args.device is None:
-        get_logger().info("Inference runs on the CPU, since there is no GPU.")
+        log_once("Inference runs on the CPU, since there is no GPU.", level=logging.INFO)
     model = (model if quantized or spread else model.to(device)).eval()
     limit_pixels(tokenizer, args.max_pixels)
     template = _template(args, tokenizer)

@@ -15,7 +15,8 @@ from typing import Any
 
 from llmtune.arguments.serve import API_KEY_VARIABLE, BASE_NAME, ServeArguments
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.registry import resolve_reference
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
 
@@ -38,7 +39,7 @@ def vllm_command(args: ServeArguments) -> list[str]:
         raise UsageError(f"vLLM serves LoRA alone, and {args.ckpt_dir} is {args.sft_type}. Merge it first.")
     assert args.model_type is not None
     whole = args.ckpt_dir if args.ckpt_dir is not None and not has_adapter else args.model_id_or_path
-    base = whole or MODEL_MAPPING[args.model_type].model_id_or_path
+    base = whole or _own_folder(MODEL_MAPPING[args.model_type])
     command = ["vllm", "serve", str(base), "--host", args.host, "--port", str(args.port)]
     command += ["--served-model-name", BASE_NAME if has_adapter else args.main_name]
     modules = [f"{args.main_name}={args.ckpt_dir}"] if has_adapter else []
@@ -66,6 +67,13 @@ def vllm_command(args: ServeArguments) -> list[str]:
         command += ["--max-model-len", str(args.max_prompt_length + args.max_new_tokens)]
     command += ["--seed", str(args.seed), "--override-generation-config", json.dumps(_defaults(args))]
     return command
+
+
+def _own_folder(info: ModelInfo) -> str:
+    """What vLLM finds by itself: a hub's id, or the folder of a model that ships with llmtune."""
+    if info.get_folder is None:
+        return info.model_id_or_path
+    return str(resolve_reference(info.get_folder, what="The get_folder of a model")())
 
 
 def run_vllm(args: Any) -> int:

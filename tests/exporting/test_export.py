@@ -304,8 +304,9 @@ def test_bitsandbytes(adapter, tmp_path, bits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
-def test_gptq(adapter, tmp_path, bits, capfd):
+def test_gptq(adapter, tmp_path, bits, capfd, monkeypatch):
     pytest.importorskip("gptqmodel")
+    monkeypatch.chdir(tmp_path)
     rows = [{"query": f"How much is {n} plus 1?", "response": f"{n} plus 1 is {n + 1}."} for n in range(8)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     options = {"calibration_dataset": [str(tmp_path / "rows.json")], "num_calibration_samples": 6, "group_size": 32}
@@ -315,6 +316,7 @@ def test_gptq(adapter, tmp_path, bits, capfd):
     with safe_open(made / "model.safetensors", framework="pt") as file:
         assert "model.layers.0.mlp.up_proj.qweight" in file.keys()  # noqa: SIM118
     assert capfd.readouterr().out == "", "results alone"
+    assert not (tmp_path / "logs").exists()
 
 
 def test_gptq_without_its_package_or_data(adapter, tmp_path, monkeypatch):

@@ -362,3 +362,9 @@ def test_nothing_to_answer(tuned, tmp_path):
 def test_merging_needs_a_checkpoint():
     with pytest.raises(UsageError, match="--ckpt_dir"):
         InferArguments(model_type="llmtune-tiny", merge_lora_and_save=True)
+
+
+def test_a_flag_without_effect_is_told():
+    """A given data set is answered whole; --show_dataset_sample says how much of it."""
+    args = InferArguments(model_type="llmtune-tiny", val_dataset=["tiny-qa"], val_dataset_sample=2)
+    assert args.unused == ["--val_dataset_sample"]

@@ -11,6 +11,7 @@ import pytest
 from llmtune.arguments.serve import ServeArguments
 from llmtune.cli import serve as command
 from llmtune.errors import MissingPackageError, UsageError
+from llmtune.models.tiny import tiny_folder
 from llmtune.serving.vllm import vllm_command
 
 
@@ -41,6 +42,10 @@ def test_whole_weights(tuned):
     assert "--enable-lora" not in found
     given = json.loads(found["--override-generation-config"][0])
     assert given == {"temperature": 0.5, "top_k": 7, "top_p": 0.9, "repetition_penalty": 1.0, "max_new_tokens": 24}
+
+
+def test_the_embedded_model_is_a_folder():
+    assert vllm_command(ServeArguments(model_type="llmtune-tiny"))[2] == str(tiny_folder())
 
 
 def test_adapters(tuned, adapters):
