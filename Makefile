@@ -52,7 +52,7 @@ demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after:
 	@$(BIN)/python examples/demo.py $(if $(WEB),--web)
 
 test: check ## Everything that CI runs: the checks and all the tests.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25
 
 test-fast: .venv/.installed-test ## The tests without the slow ones and those that need a GPU.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
