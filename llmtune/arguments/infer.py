@@ -11,6 +11,7 @@ from llmtune.arguments.checks import Problems, check_data, check_generation, fil
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 from llmtune.arguments.long_context import RopeArguments, check_rope
 from llmtune.arguments.speed import AttentionArguments, check_attention
+from llmtune.utils.logging import get_logger
 
 __all__ = ["InferArguments"]
 
@@ -103,6 +104,14 @@ class InferArguments(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
         )
         problems.raise_if_any()
+
+    def tell(self, about: str = "answers") -> None:
+        """Log what came from the checkpoint, and which flags change nothing."""
+        log = get_logger()
+        for flag in self.unused:
+            log.warning("%s has no effect on %s.", flag, about)
+        if self.inherited:
+            log.info("From the checkpoint: %s.", ", ".join(self.inherited))
 
     def _take_kind(self, kind: Any, problems: Problems) -> None:
         """The folder shows what was trained; a flag that says otherwise is a mistake."""

@@ -54,10 +54,7 @@ def evaluate(args: EvaluateArguments) -> Scores:
     """
     quiet_libraries()
     log = get_logger()
-    for flag in args.unused:
-        log.warning("%s has no effect on an evaluation.", flag)
-    if args.inherited:
-        log.info("From the checkpoint: %s.", ", ".join(args.inherited))
+    args.tell("an evaluation")
     if args.suite:
         from llmtune.evaluating.suite import run_suite
 

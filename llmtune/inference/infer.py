@@ -45,11 +45,7 @@ def infer(args: InferArguments) -> list[InferResult]:
         LlmtuneError: Anything that can be explained: see `llmtune.errors`.
     """
     quiet_libraries()
-    log = get_logger()
-    for flag in args.unused:
-        log.warning("%s has no effect on answers.", flag)
-    if args.inherited:
-        log.info("From the checkpoint: %s.", ", ".join(args.inherited))
+    args.tell()
     rows = [] if args.eval_human else rows_to_answer(args)
     if any(row.images for row in rows):
         assert args.model_type is not None

@@ -27,10 +27,7 @@ def serve(args: ServeArguments) -> None:
     """
     quiet_libraries()
     log = get_logger()
-    for flag in args.unused:
-        log.warning("%s has no effect on answers.", flag)
-    if args.inherited:
-        log.info("From the checkpoint: %s.", ", ".join(args.inherited))
+    args.tell()
     listener = listen(args.host, args.port)  # before the weights: a port that is taken costs no minutes
     with listener:
         service = Service(load_engine(args, args.adapter_args), args)
