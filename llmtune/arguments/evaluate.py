@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llmtune.arguments.answering import BASE_NAME
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.infer import InferArguments
@@ -15,7 +16,7 @@ from llmtune.evaluating.info import METRIC_MAPPING
 
 __all__ = ["BASE", "EvaluateArguments"]
 
-BASE = "base"
+BASE = BASE_NAME
 """What the table calls the model without a checkpoint."""
 NOT_HERE = ("ckpt_dir", "inherited", "unused")
 

@@ -42,8 +42,7 @@ def run(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("streamlit") is None:
         raise MissingPackageError("llmtune web needs streamlit. Install it with: pip install 'llmtune[web]'")
     port = free_port(args.host, args.port)
-    for flag in args.unused:
-        get_logger().warning("%s has no effect on answers.", flag)
+    args.tell()
     address = f"http://{shown_host(args.host)}:{port}"
     get_logger().info("The page is at %s (Ctrl-C ends it). Its model is loaded at the first visit.", address)
     os.environ["LLMTUNE_API_KEY"] = args.api_key or ""  # not on the new command line, where all could read it

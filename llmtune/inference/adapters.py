@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from llmtune.arguments.answering import BASE_NAME
 from llmtune.templates.chat import ChatTemplate
 
 __all__ = ["BASE", "Adapters"]
 
-BASE = "base"
+BASE = BASE_NAME
 """The name of the model without any adapter."""
 
 
