@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
 from llmtune.arguments.serve import ServeArguments
 from llmtune.errors import UsageError
+from llmtune.inference import batching
 
 
 def answer(client, model: str, number: int) -> str:
@@ -28,19 +30,30 @@ def test_the_model_of_a_request_chooses(serving, tuned, adapters):
 
 
 @pytest.mark.slow
-def test_adapters_take_turns(serving, tuned, adapters):
+def test_adapters_take_turns(serving, tuned, adapters, monkeypatch):
     """A long answer of one does not make the others wait for its end, and is what it would have been."""
+    monkeypatch.setattr(batching, "TURN_S", 0.0)  # a turn is a step or two, on a machine of any speed
     flags = {"ckpt_dir": str(tuned), "adapters": [f"{name}={path}" for name, path in adapters.items()]}
     with serving(**flags) as server:
         client = server.client()
         options = {"max_tokens": 800, "logit_bias": {"2": -100.0, "0": -100.0}, "seed": 1, "temperature": 1.0}
         options |= {"model": "red", "messages": [{"role": "user", "content": "question 1"}]}
         alone = client.chat.completions.create(**options).choices[0].message.content
-        with ThreadPoolExecutor(1) as pool:
-            long = pool.submit(lambda: client.chat.completions.create(**options).choices[0].message.content)
-            for number in range(4):
-                assert answer(client, "blue", number) == f"blue {number}."
+        begun = Event()
+
+        def listen() -> str:
+            pieces = []
+            for chunk in client.chat.completions.create(**options, stream=True):
+                pieces.append(chunk.choices[0].delta.content or "")
+                begun.set()
+            return "".join(pieces)
+
+        with ThreadPoolExecutor(5) as pool:
+            long = pool.submit(listen)
+            assert begun.wait(60)
+            others = list(pool.map(lambda number: answer(client, "blue", number), range(4)))
             assert not long.done()
+            assert others == [f"blue {number}." for number in range(4)]
             assert long.result() == alone
 
 
