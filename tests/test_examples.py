@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from . import prepared
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -18,9 +20,12 @@ TANG = EXAMPLES / "tang_poems"
 
 @pytest.fixture
 def run(tmp_path: Path):
+    """Python's scripts and modules begin prepared; bash is bash."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run_(*command: str | Path) -> str:
+        if command[0] == sys.executable and command[1] != "-c":
+            return prepared.start(*command[1:], folder=tmp_path, cwd=tmp_path).check()
         words = [str(word) for word in command]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -18,6 +18,8 @@ from llmtune.cli.parser import parse
 from llmtune.cli.sft import SftCommand
 from llmtune.models.info import MODEL_MAPPING
 
+from . import prepared
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 GENERATED = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.glob("*/*/*.sh"))
@@ -53,10 +55,10 @@ def said(tmp_path_factory):
     (stubs / "llmtune").chmod(0o755)
     made: dict[str, list[str]] = {}
 
-    def words(script, *flags, **variables):
+    def words(script, *flags, cwd=stubs, **variables):
         kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
         environment = kept | {"PATH": f"{stubs}:{os.environ['PATH']}"} | variables
-        done = subprocess.run(["bash", SCRIPTS / script, *flags], capture_output=True, env=environment, cwd=stubs)
+        done = subprocess.run(["bash", SCRIPTS / script, *flags], capture_output=True, env=environment, cwd=cwd)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().split("\0")[:-1]
 
@@ -425,31 +427,45 @@ def test_every_tiny_mode_is_run():
     assert set(ACTIVE) == {row["mode"] for row in OURS if row["model"] == "llmtune-tiny"}
 
 
+BY_HAND = "full_ddp_ds"
+"""Its sft.sh starts what a user's does: bash, llmtune, torchrun, two processes. The others' words are run prepared."""
+SHORT = ("--max_steps", "2", "--eval_steps", "2", "--save_steps", "2", "--dataset", "tiny-qa#60")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ACTIVE)
-def test_tiny_runs_and_answers(mode, tmp_path):
-    stub = tmp_path / "bin/llmtune"
-    stub.parent.mkdir()
-    stub.write_text(f"#!/usr/bin/env bash\n{LLMTUNE}\n")
-    stub.chmod(0o755)
-    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def test_tiny_runs_and_answers(mode, tmp_path, said):
+    def run(name, *flags):
+        gpus, *words = said(f"llmtune_tiny/{mode}/{name}", *flags, cwd=tmp_path)
+        nproc = int(words[words.index("--nproc") + 1]) if "--nproc" in words else 1
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
+        started = prepared.start(
+            *prepared.LLMTUNE, *words, folder=tmp_path, cwd=tmp_path, nproc=nproc, environment=environment
+        )
+        started.check()
+        return started.said()
 
-    def bash(name, *flags):
-        command = ["bash", SCRIPTS / "llmtune_tiny" / mode / name, *flags]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=400)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        return done.stdout + done.stderr
-
-    steps = ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"]
-    text = bash("sft.sh", *steps, "--dataset", "tiny-qa#60")
+    text = start_by_hand(mode, tmp_path) if mode == BY_HAND else run("sft.sh", *SHORT)
     assert ACTIVE[mode] in text
     (checkpoint,) = tmp_path.glob("output/llmtune-tiny/v0-*/checkpoint-2")
     if mode not in ANSWERING:
         return
-    text = bash("infer.sh", "--show_dataset_sample", "1", "--max_new_tokens", "4")
+    text = run("infer.sh", "--show_dataset_sample", "1", "--max_new_tokens", "4")
     assert "[OUTPUT]" in text
     (result,) = checkpoint.glob("infer_result_*.jsonl")
     assert json.loads(result.read_text(encoding="utf-8"))["query"]
+
+
+def start_by_hand(mode, folder):
+    stub = folder / "bin/llmtune"
+    stub.parent.mkdir()
+    stub.write_text(f"#!/usr/bin/env bash\n{LLMTUNE}\n")
+    stub.chmod(0o755)
+    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    command = ["bash", SCRIPTS / "llmtune_tiny" / mode / "sft.sh", *SHORT]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=400)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import prepared
+
 # A step is 8 samples: 43 do not fill the last one, nor divide by two; two passes, so that the second has an order too.
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#43"], "train_dataset_sample": -1, "batch_size": 2,
@@ -25,23 +27,26 @@ def words(settings: dict[str, Any]) -> list[str]:
     ]
 
 
-def start(folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
-    flags = words(RUN | settings | {"output_dir": str(folder)})
+def start(folder: Path, **settings: Any) -> subprocess.Popen[str]:
+    """As a user does: `--nproc` hands over to torchrun."""
     return subprocess.Popen(
-        [sys.executable, "-m", "llmtune", "sft", *flags],
+        [sys.executable, "-m", "llmtune", "sft", *flags(folder, settings)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
+def flags(folder: Path, settings: dict[str, Any]) -> list[str]:
+    return words(RUN | settings | {"output_dir": str(folder)})
+
+
 def launch(folder: Path, **settings: Any) -> Path:
-    """Run to the end; the run's folder."""
-    process = start(folder, **settings)
-    out, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, out[-6000:]
-    (folder / "said.log").write_text(out)
+    """Run to the end, in prepared processes; the run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nproc = settings.get("nproc", 1)
+    prepared.start(*prepared.LLMTUNE, "sft", *flags(folder, settings), folder=folder, nproc=nproc).check()
     return newest(folder)
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +15,9 @@ import pytest
 from llmtune.arguments.sft import SftArguments
 from llmtune.training.checkpoint import last_checkpoint
 from llmtune.training.sft import sft
+
+from .. import prepared
+from .launched import words
 
 STEPS, SAVE_EVERY = 30, 4
 SETTINGS = {
@@ -53,30 +52,17 @@ def undisturbed(tmp_path_factory) -> Callable[[str], dict[int, float]]:
     return run
 
 
-def start(output_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[str]:
-    flags = [
-        item
-        for name, value in settings.items()
-        for item in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]
-    command = [sys.executable, "-m", "llmtune", "sft", *flags, "--output_dir", str(output_dir)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "seed"), [("rows", 0), ("rows", 1), *((way, 2) for way in WAYS)])
 def test_killed_and_resumed(tmp_path, undisturbed, way, seed):
     settings = SETTINGS | WAYS[way]
     draw = random.Random(seed)
     after, pause = draw.randint(SAVE_EVERY, STEPS - 3), draw.random() * 0.3
-    process = start(tmp_path, settings)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if f"step {after}/" in line:
-            break
+    flags = words(settings | {"output_dir": str(tmp_path)})
+    process = prepared.start(*prepared.LLMTUNE, "sft", *flags, folder=tmp_path)
+    process.wait_for(f"step {after}/")
     time.sleep(pause)  # anywhere: in a step, or while a checkpoint is written
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.kill()
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert last_checkpoint(run) is not None
     (run / ".saving-half").mkdir()

@@ -94,7 +94,7 @@ def check_weights(run: Path, expected: Path) -> None:
 def test_as_one_process_and_resumed(tmp_path, lora, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy)
     assert active in (run / "report.md").read_text()
-    assert ("written while training went on" in (tmp_path / "said.log").read_text()) == ("async_save" in strategy)
+    assert ("written while training went on" in (tmp_path / "said.err").read_text()) == ("async_save" in strategy)
     check_equal(run, lora)
     check_tokens(run, lora)
     check_weights(run, lora)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,8 @@ from llmtune.arguments.checkpoint_folder import read_sft_args
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import trainer as trainer_module
+
+from .. import prepared
 
 QUICK: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,
@@ -289,20 +287,15 @@ def test_peft_path_goes_on_from_an_adapter(lora, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 0, "SIGTERM")])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, status, name):
-    command = [sys.executable, "-m", "llmtune", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa"]
-    command += ["--max_steps", "100000", "--logging_steps", "1", "--save_steps", "100000", "--eval_strategy", "no"]
-    process = subprocess.Popen(
-        [*command, "--output_dir", str(tmp_path)],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    process = prepared.start(
+        *(*prepared.LLMTUNE, "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa", "--max_steps", "100000"),
+        *("--logging_steps", "1", "--save_steps", "100000", "--eval_strategy", "no", "--output_dir", tmp_path),
+        folder=tmp_path,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    log = ""
-    while time.monotonic() < deadline and "step 3/" not in log:
-        log += process.stderr.readline()
+    process.wait_for("step 3/", 120)
     process.send_signal(number)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == status, log + rest
-    assert "Traceback" not in rest
+    assert process.wait(60) == status, process.said()
+    assert "Traceback" not in process.said()
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     (checkpoint,) = run.glob("checkpoint-*")
     assert int(checkpoint.name.split("-")[1]) >= 3

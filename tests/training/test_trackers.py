@@ -66,7 +66,7 @@ def test_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 8 + SECRET + "0" * 12)
     folder = run(tmp_path, "wandb")
-    wandb.finish()  # as the end of the process does
+    wandb.teardown()  # as the end of the process does: its service has written all
     (data,) = folder.glob("wandb/offline-run-*/*.wandb")
     assert b"train/loss" in data.read_bytes()
     check_no_secret(folder)
