@@ -15,6 +15,7 @@ Show what `llmtune sft` with the same flags would need: parameters, memory by pa
 whether it fits on a card, and if not, which flags would make it fit. Reads the configuration alone, no weights.
   llmtune plan --model_type qwen2.5-7b-instruct --dataset my.jsonl --gpu 24GB
   llmtune plan --model_id_or_path FOLDER --sft_type full --gpu A100-80
+  llmtune plan --model_type qwen2.5-14b-instruct --dataset my.jsonl --gpu 2x24GB --device_map auto
 """
 
 
@@ -23,20 +24,21 @@ class PlanArguments(SftArguments):
     """Plan."""
 
     gpu: str | None = None
-    """Card to plan for: its memory (24GB) or its name (H100, A100-80, 4090 ...). Default: this machine."""
+    """Card to plan for: its memory (24GB) or its name (H100, A100-80, 4090 ...); 2x24GB: a machine has two of them, for
+    --device_map. Default: this machine."""
 
 
 def run(argv: Sequence[str]) -> int:
     args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
-    from llmtune.planning.cards import find_card
+    from llmtune.planning.cards import find_cards
 
-    card = None if args.gpu is None else find_card(args.gpu)
+    cards, card = (1, None) if args.gpu is None else find_cards(args.gpu)
     check_sources(args)
     from llmtune.planning.plan import make_plan
     from llmtune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    plan = make_plan(args, card)
+    plan = make_plan(args, card, cards)
     table = plan.rows()
     width = max(map(len, table))
     sys.stdout.writelines(f"{name:<{width}}  {text}".rstrip() + "\n" for name, text in table.items())

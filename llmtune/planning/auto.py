@@ -54,8 +54,8 @@ def decide_checkpointing(
     args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
 ) -> tuple[Mode, str]:
     """The mode for a run on this machine, and the line that says why. `dtype`: what is computed in."""
-    sharding = sharding_of(args)
     on_gpu = torch.cuda.is_available()
+    sharding = sharding_of(args, torch.cuda.device_count() if on_gpu else 0)
     free = free_memory() // (1 if on_gpu else sharding.ranks)  # processes on CPUs share the machine's
     limit = free * (GPU_SHARE if on_gpu else CPU_SHARE)
     if surely_fits(read_json(folder / "config.json"), batch, limit):

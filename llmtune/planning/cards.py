@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmtune.errors import UsageError
 
-__all__ = ["CARDS", "Card", "card_of_device", "find_card", "gib"]
+__all__ = ["CARDS", "Card", "card_of_device", "find_card", "find_cards", "gib"]
 
 CONTEXT_GIB = 0.6
 """An allowance for CUDA's own context and the kernels loaded into it, which PyTorch does not count."""
@@ -70,6 +70,16 @@ CARDS: dict[str, tuple[Card, str]] = {
 _ALSO = {"A100": "A100-80", "A100-80G": "A100-80", "A100-40G": "A100-40", "V100-16": "V100", "A10G": "A10"}
 
 
+def find_cards(text: str) -> tuple[int, Card]:
+    """How many, and which: `24GB` and `A100-80` are one, `2x24GB` and `4 x A100-80` several.
+
+    Raises:
+        UsageError: No such card.
+    """
+    several = re.fullmatch(r"([1-9][0-9]*)\s*[x*]\s*(\S.*)", text.strip(), re.IGNORECASE)
+    return (int(several[1]), find_card(several[2])) if several else (1, find_card(text))
+
+
 def find_card(text: str) -> Card:
     """A card by its name (`A100-80`, `4090`, `RTX 3090`) or by its memory (`24GB`).
 
@@ -78,7 +88,7 @@ def find_card(text: str) -> Card:
     """
     size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(?:G|GB|GiB)", text.strip(), re.IGNORECASE)
     if size:
-        return Card(f"{float(size[1]):g} GB", float(size[1]))
+        return Card(f"{float(size[1]):g} GB card", float(size[1]))
     by_name = {_plain(name): card for name, (card, _) in CARDS.items()}
     by_name |= {_plain(name): CARDS[target][0] for name, target in _ALSO.items()}
     wanted = _plain(text)

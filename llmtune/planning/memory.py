@@ -16,6 +16,7 @@ from llmtune.planning.flops import ModelFlops, model_flops
 from llmtune.planning.optimizers import DEFAULT_OPTIMIZER, state_bytes, step_bytes
 from llmtune.planning.shapes import layer_count, shapes, weight_bytes
 from llmtune.planning.sharding import Sharding
+from llmtune.planning.spread import fullest_share
 from llmtune.planning.trace import Passes, Work, trace_passes
 from llmtune.utils.quiet import quiet_libraries
 
@@ -98,10 +99,11 @@ class Estimator:
         """
         quiet_libraries()
         key = self._key(args)
-        if key not in self._counted:
-            self._counted[key] = _Static.of(shapes(args, self.info, self.folder, self._kept(args), None), args)
-        static: _Static = self._counted[key]
         kept = self._kept(args)
+        if (key, sharding.spread) not in self._counted:
+            model = shapes(args, self.info, self.folder, kept, None)
+            self._counted[key, sharding.spread] = _Static.of(model, args, sharding.spread)
+        static: _Static = self._counted[key, sharding.spread]
         # Divided weights come together in what is computed in; elsewhere autocast keeps a copy of each for backward.
         computed = self.dtype if sharding.weights > 1 else kept
         passes = self._passes(args, batch, key, computed)
@@ -112,13 +114,15 @@ class Estimator:
         buckets = static.gradients if sharding.ranks > 1 and sharding.gradients == 1 else 0
         gathered = static.largest_layer if sharding.weights > 1 else 0
         weights = 0 if sharding.offloads_weights else static.weights // sharding.weights
+        activations = max(passes.peak - passes.loss - static.gradients * computed.itemsize // kept.itemsize, 0)
+        share = static.fullest_share
         return Estimate(
-            weights=weights + gathered,
-            gradients=static.gradients // sharding.gradients + buckets,
-            optimizer=0 if sharding.offloads_optimizer else states // sharding.optimizer,
-            activations=max(passes.peak - passes.loss - static.gradients * computed.itemsize // kept.itemsize, 0),
+            weights=round(weights * share) + gathered,
+            gradients=round((static.gradients // sharding.gradients + buckets) * share),
+            optimizer=0 if sharding.offloads_optimizer else round(states // sharding.optimizer * share),
+            activations=round(activations * share),
             logits=passes.loss,
-            step=step_bytes(optimizer, static.gradients // sharding.optimizer, self.on_gpu),
+            step=step_bytes(optimizer, round(static.gradients // sharding.optimizer * share), self.on_gpu),
             trainable=static.trainable,
             parameters=static.parameters,
             saved=(static.saved, 0 if args.only_save_model else state_bytes(optimizer, tensors, on_gpu=False)),
@@ -189,9 +193,10 @@ class _Static:
     largest_layer: int
     trained: list[tuple[tuple[int, ...], int, bool]]
     flops: ModelFlops
+    fullest_share: float
 
     @classmethod
-    def of(cls, model: Any, args: SftArguments) -> _Static:
+    def of(cls, model: Any, args: SftArguments, spread: int) -> _Static:
         found = list(weight_bytes(model))
         embeddings = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
         trained = [one for one, _ in found if one.requires_grad]
@@ -211,6 +216,7 @@ class _Static:
             largest_layer=max(layers.values(), default=0),
             trained=[(tuple(one.shape), one.element_size(), id(one) in embeddings) for one in trained],
             flops=model_flops(model),
+            fullest_share=fullest_share(inner, spread),
         )
 
 

@@ -39,6 +39,7 @@ class Plan:
 
     Attributes:
         args: With what `auto` comes to.
+        ranks, spread: Processes, and the devices that the layers of each are spread over.
         limit: Bytes that one device offers.
         suggestions: Where it does not fit: flags that would help.
     """
@@ -48,6 +49,7 @@ class Plan:
     estimate: Estimate
     workload: Workload
     ranks: int
+    spread: int
     limit: float
     device: str
     tflops: float
@@ -93,7 +95,7 @@ class Plan:
         )
         table["disk space"] = f"{gib(self.disk)} for the checkpoints that are kept, and one being written"
         table |= {
-            "memory" if self.ranks == 1 else f"memory of each of {self.ranks} devices": "",
+            self._whose_memory(): "",
             "  weights": gib(one.weights),
             "  gradients": gib(one.gradients),
             "  optimizer": gib(one.optimizer),
@@ -103,6 +105,14 @@ class Plan:
         }
         return table | {"fits": "yes" if self.fits else "NO"}
 
+    def _whose_memory(self) -> str:
+        devices = self.ranks * self.spread
+        return (
+            "memory"
+            if devices == 1
+            else f"memory of {'each' if self.spread == 1 else 'the fullest'} of {devices} devices"
+        )
+
     def _duration(self) -> str:
         if not self.tflops:
             return ""
@@ -111,15 +121,16 @@ class Plan:
         return f", about {text} at {USUAL_MFU:.0%} of the peak of {self.device}"
 
 
-def make_plan(args: SftArguments, card: Card | None = None) -> Plan:
+def make_plan(args: SftArguments, card: Card | None = None, cards: int = 1) -> Plan:
     """Plan a run.
 
     Args:
         card: The GPU to plan for. None: this machine's, or its memory where it has none.
+        cards: How many of them a machine has; --device_map divides them among its processes.
 
     Raises:
         LlmtuneError: As `sft` would, of what it looks at before weights.
-        UsageError: The model's own code looks at numbers, so that it cannot be traced.
+        UsageError: The model's own code looks at numbers, so that it cannot be traced; --device_map has one device.
     """
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
@@ -131,11 +142,18 @@ def make_plan(args: SftArguments, card: Card | None = None) -> Plan:
     dtype = _dtype(args, card)
     estimator = Estimator(info, folder, dtype, on_gpu=card is not None or torch.cuda.is_available())
 
+    gpus = torch.cuda.device_count() if card is None else cards
+
     def total_of(one: SftArguments) -> int:
-        sharding = sharding_of(one)
+        sharding = sharding_of(one, gpus)
         return estimator.estimate(one, Workload.of(one, rows, sharding.ranks).batch, sharding).total
 
-    sharding = sharding_of(args)
+    sharding = sharding_of(args, gpus)
+    if args.device_map and sharding.spread == 1:
+        raise UsageError(
+            f"--device_map {args.device_map} spreads a process's layers over several GPUs, and each has "
+            f"{gpus // sharding.ranks or 'none'}. Say how many a machine has: --gpu {2 * sharding.ranks}x24GB, say."
+        )
     work = Workload.of(args, rows, sharding.ranks)
     try:
         if args.gradient_checkpointing == "auto":
@@ -152,10 +170,12 @@ def make_plan(args: SftArguments, card: Card | None = None) -> Plan:
         raise UsageError(
             f"The code of {args.display_name()} cannot be traced without numbers, so its memory is not known: {reason}."
         ) from err
+    if args.device_map == "sequential":
+        notes.append("--device_map sequential fills the first GPU first; the figures are those of auto.")
     if read_json(folder / "config.json").get("vision_config"):
         notes.append("The activations of images are not counted: the figures are those of rows of text.")
-    ranks = sharding.ranks
-    return Plan(args, dtype_name(dtype), estimate, work, ranks, limit, device, tflops, suggestions, notes)
+    shared = (sharding.ranks, sharding.spread)
+    return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes)
 
 
 def _rows(args: SftArguments, folder: Path, notes: list[str]) -> Rows | None:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtune.utils.ranks import local_world_size
+
 __all__ = ["Sharding", "sharding_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Devices that a run goes over, and among how many of them each part is divided; 1: each holds it whole.
+    """Processes of a run, and among how many of them each part is divided; 1: each holds it whole.
 
-    `offloads_optimizer`, `offloads_weights`: what lies in the memory of the machine instead.
+    `offloads_optimizer`, `offloads_weights`: what lies in the memory of the machine instead. `spread`: devices over
+    which `--device_map` spreads the layers of one process.
     """
 
     ranks: int = 1
@@ -24,11 +27,19 @@ class Sharding:
     optimizer: int = 1
     offloads_optimizer: bool = False
     offloads_weights: bool = False
+    spread: int = 1
 
 
-def sharding_of(args: Any) -> Sharding:
-    """What `--nproc`, `--fsdp` and `--deepspeed_config_path` divide; flags that are not there count as not given."""
-    ranks = max(int(getattr(args, "nproc", None) or 1), int(os.environ.get("WORLD_SIZE") or 1))
+def sharding_of(args: Any, gpus: int = 0) -> Sharding:
+    """What the flags divide: `--nproc`, `--fsdp`, `--deepspeed_config_path`, `--device_map`; none is as not given.
+
+    Args:
+        gpus: Of a machine, for all of its processes; --device_map has no effect without.
+    """
+    nproc = int(getattr(args, "nproc", None) or 1)
+    ranks = max(nproc, int(os.environ.get("WORLD_SIZE") or 1))
+    if getattr(args, "device_map", None):
+        return Sharding(ranks, spread=max(gpus // max(nproc, local_world_size()), 1))
     if getattr(args, "fsdp", None):
         offloads = bool(getattr(args, "fsdp_offload", False))
         return Sharding(ranks, ranks, ranks, ranks, offloads, offloads)

@@ -31,6 +31,8 @@ def quiet_libraries() -> None:
         logging.disable_progress_bar()
     # bitsandbytes says at every 8-bit product that it rounds the inputs
     standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)
+    # accelerate says of each GPU that llmtune plan asks about that this machine does not have it
+    standard_logging.getLogger("accelerate.utils.modeling").setLevel(standard_logging.ERROR)
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # said once, by sft
     # deepspeed 0.19 calls collectives by the names that torch 2.13 has replaced
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)

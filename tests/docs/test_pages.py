@@ -26,8 +26,9 @@ def name(value: object) -> str:
 
 
 def test_pages_are_found() -> None:
-    assert len(PAGES) == 60
-    assert len(LINES) == 110
+    """Else the tests below would be of nothing."""
+    assert len(PAGES) >= 60
+    assert len(LINES) >= 110
     assert {page.stem for page in (DOCS / "commands").iterdir()} == {*COMMANDS, "index"}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import infer_auto_device_map
 from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers.integrations.accelerate import infer_auto_device_map
 
 from llmtune import SftArguments
 from llmtune.errors import UsageError
@@ -50,9 +50,7 @@ def test_maps(model, monkeypatch, free, num_processes, rank):
     options = spread_options("sequential")
     own = own_gpus(len(free), rank, num_processes)
     assert list(options["max_memory"]) == own
-    found = infer_auto_device_map(
-        model, max_memory=options["max_memory"], no_split_module_classes=model._no_split_modules
-    )
+    found = infer_auto_device_map(model, options["max_memory"], {"Qwen2DecoderLayer"})
     assert set(found.values()) == set(own)
     layers = [found[f"model.layers.{number}"] for number in range(28)]  # each is whole on one
     assert layers == sorted(layers)

@@ -16,7 +16,7 @@ from llmtune.planning.sharding import Sharding, sharding_of
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("24GB", "24 GB"), ("24", None), ("80g", "80 GB"), ("A100-80", "A100-80"), ("a100", "A100-80"),
+        ("24GB", "24 GB card"), ("24", None), ("80g", "80 GB card"), ("A100-80", "A100-80"), ("a100", "A100-80"),
         ("A100-40GB", "A100-40"), ("A100-80G", "A100-80"), ("RTX 4090", "4090"), ("rtx3090", "3090"), ("H100", "H100"),
         ("H200", "H200"), ("A10", "A10"), ("A10G", "A10"), ("V100", "V100"), ("V100-32GB", "V100-32"), ("L40S", "L40S"),
         ("T4", "T4"), ("H1000", None), ("GTX 480", None),
@@ -73,6 +73,9 @@ def test_sharding(tmp_path):
     assert sharding_of(given(nproc=2, fsdp=True, fsdp_offload=True)) == Sharding(2, 2, 2, 2, True, True)
     assert sharding_of(given(nproc=8, deepspeed_config_path="zero3")) == Sharding(8, 8, 8, 8)
     assert sharding_of(given(nproc=8, deepspeed_config_path="zero2_offload")) == Sharding(8, 1, 8, 8, True, False)
+    assert sharding_of(given(device_map="auto"), 4) == Sharding(spread=4)
+    assert sharding_of(given(device_map="auto", nproc=2), 5) == Sharding(2, spread=2)
+    assert sharding_of(given(device_map="auto")) == sharding_of(given(nproc=1), 4) == Sharding()
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}))
     assert sharding_of(given(nproc=2, deepspeed_config_path=str(file))) == Sharding(2, 2, 2, 2, False, True)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen3MoeConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen3MoeConfig
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from llmtune import SftArguments
 from llmtune.cli.main import main
@@ -177,6 +178,42 @@ def test_sharding_divides(qwen):
     ddp = estimator.estimate(args, Batch(1, 512, 300), Sharding(8))
     assert ddp.gradients == 2 * one.gradients
     assert estimator.estimate(args, Batch(1, 512, 300), Sharding(2, 1, 2, 2, True)).optimizer == 0
+
+
+@pytest.mark.parametrize("gpus", [2, 3, 4])
+def test_spread_layers(qwen, gpus):
+    """The weights on the fullest GPU against the map that transformers computes for `--device_map auto`."""
+    args = args_of(qwen, gradient_checkpointing="full", device_map="auto")
+    estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
+    whole, spread = (estimator.estimate(args, Batch(1, 512, 300), Sharding(spread=count)) for count in (1, gpus))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(qwen), dtype=torch.bfloat16)
+    memory = get_balanced_memory(model, dict.fromkeys(range(gpus), 80 * 2**30), {"Qwen2DecoderLayer"})
+    placed = dict.fromkeys(memory, 0)
+    for name, gpu in infer_auto_device_map(model, memory, {"Qwen2DecoderLayer"}).items():
+        placed[gpu] += sum(one.numel() * 2 for one in model.get_submodule(name).parameters())
+    assert spread.weights == pytest.approx(max(placed.values()), rel=0.01)
+    assert 1 / gpus <= spread.weights / whole.weights < 1 / gpus + 0.1
+    for part in ("optimizer", "gradients", "activations"):
+        share = getattr(spread, part) / getattr(whole, part)
+        assert share == pytest.approx(spread.weights / whole.weights, rel=1e-3)
+    assert spread.logits == whole.logits
+
+
+def test_command_for_several_cards(qwen, capsys):
+    argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
+    assert main([*argv, "--gpu", "16GB"]) == 0
+    assert told(capsys.readouterr().out)["fits"] == "NO"
+    assert main([*argv, "--gpu", "2x16GB", "--device_map", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert told(out)["fits"] == "yes"
+    assert "memory of the fullest of 2 devices" in out
+    assert main([*argv, "--gpu", "4 * 16GB", "--device_map", "sequential", "--nproc", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "memory of the fullest of 4 devices" in out
+    assert "sequential fills the first GPU first" in out
+    assert main([*argv, "--gpu", "2x16GB", "--device_map", "auto", "--nproc", "2"]) == 2
+    assert "each has 1. Say how many a machine has: --gpu 4x24GB, say." in capsys.readouterr().err
 
 
 def test_experts_count_by_share(tmp_path):
