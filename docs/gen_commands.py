@@ -17,7 +17,7 @@ from llmtune.arguments.launch import LaunchArguments
 from llmtune.cli import list as list_command
 from llmtune.cli import show as show_command
 from llmtune.cli.main import COMMANDS
-from llmtune.cli.parser import _fields_by_owner, _inner, _show, field_help
+from llmtune.cli.parser import field_help, fields_by_owner, inner_type, shown_value
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
 CLASSES = {
@@ -84,7 +84,7 @@ def flags_by_group(command: str, lang: str = "en") -> Iterator[tuple[str, str, l
     """(key of the group, its title, its flags), in the order of `--help`."""
     cls = class_of(command)
     hints = typing.get_type_hints(cls)
-    for owner, names in _fields_by_owner(cls):
+    for owner, names in fields_by_owner(cls):
         place = f"{owner.__module__.removeprefix('llmtune.').removeprefix('arguments.')}.{owner.__name__}"
         helps = field_help(owner)
         flags = [
@@ -206,7 +206,7 @@ def _index(lang: str, said: Mapping[str, str]) -> str:
 
 def _value(hint: Any, lang: str) -> str:
     words = WORDS[lang]
-    hint, is_list = _inner(hint)
+    hint, is_list = inner_type(hint)
     if typing.get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
     name = words[{bool: "bool", int: "int", float: "float"}.get(hint, "text")]
@@ -217,7 +217,7 @@ def _default(cls: type, name: str) -> str:
     field: dataclasses.Field[Any] = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
     factory = field.default_factory
     default = field.default if factory is dataclasses.MISSING else factory()
-    return "" if default is None or default == [] else f"`{_show(default)}`"
+    return "" if default is None or default == [] else f"`{shown_value(default)}`"
 
 
 def _prose(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.parser import parse
+from llmtune.cli.processes import planned_processes
 
 if TYPE_CHECKING:
     from llmtune.data.store import TokenStore
@@ -95,8 +97,14 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
     report = tokens.report
     items = prepared.train_set
     num_items = len(tokens if isinstance(items, StreamedSamples) else items)
-    per_epoch = steps_per_epoch(num_items, args)
-    steps = {"steps an epoch": f"{per_epoch:,}", "steps in all": f"{total_steps(num_items, args):,}"}
+    processes = planned_processes(args.nproc, os.environ)
+    counted = processes or 1
+    samples = args.batch_size * args.gradient_accumulation_steps * counted
+    many = f" x {counted} processes" if counted > 1 else "" if processes else ", on each GPU; steps as with one"
+    steps = {
+        "steps an epoch": f"{steps_per_epoch(num_items, args, counted):,}",
+        "steps in all": f"{total_steps(num_items, args, counted):,}",
+    }
     if args.streaming:
         steps = {
             "streaming": "these are the first rows",
@@ -119,8 +127,8 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "rows split": f"{report.num_split_rows:,} into one sample an answer",
         "control tokens": f"{report.num_plain:,} contents with the spelling of one, encoded as plain text",
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
-        f"{'packs' if args.packing else 'samples'} a step": f"{args.batch_size * args.gradient_accumulation_steps:,}"
-        f" ({args.batch_size} x {args.gradient_accumulation_steps})",
+        f"{'packs' if args.packing else 'samples'} a step": f"{samples:,}"
+        f" ({args.batch_size} x {args.gradient_accumulation_steps}{many})",
         **steps,
     }
 

@@ -11,7 +11,7 @@ from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.distributed import deepspeed_file, need_deepspeed
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli import dry_run
-from llmtune.cli.processes import is_handed_over, torchrun_arguments
+from llmtune.cli.processes import is_handed_over, planned_processes, torchrun_arguments
 from llmtune.errors import MissingPackageError, OutputError, UsageError
 from llmtune.models.attention import best_flash
 from llmtune.models.info import MODEL_MAPPING
@@ -125,12 +125,9 @@ def _deepspeed(args: SftArguments, lacks: list[str]) -> str:
 def _step(args: SftArguments) -> str:
     what = "packs" if args.packing else "samples"
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
-    if not is_handed_over(args.nproc, os.environ):
-        processes = world_size()
-    elif args.nproc == 0:
+    processes = planned_processes(args.nproc, os.environ)
+    if processes is None:
         return f"{factors} {what} a GPU"
-    else:
-        processes = args.nproc * int(os.environ.get("NNODES", "1"))
     many = f" x {processes} processes" if processes > 1 else ""
     return f"{args.batch_size * args.gradient_accumulation_steps * processes:,} {what} ({factors}{many})"
 

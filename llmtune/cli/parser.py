@@ -22,7 +22,7 @@ from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, translate
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger, log_once
 
-__all__ = ["build_parser", "field_help", "parse"]
+__all__ = ["build_parser", "field_help", "fields_by_owner", "inner_type", "parse", "shown_value"]
 
 ArgumentsT = TypeVar("ArgumentsT")
 
@@ -56,7 +56,7 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
             if not ignore:
                 raise UsageError(message)
             get_logger().warning(message)
-        elif len(values) > 1 and not _inner(hints[flag])[1]:
+        elif len(values) > 1 and not inner_type(hints[flag])[1]:
             raise UsageError(
                 f"--{flag} takes one value, not {len(values)}: {' '.join(values)}. Quote a text with blanks."
             )
@@ -81,7 +81,7 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags; flags on the command line win.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     hints = typing.get_type_hints(cls)
-    for owner, names in _fields_by_owner(cls):
+    for owner, names in fields_by_owner(cls):
         group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0].rstrip("."))
         helps = field_help(owner)
         for name in names:
@@ -123,7 +123,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size((110, 24)).columns, 120))
 
 
-def _fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
+def fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
     """Each field beside the class whose text explains it; shared subjects first."""
     owners: dict[type, list[str]] = {owner: [] for owner in reversed(cls.__mro__) if dataclasses.is_dataclass(owner)}
     for field in dataclasses.fields(cls):
@@ -136,9 +136,9 @@ def _fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
 def _argument(hint: Any, field: dataclasses.Field[Any], text: str) -> dict[str, Any]:
     factory = field.default_factory
     default = field.default if factory is dataclasses.MISSING else factory()
-    shown = "" if default is None or default == [] else f" [{_show(default)}]"
+    shown = "" if default is None or default == [] else f" [{shown_value(default)}]"
     options: dict[str, Any] = {"help": (text + shown).replace("%", "%%")}
-    hint, is_list = _inner(hint)
+    hint, is_list = inner_type(hint)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         options |= {"choices": choices, "type": type(choices[0]), "metavar": "{" + ",".join(map(str, choices)) + "}"}
@@ -165,7 +165,7 @@ class _CommaList(argparse.Action):
         setattr(namespace, self.dest, [*former, *(part for part in parts if part)])
 
 
-def _inner(hint: Any) -> tuple[Any, bool]:
+def inner_type(hint: Any) -> tuple[Any, bool]:
     """The type inside `X | None` or `list[X]`."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
@@ -182,7 +182,7 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
 
 
-def _show(value: object) -> str:
+def shown_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -262,10 +262,10 @@ def _plain_loader() -> Any:
 
 def _config_values(value: object) -> list[str]:
     if isinstance(value, dict):
-        return [f"{key}={_show(item)}" for key, item in value.items()]
+        return [f"{key}={shown_value(item)}" for key, item in value.items()]
     if isinstance(value, list):
-        return [_show(item) for item in value]
-    return [_show(value)]
+        return [shown_value(item) for item in value]
+    return [shown_value(value)]
 
 
 def _ignores_errors(tokens: Tokens) -> bool:

@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-__all__ = ["hand_over", "is_handed_over", "main", "torchrun_arguments"]
+from llmtune.utils.ranks import world_size
+
+__all__ = ["hand_over", "is_handed_over", "main", "planned_processes", "torchrun_arguments"]
 
 SECONDS_TO_SAVE = "600"
 """What processes have, after SIGTERM, to end their step and save, before torchrun kills them."""
@@ -29,6 +31,13 @@ def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: in
 def is_handed_over(nproc: int, environment: Mapping[str, str]) -> bool:
     """Whether torchrun takes over: asked for, and this is not one of its processes already."""
     return (nproc != 1 or "NNODES" in environment) and "LOCAL_RANK" not in environment
+
+
+def planned_processes(nproc: int, environment: Mapping[str, str]) -> int | None:
+    """Processes of the run that this command line starts, on all machines; None: as many as there are GPUs."""
+    if not is_handed_over(nproc, environment):
+        return world_size()
+    return nproc * int(environment.get("NNODES", "1")) or None
 
 
 def torchrun_arguments(nproc: int, max_restarts: int, environment: Mapping[str, str]) -> list[str]:

@@ -66,7 +66,7 @@ class Workload:
         batch = _largest(args, lengths, rows.learned_share)
         total = int(lengths.sum())
         items = -(-total // args.max_length) if args.packing else len(lengths)
-        steps = total_steps(-(-items // ranks), args)
+        steps = total_steps(items, args, ranks)
         passes = steps * args.batch_size * args.gradient_accumulation_steps * ranks / max(items, 1)
         padded = _padded(args, lengths)
         return cls(

@@ -152,16 +152,21 @@ def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDatase
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
-def total_steps(num_samples: int, args: SftArguments) -> int:
-    """Optimizer steps of the whole run. `num_samples`: rows, or packs."""
+def total_steps(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+    """Optimizer steps of the whole run.
+
+    Args:
+        num_samples: Rows, or packs.
+        processes: That share them. None: those that there are.
+    """
     if args.max_steps > 0:
         return args.max_steps
-    return math.ceil(steps_per_epoch(num_samples, args) * args.num_train_epochs)
+    return math.ceil(steps_per_epoch(num_samples, args, processes) * args.num_train_epochs)
 
 
-def steps_per_epoch(num_samples: int, args: SftArguments) -> int:
+def steps_per_epoch(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
     """Optimizer steps of one pass over the samples, by all processes together."""
-    batches = -(-num_samples // (args.batch_size * world_size()))
+    batches = -(-num_samples // (args.batch_size * (processes or world_size())))
     return -(-batches // args.gradient_accumulation_steps)
 
 

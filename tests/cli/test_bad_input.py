@@ -155,3 +155,24 @@ def test_an_own_module_with_a_fault(folder, capsys):
     (folder / "mine.py").write_text("from llmtune import register_model\n1 / 0\n")
     assert main([*SFT, "--dataset", "good.jsonl", "--custom_register_path", "mine.py"]) == 1
     assert "mine.py raises ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "a_step", "in_all"),
+    [
+        ((), "8 (2 x 4)", "6"),
+        (("--nproc", "3"), "24 (2 x 4 x 3 processes)", "2"),
+        (("--nproc", "0"), "8 (2 x 4, on each GPU; steps as with one)", "6"),
+    ],
+)
+def test_check_counts_the_steps_of_all_processes(tmp_path, monkeypatch, capsys, flags, a_step, in_all):
+    monkeypatch.chdir(tmp_path)
+    for name in ("NNODES", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    argv = ["check", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa#43", "--dataset_test_ratio", "0"]
+    argv += ["--batch_size", "2", "--gradient_accumulation_steps", "4", "--num_train_epochs", "1", *flags]
+    assert main(argv) == 0
+    pairs = (line.strip().partition("  ") for line in capsys.readouterr().out.splitlines())
+    shown = {name: text.strip() for name, _, text in pairs}
+    assert shown["samples a step"] == a_step
+    assert shown["steps in all"] == in_all
