@@ -60,6 +60,11 @@ class ServiceArguments(InferArguments):
     adapter_args: dict[str, InferArguments] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        if not (self.ckpt_dir or self.model_type or self.model_id_or_path):
+            raise UsageError(
+                "Which model? Give --ckpt_dir FOLDER, --model_type NAME (see `llmtune list models`) or "
+                "--model_id_or_path FOLDER."
+            )
         super().__post_init__()
         self.max_length = -1  # a service refuses a prompt that is too long; training cut it
         self.inherited = [name for name in self.inherited if name != "max_length"]

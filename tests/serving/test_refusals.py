@@ -206,3 +206,9 @@ def test_a_port_that_is_taken(serving, tuned, server):
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(UsageError, match="Give another --port"), serving(ckpt_dir=str(tuned), port=port):
         pass
+
+
+def test_no_model_is_named():
+    """Not the documented default of infer: nobody serves 15 GB by accident."""
+    with pytest.raises(UsageError, match="Which model"):
+        ServeArguments()
