@@ -3,6 +3,7 @@
     python benchmarks/train.py                                      the embedded model and data, a minute
     python benchmarks/train.py --tokenizer FOLDER --rows FILE       a vocabulary of real size and your rows
         [--vocabulary 151936] [--hidden 256] [--layers 4] [--steps 8] [--batch_size 4] [--max_length 1024]
+        [--attn_impl sdpa]
 
 Each way runs in a process of its own, in turn, and again, `--repeats` times; medians and ratios are printed. All train
 LoRA of rank 8 on all linear layers in fp32 on the same rows, each with a system text, as one chat template writes them;
@@ -93,14 +94,15 @@ def run_llmtune(options: argparse.Namespace) -> dict[str, int]:
     from llmtune.training import sft as module
 
     seen: dict[str, int] = {}
-    own = module._tell
+    own = module.prepare
 
-    def tell(prepared: Any, args: Any) -> None:
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        prepared = own(*args, **kwargs)
         report = prepared.train_tokens.report
         seen.update(rows=report.num_samples, tokens=report.num_tokens, learned=report.num_learned)
-        own(prepared, args)
+        return prepared
 
-    module._tell = tell
+    module.prepare = prepare
     sft(
         SftArguments(
             model_type=options.model_type, model_id_or_path=options.model, template_type=options.template,
@@ -109,7 +111,7 @@ def run_llmtune(options: argparse.Namespace) -> dict[str, int]:
             gradient_accumulation_steps=1, max_steps=options.steps, max_length=options.max_length,
             packing=options.packed, learning_rate=LEARNING_RATE, logging_steps=1, eval_strategy="no",
             save_strategy="no", report_to=["none"], output_dir=options.output, loss_on="all",
-            gradient_checkpointing="none",
+            gradient_checkpointing="none", attn_impl=options.attn_impl,
         )
     )  # fmt: skip
     return seen
@@ -265,6 +267,7 @@ def one_run(options: argparse.Namespace, given: dict[str, str], output: Path, wa
     flags = [f"--{key}={value}" for key, value in given.items()] + [f"--output={output}", f"--way={way}"]
     flags += ["--packed"] if packed else []
     flags += [f"--{key}={getattr(options, key)}" for key in ("steps", "batch_size", "max_length")]
+    flags += [f"--attn_impl={options.attn_impl}"] if options.attn_impl else []
     environment = os.environ | {"LLMTUNE_CACHE": str(output / "cache"), "HF_HUB_OFFLINE": "1", "LLMTUNE_OFFLINE": "1"}
     flags.append(f"--began={time.time()}")
     done = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, env=environment)
@@ -306,6 +309,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--max_length", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--attn_impl", help="llmtune's flag; default: its choice")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     for name in ("way", "model", "model_type", "template", "output"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)

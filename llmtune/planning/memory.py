@@ -174,10 +174,10 @@ class Estimator:
         return (*(str(getattr(args, name)) for name in names), *others)
 
     def _maskless(self, args: SftArguments, batch: Batch) -> bool:
-        """Whether attention takes rows' bounds instead of a mask: on a GPU, varlen is the choice for packed rows."""
+        """Whether attention takes rows' bounds instead of a mask: varlen is the choice for packed rows."""
         chosen = getattr(args, "attn_impl", "sdpa")
-        if chosen is None and batch.packed and self.on_gpu and args.use_flash_attn is None:
-            return True
+        if chosen is None and batch.packed and args.use_flash_attn is None:
+            return self.on_gpu or not getattr(args, "torch_compile", False)
         return bool(args.use_flash_attn) or str(chosen).startswith(("flash", "varlen", "flex"))
 
 

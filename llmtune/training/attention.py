@@ -53,7 +53,7 @@ def settle_attention(
             get_logger().warning("--attn_impl varlen is for --packing and --padding_free: without, it is sdpa.")
         _switch_to_varlen(model)
         reason = "as asked for" if on_gpu else "as asked for; row by row, since there is no GPU"
-    elif asked is None and packs and on_gpu and dtype is not torch.float32:
+    elif asked is None and packs and _suits_rows(model.device.type, dtype, args.torch_compile):
         reason = _switch_to_best(model) or reason
     active = active_attention(model)
     decisions.note(f"Attention {active}: {reason}.")
@@ -68,6 +68,15 @@ def settle_attention(
         )
 
 
+def _suits_rows(device: str, dtype: torch.dtype, compiles: bool) -> bool:
+    """Whether attention over rows behind one another can do without a mask.
+
+    Kernels on GPUs know half precision alone. On a CPU a call is made for each row, which torch.compile would compile
+    anew for each number of rows.
+    """
+    return dtype is not torch.float32 if device == "cuda" else device == "cpu" and not compiles
+
+
 def active_attention(model: Any) -> str:
     """As the loaded model's configuration says, which is what its layers look at."""
     return str(getattr(model.config, "_attn_implementation", None) or "of its own")
@@ -76,12 +85,13 @@ def active_attention(model: Any) -> str:
 def _switch_to_best(model: Any) -> str:
     """Flash attention where it is installed, else torch's own kernel. Returns the reason, "" where neither works."""
     before = active_attention(model)
-    flash = best_flash()
+    flash = best_flash() if model.device.type == "cuda" else None
     for name in (flash, VARLEN):
         try:
             if name == VARLEN:
                 _switch_to_varlen(model)
-                return "torch's own kernel keeps rows of a sequence apart without a mask"
+                how = "torch's own kernel" if model.device.type == "cuda" else "a call for each row"
+                return f"{how} keeps rows of a sequence apart without a mask"
             if name is not None:
                 _switch(model, name)
                 return "it is installed, and keeps rows of a sequence apart without a mask"

@@ -72,7 +72,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ("options", "padded"),
     [
         ({"packing": True}, False),
-        ({"packing": True, "batch_size": 3, "eval_batch_size": 2}, True),
+        ({"packing": True, "batch_size": 3, "eval_batch_size": 2}, False),
+        ({"packing": True, "batch_size": 3, "eval_batch_size": 2, "attn_impl": "sdpa"}, True),
+        ({"packing": True, "attn_impl": "sdpa"}, False),
         ({"padding_free": True, "batch_size": 4}, False),
     ],
 )
@@ -85,6 +87,8 @@ def test_a_step_with_all_rows_is_the_same(tmp_path, plain, options, padded):
     assert (found.metrics["padding_share"] > 0) == padded
     report = (found.output_dir / "report.md").read_text(encoding="utf-8")
     assert ("rows a pack" in report) == ("packing" in options)
+    attention = "sdpa: as asked for" if "attn_impl" in options else "varlen: a call for each row keeps"
+    assert f"Attention {attention}" in report
 
 
 def test_every_row_of_the_store_is_in_a_pack():

@@ -1,0 +1,33 @@
+"""benchmarks/ still run on what they measure, small: their figures are not looked at here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from . import prepared
+
+pytestmark = pytest.mark.slow
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "said"),
+    [
+        ("train.py", "--ways llmtune --steps 2 --repeats 1 --num_rows 40", "\nllmtune   "),
+        ("loss.py", "--vocabulary 20000 --hidden 64 --tokens 600 --repeats 1", "times as fast"),
+        ("encode.py", "TOKENIZER --rows 20 --repeats 1", "CPU-s a 1,000 rows"),
+        (
+            "gpu/levers.py",
+            "--shape tiny --device cpu --modes lora --levers packed --steps 2 --warmup 1 --rows 20",
+            "lora",
+        ),
+    ],
+)
+def test_runs(script, flags, said, assets, tmp_path):
+    tokenizer = assets / "tokenizers/qwen2_5"
+    words = flags.replace("TOKENIZER", str(tokenizer)).split()
+    words += ["--scratch", str(tmp_path / "scratch")] if script == "gpu/levers.py" else []
+    assert said in prepared.start(BENCHMARKS / script, *words, folder=tmp_path, cwd=tmp_path).check()
