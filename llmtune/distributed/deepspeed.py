@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ from llmtune.arguments.distributed import deepspeed_file
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
 
-__all__ = ["deepspeed_config", "zero_stage"]
+__all__ = ["deepspeed_config", "leave_unimported", "zero_stage"]
+
+
+def leave_unimported() -> None:
+    """Let accelerate look for DeepSpeed's engines only once deepspeed is imported: before that there are none.
+
+    accelerate 1.15 imports it for that wherever it is installed, which costs every run 1 to 3 seconds: see
+    extract_model_from_parallel in https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py
+    """
+    from accelerate.utils import other
+
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
 
 
 def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:

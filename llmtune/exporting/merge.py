@@ -27,7 +27,7 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization
-from llmtune.tuners.merge import TOLERANCE, merge_and_save, merged_folder, probe_ids
+from llmtune.tuners.merge import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
@@ -149,7 +149,7 @@ class _Streamed:
                 write_config(self.model, self.base, folder, self.args, dtype=self.dtype, untied=self.untied)
                 complete_merged(folder, self.base, self.checkpoint, self.args)
                 difference = self._check(folder, before, probe, stack)
-        get_logger().info("Merged into %s (logits differ by %.1e of the largest).", target, difference)
+        get_logger().info(MERGED, self.checkpoint, difference)
         return target
 
     def _open(self, model: Any, folder: Path, stack: ExitStack) -> Weights:

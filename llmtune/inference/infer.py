@@ -180,6 +180,7 @@ def _merge(args: InferArguments) -> InferArguments:
         get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
         return args
     merged = merge_checkpoint(args)
+    get_logger().info("The merged model: %s", merged)
     in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
     place = os.fspath(merged)
     return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)

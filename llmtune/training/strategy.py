@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from llmtune.arguments.distributed import need_deepspeed
 from llmtune.arguments.sft import SftArguments
-from llmtune.distributed.deepspeed import zero_stage
+from llmtune.distributed.deepspeed import leave_unimported, zero_stage
 from llmtune.distributed.fsdp import is_divided, let_cpus_divide
 from llmtune.errors import UsageError
 from llmtune.training.decisions import Decisions
@@ -65,6 +65,7 @@ def meet(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
             get_logger().warning("--fsdp_offload has no effect in this run: there is no GPU to offload from.")
     if args.deepspeed_config_path is not None:
         _ready_deepspeed(on_cpu)
+    leave_unimported()
     arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)
     if arguments.device.type == "cuda":
         torch.cuda.set_device(arguments.device)

@@ -15,8 +15,9 @@ from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["TOLERANCE", "merge_and_save", "merged_folder", "probe_ids"]
+__all__ = ["MERGED", "TOLERANCE", "merge_and_save", "merged_folder", "probe_ids"]
 
+MERGED = "Merged %s into its base: logits differ by %.1e of the largest."
 PROBE_LENGTH = 16
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
 """Largest difference of logits, as a share of the largest logit, that rounding explains."""
@@ -70,7 +71,7 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | 
         if (images := images_of(tokenizer)) is not None:
             images.save(folder)
         _copy_args(checkpoint, folder)
-    get_logger().info("Merged into %s (logits differ by %.1e of the largest).", target, difference)
+    get_logger().info(MERGED, checkpoint, difference)
     return target
 
 

@@ -15,7 +15,7 @@ from llmtune import SftArguments, sft
 
 def first_step(self, *_, **__):
     if not self.steps:
-        print("FOUND", *[m for m in ("trl", "modelscope", "matplotlib", "rouge_score", "nltk") if m in sys.modules])
+        print("FOUND", *[m for m in ("trl", "modelscope", "matplotlib", "rouge_score", "nltk", "deepspeed", "mlflow") if m in sys.modules])
     self.steps += 1
 
 callbacks.Throughput.on_step_end = first_step
