@@ -10,12 +10,13 @@ import pytest
 
 SCRIPT = """
 import sys
+HEAVY = ("trl", "modelscope", "matplotlib", "rouge_score", "nltk", "deepspeed", "mlflow")
 from llmtune.training import callbacks
 from llmtune import SftArguments, sft
 
 def first_step(self, *_, **__):
     if not self.steps:
-        print("FOUND", *[m for m in ("trl", "modelscope", "matplotlib", "rouge_score", "nltk", "deepspeed", "mlflow") if m in sys.modules])
+        print("FOUND", *[module for module in HEAVY if module in sys.modules])
     self.steps += 1
 
 callbacks.Throughput.on_step_end = first_step

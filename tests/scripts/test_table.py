@@ -1,8 +1,7 @@
-"""Every script is what generate.py writes, its flags are taken, and the embedded model's own run."""
+"""Every script is what generate.py writes, and its flags are taken: those of the reference and ours."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -18,14 +17,7 @@ from llmtune.cli.parser import parse
 from llmtune.cli.sft import SftCommand
 from llmtune.models.info import MODEL_MAPPING
 
-from . import prepared
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ROOT / "scripts"
-GENERATED = sorted(path.relative_to(SCRIPTS) for path in SCRIPTS.glob("*/*/*.sh"))
-FOLDERS = sorted({path.parent for path in GENERATED})
-TABLE = list(csv.DictReader((SCRIPTS / "table.csv").read_text(encoding="utf-8").splitlines()))
-REFERENCE, OURS = TABLE[:59], TABLE[59:]
+from .table import FOLDERS, GENERATED, OURS, REFERENCE, SCRIPTS, TABLE, folder_of
 
 # The reference's own words for a few of its 59 folders, and counts over all of them: a second copy of the whole table
 # would be no second opinion.
@@ -41,42 +33,6 @@ FACTS = {
     "seqgpt-560m/full": {"accumulation": 8, "batch_size": 4, "epochs": 3, "targets": []},
     "seqgpt-560m/full_ddp": {"accumulation": 4, "batch_size": 4, "epochs": 3, "nproc": 2},
 }
-
-
-def folder_of(row):
-    return f"{re.sub('[.-]', '_', row['model'])}/{row['mode']}"
-
-
-@pytest.fixture(scope="module")
-def said(tmp_path_factory):
-    """(script, flags) -> the words that bash gives to `llmtune`, and the GPUs that it may see."""
-    stubs = tmp_path_factory.mktemp("stub")
-    (stubs / "llmtune").write_text('#!/usr/bin/env bash\nprintf "%s\\0" "${CUDA_VISIBLE_DEVICES-}" "$@"\n')
-    (stubs / "llmtune").chmod(0o755)
-    made: dict[str, list[str]] = {}
-
-    def words(script, *flags, cwd=stubs, **variables):
-        kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
-        environment = kept | {"PATH": f"{stubs}:{os.environ['PATH']}"} | variables
-        done = subprocess.run(["bash", SCRIPTS / script, *flags], capture_output=True, env=environment, cwd=cwd)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode().split("\0")[:-1]
-
-    def once(script, *flags, **variables):
-        key = repr((script, flags, variables))
-        if key not in made:
-            made[key] = words(script, *flags, **variables)
-        return made[key]
-
-    return once
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("NNODES", "LOCAL_RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 def test_generating_again_changes_nothing():
@@ -302,188 +258,3 @@ def test_infer_takes_the_newest_checkpoint(tmp_path):
     done = chosen("lora")
     assert done.returncode != 0
     assert "run sft.sh first" in done.stderr
-
-
-# finetune.sh
-
-
-@pytest.mark.parametrize(
-    ("flags", "variables", "expected"),
-    [
-        (
-            "-m a/b -d x.jsonl",
-            {},
-            "--model_id_or_path a/b --dataset x.jsonl --output_dir output --sft_type full --nproc 1",
-        ),
-        ("--model llmtune-tiny --data tiny-qa", {}, "--model_type llmtune-tiny --dataset tiny-qa"),
-        ("", {"MODEL": "a/b", "DATA": "x y"}, "--model_id_or_path a/b --dataset x y"),
-        ("-m a/b -d x", {"GPUS_PER_NODE": "4"}, "--sft_type full --nproc 4 --deepspeed_config_path zero3"),
-        ("-m a/b -d x", {"CUDA_VISIBLE_DEVICES": "2,5"}, "--nproc 2 --deepspeed_config_path zero3"),
-        (
-            "-m a/b -d x",
-            {"CUDA_VISIBLE_DEVICES": "0,1", "USE_LORA": "True"},
-            "lora --nproc 2 --deepspeed_config_path zero2",
-        ),
-        ("-m a/b -d x --use_lora True", {}, "--sft_type lora --nproc 1"),
-        ("-m a/b -d x", {"Q_LORA": "True"}, "--sft_type lora --quantization_bit 4 --nproc 1"),
-        ("-m Qwen/Qwen-7B-Chat-Int4 -d x --q_lora True", {}, "--sft_type lora --nproc 1"),
-        ("-m a/b -d x", {"USE_LORA": "False", "Q_LORA": "False"}, "--sft_type full --nproc 1"),
-        ("-m a/b -d x --deepspeed finetune/ds_config_zero2.json", {}, "--nproc 1 --deepspeed_config_path zero2"),
-        ("-m a/b -d x", {"DS_CONFIG_PATH": "zero3_offload"}, "--deepspeed_config_path zero3_offload"),
-        ("-m a/b -d x --deepspeed none", {"GPUS_PER_NODE": "2"}, "--sft_type full --nproc 2"),
-        ("-m a/b -d x", {"GPUS_PER_NODE": "1", "NNODES": "2"}, "--nproc 1 --deepspeed_config_path zero3"),
-        ("-m a/b -d x", {"OUTPUT_DIR": "runs"}, "--output_dir runs"),
-        ("-m a/b -d x --max_length 64 --packing true", {}, "--nproc 1 --max_length 64 --packing true"),
-    ],
-)
-def test_finetune(said, flags, variables, expected):
-    gpus, command, *words = said("finetune.sh", *flags.split(), **({"CUDA_VISIBLE_DEVICES": ""} | variables))
-    assert command == "sft"
-    text = " ".join(words)
-    assert expected in text
-    assert ("--deepspeed_config_path" in text) == ("--deepspeed_config_path" in expected)
-    assert ("--quantization_bit" in text) == ("--quantization_bit" in expected)
-    assert gpus == variables.get("CUDA_VISIBLE_DEVICES", "")
-
-
-def test_finetune_below_a_base_path(said, tmp_path):
-    (tmp_path / "models/mine").mkdir(parents=True)
-    (tmp_path / "my rows.jsonl").touch()
-    variables = {"BASE_PATH": str(tmp_path), "MODEL": "models/mine", "OUTPUT_DIR": "runs", "CUDA_VISIBLE_DEVICES": ""}
-    _, _, *words = said("finetune.sh", DATA="my rows.jsonl", **variables)
-    assert words[:6] == [
-        *("--model_id_or_path", f"{tmp_path}/models/mine", "--dataset", f"{tmp_path}/my rows.jsonl"),
-        *("--output_dir", f"{tmp_path}/runs"),
-    ]
-    _, _, *words = said("finetune.sh", DATA="tiny-qa", **variables)
-    assert words[3] == "tiny-qa"
-
-
-def finetune(*flags, folder, llmtune="exit 9", **variables):
-    """Run it with an `llmtune` of this body."""
-    stub = folder / "bin/llmtune"
-    stub.parent.mkdir(exist_ok=True)
-    stub.write_text(f"#!/usr/bin/env bash\n{llmtune}\n")
-    stub.chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if name not in ("NNODES", "MODEL", "DATA")}
-    environment = kept | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""} | variables
-    command = ["bash", SCRIPTS / "finetune.sh", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-
-
-LLMTUNE = f'exec "{sys.executable}" -m llmtune "$@"'
-
-
-def test_finetune_usage(tmp_path):
-    for flag in ("-h", "--help"):
-        done = finetune(flag, folder=tmp_path)
-        assert done.returncode == 0
-        variables = "MODEL DATA DS_CONFIG_PATH USE_LORA Q_LORA OUTPUT_DIR GPUS_PER_NODE NNODES NODE_RANK MASTER_ADDR"
-        assert all(name in done.stdout for name in [*variables.split(), "MASTER_PORT", "BASE_PATH", "--deepspeed"])
-    for flags, said in ([(), "-m MODEL"], [("-m", "a/b"), "-d DATA"], [("-m",), "-m needs a value"]):
-        done = finetune(*flags, folder=tmp_path)
-        assert done.returncode == 2
-        assert said in done.stderr
-
-
-def test_finetune_on_several_machines(tmp_path):
-    """Its variables reach torchrun's own line."""
-    variables = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "GPUS_PER_NODE": "8", "USE_LORA": "True"}
-    flags = ["-m", "Qwen/Qwen2.5-7B-Instruct", "-d", "alpaca-zh", "--dry_run", "true"]
-    done = finetune(*flags, folder=tmp_path, llmtune=LLMTUNE, **variables)
-    assert done.returncode == 0, done.stderr
-    assert "--nproc_per_node 8 --nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500" in done.stdout
-    assert "ZeRO-2" in done.stdout
-    assert "256 samples (1 x 16 x 16 processes)" in done.stdout
-
-
-@pytest.mark.slow
-def test_finetune_runs(tmp_path):
-    flags = ["-m", "llmtune-tiny", "-d", "tiny-qa#40", "--use_lora", "True", "--max_steps", "2"]
-    done = finetune(*flags, folder=tmp_path, llmtune=LLMTUNE, OUTPUT_DIR="runs")
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("runs/llmtune-tiny/v0-*/checkpoint-2/adapter_model.safetensors"))
-
-
-# What the embedded model can do on a CPU
-
-ACTIVE = {
-    "lora": "Trained are 108,544 of 2,077,632 parameters",
-    "qlora": "28 of 29 linear layers are quantised to 4 bits",
-    "full": "Trained are 1,969,088 of 1,969,088 parameters",
-    "lora_ddp": "DDP over 2 processes (gloo)",
-    "full_ddp": "DDP over 2 processes (gloo)",
-    "lora_ddp_ds": "DeepSpeed ZeRO-2 over 2 processes (gloo)",
-    "full_ddp_ds": "DeepSpeed ZeRO-3 over 2 processes (gloo)",
-    "full_ddp_fsdp": "FSDP2 over 2 processes (gloo), each with",
-}
-
-
-ANSWERING = ("lora", "qlora", "full_ddp_ds", "full_ddp_fsdp")
-"""Modes whose checkpoints differ in kind; the others' infer.sh is one of these but for its path."""
-
-
-def test_every_tiny_mode_is_run():
-    assert set(ACTIVE) == {row["mode"] for row in OURS if row["model"] == "llmtune-tiny"}
-
-
-BY_HAND = "full_ddp_ds"
-"""Its sft.sh starts what a user's does: bash, llmtune, torchrun, two processes. The others' words are run prepared."""
-SHORT = ("--max_steps", "2", "--eval_steps", "2", "--save_steps", "2", "--dataset", "tiny-qa#60")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ACTIVE)
-def test_tiny_runs_and_answers(mode, tmp_path, said):
-    def run(name, *flags):
-        gpus, *words = said(f"llmtune_tiny/{mode}/{name}", *flags, cwd=tmp_path)
-        nproc = int(words[words.index("--nproc") + 1]) if "--nproc" in words else 1
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
-        started = prepared.start(
-            *prepared.LLMTUNE, *words, folder=tmp_path, cwd=tmp_path, nproc=nproc, environment=environment
-        )
-        started.check()
-        return started.said()
-
-    text = start_by_hand(mode, tmp_path) if mode == BY_HAND else run("sft.sh", *SHORT)
-    assert ACTIVE[mode] in text
-    (checkpoint,) = tmp_path.glob("output/llmtune-tiny/v0-*/checkpoint-2")
-    if mode not in ANSWERING:
-        return
-    text = run("infer.sh", "--show_dataset_sample", "1", "--max_new_tokens", "4")
-    assert "[OUTPUT]" in text
-    (result,) = checkpoint.glob("infer_result_*.jsonl")
-    assert json.loads(result.read_text(encoding="utf-8"))["query"]
-
-
-def start_by_hand(mode, folder):
-    stub = folder / "bin/llmtune"
-    stub.parent.mkdir()
-    stub.write_text(f"#!/usr/bin/env bash\n{LLMTUNE}\n")
-    stub.chmod(0o755)
-    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    command = ["bash", SCRIPTS / "llmtune_tiny" / mode / "sft.sh", *SHORT]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=400)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_an_estimate_is_that_of_plan():
-    """python scripts/estimate.py writes them; one of them stands for all, which take two minutes."""
-    code = (
-        "import estimate, json\n"
-        "configs = json.loads((estimate.HERE / 'configs.json').read_text())\n"
-        "(mode,) = [one for one in estimate.read_table() if one.folder == 'qwen2_5_0_5b_instruct/qlora_ddp_ds']\n"
-        "print(estimate.estimate(mode, configs[mode.model]))"
-    )
-    environment = os.environ | {"PYTHONPATH": f"{SCRIPTS}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPTS, env=environment)
-    assert done.returncode == 0, done.stderr
-    noted = json.loads((SCRIPTS / "estimates.json").read_text(encoding="utf-8"))["qwen2.5-0.5b-instruct/qlora_ddp_ds"]
-    assert float(done.stdout.splitlines()[-1]) == pytest.approx(noted, rel=0.1)
-
-
-def test_every_row_without_a_note_has_an_estimate():
-    noted = json.loads((SCRIPTS / "estimates.json").read_text(encoding="utf-8"))
-    assert set(noted) == {f"{row['model']}/{row['mode']}" for row in TABLE if not row["memory"]}
