@@ -39,7 +39,8 @@ def draw_curves(log_file: Path, folder: Path) -> list[Path]:
     try:
         curves = read_scalars(log_file)
         folder.mkdir(parents=True, exist_ok=True)
-        return [_draw(name, curve, folder) for name, curve in curves.items()]
+        sheet = _Sheet()
+        return [sheet.draw(name, curve, folder) for name, curve in curves.items()]
     except OSError as err:
         raise OutputError(f"The curves of {log_file} cannot be drawn into {folder}: {err.strerror or err}.") from err
 
@@ -81,29 +82,42 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _draw(name: str, curve: Curve, folder: Path) -> Path:
-    # A figure of its own, not pyplot's: a notebook's backend stays as it is, and nothing is left open.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+class _Sheet:
+    """A figure on which one curve after the other is drawn: to make axes anew costs as much as to draw them.
 
-    steps, values = list(curve), list(curve.values())
-    figure = Figure(figsize=(8, 5), dpi=100)
-    axes = figure.add_subplot()
-    axes.set_title(name)
-    axes.set_xlabel("step")
-    if len(steps) == 1:
-        axes.scatter(steps, values, color=SMOOTH_COLOUR)
-    elif name in SMOOTHED:
-        axes.plot(steps, values, color=RAW_COLOUR)
-        axes.plot(steps, smooth(values), color=SMOOTH_COLOUR)
-    else:
-        axes.plot(steps, values, color=SMOOTH_COLOUR)
-    prefix = "" if name.startswith("eval_") else "train_"
-    path = folder / f"{prefix}{name.replace('/', '_')}.png"
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        FigureCanvasAgg(figure).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    It is not pyplot's: a notebook's backend stays as it is, and nothing is left open.
+    """
+
+    def __init__(self) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.canvas = FigureCanvasAgg(Figure(figsize=(8, 5), dpi=100))
+        self.axes = self.canvas.figure.add_subplot()
+        self.axes.set_xlabel("step")
+
+    def draw(self, name: str, curve: Curve, folder: Path) -> Path:
+        steps, values = list(curve), list(curve.values())
+        self.axes.set_title(name, y=1.0)  # a place of its own spares a search for one
+        if len(steps) == 1:
+            drawn = [self.axes.scatter(steps, values, color=SMOOTH_COLOUR)]
+        elif name in SMOOTHED:
+            drawn = [*self.axes.plot(steps, values, color=RAW_COLOUR)]
+            drawn += self.axes.plot(steps, smooth(values), color=SMOOTH_COLOUR)
+        else:
+            drawn = [*self.axes.plot(steps, values, color=SMOOTH_COLOUR)]
+        prefix = "" if name.startswith("eval_") else "train_"
+        path = folder / f"{prefix}{name.replace('/', '_')}.png"
+        self._write(path)
+        for artist in drawn:
+            artist.remove()
+        self.axes.relim()
+        return path
+
+    def _write(self, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            self.canvas.print_png(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

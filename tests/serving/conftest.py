@@ -132,11 +132,11 @@ def tool_client(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> I
         rows.append({"messages": [*asked, *answered], "tools": TOOLS})
     folder = train(
         tmp_path_factory.mktemp("tools"),
-        rows * 4,
+        rows,
         sft_type="full",
         template_type="qwen2.5",
         max_steps=80,
-        batch_size=4,
+        batch_size=2,
         loss_on="all",
     )
     with running(ServeArguments(ckpt_dir=str(folder), port=0, max_new_tokens=60, do_sample=False)) as server:
