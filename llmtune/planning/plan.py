@@ -106,12 +106,10 @@ class Plan:
         return table | {"fits": "yes" if self.fits else "NO"}
 
     def _whose_memory(self) -> str:
-        devices = self.ranks * self.spread
-        return (
-            "memory"
-            if devices == 1
-            else f"memory of {'each' if self.spread == 1 else 'the fullest'} of {devices} devices"
-        )
+        if self.ranks * self.spread == 1:
+            return "memory"
+        which = "each" if self.spread == 1 else "the fullest"
+        return f"memory of {which} of {self.ranks * self.spread} devices"
 
     def _duration(self) -> str:
         if not self.tflops:
@@ -170,6 +168,8 @@ def make_plan(args: SftArguments, card: Card | None = None, cards: int = 1) -> P
         raise UsageError(
             f"The code of {args.display_name()} cannot be traced without numbers, so its memory is not known: {reason}."
         ) from err
+    if cards > sharding.ranks * sharding.spread:
+        notes.append(f"Of {cards} cards, some are idle: --nproc {cards} or --device_map auto uses all of them.")
     if args.device_map == "sequential":
         notes.append("--device_map sequential fills the first GPU first; the figures are those of auto.")
     if read_json(folder / "config.json").get("vision_config"):

@@ -13,6 +13,7 @@ from llmtune.models.shifted import group_size, register_shifted
 from llmtune.models.varlen import VARLEN, register_varlen
 from llmtune.training.decisions import Decisions
 from llmtune.training.isolation import keeps_rows_apart
+from llmtune.training.loss import has_divided_weights
 from llmtune.utils.logging import get_logger
 
 __all__ = ["attention_options", "settle_attention"]
@@ -87,6 +88,8 @@ def _switch_to_best(model: Any) -> str:
     before = active_attention(model)
     flash = best_flash() if model.device.type == "cuda" else None
     for name in (flash, VARLEN):
+        if name == VARLEN and has_divided_weights(model):
+            continue  # it is tried on the model first, which has no weights to try it with yet
         try:
             if name == VARLEN:
                 _switch_to_varlen(model)

@@ -202,11 +202,14 @@ def test_spread_layers(qwen, gpus):
 
 def test_command_for_several_cards(qwen, capsys):
     argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
-    assert main([*argv, "--gpu", "16GB"]) == 0
-    assert told(capsys.readouterr().out)["fits"] == "NO"
+    assert main([*argv, "--gpu", "2x16GB"]) == 0
+    out = capsys.readouterr().out
+    assert told(out)["fits"] == "NO"
+    assert "Of 2 cards, some are idle: --nproc 2 or --device_map auto" in out
     assert main([*argv, "--gpu", "2x16GB", "--device_map", "auto"]) == 0
     out = capsys.readouterr().out
     assert told(out)["fits"] == "yes"
+    assert "idle" not in out
     assert "memory of the fullest of 2 devices" in out
     assert main([*argv, "--gpu", "4 * 16GB", "--device_map", "sequential", "--nproc", "2"]) == 0
     out = capsys.readouterr().out
