@@ -66,7 +66,8 @@ def passes(args: SftArguments, dtype: torch.dtype, masked: bool) -> tuple[Any, A
     if args.gradient_checkpointing != "none":
         kwargs = checkpointing_kwargs(str(args.gradient_checkpointing))
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        inner.activation_checkpointing_enable(kwargs)
+        enable = getattr(inner, "activation_checkpointing_enable", None)
+        (enable or inner.gradient_checkpointing_enable)(kwargs)  # before transformers 5.23
     device = next(model.parameters()).device
     ids = torch.randint(0, VOCABULARY, (BATCH, LENGTH))
     mask = torch.ones_like(ids)

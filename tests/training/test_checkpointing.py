@@ -52,7 +52,8 @@ def one_pass(mode: str, sft_type: str) -> dict[str, Any]:
     model = build_model(args, MODEL_MAPPING["llmtune-tiny"], Decisions(), 2).train()
     inner = model.get_base_model() if sft_type == "lora" else model
     if mode != "none":
-        inner.activation_checkpointing_enable(checkpointing_kwargs(mode))
+        enable = getattr(inner, "activation_checkpointing_enable", None)
+        (enable or inner.gradient_checkpointing_enable)(checkpointing_kwargs(mode))  # before transformers 5.23
     if sft_type == "lora":
         for name, value in model.named_parameters():
             if "lora_B" in name:
