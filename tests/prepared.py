@@ -43,8 +43,9 @@ class Started:
     def wait_for(self, text: str, seconds: float = 200) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.said():
-            assert any(process.is_alive() for process in self.processes), self.said()[-6000:]
-            assert time.monotonic() < deadline, self.said()[-6000:]
+            if time.monotonic() > deadline or not any(process.is_alive() for process in self.processes):
+                self.kill()  # else pytest would wait for them at its end
+                raise AssertionError(f"{text!r} was not said: {self.said()[-6000:]}")
             time.sleep(POLL_SECONDS)
 
     def wait(self, seconds: float = 400) -> int:
