@@ -195,12 +195,12 @@ def test_a_picture_is_seen_once(browser, start_page, vision_folder, pictures, tm
     page.get_by_text("broken.png is no picture").wait_for(timeout=PATIENCE)
     ask(page, "What is it?")
     until(page, lambda: answers(page) == [plain(red)])
-    assert page.locator("[data-testid=stChatMessage] img").count() == 1
+    until(page, lambda: page.locator("[data-testid=stChatMessage] img").count() == 1)
     until(page, lambda: page.locator("[data-testid=stFileChip]").count() == 0)
     again = written(asked, Message("assistant", red), Message("user", "Sure?"), names=("red",))
     ask(page, "Sure?")
     until(page, lambda: answers(page) == [plain(red), plain(again)])
-    assert page.locator("[data-testid=stChatMessage] img").count() == 1
+    until(page, lambda: page.locator("[data-testid=stChatMessage] img").count() == 1)
     page.get_by_role("button", name="Clear").click()
     until(page, lambda: answers(page) == [])
     until(page, lambda: page.get_by_text("broken.png is no picture").count() == 0)
