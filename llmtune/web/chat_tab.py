@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
+from llmtune.web.pictures import KINDS, keep_pictures
 from llmtune.web.talk import Talk, Turn
 from llmtune.web.texts import Key
 
@@ -75,19 +73,36 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
     """Show the talk, take a question, and let the chosen models answer it."""
     talk: Talk = st.session_state.setdefault("talk", Talk())
-    images = _uploads(engine, len(talk.turns), texts)
     talk_area = st.container()  # above the input, which has to be drawn before an answer is written
     _buttons(talk, texts)
-    question = st.chat_input(texts["ask"])
-    if question:
-        talk.ask(question, images)
-        if images:
-            st.rerun()  # with an empty uploader: the images belong to this question alone
+    _ask(engine, talk, texts)
     with talk_area:
         for turn in talk.turns[:-1]:
             _show(turn, choices.models, texts)
         if talk.turns:
             _last(engine, names, talk, choices, texts)
+
+
+def _ask(engine: Engine, talk: Talk, texts: dict[Key, str]) -> None:
+    """Draw the box for a question, with a clip for pictures where the model sees any, and take what was sent."""
+    _give_back(texts)
+    if engine.template.images is None:
+        if question := st.chat_input(texts["ask"], key="question"):
+            talk.ask(question)
+    elif sent := st.chat_input(texts["ask"], key="question", accept_file="multiple", file_type=KINDS):
+        images, broken = keep_pictures(sent.files)
+        if broken:
+            st.session_state["refused"] = (sent.text, broken)
+            st.rerun()
+        talk.ask(sent.text, images)
+
+
+def _give_back(texts: dict[Key, str]) -> None:
+    """A question with a broken picture was not asked: its text is put into the box again."""
+    if refused := st.session_state.pop("refused", None):
+        st.session_state["question"], broken = refused
+        for name in broken:
+            st.error(texts["no_picture"].format(name=name))
 
 
 def _buttons(talk: Talk, texts: dict[Key, str]) -> None:
@@ -169,40 +184,3 @@ def _answer(turn: Turn, name: str, texts: dict[Key, str]) -> None:
     st.markdown(turn.answers.get(name, ""))
     if name in turn.stopped:
         st.caption(texts["stopped"])
-
-
-@st.cache_resource  # type: ignore[untyped-decorator]
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Of the images of all visitors; it goes when the page ends."""
-    return tempfile.TemporaryDirectory(prefix="llmtune-web-")
-
-
-def _uploads(engine: Engine, num_turns: int, texts: dict[Key, str]) -> tuple[str, ...]:
-    """Paths of the images that were given for the next question, where the model sees any."""
-    if engine.template.images is None:
-        return ()
-    kinds = ["png", "jpg", "jpeg", "webp"]
-    files = st.sidebar.file_uploader(texts["images"], kinds, accept_multiple_files=True, key=f"images-{num_turns}")
-    paths = []
-    for file in files:
-        path = Path(_folder().name) / f"{file.file_id}{Path(file.name).suffix}"
-        if not path.exists():
-            path.write_bytes(file.getvalue())
-        if _is_picture(path):
-            paths.append(str(path))
-        else:
-            st.sidebar.error(texts["no_picture"].format(name=file.name))
-    return tuple(paths)
-
-
-def _is_picture(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.verify()
-    except Exception:  # whatever a broken file makes of its reader
-        return False
-    return True

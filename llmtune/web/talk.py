@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from llmtune.data.image_marks import with_all_marks
+from llmtune.data.image_marks import MARK, with_all_marks
 from llmtune.types import Conversation, Message
 
 __all__ = ["Talk", "Turn"]
@@ -35,7 +35,8 @@ class Talk:
         messages = [] if system is None else [Message("system", system)]
         images: list[str] = []
         for turn in turns:
-            messages.append(Message("user", "<image>" * len(turn.images) + turn.question))
+            unmarked = len(turn.images) - len(MARK.findall(turn.question))  # the asker may have said where they stand
+            messages.append(Message("user", "<image>" * unmarked + turn.question))
             images += turn.images
             if turn is not turns[-1]:
                 answer = turn.answers.get(model) or next(iter(turn.answers.values()), "")

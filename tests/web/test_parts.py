@@ -34,6 +34,13 @@ def test_each_model_reads_its_own_answers():
     assert single.messages == (Message("user", "<image>two?"),)
 
 
+def test_pictures_stand_where_the_asker_says():
+    talk = Talk()
+    talk.ask("Is <image> beside it?", ("x.png", "y.png"))
+    (message,) = talk.conversation("a", system=None, several_turns=True).messages
+    assert message == Message("user", "<image>Is <image> beside it?")
+
+
 def test_retry_forgets_the_last_answers_alone():
     talk = Talk()
     for question in ("one?", "two?"):
