@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,19 @@ def assets() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LLMTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+_modules_at_last_freeze = 0
+
+
+@pytest.fixture(autouse=True)
+def _what_is_imported_is_no_garbage() -> None:
+    """accelerate collects garbage as each training begins, and looks at all that torch and transformers have made."""
+    global _modules_at_last_freeze
+    if len(sys.modules) > _modules_at_last_freeze + 100:
+        gc.collect()
+        gc.freeze()
+        _modules_at_last_freeze = len(sys.modules)
 
 
 @pytest.fixture(scope="session")
