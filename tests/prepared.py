@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from .waiting import SECONDS
+
 LLMTUNE = ("-m", "llmtune")
 POLL_SECONDS = 0.02
 
@@ -40,7 +42,7 @@ class Started:
     def said(self) -> str:
         return "".join(file.read_text(encoding="utf-8", errors="replace") for file in (self.out, self.err))
 
-    def wait_for(self, text: str, seconds: float = 200) -> None:
+    def wait_for(self, text: str, seconds: float = SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.said():
             if time.monotonic() > deadline or not any(process.is_alive() for process in self.processes):
@@ -48,7 +50,7 @@ class Started:
                 raise AssertionError(f"{text!r} was not said: {self.said()[-6000:]}")
             time.sleep(POLL_SECONDS)
 
-    def wait(self, seconds: float = 400) -> int:
+    def wait(self, seconds: float = SECONDS) -> int:
         """The exit status: 0 if all ended so, else that of one that failed, upon which the others are killed."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .waiting import SECONDS
+
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -26,6 +28,6 @@ def test_runs(script, flags, said, assets, tmp_path):
     words = flags.replace("TOKENIZER", str(assets / "tokenizers/qwen2_5")).split()
     words += ["--scratch", str(tmp_path / "scratch")] if script == "gpu/levers.py" else []
     command = [sys.executable, str(BENCHMARKS / script), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     assert said in done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from . import prepared
+from .waiting import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ def run(tmp_path: Path):
         if command[0] == sys.executable and command[1] != "-c":
             return prepared.start(*command[1:], folder=tmp_path, cwd=tmp_path).check()
         words = [str(word) for word in command]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
 

@@ -15,6 +15,7 @@ import yaml
 from llmtune.cli.main import COMMANDS
 
 from ..shown_commands import ROOT, blocks, is_taken, llmtune_lines
+from ..waiting import SECONDS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -103,7 +104,7 @@ def test_registrations_run(page: Path, block: str, tmp_path: Path) -> None:
     if "register_tool_format" in block:
         block += "\ncall = ToolCall('sky', {'place': 'Bergen'})\nassert parse(write_calls('Let me see.', [call], None)"
         block += "[0].content) == ParsedAnswer('Let me see.', (call,))\n"
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
 
 

@@ -14,6 +14,8 @@ import pytest
 from llmtune.errors import HubError
 from llmtune.hub.fetch import fetch_dataset, fetch_model
 
+from ..waiting import SECONDS
+
 WEIGHTS = "model.safetensors"
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 
@@ -144,7 +146,7 @@ def _start(**options) -> subprocess.Popen[str]:
 
 def test_processes_of_one_machine_download_once(hub):
     ranks = [_start() for _ in range(3)]
-    folders = {rank.communicate(timeout=120)[0].strip() for rank in ranks}
+    folders = {rank.communicate(timeout=SECONDS)[0].strip() for rank in ranks}
     assert len(folders) == 1
     assert len([line for line in hub.transfers() if WEIGHTS in line]) == 1
 
@@ -152,6 +154,6 @@ def test_processes_of_one_machine_download_once(hub):
 def test_a_full_disk(hub):
     """A limit on the size of files stands in for the disk: both refuse to write on."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    _, text = (process := _start(preexec_fn=limit)).communicate(timeout=120)
+    _, text = (process := _start(preexec_fn=limit)).communicate(timeout=SECONDS)
     assert process.returncode != 0
     assert "HubError: The disk is full: model 'owner/tiny' cannot be stored whole" in text

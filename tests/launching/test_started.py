@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from llmtune import SftArguments, sft
 from llmtune.cli.main import main
 
 from ..training.launched import RUN, newest, records, words
+from ..waiting import SECONDS, until
 
 pytestmark = pytest.mark.slow
 
@@ -70,11 +70,11 @@ def said() -> str:
 
 
 def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
-    deadline = time.time() + 200
-    while f"step {step}/" not in said():
+    def is_there() -> bool:
         assert process.poll() is None, said()
-        assert time.time() < deadline, said()
-        time.sleep(0.05)
+        return f"step {step}/" in said()
+
+    until(is_there)
 
 
 def test_sbatch_script_on_two_nodes_queues_again(tmp_path, monkeypatch, alone):
@@ -93,14 +93,14 @@ def test_sbatch_script_on_two_nodes_queues_again(tmp_path, monkeypatch, alone):
     with started(["bash", "job.sbatch"], env=environment) as job:
         wait_for_step(job, 5)
         job.send_signal(signal.SIGUSR1)
-        assert job.wait(120) == 0, said()
+        assert job.wait(SECONDS) == 0, said()
     assert "SIGTERM: stopping after this step, with a checkpoint" in said()
     assert Path("requeued").read_text() == f"requeue {number}\n"
     run = newest(tmp_path / f"output/slurm-{number}")
     assert 5 <= max(records(run)) < 12
     Path("requeued").unlink()
     with started(["bash", "job.sbatch"], env=environment) as job:
-        assert job.wait(200) == 0, said()
+        assert job.wait(SECONDS) == 0, said()
     assert not Path("requeued").exists()
     assert "DDP over 2 processes (gloo)" in (run / "report.md").read_text()
     assert list(run.parent.iterdir()) == [run]
@@ -124,7 +124,7 @@ def test_ray_job_on_two_workers_goes_on_after_one_is_killed(tmp_path, monkeypatc
     with started([sys.executable, "-c", CLUSTER, *argv]) as job:
         wait_for_step(job, 6)
         ray_worker(job.pid).kill()
-        assert job.wait(300) == 0, said()
+        assert job.wait(SECONDS) == 0, said()
     (folder,) = (tmp_path / "output").glob("ray-*")
     run = newest(folder)
     assert "DDP over 2 processes (gloo)" in (run / "report.md").read_text()

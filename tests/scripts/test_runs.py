@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from .. import prepared
+from ..waiting import SECONDS
 from .table import LLMTUNE, OURS, ROOT, SCRIPTS, TABLE
 
 ACTIVE = {
@@ -68,7 +69,7 @@ def start_by_hand(mode, folder):
     stub.chmod(0o755)
     environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = ["bash", SCRIPTS / "llmtune_tiny" / mode / "sft.sh", *SHORT]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=SECONDS)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout + done.stderr
 

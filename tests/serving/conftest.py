@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from llmtune.serving.server import Server
 from llmtune.serving.service import Service
 from llmtune.utils.addresses import listen
 
+from ..waiting import SECONDS, until
+
 ENDLESS = {"2": -100.0, "0": -100.0}
 """A logit_bias with which the tiny model never stops by itself."""
 
@@ -29,14 +30,6 @@ TOOL_LOOP = Path(__file__).parents[2] / "examples/serve/tool_loop.py"
 TOOLS: list[dict[str, Any]] = runpy.run_path(str(TOOL_LOOP))["TOOLS"]
 """calculate and get_weather."""
 WEATHER = (("Paris", "cloudy, 14 degrees"), ("Rome", "nobody has told me of Rome"))
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something that happens soon."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 class Running:
@@ -49,15 +42,14 @@ class Running:
         self.server = Server(self.service)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
+        until(lambda: self.server.started)
 
     def client(self, key: str = "none", **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
 
     def close(self) -> None:
         self.service.batcher.refuse()
-        self.thread.join(30)
+        self.thread.join(SECONDS)
         assert not self.thread.is_alive()
         self.service.batcher.close()
 

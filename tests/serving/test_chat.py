@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from .conftest import until
+from ..waiting import until
 
 ENDLESS = {"2": -100.0, "0": -100.0}
 QUESTION = [{"role": "user", "content": "question 3"}]

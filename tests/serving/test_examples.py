@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..waiting import SECONDS
 from .test_load import wait_for
 
 pytestmark = pytest.mark.slow
@@ -32,13 +33,13 @@ def url(tuned, tmp_path_factory):
     threading.Thread(target=server.stderr.read, daemon=True).start()
     yield found
     server.terminate()
-    assert server.wait(30) == 0
+    assert server.wait(SECONDS) == 0
 
 
 def run(script: str, url: str, *words: str, key: str = "s3cret") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / script), *words, "--url", url]
     environment = os.environ | {"LLMTUNE_API_KEY": key}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
 
 
 def test_requests(url):

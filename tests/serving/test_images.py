@@ -12,7 +12,7 @@ import pytest
 
 from llmtune.types import Conversation, Message
 
-from .conftest import until
+from ..waiting import until
 
 ENDLESS = {"2": -100.0, "0": -100.0}
 

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+
+from ..waiting import SECONDS, until
 
 pytestmark = pytest.mark.slow
 
@@ -21,13 +22,13 @@ GROWTH_MIB = 48
 
 
 def wait_for(url: str) -> None:
-    for _ in range(200):
+    def answers() -> bool:
         try:
-            httpx.get(f"{url}/health").raise_for_status()
-            return
+            return httpx.get(f"{url}/health").is_success
         except httpx.HTTPError:
-            time.sleep(0.05)
-    raise AssertionError("the server does not answer")
+            return False
+
+    until(answers)
 
 
 def test_32_clients_for_a_minute(tuned):
@@ -50,7 +51,7 @@ def test_32_clients_for_a_minute(tuned):
             "--pid",
             str(server.pid),
         ]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS)
         print(done.stdout, done.stderr[-2000:])
         found = json.loads(done.stdout)
         assert done.returncode == 0, found["first_problems"]
@@ -61,4 +62,4 @@ def test_32_clients_for_a_minute(tuned):
         assert late - early < GROWTH_MIB
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(SECONDS)

@@ -17,7 +17,7 @@ import pytest
 from llmtune.arguments.serve import ServeArguments
 from llmtune.errors import UsageError
 
-from .conftest import until
+from ..waiting import SECONDS, until
 
 ENDLESS = {"2": -100.0, "0": -100.0}
 CHAT = "/v1/chat/completions"
@@ -116,7 +116,7 @@ def test_a_full_queue_and_clients_that_leave(serving, tuned):
         next(iter(first))
         waiting = []
         for number in (1, 2):
-            one = httpx.Client(timeout=30)
+            one = httpx.Client(timeout=SECONDS)
             thread = threading.Thread(target=_post_until_closed, args=(one, server.url + CHAT), daemon=True)
             thread.start()
             waiting.append((one, thread))
@@ -135,7 +135,7 @@ def test_a_full_queue_and_clients_that_leave(serving, tuned):
         until(lambda: batcher.num_waiting == 1)
         for one, thread in waiting:  # plain requests, one written and one waiting
             _hang_up(one)
-            thread.join(10)
+            thread.join(SECONDS)
         until(lambda: batcher.num_running + batcher.num_waiting == 0)
         assert client.chat.completions.create(**GOOD).choices[0].message.content == "answer 3!"
         told = httpx.get(server.url + "/metrics").text
@@ -158,7 +158,7 @@ def _hang_up(client: httpx.Client) -> None:
 
 def test_a_request_that_takes_too_long(serving, tuned):
     with serving(ckpt_dir=str(tuned), request_timeout=0.3) as server:
-        found = httpx.post(server.url + CHAT, json=LONG, timeout=30)
+        found = httpx.post(server.url + CHAT, json=LONG, timeout=SECONDS)
         assert (found.status_code, found.json()["error"]["code"]) == (504, "timeout")
         until(lambda: server.service.is_idle)
 
@@ -190,7 +190,7 @@ def test_going_down_finishes_what_runs(tuned):
             client.chat.completions.create(**GOOD)
         assert (caught.value.status_code, caught.value.body["code"]) == (503, "shutting_down")
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length", "it was cut off"
-        assert child.wait(20) == 0
+        assert child.wait(SECONDS) == 0
     finally:
         child.kill()
 

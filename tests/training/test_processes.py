@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from llmtune import SftArguments, sft
 
+from ..waiting import SECONDS, until
 from .launched import RUN, launch, newest, records, start
 
 pytestmark = pytest.mark.slow
@@ -154,7 +154,7 @@ def test_sigterm_saves_and_is_no_failure(tmp_path):
         if line.startswith("step 3/"):
             process.send_signal(signal.SIGTERM)
             break
-    rest, _ = process.communicate(timeout=120)
+    rest, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said + rest
     assert "SIGTERM: stopping after this step, with a checkpoint" in rest
     assert len(list(newest(tmp_path).glob("checkpoint-*/rng_state_1.pth"))) == 1
@@ -169,7 +169,7 @@ def test_torchrun_starts_a_killed_process_again(tmp_path, lora):
         if line.startswith("step 6/"):
             os.kill(max(children(process.pid)), signal.SIGKILL)
             break
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, out[-5000:]
     run = newest(tmp_path)
     assert run != older
@@ -179,7 +179,7 @@ def test_torchrun_starts_a_killed_process_again(tmp_path, lora):
 
 def test_the_error_of_a_process_is_one_line(tmp_path):
     process = start(tmp_path, **TOGETHER, resume_from_checkpoint=str(tmp_path / "nowhere"))
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in out
     assert "no such folder" in out
@@ -189,10 +189,8 @@ def test_the_error_of_a_process_is_one_line(tmp_path):
 def children(pid: int) -> list[int]:
     import psutil
 
-    deadline = time.time() + 30
-    while time.time() < deadline:
-        found = [child.pid for child in psutil.Process(pid).children() if "sft" in child.cmdline()]
-        if len(found) == 2:
-            return found
-        time.sleep(0.2)
-    raise AssertionError("torchrun has no two processes")
+    def found() -> list[int]:
+        return [child.pid for child in psutil.Process(pid).children() if "sft" in child.cmdline()]
+
+    until(lambda: len(found()) == 2)
+    return found()

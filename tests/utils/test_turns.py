@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from ..waiting import SECONDS
+
 WORK = """
 import sys, time
 from pathlib import Path
@@ -41,7 +43,7 @@ def run(tmp_path, what: str) -> list[str]:
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
         time.sleep(0.3)  # the second process is there first
     for process in processes:
-        process.wait(timeout=60)
+        process.wait(timeout=SECONDS)
     return log.read_text().splitlines()
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from llmtune.utils.addresses import free_port
+
+from ..waiting import SECONDS, until
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +55,18 @@ def start_page() -> Iterator[Callable[..., str]]:
         command = [sys.executable, "-m", "llmtune", "web", "--port", str(port), *flags]
         started.append(subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL))
         address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
-                return address
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError("the page did not start within a minute")
+        until(lambda: _answers(address))
+        return address
 
     yield start
     for process in started:
         process.terminate()
-        process.wait(20)
+        process.wait(SECONDS)
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
+    except OSError:
+        return False
+    return True

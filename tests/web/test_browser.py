@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from ..waiting import SECONDS
+
 pytestmark = pytest.mark.slow
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-PATIENCE = 90_000
-"""Milliseconds: the first visit loads torch and the model."""
+PATIENCE = 1000 * SECONDS
+"""Milliseconds, as the browser counts."""
 
 
 @pytest.fixture(scope="module")
