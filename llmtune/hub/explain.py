@@ -13,8 +13,8 @@ __all__ = ["explain", "http_status", "is_unreachable"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def explain(err: BaseException, hub: Hub, repo: Repo) -> LlmtuneError:
-    """The error to raise in the place of a client's."""
+def explain(err: BaseException, hub: Hub, repo: Repo, *, sending: bool = False) -> LlmtuneError:
+    """The error to raise in the place of a client's. `sending`: something was to be pushed, not fetched."""
     what = f"{repo.kind} {repo.repo_id!r}" + (
         f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else ""
     )
@@ -23,6 +23,24 @@ def explain(err: BaseException, hub: Hub, repo: Repo) -> LlmtuneError:
             f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "
             "another folder with --cache_dir."
         )
+    return _refused_to_send(err, hub, what) if sending else _refused_to_fetch(err, hub, what)
+
+
+def _refused_to_send(err: BaseException, hub: Hub, what: str) -> HubError:
+    status = http_status(err)
+    if status in (401, 403, 404):
+        return HubError(
+            f"{hub.name} does not let you write the {what} (HTTP {status}). Check the spelling, and give a token of "
+            f"its owner that may write with --hub_token or in {hub.token_variable}."
+        )
+    if status is not None:
+        return HubError(f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later.")
+    if is_unreachable(err):
+        return HubError(f"{hub.name} cannot be reached to push the {what}: {_last_words(err)}. Check the network.")
+    return HubError(f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
+
+
+def _refused_to_fetch(err: BaseException, hub: Hub, what: str) -> HubError:
     status = http_status(err)
     if status in (401, 403):
         return HubError(

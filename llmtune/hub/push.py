@@ -62,7 +62,7 @@ def destination(
             raise HubError(
                 f"{hub.name} needs a token to push. Give yours with --hub_token or in {hub.token_variable}."
             ) from err
-        raise explain(err, hub, repo) from err
+        raise explain(err, hub, repo, sending=True) from err
     return Destination(hub, repo)
 
 
@@ -84,7 +84,7 @@ def push_folder(
         with _without_places(folder) as shown:
             where.hub.upload(where.repo, shown, message=message, ignore=ignore, path_in_repo=path_in_repo)
     except Exception as err:
-        raise explain(err, where.hub, where.repo) from err
+        raise explain(err, where.hub, where.repo, sending=True) from err
 
 
 @contextmanager

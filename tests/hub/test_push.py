@@ -9,7 +9,10 @@ import pytest
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.main import main
 from llmtune.errors import HubError
+from llmtune.hub.explain import explain
+from llmtune.hub.huggingface import HuggingFace
 from llmtune.hub.push import STATE_FILES, destination, push_folder
+from llmtune.hub.repo import Repo
 from llmtune.training import push as module
 from llmtune.training.sft import sft
 
@@ -82,6 +85,12 @@ def test_refused(hub, use_hf, checkpoint):
     hub.token, hub.status = None, 500
     with pytest.raises(HubError, match="HTTP 500"):
         destination("somebody/mine", use_hf_hub=use_hf, token="any")
+
+
+def test_without_a_network():
+    """Nothing is downloaded here: that what has come so far is kept helps nobody."""
+    told = str(explain(ConnectionError("refused"), HuggingFace(), Repo("model", "somebody/mine"), sending=True))
+    assert told == "Hugging Face cannot be reached to push the model 'somebody/mine': refused. Check the network."
 
 
 def run(tmp_path, **options):
