@@ -146,20 +146,38 @@ def _autocast(dtype: torch.dtype | None) -> Any:
     return contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
+class _GroupedProduct(torch.autograd.Function):
+    """[S, K] by the [N, K, M] of N experts -> [S, M], and what its kernels keep and give."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return rows.new_empty(rows.shape[0], weight.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        needed = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        return tuple(torch.empty_like(tensor) if needs else None for tensor, needs in needed)
+
+
 @contextlib.contextmanager
 def _products_of_experts_in_any_dtype() -> Iterator[None]:
-    """Without numbers, torch's grouped product is there for bf16 alone; transformers' own keeps the same tensors."""
+    """Let products of experts be traced.
+
+    Without numbers torch's own is there for bf16 alone, and that of transformers 5.17 asks for numbers on its way back.
+    Kernels of a GPU make no gradients of frozen experts, as here; transformers' product on CPUs makes them.
+    """
     try:
         from transformers.integrations import moe
     except ImportError:
         yield
         return
-    former = getattr(moe, "_can_use_grouped_mm", None)
-    moe._can_use_grouped_mm = lambda *_, **__: False
+    former = getattr(moe, "_grouped_mm", None)
+    moe._grouped_mm = lambda rows, weight, offs: _GroupedProduct.apply(rows.to(weight.dtype), weight)
     try:
         yield
     finally:
-        moe._can_use_grouped_mm = former
+        moe._grouped_mm = former
 
 
 def _without_mask(model: Any) -> None:
