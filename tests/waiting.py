@@ -9,8 +9,9 @@ SECONDS = 600
 """So long that only what hangs fails by it, however busy the machine is."""
 
 
-def until(condition: Callable[[], bool], poll_seconds: float = 0.02) -> None:
+def until(condition: Callable[[], bool], said: Callable[[], str] = str) -> None:
+    """Wait. `said`: what to show where it does not happen."""
     end = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(poll_seconds)
+        assert time.monotonic() < end, f"it did not happen: {said()}"
+        time.sleep(0.02)

@@ -74,7 +74,7 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
         assert process.poll() is None, said()
         return f"step {step}/" in said()
 
-    until(is_there)
+    until(is_there, said)
 
 
 def test_sbatch_script_on_two_nodes_queues_again(tmp_path, monkeypatch, alone):
@@ -110,6 +110,7 @@ def test_sbatch_script_on_two_nodes_queues_again(tmp_path, monkeypatch, alone):
 CLUSTER = """
 import os, subprocess, sys, ray
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 starves them beside the other tests
 context = ray.init(num_cpus=2, include_dashboard=False)
 os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
 sys.exit(subprocess.run([sys.executable, "-m", "llmtune", *sys.argv[1:]]).returncode)
