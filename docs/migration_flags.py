@@ -69,7 +69,7 @@ TOOLS = {
             ("attn_impl flash_attn", "by transformers' name", "--attn_impl flash_attention_2"),
             ("use_liger_kernel true", ""),
             ("loss_scale last_round", "`default`, `last_round` and `all`"),
-            ("agent_template hermes", "the model's template names its format", "nothing"),
+            ("agent_template hermes", "else as the model's template names it"),
             ("lazy_tokenize true", "`--streaming true` reads rows while they are trained on", "nothing"),
             ("streaming true", "needs `--max_steps`"),
             ("dataset_num_proc 4", ""),

@@ -217,6 +217,7 @@ _RENAMED = {
     "freeze_vision_tower": "freeze_vit",
     "freeze_multi_modal_projector": "freeze_aligner",
     "template": "template_type",
+    "agent_template": "tool_format",
     "use_liger_kernel": "use_liger",
     "enable_liger_kernel": "use_liger",
     "dataset_dir": "dataset",

@@ -106,6 +106,8 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
         args.template_type = info.template
     args.template_type = TEMPLATE_MAPPING.canonical(args.template_type)
     template = TEMPLATE_MAPPING[args.template_type]
+    if args.tool_format is not None:
+        args.tool_format = template.with_tools(args.tool_format).tool_format
     system = getattr(args, "system", None)
     problems.need(
         system is None or template.has_system_slot,

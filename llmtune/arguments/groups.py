@@ -33,6 +33,8 @@ class ModelArguments:
     """Folder of the tokenizer. Default: the model's."""
     template_type: str | None = None
     """Key of the chat template (`llmtune list templates`). Default: the model entry's."""
+    tool_format: str | None = None
+    """How tools, calls and results are written (`llmtune list tool_formats`). Default: as the template names it."""
     sft_type: SftType = "lora"
     """What is trained: adapters of one of PEFT's kinds beside the frozen weights, or, full, all the weights."""
     tuner_backend: Literal["peft", "swift"] = "peft"

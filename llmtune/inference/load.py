@@ -95,4 +95,5 @@ def _template(args: InferArguments, tokenizer: Any) -> ChatTemplate:
         system=args.system,
         max_length=args.max_length,
         special_tokens_in_text=args.special_tokens_in_text,
+        tool_format=args.tool_format,
     )

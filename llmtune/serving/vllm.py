@@ -59,8 +59,8 @@ def vllm_command(args: ServeArguments) -> list[str]:
         raise UsageError(f"--quantization_bit {args.quantization_bit}: vLLM quantises while loading to 4 bits alone.")
     if args.trust_remote_code:
         command += ["--trust-remote-code"]
-    if args.template_type is not None and TEMPLATE_MAPPING[args.template_type].tool_format in PARSERS:
-        parser = PARSERS[TEMPLATE_MAPPING[args.template_type].tool_format]
+    of_template = None if args.template_type is None else TEMPLATE_MAPPING[args.template_type].tool_format
+    if parser := PARSERS.get(args.tool_format or of_template or ""):
         command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     command += ["--max-num-seqs", str(args.max_batch_size)]
     if args.max_prompt_length is not None:

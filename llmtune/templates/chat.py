@@ -301,6 +301,7 @@ def get_template(
     truncation_strategy: TruncationStrategy = "left",
     loss_on: LossOn = "auto",
     special_tokens_in_text: Literal["text", "special"] = "text",
+    tool_format: str | None = None,
 ) -> ChatTemplate:
     """Bind a registered template to a tokenizer.
 
@@ -312,13 +313,15 @@ def get_template(
         truncation_strategy: What a longer sample loses: its start, its end, or all of it.
         loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
         special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
+        tool_format: Key in TOOL_FORMAT_MAPPING, in the place of the template's own.
 
     Raises:
-        UnknownKeyError: No such template. UsageError: It has no place for the system text given.
+        UnknownKeyError: No such template or format. UsageError: It has no place for the system text, or the tools.
     """
     from llmtune.templates.own import OwnTemplate
 
     info = TEMPLATE_MAPPING[template_type]
+    info = info if tool_format is None else info.with_tools(tool_format)
     kind = OwnTemplate if info.from_tokenizer else ChatTemplate
     return kind(
         info,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from llmtune.errors import UsageError
@@ -96,6 +96,22 @@ class TemplateInfo:
     def has_system_slot(self) -> bool:
         contexts = (*self.prefix, *self.prompt)
         return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in contexts)
+
+    def with_tools(self, key: str) -> TemplateInfo:
+        """The same with another tool format.
+
+        Raises:
+            UnknownKeyError: No such format. UsageError: The template has no place for it.
+        """
+        if self.from_tokenizer:
+            raise UsageError(f"--tool_format {key}: the tokenizer's own chat template says how tools are written.")
+        if TOOL_FORMAT_MAPPING[key].tools_in == "system" and not self.has_system_slot:
+            raise UsageError(
+                f"--tool_format {key} writes tools into the system text, and this template has no place for one. "
+                "Take one that writes them into a question: llmtune list tool_formats."
+            )
+        own = self.tool_prefix if key == self.tool_format else None
+        return replace(self, tool_format=TOOL_FORMAT_MAPPING.canonical(key), tool_prefix=own)
 
     @property
     def tools(self) -> ToolFormat | None:

@@ -104,8 +104,8 @@ class _Row:
         found = self.info.tools
         if found is None:
             raise TemplateError(
-                "this template has no format for tools, and the row uses them; --template_type auto writes them as "
-                "the tokenizer's own chat template does"
+                "this template has no format for tools, and the row uses them; --tool_format KEY gives it one (llmtune "
+                "list tool_formats), --template_type auto writes them as the tokenizer's own chat template does"
             )
         return found
 

@@ -103,6 +103,7 @@ def prepare(args: SftArguments) -> Prepared:
         truncation_strategy=args.truncation_strategy,
         loss_on=args.loss_on,
         special_tokens_in_text=args.special_tokens_in_text,
+        tool_format=args.tool_format,
     )
     check_no_images(args, template.images is not None)
     if stream is not None and template.images is not None:

@@ -50,6 +50,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--streaming true --max_steps 9", {"streaming": True, "max_steps": 9}),
     ("--train_on_inputs", {"loss_on": "everything"}),
     ("--template_name llama3", {"template_type": "llama3"}),
+    ("--agent_template hermes", {"tool_format": "hermes"}),
     ("--model_max_length 512", {"max_length": 512}),
     ("--block_size 512", {"max_length": 512}),
     ("--max_source_length 256 --max_target_length 128", {"max_length": 384}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmtune import TEMPLATE_MAPPING, get_template, register_tool_format
 from llmtune.data.formats import to_conversation
-from llmtune.errors import TemplateError, UsageError
+from llmtune.errors import TemplateError, UnknownKeyError, UsageError
 from llmtune.templates.pieces import Piece
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING, At, ParsedAnswer, ToolFormat, tool_format_of
 from llmtune.types import IGNORE_INDEX, Conversation, Message, ToolCall
@@ -68,6 +69,32 @@ def test_each_answer_is_learned_after_what_serving_feeds(key, tokenizer):
         assert parsed.calls == expected.tool_calls
         if not expected.tool_calls:
             assert parsed.content == expected.content
+
+
+@pytest.mark.parametrize("key", [*TEMPLATES, None])
+def test_a_format_of_choice(key, tokenizer):
+    """--tool_format: what the template would write that named it; a template that names none refuses such rows."""
+    template = get_template("qwen1.5", tokenizer, tool_format=key)
+    if key is None:
+        with pytest.raises(TemplateError, match="--tool_format"):
+            template.encode(ROW)
+        return
+    info = TEMPLATE_MAPPING["qwen1.5"]
+    named = type(template)(replace(info, tool_format=key), tokenizer, name="qwen1.5")
+    assert template.encode_all(ROW) == named.encode_all(ROW)
+    assert tool_format_of(template) is TOOL_FORMAT_MAPPING[key]
+
+
+def test_where_a_format_has_no_place(tokenizer):
+    with pytest.raises(UsageError, match="no place"):
+        get_template("gemma", tokenizer, tool_format="hermes")
+    assert "Action Input" in get_template("gemma", tokenizer, tool_format="react").render(ROW)
+    with pytest.raises(UsageError, match="own chat template"):
+        get_template("auto", tokenizer, tool_format="hermes")
+    with pytest.raises(UnknownKeyError, match="hermes"):
+        get_template("gemma", tokenizer, tool_format="herms")
+    assert get_template("llama3.1", tokenizer, tool_format="llama3.1").info == TEMPLATE_MAPPING["llama3.1"]
+    assert get_template("llama3.1", tokenizer, tool_format="hermes").info.tool_prefix is None
 
 
 @pytest.mark.parametrize("key", TEMPLATES)

@@ -24,14 +24,14 @@ def quick(dataset: Path, folder: Path, **options: Any) -> Any:
     return sft(SftArguments(**(settings | options)))
 
 
-@pytest.mark.parametrize("template", ["qwen2.5", "chatml"])
-def test_glaive(template, assets, tmp_path):
+@pytest.mark.parametrize(("template", "tool_format"), [("qwen2.5", None), ("chatml", None), ("qwen1.5", "react")])
+def test_glaive(template, tool_format, assets, tmp_path):
     rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
     called = [row for row in rows if row["conversations"][1]["from"] == "function_call"]
     short = sorted(called, key=lambda row: len(json.dumps(row)))[:4]
     file = tmp_path / "glaive.json"
     file.write_text(json.dumps(short), encoding="utf-8")
-    result = quick(file, tmp_path, template_type=template)
+    result = quick(file, tmp_path, template_type=template, tool_format=tool_format)
     answers = infer(
         InferArguments(
             ckpt_dir=str(result.last_checkpoint),
@@ -42,6 +42,7 @@ def test_glaive(template, assets, tmp_path):
             max_length=-1,
         )
     )
+    assert InferArguments(ckpt_dir=str(result.last_checkpoint), eval_human=True).tool_format == tool_format
     assert answers[0]["tools"] == json.loads(short[0]["tools"])
     roles = [message["role"] for message in answers[0]["messages"]]
     assert roles[:3] == ["user", "assistant", "tool"]
