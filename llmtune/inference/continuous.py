@@ -181,4 +181,6 @@ def _config(model: Any, max_batch_size: int) -> Any:
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 4096
         options["num_blocks"] = max_batch_size * -(-context // PAGE)
         options["max_batch_tokens"] = 2048
-    return ContinuousBatchingConfig(page_size=PAGE, use_async_batching=False, use_cuda_graph=False, **options)
+    size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"  # as in transformers 5.17
+    options[size] = PAGE
+    return ContinuousBatchingConfig(use_async_batching=False, use_cuda_graph=False, **options)

@@ -25,7 +25,7 @@ from llmtune.tuners.merge import merge_and_save
 from llmtune.tuners.parts import part_of
 from llmtune.tuners.tune import count_parameters
 
-from ..tiny_vision import KEYS, make_vision
+from ..tiny_vision import KEYS
 
 pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
 
@@ -189,11 +189,11 @@ def test_modules_that_an_entry_leaves_whole():
 
 
 @pytest.mark.parametrize("kind", ["qwen2-vl", "qwen3-vl", "llava"])
-def test_eyes_are_left_whole(kind, tmp_path):
+def test_eyes_are_left_whole(kind, vision_folder):
     info = MODEL_MAPPING[KEYS[kind]]
     options = quantization_options(SftArguments(**(QUICK | {"quantization_bit": 4})), info, torch.float32, "cpu")
-    folder = make_vision(kind, tmp_path / kind)
-    model, _ = get_model_tokenizer(KEYS[kind], model_id_or_path=str(folder), torch_dtype="fp32", **options)
+    folder = str(vision_folder(kind))
+    model, _ = get_model_tokenizer(KEYS[kind], model_id_or_path=folder, torch_dtype="fp32", **options)
     linear = {name: type(m).__name__ for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     eyes = {name: linear.pop(name) for name in [*linear] if part_of(name) != "language" or "lm_head" in name}
     assert len(eyes) > 4
