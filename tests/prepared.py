@@ -42,17 +42,17 @@ class Started:
     def said(self) -> str:
         return "".join(file.read_text(encoding="utf-8", errors="replace") for file in (self.out, self.err))
 
-    def wait_for(self, text: str, seconds: float = SECONDS) -> None:
-        deadline = time.monotonic() + seconds
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + SECONDS
         while text not in self.said():
             if time.monotonic() > deadline or not any(process.is_alive() for process in self.processes):
                 self.kill()  # else pytest would wait for them at its end
                 raise AssertionError(f"{text!r} was not said: {self.said()[-6000:]}")
             time.sleep(POLL_SECONDS)
 
-    def wait(self, seconds: float = SECONDS) -> int:
+    def wait(self) -> int:
         """The exit status: 0 if all ended so, else that of one that failed, upon which the others are killed."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             codes = [process.exitcode for process in self.processes]
             failed = next((code for code in codes if code), 0)
@@ -61,7 +61,7 @@ class Started:
                 return failed
             time.sleep(POLL_SECONDS)
         self.kill()
-        raise AssertionError(f"not done after {seconds} s: {self.said()[-6000:]}")
+        raise AssertionError(f"not done after {SECONDS} s: {self.said()[-6000:]}")
 
     def check(self) -> str:
         """Wait for a good end; what was said on standard output."""

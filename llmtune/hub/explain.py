@@ -18,52 +18,53 @@ def explain(err: BaseException, hub: Hub, repo: Repo, *, sending: bool = False) 
     what = f"{repo.kind} {repo.repo_id!r}" + (
         f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else ""
     )
-    if any(isinstance(e, OSError) and e.errno in NO_SPACE for e in _chain(err)):
-        return HubError(
-            f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "
-            "another folder with --cache_dir."
-        )
-    return _refused_to_send(err, hub, what) if sending else _refused_to_fetch(err, hub, what)
+    told = (_not_sent if sending else _not_fetched)(err, hub, what)
+    return HubError(told or f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
 
 
-def _refused_to_send(err: BaseException, hub: Hub, what: str) -> HubError:
+def _not_sent(err: BaseException, hub: Hub, what: str) -> str | None:
     status = http_status(err)
     if status in (401, 403, 404):
-        return HubError(
+        return (
             f"{hub.name} does not let you write the {what} (HTTP {status}). Check the spelling, and give a token of "
             f"its owner that may write with --hub_token or in {hub.token_variable}."
         )
     if status is not None:
-        return HubError(f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later.")
+        return f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later."
     if is_unreachable(err):
-        return HubError(f"{hub.name} cannot be reached to push the {what}: {_last_words(err)}. Check the network.")
-    return HubError(f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
+        return f"{hub.name} cannot be reached to push the {what}: {_last_words(err)}. Check the network."
+    return None
 
 
-def _refused_to_fetch(err: BaseException, hub: Hub, what: str) -> HubError:
+def _not_fetched(err: BaseException, hub: Hub, what: str) -> str | None:
+    if any(isinstance(e, OSError) and e.errno in NO_SPACE for e in _chain(err)):
+        return (
+            f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "
+            "another folder with --cache_dir."
+        )
     status = http_status(err)
     if status in (401, 403):
-        return HubError(
+        return (
             f"{hub.name} does not let you use the {what} (HTTP {status}). Look at its page whether its terms have to "
             f"be accepted, and give your token with --hub_token or in {hub.token_variable}."
         )
     if status == 404:
         other = "--use_hf true asks Hugging Face" if hub.name == "ModelScope" else "--use_hf false asks ModelScope"
-        return HubError(
+        return (
             f"{hub.name} has no {what} (HTTP 404), or hides it from you. Check the spelling; a folder on this "
             f"machine needs its path; {other}."
         )
     if status is not None:
-        return HubError(
+        return (
             f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later: "
             "what has come so far is kept."
         )
     if is_unreachable(err):
-        return HubError(
+        return (
             f"{hub.name} cannot be reached for the {what}: {_last_words(err)}. Check the network, or give the path of "
             "a folder on this machine. What has come so far is kept."
         )
-    return HubError(f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
+    return None
 
 
 def is_unreachable(err: BaseException) -> bool:

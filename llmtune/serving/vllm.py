@@ -60,7 +60,7 @@ def vllm_command(args: ServeArguments) -> list[str]:
     if args.trust_remote_code:
         command += ["--trust-remote-code"]
     of_template = None if args.template_type is None else TEMPLATE_MAPPING[args.template_type].tool_format
-    if parser := PARSERS.get(args.tool_format or of_template or ""):
+    if parser := PARSERS.get(args.tool_format or of_template):
         command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     command += ["--max-num-seqs", str(args.max_batch_size)]
     if args.max_prompt_length is not None:

@@ -84,7 +84,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
 
 
 def _ask(engine: Engine, talk: Talk, texts: dict[Key, str]) -> None:
-    """Draw the box for a question, with a clip for pictures where the model sees any, and take what was sent."""
+    """Draw the box for a question, with a + for pictures where the model sees any, and take what was sent."""
     _give_back(texts)
     if engine.template.images is None:
         if question := st.chat_input(texts["ask"], key="question"):
