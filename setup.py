@@ -57,7 +57,7 @@ setup(
         "rlhf": ["trl>=0.20"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "vision": ["pillow>=10"],
-        "web": ["streamlit>=1.50"],
+        "web": ["streamlit>=1.67"],
         "docs": ["mkdocs-material>=9.5"],
         "test": [
             "bitsandbytes",
