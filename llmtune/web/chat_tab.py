@@ -17,6 +17,8 @@ from llmtune.web.texts import Key
 __all__ = ["Choices", "chat_tab", "settings"]
 
 MAX_NEW_TOKENS = 4096
+TALK_HEIGHT = 480
+"""Pixels. The talk scrolls inside, so that the buttons below stay where they are while an answer grows."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
     """Show the talk, take a question, and let the chosen models answer it."""
     talk: Talk = st.session_state.setdefault("talk", Talk())
-    talk_area = st.container()  # above the input, which has to be drawn before an answer is written
+    talk_area = st.container(height=TALK_HEIGHT, autoscroll=True)  # drawn first, filled last: writing takes long
     _buttons(talk, texts)
     _ask(engine, talk, texts)
     with talk_area:
