@@ -22,6 +22,8 @@ from llmtune.templates.chat import get_template
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.parity import first_difference
 
+from ..waiting import SECONDS
+
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -92,7 +94,7 @@ def test_makers_at_the_same_time_agree(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
     gate = threading.Barrier(2)
     write = tiny._write_weights
-    monkeypatch.setattr(tiny, "_write_weights", lambda path: (gate.wait(timeout=60), write(path)))
+    monkeypatch.setattr(tiny, "_write_weights", lambda path: (gate.wait(SECONDS), write(path)))
     found: list[Path] = []
     threads = [threading.Thread(target=lambda: found.append(tiny.tiny_folder())) for _ in range(2)]
     for thread in threads:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,16 +57,23 @@ def test_apart(flat):
     assert found.done == found.computed * 100 + found.learned * 10 + 5 * 6 // 2 + 9 * 10 // 2 + padding
 
 
-def test_waiting_for_data():
+def test_waiting_for_data(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            clock.now += 2.0
+            yield number
+
     found = Throughput()
     found.on_train_begin()
-    slow = (time.sleep(0.05) or number for number in range(3))
-    batches = found.batches(iter(slow))
+    batches = found.batches(slow())
     assert [next(batches) for _ in range(2)] == [0, 1]
-    assert found.waited >= 0.1
-    time.sleep(0.1)
+    assert found.waited == 4.0
+    clock.now += 12.0
     found.on_step_end()
-    assert 0.2 < found.summary()["data_wait_share"] < 0.8
+    assert found.summary()["data_wait_share"] == 0.25
 
 
 def test_mfu_of_a_known_card(monkeypatch):
