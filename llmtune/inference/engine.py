@@ -13,8 +13,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from llmtune.inference.adapters import Adapters
-from llmtune.inference.rows import Row, Written, cut_at
+from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import RowSampler, Sampling
+from llmtune.inference.texts import Frame, cut_at
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
@@ -47,7 +48,10 @@ class Engine:
                 yield from self._search(prompts, sampling)
                 continue
             settings = [sampling_with_tools(row, sampling, self.template) for row in batch]
-            written = [Row(prompt, one, self.template) for prompt, one in zip(prompts, settings, strict=True)]
+            frame = self.template.answer_frame
+            written = [
+                Row(prompt, one, self.template, frame=frame) for prompt, one in zip(prompts, settings, strict=True)
+            ]
             self.advance(written)
             yield from (row.text for row in written)
 
@@ -58,7 +62,7 @@ class Engine:
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
         sampling = sampling_with_tools(row, sampling, template)
-        written = Row(template.prompts([row])[0], sampling, template, tell=pieces.put)
+        written = Row(template.prompts([row])[0], sampling, template, frame=template.answer_frame, tell=pieces.put)
         problems: list[BaseException] = []
 
         def generate() -> None:
@@ -153,7 +157,8 @@ class Engine:
         stops = set(self.template.stop_token_ids)
         end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
         text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
-        return cut_at(text, self.template.stop_strings)
+        frame = Frame(*self.template.answer_frame)
+        return frame.add(cut_at(text, self.template.stop_strings)) + frame.rest()
 
     @property
     def _pad_token_id(self) -> int:

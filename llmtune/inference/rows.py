@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from llmtune.inference.sampling import Sampling
+from llmtune.inference.texts import Frame, StopWords, TokenText
 from llmtune.types import Encoded
 
 if TYPE_CHECKING:
     from llmtune.inference.constraints import Constraint
     from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["FinishReason", "Row", "StopWords", "TokenLogprob", "TokenText", "Written", "cut_at", "held_back"]
+__all__ = ["FinishReason", "Row", "TokenLogprob", "Written"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
-
-HALF = "\ufffd"
-"""What a tokenizer decodes the first bytes of a character to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,70 +43,13 @@ class Written:
     end: int = 0
 
 
-class TokenText:
-    """Tokens to text, piece by piece; half a character waits for its other half."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.ids: list[int] = []
-        self._start = 0  # the pieces of some tokenizers depend on the token before
-        self._told = 0
-
-    def add(self, token: int) -> str:
-        text = self.peek(token)
-        self.ids.append(token)
-        if not text or text.endswith(HALF):
-            return ""
-        self._start, self._told = self._told, len(self.ids)
-        return text
-
-    def peek(self, token: int) -> str:
-        """What `token` would add to the text told so far."""
-        return self._behind([*self.ids[self._start :], token])
-
-    def rest(self) -> str:
-        """What still waits at the end of the answer."""
-        text = self._behind(self.ids[self._start :])
-        self._start = self._told = len(self.ids)
-        return text
-
-    def _behind(self, ids: list[int]) -> str:
-        before = self._decode(ids[: self._told - self._start])
-        return self._decode(ids)[len(before) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
-
-
-class StopWords:
-    """Holds back what may be the beginning of a stop word; ends at a whole one."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = [word for word in words if word]
-        self.found = False
-        self._held = ""
-
-    def add(self, piece: str) -> str:
-        self._held += piece
-        cut = cut_at(self._held, self.words)
-        if cut != self._held:
-            self.found, self._held = True, ""
-            return cut
-        keep = held_back(self._held, self.words)
-        told, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return told
-
-    def rest(self) -> str:
-        told, self._held = self._held, ""
-        return told
-
-
 class Row:
     """One answer.
 
     Args:
         prompt: What it answers.
         template: Says where an answer stops.
+        frame: What the model writes around it; not part of its text.
         constraint: What its text has to be, if anything.
         tell: Is given each piece, on the thread that generates; it must not block.
     """
@@ -119,6 +60,7 @@ class Row:
         sampling: Sampling,
         template: ChatTemplate,
         *,
+        frame: tuple[str, str] = ("", ""),
         constraint: Constraint | None = None,
         tell: Callable[[Written], None] | None = None,
     ) -> None:
@@ -139,6 +81,7 @@ class Row:
         self._stop_ids = frozenset(template.stop_token_ids)
         self._text = TokenText(template.tokenizer)
         self._stops = StopWords([*template.stop_strings, *sampling.stop])
+        self._frame = Frame(*frame)
         self._generator: torch.Generator | None = None
         self._log_shares: torch.Tensor | None = None
         self._cancelled = False
@@ -207,26 +150,20 @@ class Row:
         if self.constraint is not None:
             self.constraint = self.constraint.after(piece)
             assert self.constraint is not None, "only allowed tokens are chosen"
-        told = self._stops.add(piece)
-        if self._stops.found:
-            self._say(told)
-            self.finish("stop", flush=False)
-        elif self.constraint is not None and self.constraint.is_complete:
-            self._say(told)
+        self._say(self._frame.add(self._stops.add(piece)))
+        if self._stops.found or (self.constraint is not None and self.constraint.is_complete):
             self.finish("stop")
         elif self.num_left <= 0:
-            self._say(told)
             self.finish("length")
-        else:
-            self._say(told)
 
-    def finish(self, reason: FinishReason, *, flush: bool = True) -> None:
+    def finish(self, reason: FinishReason) -> None:
         if self.finish_reason is not None:
             return
         rest = ""
-        if flush and reason != "cancelled":
-            rest = self._stops.add(self._text.rest())
-            rest += "" if self._stops.found else self._stops.rest()
+        if reason != "cancelled":
+            last = "" if self._stops.found else self._stops.add(self._text.rest())
+            last += "" if self._stops.found else self._stops.rest()
+            rest = self._frame.add(last) + self._frame.rest()
             self.pieces.append(rest)
         self.finish_reason = "stop" if self._stops.found else reason
         self.keeps = None
@@ -252,14 +189,3 @@ class Row:
         texts = [str(self._template.tokenizer.decode([one])) for one in (token, *tokens.tolist())]
         top = tuple(zip(texts[1:], values.tolist(), strict=True))
         self.logprobs.append(TokenLogprob(texts[0], float(self._log_shares[token]), top))
-
-
-def held_back(text: str, words: Sequence[str]) -> int:
-    """Characters at the end of a text that may be the beginning of one of the words."""
-    return max((size for word in words for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
-
-
-def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop word."""
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text

@@ -9,7 +9,8 @@ from typing import Any
 from llmtune.data.formats_messages import check_turns, parse_messages, parse_tools
 from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
-from llmtune.inference.rows import HALF, TokenLogprob
+from llmtune.inference.rows import TokenLogprob
+from llmtune.inference.texts import HALF
 from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
@@ -68,7 +69,10 @@ class Chat:
         constraint: Constraint | None = JsonObject() if _wants_json(request) else None
         if self.asked is not None:
             constraint = self.asked.constraint()
-        return self.service.start(request.model, [self.prompt], sampling, n, constraint=constraint, keeps=self.pictures)
+        frame = self.service.template(request.model).answer_frame
+        return self.service.start(
+            request.model, [self.prompt], sampling, n, frame=frame, constraint=constraint, keeps=self.pictures
+        )
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer's body."""

@@ -174,6 +174,7 @@ class Service:
         sampling: Sampling,
         n: int,
         *,
+        frame: tuple[str, str] = ("", ""),
         constraint: Constraint | None = None,
         keeps: object = None,
         kind: str = "chatcmpl",
@@ -181,6 +182,7 @@ class Service:
         """Put a request into the queue. Called on the event loop, which the pieces come back to.
 
         Args:
+            frame: What the model writes around an answer; see `Row`.
             keeps: What its rows hold on to until they are written.
         """
         loop = asyncio.get_running_loop()
@@ -195,7 +197,7 @@ class Service:
             one = sampling
             if sampling.seed is not None:
                 one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
-            row = Row(prompts[number // n], one, template, constraint=constraint, tell=tell(number))
+            row = Row(prompts[number // n], one, template, frame=frame, constraint=constraint, tell=tell(number))
             row.keeps = keeps
             job.rows.append(row)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmtune.errors import TemplateError
 from llmtune.inference.constraints import ForcedCall
-from llmtune.inference.rows import held_back
+from llmtune.inference.texts import held_back
 from llmtune.serving.errors import ApiError
 from llmtune.serving.protocol import ChatRequest, ToolChoice
 from llmtune.templates.chat import ChatTemplate

@@ -171,6 +171,12 @@ class ChatTemplate:
         )
 
     @property
+    def answer_frame(self) -> tuple[str, str]:
+        """What the model writes before and behind an answer that is no part of it: the blank of ` {{ANSWER}}`."""
+        before, _, after = self.info.answer_format.partition("{{ANSWER}}")
+        return before, after
+
+    @property
     def stop_token_ids(self) -> list[int]:
         """Single tokens that end a generation: the tokenizer's end of text and what suffix begins with."""
         ids = [self.tokenizer.eos_token_id]

@@ -17,6 +17,7 @@ from llmtune.types import Conversation
 __all__ = ["OwnTemplate"]
 
 SENTINEL = "An answer of 7 words, no more."
+PROBE = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class OwnTemplate(ChatTemplate):
                 "Choose another --template_type (llmtune list templates)."
             )
         self._stop = self._find_stop()
+        self._frame = self._find_frame()
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         if generation:
@@ -67,6 +69,10 @@ class OwnTemplate(ChatTemplate):
         if self._stop is None:  # the template writes no stop token: the tokenizer's ends the answer
             pieces.append(Piece(("eos_token_id",), learned=True, turn=last_turn))
         return pieces
+
+    @property
+    def answer_frame(self) -> tuple[str, str]:
+        return self._frame
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -115,10 +121,19 @@ class OwnTemplate(ChatTemplate):
         at = max(text.rfind(content), text.rfind(content.strip()) if content not in text else -1)
         return text[at:] if at >= 0 else content + (self._stop or "")
 
+    def _find_frame(self) -> tuple[str, str]:
+        """White space that the template writes around an answer; empty thoughts before it are the model's words."""
+        text = self._render(as_conversation(PROBE))
+        prompt = self._render(replace(as_conversation(PROBE), messages=as_conversation(PROBE).messages[:1]), asks=True)
+        if not text.startswith(prompt):
+            return "", ""
+        before, _, tail = text[len(prompt) :].partition(SENTINEL)
+        after = "" if self._stop is None else tail.partition(self._stop)[0]
+        return before if before.isspace() else "", after if after.isspace() else ""
+
     def _find_stop(self) -> str | None:
         """The first control token that the template writes behind an answer."""
-        probe = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]}
-        tail = self._render(as_conversation(probe)).rpartition(SENTINEL)[2]
+        tail = self._render(as_conversation(PROBE)).rpartition(SENTINEL)[2]
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content]
         found = [(tail.find(token), -len(token), token) for token in tokens if token in tail]
         return min(found)[2] if found else None

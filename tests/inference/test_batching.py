@@ -13,7 +13,8 @@ from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import JsonObject
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
-from llmtune.inference.rows import Row, TokenText
+from llmtune.inference.rows import Row
+from llmtune.inference.texts import TokenText
 from llmtune.types import Conversation, Message
 
 ENDLESS = ((0, -100.0), (2, -100.0))

@@ -145,7 +145,7 @@ def test_a_fault_while_streaming_reaches_the_caller(engine, monkeypatch):
 
 
 def test_stop_words_of_several_tokens():
-    from llmtune.inference.rows import StopWords
+    from llmtune.inference.texts import StopWords
 
     def told(*pieces: str) -> list[str]:
         stops = StopWords(["STOP"])
