@@ -127,6 +127,7 @@ TOOLS = {
             ("model_name_or_path Qwen/Qwen2.5-7B-Instruct", ""),
             ("adapter_name_or_path FOLDER", "in training; `--ckpt_dir` afterwards", "--peft_path FOLDER"),
             ("template qwen", "keys differ; best left away: the model's entry names it"),
+            ("tool_format qwen", "`llama3` is `llama3.1`; without it as the template has it", "--tool_format hermes"),
             ("finetuning_type lora", "`freeze` is `--sft_type full --freeze_layers N`"),
             ("dataset my_rows", "a path or a key; there is no dataset_info.json to write"),
             ("dataset_dir data", "it is taken as data: leave it away where `--dataset` has paths"),

@@ -23,7 +23,12 @@ from llmtune.utils.logging import get_logger
 __all__ = ["run_vllm", "vllm_command"]
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-PARSERS: dict[str | None, str] = {"hermes": "hermes", "llama3.1": "llama3_json", "mistral": "mistral"}
+PARSERS: dict[str | None, str] = {
+    "hermes": "hermes",
+    "llama3.1": "llama3_json",
+    "mistral": "mistral",
+    "mistral-v3": "mistral",
+}
 """Our formats of tool calls that vLLM reads, by its names."""
 OURS_ALONE = ("batching", "max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
 

@@ -74,7 +74,7 @@ def render(
         row.system = row.format.write_tools(row.system, row.tools)
     row.image = info.image if images else ""
     prefix = info.tool_prefix if conversation.tools and info.tool_prefix is not None else info.prefix
-    pieces = list(_contexts(prefix, {}, row.system))
+    pieces = list(_prefix(row, prefix))
     if len(turns) == 1 and turns[0].role == "assistant":  # plain text, no question
         pieces += _answer(row, 0)
     elif turns:
@@ -110,6 +110,17 @@ class _Row:
         return found
 
 
+def _prefix(row: _Row, prefix: tuple[Context, ...]) -> Iterator[Piece]:
+    """What stands before the first question. Tools in a turn of their own come before the system text."""
+    if not row.tools or row.format.write_tools_apart is None or row.format.tools_in != "system":
+        yield from _contexts(prefix, {}, row.system)
+        return
+    place = next((at for at, one in enumerate(prefix) if isinstance(one, str) and "{{SYSTEM}}" in one), len(prefix))
+    yield from _contexts(prefix[:place], {}, None)
+    yield from row.format.write_tools_apart(row.tools)
+    yield from _contexts(prefix[place:], {}, row.system)
+
+
 def _turns(row: _Row) -> Iterator[Piece]:
     turns = row.turns
     if row.info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
@@ -137,7 +148,7 @@ def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Pi
     text = row.turns[index].content.strip() if row.info.strip else row.turns[index].content
     if row.tools:
         tools = row.format
-        if tools.write_tools_apart is not None and is_last:
+        if tools.write_tools_apart is not None and tools.tools_in == "last question" and is_last:
             yield from tools.write_tools_apart(row.tools)
         here = (tools.tools_in == "first question" and is_first) or (tools.tools_in == "last question" and is_last)
         if tools.write_tools is not None and here:

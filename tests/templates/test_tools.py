@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from llmtune import TEMPLATE_MAPPING, get_template, register_tool_format
 from llmtune.data.formats import to_conversation
 from llmtune.errors import TemplateError, UnknownKeyError, UsageError
+from llmtune.inference.texts import Frame
 from llmtune.templates.pieces import Piece
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING, At, ParsedAnswer, ToolFormat, tool_format_of
 from llmtune.types import IGNORE_INDEX, Conversation, Message, ToolCall
 
-TEMPLATES = {"hermes": "qwen2.5", "llama3.1": "llama3.1", "mistral": "mistral-nemo", "react": "chatml"}
+TEMPLATES = {
+    "chatglm3": "chatglm3", "glm4": "glm4", "hermes": "qwen2.5", "llama3.1": "llama3.1", "mistral": "mistral-nemo",
+    "mistral-v3": "mistral-v3", "react": "chatml",
+}  # fmt: skip
 SKY = {"type": "function", "function": {"name": "sky", "description": "Of a place.", "parameters": {"type": "object"}}}
 CALL = Message("assistant", "", loss=True, tool_calls=(ToolCall("sky", {"place": "Bergen"}),))
 ROW = Conversation(
@@ -63,8 +67,10 @@ def test_each_answer_is_learned_after_what_serving_feeds(key, tokenizer):
     assert all("sun" not in text and "rain" not in text for text in texts)  # what tools give is not learned
     tool_format = tool_format_of(template)
     for text, expected in zip(texts, [CALL, ROW.messages[3], CALL, ROW.messages[7]], strict=True):
-        for stop in (*tool_format.stop_words, "<|im_end|>", "<|eot_id|>"):
+        for stop in (*tool_format.stop_words, "<|im_end|>", "<|eot_id|>", "<|user|>", "<|endoftext|>"):
             text = text.split(stop)[0]
+        frame = Frame(*template.answer_frame)
+        text = frame.add(text) + frame.rest()
         parsed = tool_format.parse(text)
         assert parsed.calls == expected.tool_calls
         if not expected.tool_calls:
@@ -173,6 +179,14 @@ def test_any_text_is_read(key, text):
         ("llama3.1", '{"name": "Bergen", "rain": true}', '{"name": "Bergen", "rain": true}', ()),
         ("mistral", '[{"name": "a", "arguments": {"x": [1]}, "id": "000000000"}]', "", (ToolCall("a", {"x": [1]}),)),
         ("mistral", "[1, 2]", "[1, 2]", ()),
+        ("mistral-v3", ' [{"name": "a", "arguments": {}, "id": "000000000"}]', "", (ToolCall("a", {}),)),
+        ("chatglm3", "sky\n ```python\ntool_call(place='Bergen', days=[1, None])\n```", "",
+         (ToolCall("sky", {"place": "Bergen", "days": [1, None]}),)),
+        ("chatglm3", "sky\n ```python\ntool_call(place=open('x'))\n```",
+         "sky\n ```python\ntool_call(place=open('x'))\n```", ()),
+        ("chatglm3", 'sky\n ```python\ntool_call(**{"a b": true})\n```', "", (ToolCall("sky", {"a b": True}),)),
+        ("glm4", 'sky\n{"place": "Bergen"}', "", (ToolCall("sky", {"place": "Bergen"}),)),
+        ("glm4", 'In JSON:\n{"place": "Bergen"}', 'In JSON:\n{"place": "Bergen"}', ()),
         ("react", " I look.\nAction: a\nAction Input: not JSON\nObservation: never read", "I look.",
          (ToolCall("a", "not JSON"),)),
         ("react", "Thought: Now.\nFinal Answer: 3.", "3.", ()),
@@ -183,11 +197,48 @@ def test_answers_as_models_write_them(key, text, content, calls):
     assert TOOL_FORMAT_MAPPING[key].parse(text) == ParsedAnswer(content, calls)
 
 
-@pytest.mark.parametrize("key", ["llama3.1", "react"])
+@pytest.mark.parametrize("key", ["chatglm3", "glm4", "llama3.1", "react"])
 def test_one_call_at_a_time(key, tokenizer):
     row = Conversation((Message("user", "a"), Message("assistant", "", True, CALL.tool_calls * 2)), (SKY,))
     with pytest.raises(TemplateError, match="one call at a time"):
         get_template(TEMPLATES[key], tokenizer).encode(row)
+
+
+def test_glm4_as_its_own_template_writes_it(tokenizer):
+    """The tools have a system turn of their own, before the row's; a call stands in the line of <|assistant|>."""
+    system = Message("system", "Be brief.")
+    text = get_template("glm4", tokenizer).render(Conversation((system, *ROW.messages[:4]), (SKY,)))
+    schema = json.dumps(SKY["function"], indent=4)
+    assert text == (
+        "[gMASK]<sop><|system|>\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+        "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具\n\n## sky\n\n"
+        + schema
+        + "\n在调用上述函数时，请使用 Json 格式表示调用的参数。<|system|>\nBe brief.<|user|>\nRain?<|assistant|>sky\n"
+        '{"place": "Bergen"}<|observation|>\nrain<|assistant|>\nYes.<|user|>'
+    )
+
+
+def test_chatglm3_as_its_own_code_writes_it(tokenizer):
+    template = get_template("chatglm3", tokenizer)
+    text = template.render(Conversation(ROW.messages[:4], (SKY,)))
+    schema = json.dumps([SKY["function"]], indent=4)
+    assert text == (
+        "[gMASK]sop<|system|>\n Answer the following questions as best as you can. You have access to the following "
+        f"tools:\n{schema}<|user|>\n Rain?<|assistant|>sky\n ```python\ntool_call(place='Bergen')\n```"
+        "<|observation|>\n rain<|assistant|>\n Yes.<|user|>"
+    )
+    system = Message("system", "Look at the sky.")
+    assert f"<|system|>\n Look at the sky.\n{schema}<|user|>" in template.render(
+        Conversation((system, *ROW.messages[:4]), (SKY,))
+    )
+
+
+def test_mistral_v3_has_blanks(tokenizer):
+    text = get_template("mistral-v3", tokenizer).render(Conversation(ROW.messages[:4], (SKY,)))
+    nemo = get_template("mistral-nemo", tokenizer).render(Conversation(ROW.messages[:4], (SKY,)))
+    for mark in ("[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[INST]"):
+        nemo = nemo.replace(mark, f"{mark} ")
+    assert text == nemo.replace("Yes.", " Yes.")
 
 
 def test_a_control_token_in_a_result_is_text(tokenizer):

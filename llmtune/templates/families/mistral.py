@@ -30,6 +30,7 @@ register_template(
     answer_format=" {{ANSWER}}",
     format_answer=without_white_space,
     keeps_prefixes=False,
+    tool_format="mistral-v3",
     source="chat_template of mistralai/Mistral-Large-Instruct-2407's tokenizer_config.json, "
     "as llama.cpp's tests/test-chat-template.cpp has it",
 )

@@ -45,7 +45,7 @@ class ToolFormat:
     Attributes:
         tools_in: The text that the tools are written into.
         write_tools: (that text or None, schemas) -> the text with the tools.
-        write_tools_apart: schemas -> what stands before the last question.
+        write_tools_apart: schemas -> what stands before the system text, or before the last question.
         write_calls: (text of the answer, calls, where) -> what the model writes. Raises a TemplateError for calls
             that the family cannot make.
         write_answer: (text, where) -> an answer without calls, in rows with tools. None: as it is.

