@@ -11,7 +11,7 @@ from llmtune.cli.parser import parse
 from llmtune.errors import UsageError
 
 SUMMARY = """
-Push a checkpoint to ModelScope, or to Hugging Face with --use_hf true, as one commit.
+Push a checkpoint with a model card to ModelScope, or to Hugging Face with --use_hf true, as one commit.
   llmtune push --ckpt_dir output/qwen2.5-7b-instruct/v0-XXX/checkpoint-100 --hub_model_id my-model
 """
 

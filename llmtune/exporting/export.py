@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.export import ExportArguments
-from llmtune.arguments.merge import MergeArguments
+from llmtune.arguments.merge import CheckpointArguments, MergeArguments
 from llmtune.errors import OutputError, UsageError
-from llmtune.exporting.card import write_card
 from llmtune.exporting.merge import merge_checkpoint
-from llmtune.utils.files import atomic_folder, link_or_copy, read_json, write_json
+from llmtune.hub.card import write_card
+from llmtune.utils.files import atomic_folder, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 
@@ -38,7 +38,7 @@ def merge(args: MergeArguments) -> Path:
         args.infer_arguments(), target, max_shard_size=args.max_shard_size, resize_embeddings=args.resize_emb
     )
     if args.hf_hub_model_id:
-        write_card(folder, args, args.infer_arguments(eval_human=None), ["merged"])
+        write_card(folder, args.checkpoint(), _settings(args), ["merged"])
         _push(folder, args.hf_hub_model_id, use_hf=True, token=args.hub_token, private=True)
     return folder
 
@@ -64,11 +64,18 @@ def export(args: ExportArguments) -> Path:
     _check_first(args)
     if args.push_to_hub:
         _try_hub(_repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
-    done = _write(args, target) if writes else []
+    if writes:
+        _write(args, target)
     folder = target if writes else args.checkpoint()
     if args.push_to_hub:
-        with _with_card(folder, args, done) as shown:
-            _push(shown, _repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+        _push(
+            folder,
+            _repository(args),
+            use_hf=args.use_hf,
+            token=args.hub_token,
+            private=args.hub_private_repo,
+            settings=_settings(args),
+        )
     get_logger().info("Exported: %s", folder)
     return folder
 
@@ -85,11 +92,15 @@ def _check_first(args: ExportArguments) -> None:
         need_converter(args)
 
 
-def _write(args: ExportArguments, target: Path) -> list[str]:
+def _settings(args: CheckpointArguments) -> dict[str, Any]:
+    return vars(args.infer_arguments(eval_human=None))
+
+
+def _write(args: ExportArguments, target: Path) -> None:
     if not (args.quant_method or args.to):
         merge_checkpoint(args.inferred, target, max_shard_size=args.max_shard_size)
-        write_card(target, args, args.infer_arguments(eval_human=None), ["merged"])
-        return ["merged"]
+        write_card(target, args.checkpoint(), _settings(args), ["merged"])
+        return
     done = ["merged"] if checkpoint_kind(args.checkpoint()) == "lora" else []
     with _whole(args, target) as whole, atomic_folder(target) as folder:
         if args.quant_method:
@@ -103,8 +114,7 @@ def _write(args: ExportArguments, target: Path) -> list[str]:
 
             write_gguf(args, whole, folder)
             done.append(f"converted to GGUF, {args.gguf_type}")
-        write_card(folder, args, args.infer_arguments(eval_human=None), done)
-    return done
+        write_card(folder, args.checkpoint(), _settings(args), done)
 
 
 @contextlib.contextmanager
@@ -127,20 +137,6 @@ def _copy_args(whole: Path, folder: Path) -> None:
 # Pushing
 
 
-@contextlib.contextmanager
-def _with_card(folder: Path, args: ExportArguments, done: list[str]) -> Iterator[Path]:
-    """The folder with its model card. A checkpoint of a run stays as it is: its files are linked beside the card."""
-    if folder != args.checkpoint():
-        write_card(folder, args, args.infer_arguments(eval_human=None), done)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-card-", dir=folder.parent) as place:
-        shown = Path(place) / folder.name
-        shutil.copytree(folder, shown, copy_function=link_or_copy)
-        write_card(shown, args, args.infer_arguments(eval_human=None), done)
-        yield shown
-
-
 def _repository(args: ExportArguments) -> str:
     return args.hub_model_id or args.target().name
 
@@ -152,9 +148,17 @@ def _try_hub(name: str, *, use_hf: bool | None, token: str | None, private: bool
     destination(name, use_hf_hub=use_hf, token=token, private=private)
 
 
-def _push(folder: Path, name: str, *, use_hf: bool | None, token: str | None, private: bool) -> None:
+def _push(
+    folder: Path,
+    name: str,
+    *,
+    use_hf: bool | None,
+    token: str | None,
+    private: bool,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     from llmtune.hub.push import destination, push_folder
 
     where = destination(name, use_hf_hub=use_hf, token=token, private=private)
-    push_folder(folder, where, message=f"{folder.name}, by llmtune export")
+    push_folder(folder, where, message=f"{folder.name}, by llmtune export", settings=settings)
     get_logger().info("Pushed to %s on %s.", where.repo.repo_id, where.hub.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
@@ -26,6 +26,8 @@ STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "t
 
 WITH_PLACES = ("adapter_config.json", "sft_args.json", "trainer_state.json")
 """Files that name folders of this machine: data, the run, the base model."""
+EMPTY_FORM = "[More Information Needed]"
+"""What PEFT's card has in the place of every fact."""
 TEXTS = ("model_author", "model_name", "new_special_tokens", "system")
 """Settings that are no paths, whatever they begin with: /no_think."""
 
@@ -67,21 +69,29 @@ def destination(
 
 
 def push_folder(
-    folder: Path, where: Destination, *, message: str, path_in_repo: str = "", with_state: bool = False
+    folder: Path,
+    where: Destination,
+    *,
+    message: str,
+    path_in_repo: str = "",
+    with_state: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Upload a checkpoint as one commit.
+    """Upload a checkpoint as one commit, with a model card where it has none of its own.
 
     Args:
         with_state: Also what resuming needs.
+        settings: What the card tells of. Default: the checkpoint's sft_args.json.
 
     Raises:
         CheckpointError: No such folder. HubError: The hub does not take it.
     """
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder} to push.")
-    ignore = [*(() if with_state else STATE_FILES), *_cards_of_local_models(folder)]
+    ignore = [] if with_state else list(STATE_FILES)
     try:
         with _without_places(folder) as shown:
+            _set_card(shown, folder, settings)
             where.hub.upload(where.repo, shown, message=message, ignore=ignore, path_in_repo=path_in_repo)
     except Exception as err:
         raise explain(err, where.hub, where.repo, sending=True) from err
@@ -127,10 +137,19 @@ def _is_place(value: Any) -> bool:
     return PurePath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith(("~", "../"))
 
 
-def _cards_of_local_models(folder: Path) -> list[str]:
-    """PEFT's card names the base model by its folder here, which Hugging Face refuses and nobody else should read."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return []
-    base = re.search(r"^base_model: *(\S+)", card.read_text(encoding="utf-8"), re.M)
-    return ["README.md"] if base is not None and Path(base[1]).is_absolute() else []
+def _set_card(shown: Path, folder: Path, settings: Mapping[str, Any] | None) -> None:
+    """Write README.md, in the place of PEFT's empty form or of one that names the base model by its folder here."""
+    card = shown / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    base = re.search(r"^base_model: *(\S+)", text, re.M)
+    is_local = base is not None and Path(base[1]).is_absolute()
+    if text and not is_local and EMPTY_FORM not in text:
+        return
+    settings = settings or read_json(folder / "sft_args.json") or read_json(folder.parent / "sft_args.json")
+    if settings.get("model_type"):
+        from llmtune.hub.card import write_card
+
+        write_card(shown, folder, settings, name=folder.name)
+        _correct_size(card)
+    elif is_local:  # Hugging Face refuses it, and nobody else should read it
+        card.unlink()

@@ -47,6 +47,25 @@ def test_a_folder_arrives_whole(hub, use_hf, checkpoint):
     assert destination("somebody/mine", use_hf_hub=use_hf, token="secret").repo == where.repo, "it is there already"
 
 
+@pytest.mark.parametrize("form", ["", "---\nbase_model: owner/base\n---\n# Model Card\n[More Information Needed]\n"])
+def test_a_card_is_written_where_there_is_none(hub, checkpoint, form):
+    """In the place of PEFT's empty form as well; one of the user's own stays, and so does the checkpoint."""
+    hub.token = "secret"
+    card = checkpoint / "README.md"
+    card.unlink()
+    if form:
+        card.write_text(form)
+    settings = {"model_type": "qwen2.5-7b-instruct", "dataset": ["/home/me/rows.jsonl"], "lora_rank": 4}
+    (checkpoint / "sft_args.json").write_text(json.dumps(settings))
+    push_folder(checkpoint, destination("mine", use_hf_hub=True, token="secret"), message="seven")
+    pushed = hub.repos["model", "somebody/mine"]["README.md"].decode()
+    assert "base_model: Qwen/Qwen2.5-7B-Instruct" in pushed
+    assert "# Qwen2.5-7B-Instruct, fine-tuned" in pushed
+    assert "| data | a local file, rows.jsonl |" in pushed
+    assert "| `--lora_rank` | 4 |" in pushed
+    assert (card.read_text() if card.exists() else "") == form
+
+
 def test_no_folder_of_this_machine_is_pushed(hub, checkpoint):
     """What names one keeps its last part; the checkpoint here stays as it is."""
     args = {"dataset": [f"{checkpoint.parent}/rows.jsonl#9", "tiny-qa"], "output_dir": str(checkpoint.parent)}

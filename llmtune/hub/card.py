@@ -1,4 +1,4 @@
-"""The model card: base model, data, flags and metrics of an exported checkpoint. No path of this machine, no secret."""
+"""The model card: base model, data, flags and metrics of a checkpoint. No path of this machine, no secret."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
-from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.merge import CheckpointArguments
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
 from llmtune.evaluating.results import markdown_table
@@ -31,28 +29,31 @@ SHOWN = (
 """Flags that say how a model was made. All others are left out: places, tokens, names of machines."""
 
 
-def write_card(folder: Path, args: CheckpointArguments, found: InferArguments, done: Sequence[str]) -> None:
+def write_card(
+    folder: Path, checkpoint: Path, settings: Mapping[str, Any], done: Sequence[str] = (), *, name: str | None = None
+) -> None:
     """Write README.md.
 
     Args:
-        found: The checkpoint's settings, data included. done: What was made of it: "merged", "quantised to ...".
+        settings: The checkpoint's, data included. done: What was made of it: "merged", "quantised to ...".
+        name: Of the folder, where it is not its own.
     """
-    checkpoint = args.checkpoint()
     saved = read_json(checkpoint / "sft_args.json") or read_json(checkpoint.parent / "sft_args.json")
-    base = _base(found)
-    datasets = [_dataset(item) for item in [*found.dataset, *found.val_dataset]]
+    base = _base(settings)
+    datasets = [_dataset(item) for item in [*(settings.get("dataset") or ()), *(settings.get("val_dataset") or ())]]
     head = ["---", "library_name: transformers", "tags:", "- llmtune", "- text-generation"]
     if is_hub_id(base):
         head += [f"base_model: {base}"]
     named = [name for name in datasets if is_hub_id(name)]
     if named:
         head += ["datasets:", *(f"- {name}" for name in dict.fromkeys(named))]
-    lines = [*head, "---", "", f"# {_title(folder, base)}", ""]
+    lines = [*head, "---", "", f"# {_title(name or folder.name, base)}", ""]
     lines += [f"{base}, fine-tuned with llmtune {__version__}" + (f"; {', '.join(done)}." if done else "."), ""]
-    lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {found.template_type} |"]
+    template = settings.get("template_type") or "not known"
+    lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {template} |"]
     lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'not known'} |"]
-    if found.system:
-        lines += [f"| system text | {_cell(found.system)} |"]
+    if settings.get("system"):
+        lines += [f"| system text | {_cell(settings['system'])} |"]
     lines += ["", "## Flags", "", *_flags(saved), ""]
     lines += _metrics(checkpoint)
     quantised = read_json(folder / "quantization.json")
@@ -62,15 +63,15 @@ def write_card(folder: Path, args: CheckpointArguments, found: InferArguments, d
     write_text(folder / "README.md", "\n".join(lines))
 
 
-def _base(found: InferArguments) -> str:
-    place = found.model_id_or_path
+def _base(settings: Mapping[str, Any]) -> str:
+    place, key = settings.get("model_id_or_path"), str(settings["model_type"])
     if place and is_hub_id(place):
-        return place
-    info = MODEL_MAPPING[str(found.model_type)]
-    name = (info.hf_model_id if found.use_hf else None) or info.model_id_or_path
-    if not place and name and is_hub_id(name):
-        return name
-    return Path(place).name if place else str(found.model_type)
+        return str(place)
+    if place:
+        return Path(place).name
+    info = MODEL_MAPPING[key]
+    name = (info.hf_model_id if settings.get("use_hf") else None) or info.model_id_or_path
+    return name if name and is_hub_id(name) else key
 
 
 def _dataset(item: str) -> str:
@@ -81,8 +82,8 @@ def _dataset(item: str) -> str:
     return re.sub(r"^(ms|hf)::", "", source) if "::" in source else f"a local file, {Path(source).name}"
 
 
-def _title(folder: Path, base: str) -> str:
-    name = folder.name.lstrip(".")
+def _title(name: str, base: str) -> str:
+    name = name.lstrip(".")
     return f"{base.rpartition('/')[2]}, {'fine-tuned' if name.startswith('checkpoint') else name.split('.')[0]}"
 
 
