@@ -33,3 +33,20 @@ def tiny_tokenizer() -> Any:
     from llmtune.models.tiny import tiny_folder
 
     return AutoTokenizer.from_pretrained(str(tiny_folder()))
+
+
+@pytest.fixture(scope="session")
+def eyes(vision_folder) -> Any:
+    """kind -> a tokenizer that sees."""
+    from llmtune.models.loading import get_model_tokenizer
+
+    from ..tiny_vision import KEYS
+
+    made: dict[str, Any] = {}
+
+    def tokenizer(kind: str = "qwen2-vl") -> Any:
+        if kind not in made:
+            made[kind] = get_model_tokenizer(KEYS[kind], model_id_or_path=str(vision_folder(kind)), load_model=False)[1]
+        return made[kind]
+
+    return tokenizer
