@@ -30,6 +30,11 @@ WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
 ]
 OF_ROPE = ["rope_scaling", "rope_factor"]
+SFT_DEFAULTS: dict[str, Any] = {
+    "sft_type": "lora", "dataset_test_ratio": 0.01, "dataset_seed": 42, "train_dataset_sample": 20000,
+    "max_length": 2048, "special_tokens_in_text": "text",
+}  # fmt: skip
+"""What stands where neither the flags nor the checkpoint say anything."""
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
@@ -112,7 +117,11 @@ class InferArguments(
         for flag in self.unused:
             log.warning("%s has no effect on %s.", flag, about)
         if self.inherited:
-            log.info("From the checkpoint: %s.", ", ".join(self.inherited))
+            log.info("From the checkpoint: %s.", self.inherited_text())
+
+    def inherited_text(self) -> str:
+        """The settings that the checkpoint changes, with their values."""
+        return ", ".join(f"{name} {_short(getattr(self, name))}" for name in self.inherited)
 
     def _take_kind(self, kind: Any, problems: Problems) -> None:
         """The folder shows what was trained; a flag that says otherwise is a mistake."""
@@ -128,8 +137,9 @@ class InferArguments(
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
         for name in [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]:
             if name in saved and self._is_default(name) and saved[name] not in (None, []):
+                if saved[name] not in (getattr(self, name), SFT_DEFAULTS.get(name)):
+                    self.inherited.append(name)
                 setattr(self, name, saved[name])
-                self.inherited.append(name)
 
     def _is_default(self, name: str) -> bool:
         (found,) = (item for item in fields(self) if item.name == name)
@@ -138,15 +148,14 @@ class InferArguments(
 
     def _fill(self) -> None:
         """What neither the flags nor the checkpoint say: the defaults that sft documents."""
-        for name, value in (
-            ("sft_type", "lora"),
-            ("dataset_test_ratio", 0.01),
-            ("dataset_seed", 42),
-            ("train_dataset_sample", 20000),
-            ("max_length", 2048),
-            ("special_tokens_in_text", "text"),
-        ):
+        for name, value in SFT_DEFAULTS.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         if self.eval_human is None:
             self.eval_human = not (self.dataset or self.val_dataset)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return repr(text) if " " in text and isinstance(value, str) else text

@@ -37,7 +37,7 @@ def show_infer(args: InferArguments) -> None:
         rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
     notes = [f"missing here: {text}" for text in lacks]
     if args.inherited:
-        notes.append(f"from the checkpoint: {', '.join(args.inherited)}.")
+        notes.append(f"from the checkpoint: {args.inherited_text()}.")
     if args.unused:
         notes.append(f"no effect on answers: {', '.join(args.unused)}.")
     dry_run.show({name: text for name, text in rows.items() if text}, notes)

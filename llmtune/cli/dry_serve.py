@@ -45,5 +45,5 @@ def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping
     }
     notes = [f"missing here: {text}" for text in lacks]
     if args.inherited:
-        notes.append(f"from the checkpoint: {', '.join(args.inherited)}.")
+        notes.append(f"from the checkpoint: {args.inherited_text()}.")
     dry_run.show({name: text for name, text in rows.items() if text}, notes)

@@ -126,6 +126,7 @@ def test_infer(dry, tmp_path):
     folder.mkdir()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     saved = {"model_type": "qwen-14b-chat", "dataset": ["blossom-math-zh"], "quantization_bit": 4}
+    saved |= {"bnb_4bit_quant_type": "nf4", "max_length": 2048}  # as without it: not told
     (folder / "sft_args.json").write_text(json.dumps(saved))
     status, rows, notes, _ = dry("--ckpt_dir", folder, "--temperature", "0.5", command="infer")
     assert status == 0
@@ -134,7 +135,7 @@ def test_infer(dry, tmp_path):
     assert rows["quantisation"].startswith("4 bits")
     assert rows["data"].startswith("blossom-math-zh, AI-ModelScope/blossom-math-v2")
     assert "temperature 0.5" in rows["answers"]
-    assert notes[0].startswith("from the checkpoint: model_type, ")
+    assert notes[0] == "from the checkpoint: model_type qwen-14b-chat, quantization_bit 4, dataset blossom-math-zh."
 
 
 def test_costs_no_torch():
