@@ -45,11 +45,13 @@ class PushArguments:
 def run(argv: Sequence[str]) -> int:
     args = parse(PushArguments, argv, command="push", summary=SUMMARY)
     from llmtune.hub.push import destination, push_folder
+    from llmtune.training.card import card_of
 
     assert args.ckpt_dir is not None
     assert args.hub_model_id is not None
     where = destination(args.hub_model_id, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
     folder = Path(args.ckpt_dir)
-    push_folder(folder, where, message=f"{folder.name}, by llmtune push", with_state=args.with_state)
+    message = f"{folder.name}, by llmtune push"
+    push_folder(folder, where, message=message, with_state=args.with_state, card=card_of(folder))
     sys.stdout.write(f"Pushed {folder} to {where.repo.repo_id} on {where.hub.name}\n")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.merge import CheckpointArguments, MergeArguments
 from llmtune.errors import OutputError, UsageError
 from llmtune.exporting.merge import merge_checkpoint
-from llmtune.hub.card import write_card
+from llmtune.training.card import card_of, write_card
 from llmtune.utils.files import atomic_folder, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
@@ -74,7 +74,7 @@ def export(args: ExportArguments) -> Path:
             use_hf=args.use_hf,
             token=args.hub_token,
             private=args.hub_private_repo,
-            settings=_settings(args),
+            card=card_of(folder, _settings(args)),
         )
     get_logger().info("Exported: %s", folder)
     return folder
@@ -155,10 +155,10 @@ def _push(
     use_hf: bool | None,
     token: str | None,
     private: bool,
-    settings: Mapping[str, Any] | None = None,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
     from llmtune.hub.push import destination, push_folder
 
     where = destination(name, use_hf_hub=use_hf, token=token, private=private)
-    push_folder(folder, where, message=f"{folder.name}, by llmtune export", settings=settings)
+    push_folder(folder, where, message=f"{folder.name}, by llmtune export", card=card)
     get_logger().info("Pushed to %s on %s.", where.repo.repo_id, where.hub.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
@@ -75,13 +75,13 @@ def push_folder(
     message: str,
     path_in_repo: str = "",
     with_state: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
-    """Upload a checkpoint as one commit, with a model card where it has none of its own.
+    """Upload a checkpoint as one commit.
 
     Args:
         with_state: Also what resuming needs.
-        settings: What the card tells of. Default: the checkpoint's sft_args.json.
+        card: Writes README.md into a folder. Called where the checkpoint has none that says something.
 
     Raises:
         CheckpointError: No such folder. HubError: The hub does not take it.
@@ -91,7 +91,7 @@ def push_folder(
     ignore = [] if with_state else list(STATE_FILES)
     try:
         with _without_places(folder) as shown:
-            _set_card(shown, folder, settings)
+            _set_card(shown, card)
             where.hub.upload(where.repo, shown, message=message, ignore=ignore, path_in_repo=path_in_repo)
     except Exception as err:
         raise explain(err, where.hub, where.repo, sending=True) from err
@@ -137,19 +137,16 @@ def _is_place(value: Any) -> bool:
     return PurePath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith(("~", "../"))
 
 
-def _set_card(shown: Path, folder: Path, settings: Mapping[str, Any] | None) -> None:
-    """Write README.md, in the place of PEFT's empty form or of one that names the base model by its folder here."""
-    card = shown / "README.md"
+def _set_card(folder: Path, write: Callable[[Path], None] | None) -> None:
+    """A card in the place of PEFT's empty form, or of one that names the base model by its folder here."""
+    card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     base = re.search(r"^base_model: *(\S+)", text, re.M)
     is_local = base is not None and Path(base[1]).is_absolute()
     if text and not is_local and EMPTY_FORM not in text:
         return
-    settings = settings or read_json(folder / "sft_args.json") or read_json(folder.parent / "sft_args.json")
-    if settings.get("model_type"):
-        from llmtune.hub.card import write_card
-
-        write_card(shown, folder, settings, name=folder.name)
+    if write is not None:
+        write(folder)
         _correct_size(card)
     elif is_local:  # Hugging Face refuses it, and nobody else should read it
         card.unlink()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from llmtune.errors import LlmtuneError
+from llmtune.training.card import card_of
 from llmtune.utils.files import link_or_copy
 from llmtune.utils.logging import get_logger
 
@@ -94,6 +95,7 @@ class HubPush(TrainerCallback):
                         message=f"{checkpoint.name}",
                         path_in_repo=places.get(self.strategy, ""),
                         with_state=self.strategy == "checkpoint",
+                        card=card_of(kept, name=checkpoint.name),
                     )
                     return
                 except LlmtuneError as err:

@@ -14,6 +14,7 @@ from llmtune.hub.huggingface import HuggingFace
 from llmtune.hub.push import STATE_FILES, destination, push_folder
 from llmtune.hub.repo import Repo
 from llmtune.training import push as module
+from llmtune.training.card import card_of
 from llmtune.training.sft import sft
 
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
@@ -57,7 +58,8 @@ def test_a_card_is_written_where_there_is_none(hub, checkpoint, form):
         card.write_text(form)
     settings = {"model_type": "qwen2.5-7b-instruct", "dataset": ["/home/me/rows.jsonl"], "lora_rank": 4}
     (checkpoint / "sft_args.json").write_text(json.dumps(settings))
-    push_folder(checkpoint, destination("mine", use_hf_hub=True, token="secret"), message="seven")
+    where = destination("mine", use_hf_hub=True, token="secret")
+    push_folder(checkpoint, where, message="seven", card=card_of(checkpoint))
     pushed = hub.repos["model", "somebody/mine"]["README.md"].decode()
     assert "base_model: Qwen/Qwen2.5-7B-Instruct" in pushed
     assert "# Qwen2.5-7B-Instruct, fine-tuned" in pushed
@@ -140,6 +142,11 @@ def test_strategies(hub, tmp_path, strategy, capsys):
     assert last == (of / name).read_bytes()
     has_state = any(path.endswith("optimizer.pt") for path in pushed)
     assert has_state == (strategy == "checkpoint")
+    for place in EXPECTED[strategy]:
+        card = pushed[f"{place}README.md"].decode()
+        assert "# llmtune-tiny, fine-tuned" in card
+        assert "| data | self-intro |" in card
+        assert "| eval_loss |" in card
     assert not list(result.output_dir.glob(".pushing-*"))
     assert b"secret" not in b"".join(pushed.values())
     said = capsys.readouterr().err

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
-from llmtune.evaluating.results import markdown_table
 from llmtune.models.folder import is_hub_id
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.utils.files import read_json, write_text
+from llmtune.utils.tables import markdown_table
 
-__all__ = ["write_card"]
+__all__ = ["card_of", "write_card"]
 
 SHOWN = (
     *("sft_type", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "use_rslora", "use_dora"),
@@ -29,6 +29,20 @@ SHOWN = (
 """Flags that say how a model was made. All others are left out: places, tokens, names of machines."""
 
 
+def card_of(
+    checkpoint: Path, settings: Mapping[str, Any] | None = None, *, name: str | None = None
+) -> Callable[[Path], None] | None:
+    """What writes its card into a folder that is pushed; None where nothing is known of it.
+
+    Args:
+        settings: Default: its sft_args.json. name: Default: its folder's.
+    """
+    known = settings or _saved(checkpoint)
+    if not known.get("model_type"):
+        return None
+    return lambda folder: write_card(folder, checkpoint, known, name=name or checkpoint.name)
+
+
 def write_card(
     folder: Path, checkpoint: Path, settings: Mapping[str, Any], done: Sequence[str] = (), *, name: str | None = None
 ) -> None:
@@ -38,7 +52,7 @@ def write_card(
         settings: The checkpoint's, data included. done: What was made of it: "merged", "quantised to ...".
         name: Of the folder, where it is not its own.
     """
-    saved = read_json(checkpoint / "sft_args.json") or read_json(checkpoint.parent / "sft_args.json")
+    saved = _saved(checkpoint)
     base = _base(settings)
     datasets = [_dataset(item) for item in [*(settings.get("dataset") or ()), *(settings.get("val_dataset") or ())]]
     head = ["---", "library_name: transformers", "tags:", "- llmtune", "- text-generation"]
@@ -61,6 +75,10 @@ def write_card(
         lines += ["## Quantisation", "", "| | |", "|---|---|"]
         lines += [*(f"| {name} | {value} |" for name, value in quantised.items()), ""]
     write_text(folder / "README.md", "\n".join(lines))
+
+
+def _saved(checkpoint: Path) -> dict[str, Any]:
+    return read_json(checkpoint / "sft_args.json") or read_json(checkpoint.parent / "sft_args.json")
 
 
 def _base(settings: Mapping[str, Any]) -> str:
