@@ -13,25 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from llmtune.arguments.launch import LaunchArguments
 from llmtune.cli import list as list_command
 from llmtune.cli import show as show_command
 from llmtune.cli.main import COMMANDS
 from llmtune.cli.parser import field_help, fields_by_owner, inner_type, shown_value
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
-CLASSES = {
-    "sft": "SftCommand",
-    "infer": "InferCommand",
-    "serve": "ServeCommand",
-    "web": "WebCommand",
-    "eval": "EvalCommand",
-    "export": "ExportCommand",
-    "merge": "MergeCommand",
-    "check": "CheckArguments",
-    "plan": "PlanArguments",
-    "push": "PushArguments",
-}
 ALWAYS = {
     "config": ("FILE", "YAML file of flags; flags on the command line win."),
     "debug": ("", "Show the traceback of an error."),
@@ -74,9 +61,7 @@ class Flag(NamedTuple):
 
 
 def class_of(command: str) -> type:
-    if command == "launch":
-        return LaunchArguments
-    found: type = getattr(importlib.import_module(f"llmtune.cli.{command}"), CLASSES[command])
+    found: type = importlib.import_module(f"llmtune.cli.{command}").ARGUMENTS
     return found
 
 

@@ -15,18 +15,6 @@ from llmtune.cli.main import main
 from llmtune.cli.parser import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "sft": "SftCommand",
-    "infer": "InferCommand",
-    "serve": "ServeCommand",
-    "web": "WebCommand",
-    "eval": "EvalCommand",
-    "export": "ExportCommand",
-    "merge": "MergeCommand",
-    "check": "CheckArguments",
-    "plan": "PlanArguments",
-    "push": "PushArguments",
-}
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
 """Flags that name checkpoints, which have to be there."""
 
@@ -89,7 +77,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _make_checkpoint(folder / checkpoint, model_type)
         if "--all_checkpoints" in flags:
             _make_checkpoint(folder / checkpoint / "checkpoint-5", model_type)
-    parse(getattr(module, COMMANDS[command]), flags, command=command)
+    parse(module.ARGUMENTS, flags, command=command)
 
 
 def _folders(flags: list[str]) -> Iterator[str]:

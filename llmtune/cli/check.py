@@ -36,6 +36,9 @@ class CheckArguments(SftArguments):
     """File to write the same to, as a page."""
 
 
+ARGUMENTS = CheckArguments
+
+
 def run(argv: Sequence[str]) -> int:
     argv, only_template = take_template_switch(list(argv))
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)

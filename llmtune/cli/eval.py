@@ -24,6 +24,9 @@ class EvalCommand(DryRunArguments, EvaluateArguments):
     """Evaluation."""
 
 
+ARGUMENTS = EvalCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(EvalCommand, argv, command="eval", summary=SUMMARY)
     if not args.suite:

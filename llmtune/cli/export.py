@@ -25,6 +25,9 @@ class ExportCommand(DryRunArguments, ExportArguments):
     """Export."""
 
 
+ARGUMENTS = ExportCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(ExportCommand, argv, command="export", summary=SUMMARY)
     if args.dry_run:

@@ -22,6 +22,9 @@ class InferCommand(DryRunArguments, InferArguments):
     """Inference."""
 
 
+ARGUMENTS = InferCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(InferCommand, argv, command="infer", summary=SUMMARY)
     if not args.eval_human:

@@ -36,6 +36,9 @@ EXAMPLE = "llmtune launch --slurm --gpus 8 -- sft --model_type KEY --dataset FIL
 SUFFIX = {"slurm": ".sbatch", "sky": ".sky.yaml", "ray": ".ray.py"}
 
 
+ARGUMENTS = LaunchArguments
+
+
 def run(argv: Sequence[str]) -> int:
     own, words = _split(argv)
     launch = parse(LaunchArguments, own, command="launch", summary=SUMMARY)

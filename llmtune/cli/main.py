@@ -1,4 +1,7 @@
-"""`llmtune COMMAND`: finds the command, runs it, and turns errors into one line and an exit status."""
+"""`llmtune COMMAND`: finds the command, runs it, and turns errors into one line and an exit status.
+
+A command is a module of this folder with `run(argv)` and, where it has flags, `ARGUMENTS`, the class of them.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ class MergeCommand(DryRunArguments, MergeArguments):
     """Merging."""
 
 
+ARGUMENTS = MergeCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(MergeCommand, argv, command="merge", summary=SUMMARY)
     if args.dry_run:

@@ -28,6 +28,9 @@ class PlanArguments(SftArguments):
     --device_map. Default: this machine."""
 
 
+ARGUMENTS = PlanArguments
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
     from llmtune.planning.cards import find_cards

@@ -42,6 +42,9 @@ class PushArguments:
             raise UsageError(f"--ckpt_dir {self.ckpt_dir}: there is no such folder. Look below output/.")
 
 
+ARGUMENTS = PushArguments
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(PushArguments, argv, command="push", summary=SUMMARY)
     from llmtune.hub.push import destination, push_folder

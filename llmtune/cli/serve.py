@@ -31,6 +31,9 @@ class ServeCommand(DryRunArguments, ServeArguments):
     """Server."""
 
 
+ARGUMENTS = ServeCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(ServeCommand, argv, command="serve", summary=SUMMARY)
     if args.backend == "vllm":

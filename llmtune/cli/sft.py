@@ -30,6 +30,9 @@ class SftCommand(DryRunArguments, SftArguments):
         return SftArguments(**{field.name: getattr(self, field.name) for field in fields(SftArguments) if field.init})
 
 
+ARGUMENTS = SftCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(SftCommand, argv, command="sft", summary=SUMMARY)
     check_sources(args)

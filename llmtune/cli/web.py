@@ -32,6 +32,9 @@ class WebCommand(DryRunArguments, WebArguments):
     """Web page."""
 
 
+ARGUMENTS = WebCommand
+
+
 def run(argv: Sequence[str]) -> int:
     args = parse(WebCommand, argv, command="web", summary=SUMMARY)
     if args.dry_run:
