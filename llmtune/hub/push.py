@@ -140,7 +140,7 @@ def _is_place(value: Any) -> bool:
 def _set_card(folder: Path, write: Callable[[Path], None] | None) -> None:
     """A card in the place of PEFT's empty form, or of one that names the base model by its folder here."""
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     base = re.search(r"^base_model: *(\S+)", text, re.M)
     is_local = base is not None and Path(base[1]).is_absolute()
     if text and not is_local and EMPTY_FORM not in text:

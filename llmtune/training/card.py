@@ -55,7 +55,8 @@ def write_card(
     saved = _saved(checkpoint)
     base = _base(settings)
     datasets = [_dataset(item) for item in [*(settings.get("dataset") or ()), *(settings.get("val_dataset") or ())]]
-    head = ["---", "library_name: transformers", "tags:", "- llmtune", "- text-generation"]
+    library = "peft" if (folder / "adapter_config.json").is_file() else "transformers"
+    head = ["---", f"library_name: {library}", "tags:", "- llmtune", "- text-generation"]
     if is_hub_id(base):
         head += [f"base_model: {base}"]
     named = [name for name in datasets if is_hub_id(name)]
@@ -87,6 +88,8 @@ def _base(settings: Mapping[str, Any]) -> str:
         return str(place)
     if place:
         return Path(place).name
+    if key not in MODEL_MAPPING:  # the user's own, registered elsewhere
+        return key
     info = MODEL_MAPPING[key]
     name = (info.hf_model_id if settings.get("use_hf") else None) or info.model_id_or_path
     return name if name and is_hub_id(name) else key

@@ -65,7 +65,14 @@ def test_a_card_is_written_where_there_is_none(hub, checkpoint, form):
     assert "# Qwen2.5-7B-Instruct, fine-tuned" in pushed
     assert "| data | a local file, rows.jsonl |" in pushed
     assert "| `--lora_rank` | 4 |" in pushed
+    assert "library_name: peft" in pushed
     assert (card.read_text() if card.exists() else "") == form
+
+
+def test_the_card_of_a_model_that_is_registered_elsewhere(checkpoint):
+    (checkpoint / "sft_args.json").write_text(json.dumps({"model_type": "my-own", "template_type": "mine"}))
+    card_of(checkpoint)(checkpoint)
+    assert "| base model | my-own |" in (checkpoint / "README.md").read_text()
 
 
 def test_no_folder_of_this_machine_is_pushed(hub, checkpoint):
