@@ -30,11 +30,14 @@ WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
 ]
 OF_ROPE = ["rope_scaling", "rope_factor"]
-SFT_DEFAULTS: dict[str, Any] = {
-    "sft_type": "lora", "dataset_test_ratio": 0.01, "dataset_seed": 42, "train_dataset_sample": 20000,
-    "max_length": 2048, "special_tokens_in_text": "text",
-}  # fmt: skip
-"""What stands where neither the flags nor the checkpoint say anything."""
+SFT_DEFAULTS: dict[str, Any] = {"sft_type": ModelArguments.sft_type} | {
+    name: getattr(DataArguments, name)
+    for name in (
+        *("dataset_test_ratio", "dataset_seed", "train_dataset_sample"),
+        *("max_length", "special_tokens_in_text"),
+    )
+}
+"""What stands where neither the flags nor the checkpoint say anything. Unset here, to see what was given."""
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 

@@ -8,16 +8,16 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 from llmtune.errors import TemplateError, UsageError
-from llmtune.templates.chat import ChatTemplate, as_conversation
+from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.parity import upstream_messages
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import learned_answers, single_answer
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Message
 
 __all__ = ["OwnTemplate"]
 
 SENTINEL = "An answer of 7 words, no more."
-PROBE = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]}
+PROBE = Conversation((Message("user", "Hello"), Message("assistant", SENTINEL)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class OwnTemplate(ChatTemplate):
                 f"The template {self.name!r} is the tokenizer's own, and this tokenizer carries none. "
                 "Choose another --template_type (llmtune list templates)."
             )
-        self._stop = self._find_stop()
-        self._frame = self._find_frame()
+        probe = self._render(PROBE)
+        self._stop = self._find_stop(probe)
+        self._frame = self._find_frame(probe)
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         if generation:
@@ -121,19 +122,18 @@ class OwnTemplate(ChatTemplate):
         at = max(text.rfind(content), text.rfind(content.strip()) if content not in text else -1)
         return text[at:] if at >= 0 else content + (self._stop or "")
 
-    def _find_frame(self) -> tuple[str, str]:
+    def _find_frame(self, text: str) -> tuple[str, str]:
         """White space that the template writes around an answer; empty thoughts before it are the model's words."""
-        text = self._render(as_conversation(PROBE))
-        prompt = self._render(replace(as_conversation(PROBE), messages=as_conversation(PROBE).messages[:1]), asks=True)
+        prompt = self._render(Conversation(PROBE.messages[:1]), asks=True)
         if not text.startswith(prompt):
             return "", ""
         before, _, tail = text[len(prompt) :].partition(SENTINEL)
         after = "" if self._stop is None else tail.partition(self._stop)[0]
         return before if before.isspace() else "", after if after.isspace() else ""
 
-    def _find_stop(self) -> str | None:
+    def _find_stop(self, text: str) -> str | None:
         """The first control token that the template writes behind an answer."""
-        tail = self._render(as_conversation(PROBE)).rpartition(SENTINEL)[2]
+        tail = text.rpartition(SENTINEL)[2]
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content]
         found = [(tail.find(token), -len(token), token) for token in tokens if token in tail]
         return min(found)[2] if found else None

@@ -10,6 +10,7 @@ import json
 import keyword
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from llmtune.errors import TemplateError
@@ -44,8 +45,8 @@ def write_calls_3(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece
     return [Piece(f"{call.name}\n ```python\n{code}\n```", from_data=True)]
 
 
-def write_results_3(results: Sequence[str], at: At) -> list[Piece]:
-    return [Piece("\n "), Piece("\n".join(results), from_data=True), Piece(ASSISTANT)]
+def write_results(results: Sequence[str], at: At, *, gap: str) -> list[Piece]:
+    return [Piece(gap), Piece("\n".join(results), from_data=True), Piece(ASSISTANT)]
 
 
 def parse_3(text: str) -> ParsedAnswer:
@@ -65,10 +66,6 @@ def write_tools_4(tools: Sequence[Json]) -> list[Piece]:
 def write_calls_4(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
     call = _single("GLM-4", content, calls)
     return [Piece(f"{call.name}\n{arguments_text(call)}", from_data=True)]
-
-
-def write_results_4(results: Sequence[str], at: At) -> list[Piece]:
-    return [Piece("\n"), Piece("\n".join(results), from_data=True), Piece(ASSISTANT)]
 
 
 def parse_4(text: str) -> ParsedAnswer:
@@ -115,12 +112,11 @@ def _arguments_of(code: str) -> dict[str, Any] | None:
         if in_json is not None:
             return dict(json.loads(in_json["arguments"]))
         call = ast.parse(code.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or getattr(call.func, "id", None) != "tool_call":
+        if not isinstance(call, ast.Call) or getattr(call.func, "id", None) != "tool_call":
             return None
-        found: dict[str, Any] = {}
-        for one in call.keywords:
-            value = ast.literal_eval(one.value)
-            found |= value if one.arg is None else {one.arg: value}
+        if call.args or any(one.arg is None for one in call.keywords):
+            return None
+        found = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
         json.dumps(found)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
@@ -132,7 +128,7 @@ register_tool_format(
     tools_in="system",
     write_tools=write_tools_3,
     write_calls=write_calls_3,
-    write_results=write_results_3,
+    write_results=partial(write_results, gap="\n "),
     call_end=OBSERVATION,
     parse=parse_3,
     opens=("",),
@@ -144,7 +140,7 @@ register_tool_format(
     tools_in="system",
     write_tools_apart=write_tools_4,
     write_calls=write_calls_4,
-    write_results=write_results_4,
+    write_results=partial(write_results, gap="\n"),
     call_end=OBSERVATION,
     parse=parse_4,
     opens=("",),
