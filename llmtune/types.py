@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -28,20 +29,39 @@ TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant makes. `arguments`: a JSON object, or the text that stood in the data."""
+    """A call that the assistant makes.
+
+    Attributes:
+        arguments: A JSON object, or the text that stood in the data.
+        id: What its result refers to by `tool_call_id`, where the data has one.
+    """
 
     name: str
     arguments: Json
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `loss`: whether an assistant turn is learned; meaningless for the other roles."""
+    """One turn.
+
+    Attributes:
+        loss: Whether an assistant turn is trainable; meaningless for the other roles.
+        reasoning: The thought before an assistant's content (`reasoning_content` of the OpenAI-compatible servers).
+            None where the data has none; an empty thought is "".
+        weight: Weight of the turn's trainable tokens in the loss, above 0.
+        name: The name of the speaker or of the tool, for templates that write it.
+        tool_call_id: The call that a tool's message answers.
+    """
 
     role: Role
     content: str
     loss: bool = False
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    weight: float = 1.0
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +72,13 @@ class Conversation:
         messages: At most one system message, first; then the turns.
         tools: The function schemas that the assistant may call.
         images: Paths or addresses, in the order in which the contents name them.
+        template_kwargs: Variables for the tokenizer's own chat template (`enable_thinking`, say), a JSON object.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Json, ...] = ()
     images: tuple[str, ...] = ()
+    template_kwargs: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def system(self) -> str | None:

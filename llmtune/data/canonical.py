@@ -16,13 +16,29 @@ from llmtune.types import Conversation, Json, Message, ToolCall
 
 __all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record"]
 
-FORMATS_VERSION = 3
+FORMATS_VERSION = 4
 """Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
 
 MESSAGE = pa.struct(
-    [("role", pa.string()), ("content", pa.string()), ("loss", pa.bool_()), ("tool_calls", pa.string())]
+    [
+        ("role", pa.string()),
+        ("content", pa.string()),
+        ("loss", pa.bool_()),
+        ("tool_calls", pa.string()),
+        ("reasoning", pa.string()),
+        ("weight", pa.float64()),
+        ("name", pa.string()),
+        ("tool_call_id", pa.string()),
+    ]
 )
-SCHEMA = pa.schema([("messages", pa.list_(MESSAGE)), ("tools", pa.string()), ("images", pa.list_(pa.string()))])
+SCHEMA = pa.schema(
+    [
+        ("messages", pa.list_(MESSAGE)),
+        ("tools", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("template_kwargs", pa.string()),
+    ]
+)
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -38,30 +54,49 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
                 "content": message.content,
                 "loss": message.loss,
                 "tool_calls": _calls_text(message.tool_calls),
+                "reasoning": message.reasoning,
+                "weight": message.weight,
+                "name": message.name,
+                "tool_call_id": message.tool_call_id,
             }
             for message in conversation.messages
         ],
         "tools": _json(conversation.tools) if conversation.tools else None,
         "images": list(conversation.images),
+        "template_kwargs": _json(dict(conversation.template_kwargs)) if conversation.template_kwargs else None,
     }
 
 
 def from_record(record: Mapping[str, Any]) -> Conversation:
     """The conversation that `to_record` was given."""
     messages = tuple(
-        Message(message["role"], message["content"], bool(message["loss"]), _calls(message["tool_calls"]))
+        Message(
+            message["role"],
+            message["content"],
+            bool(message["loss"]),
+            _calls(message["tool_calls"]),
+            reasoning=message["reasoning"],
+            weight=message["weight"],
+            name=message["name"],
+            tool_call_id=message["tool_call_id"],
+        )
         for message in record["messages"]
     )
     tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
-    return Conversation(messages, tools, tuple(record["images"] or ()))
+    template_kwargs = json.loads(record["template_kwargs"]) if record["template_kwargs"] else {}
+    return Conversation(messages, tools, tuple(record["images"] or ()), template_kwargs)
 
 
 def _calls_text(calls: tuple[ToolCall, ...]) -> str | None:
-    return _json([{"name": call.name, "arguments": call.arguments} for call in calls]) if calls else None
+    if not calls:
+        return None
+    return _json(
+        [{"name": call.name, "arguments": call.arguments} | ({"id": call.id} if call.id else {}) for call in calls]
+    )
 
 
 def _calls(text: str | None) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(call["name"], call["arguments"]) for call in json.loads(text)) if text else ()
+    return tuple(ToolCall(call["name"], call["arguments"], call.get("id")) for call in json.loads(text)) if text else ()
 
 
 def _json(value: Json) -> str:
