@@ -14,7 +14,7 @@ import pyarrow as pa
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Json, Message, ToolCall
 
-__all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record"]
+__all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record", "without_defaults"]
 
 FORMATS_VERSION = 4
 """Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
@@ -65,6 +65,25 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
         "images": list(conversation.images),
         "template_kwargs": _json(dict(conversation.template_kwargs)) if conversation.template_kwargs else None,
     }
+
+
+DEFAULTS: dict[str, Any] = {
+    "reasoning": None,
+    "weight": 1.0,
+    "name": None,
+    "tool_call_id": None,
+    "template_kwargs": None,
+}
+"""Fields that the schema gained; rows that do without them are still the same rows, and sampled alike."""
+
+
+def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the fields that a row of an older version did not have."""
+
+    def kept(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+
+    return kept({**record, "messages": [kept(message) for message in record["messages"]]})
 
 
 def from_record(record: Mapping[str, Any]) -> Conversation:

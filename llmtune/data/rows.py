@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 from tqdm import tqdm
 
-from llmtune.data.canonical import SCHEMA, to_record
+from llmtune.data.canonical import SCHEMA, to_record, without_defaults
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
 from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
@@ -233,7 +233,7 @@ def write_records(records: Iterable[dict[str, Any]], file: Path) -> str:
         batch: list[dict[str, Any]] = []
         for record in records:
             batch.append(record)
-            digest.update(repr(record).encode("utf-8"))
+            digest.update(repr(without_defaults(record)).encode("utf-8"))
             if len(batch) == BATCH_ROWS:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
                 batch = []
