@@ -33,6 +33,7 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
+from llmtune.models.whole_weights import check_loaded
 from llmtune.tuners.merge import probe_ids
 from llmtune.utils.logging import get_logger
 
@@ -314,7 +315,10 @@ def _prove(args: ExportArguments, whole: Path, file: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     own = AutoConfig.from_pretrained(whole)
-    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32, use_safetensors=not args.allow_pickle)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        whole, dtype=torch.float32, use_safetensors=not args.allow_pickle, output_loading_info=True
+    )
+    check_loaded(whole, report, own)
     before = _logits(model)
     del model
     gc.collect()

@@ -18,6 +18,7 @@ from llmtune.models.ports import native_config
 from llmtune.models.rope import scale_rope
 from llmtune.planning.shapes import from_config
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
+from llmtune.tuners.whole_adapter import check_adapter
 
 __all__ = ["Places", "attach_hollow", "computing", "filled", "hollow_model", "places_of", "wrappers_of"]
 
@@ -89,8 +90,7 @@ def attach_hollow(model: Any, folder: Path) -> Any:
         raise Unstreamable(f"its adapters cannot be put beside empty layers: {err}") from err
     except Exception as err:  # safetensors' own error type derives from Exception
         raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
-    if report.unexpected_keys:
-        raise CheckpointError(f"{_misfit(folder)}? It has no {report.unexpected_keys[0]}.")
+    check_adapter(tuned, folder, report=report)
     for parameter in tuned.parameters():
         if parameter.device.type != "meta" and parameter.is_floating_point():
             parameter.data = parameter.data.float()

@@ -179,9 +179,6 @@ class _Streamed:
                 for name in group.files:
                     writer.add(name, self._rounded(self.weights.tensors[name][...], name))
         writer.finish()
-        if self.weights.unused:
-            text = "%d tensors of the base are none of its class's and are left out, %s for one."
-            get_logger().info(text, len(self.weights.unused), self.weights.unused[0])
 
     def _is_touched(self, name: str) -> bool:
         module, leaf = self.places[name]

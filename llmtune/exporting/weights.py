@@ -18,6 +18,7 @@ from torch import Tensor
 from llmtune.models.ports import find_port, read_config
 from llmtune.models.ports.load import native_config
 from llmtune.models.ports.tensors import LazyTensor, converted, open_checkpoint
+from llmtune.models.whole_weights import check_names, not_ignored_by_class
 
 __all__ = ["Group", "Unstreamable", "Weights"]
 
@@ -45,6 +46,7 @@ class Weights:
         stack: Closes the files.
 
     Raises:
+        ModelError: A tensor in the files is of no use to the model.
         Unstreamable: A tensor of the model is in no file, or a conversion cannot be undone.
     """
 
@@ -52,7 +54,8 @@ class Weights:
         self.model = model
         self.tensors = _open(folder, allow_pickle, remote, stack)
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items()}
-        self.groups, self.unused = _groups(model, self.tensors, self.shapes)
+        self.groups, unused = _groups(model, self.tensors, self.shapes)
+        check_names(folder, (), not_ignored_by_class(model, unused), model.config)
         self._group_of = {name: group for group in self.groups for name in group.names}
         self._tied = _tied_names(model)
         missing = [name for name in self.shapes if self._source_of(name) is None]

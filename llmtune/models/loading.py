@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.prequantized import check_prequantized, leave_uncompiled, loads_with, saved_quantization
+from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
 from llmtune.utils.quiet import quiet_gptqmodel
 
@@ -94,12 +96,17 @@ def load_causal_lm(
     load_tokenizer: bool = True,
     tokenizer_dir: str | None = None,
     model_class: Any = None,
+    new_tensors: Sequence[str] = (),
     **_: Any,
 ) -> tuple[Any, Any]:
     """Load any causal language model that transformers has a class for: the get_function of most entries.
 
     Args:
         model_class: What loads the weights instead of AutoModelForCausalLM or a port.
+        new_tensors: Beginnings of the names of tensors that no file has to have: a classifier's new head, say.
+
+    Raises:
+        ModelError: A tensor that the model needs is in no file, or one in the files is of no use to it.
     """
     folder = Path(model_dir)
     options = dict(model_kwargs)
@@ -122,12 +129,13 @@ def load_causal_lm(
         if rope is not None or saved_quantization(folder):
             on_gpu = "cuda" in str(options.get("device_map"))
             options["config"] = _changed_config(folder, rope, on_gpu, trust_remote_code)
-        model = _load(
+        model = _load_whole(
             model_class or causal_lm_loader(folder, trust_remote_code=trust_remote_code),
             model_dir,
             dtype=torch_dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=not allow_pickle,
+            new_tensors=new_tensors,
             **options,
         )
         if "cuda" not in str(model.device):
@@ -198,6 +206,12 @@ def _load(loader: Any, folder: str, **options: Any) -> Any:
         raise ModelError(f"{folder} cannot be loaded: {text[:400]}") from err
     except Exception as err:  # safetensors' own error type, of a cut-off file, derives from Exception
         raise ModelError(f"{folder} cannot be loaded, a file in it may be cut off: {err}") from err
+
+
+def _load_whole(loader: Any, folder: str, *, new_tensors: Sequence[str], **options: Any) -> Any:
+    model, report = _load(loader, folder, output_loading_info=True, **options)
+    check_loaded(Path(folder), report, model.config, new=new_tensors)
+    return model
 
 
 def _check_weights(folder: Path, allow_pickle: bool) -> None:

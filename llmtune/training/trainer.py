@@ -19,13 +19,15 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from llmtune.distributed.background import BackgroundSaves
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
 from llmtune.distributed.processes import any_process, sum_over_processes, wait_for_all
-from llmtune.errors import OutputError
+from llmtune.errors import CheckpointError, OutputError
+from llmtune.models.whole_weights import check_names
 from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
 from llmtune.training.collate import SAMPLES
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
+from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -139,6 +141,23 @@ class SftTrainer(Trainer):
         return output
 
     # Checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except (ValueError, RuntimeError, KeyError) as err:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} does not fit the model of this run ({_reason(err)}). "
+                "Resume with the settings of that run."
+            ) from err
+        if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
+            check_adapter(self.model, Path(resume_from_checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """What upstream warns of when whole weights are resumed is an error; tied tensors are saved once."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        check_names(Path(self.args.output_dir), missing, load_result.unexpected_keys, self.model.config)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not self.is_fsdp_enabled:

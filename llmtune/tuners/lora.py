@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
 from llmtune.tuners.mutated import save_as_difference
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
+from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -69,11 +72,16 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
     folder = _adapter_folder(folder)
     try:
         if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=is_trainable)
+            report = model.load_adapter(str(folder), adapter_name=name, is_trainable=is_trainable)
+            check_adapter(model, folder, name=name, report=report)
             return model
         grow_for_adapter(model, folder)
-        loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        with _without_warnings():
+            loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        check_adapter(loaded, folder, name=name)
         return _saving_adapters_alone(loaded)
+    except CheckpointError:
+        raise
     except (ValueError, RuntimeError, KeyError) as err:
         text = " ".join(str(err).split())[:300]
         raise CheckpointError(
@@ -81,6 +89,14 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
         ) from err
     except Exception as err:  # safetensors' own error type derives from Exception
         raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """PEFT warns of missing tensors, which are an error here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        yield
 
 
 def _adapter_folder(folder: Path) -> Path:

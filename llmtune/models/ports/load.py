@@ -84,6 +84,7 @@ class Ported:
         dtype: torch.dtype | str | None = None,
         use_safetensors: bool = True,
         trust_remote_code: bool = False,
+        output_loading_info: bool = False,
         **options: Any,
     ) -> Any:
         """Load a folder.
@@ -92,6 +93,7 @@ class Ported:
             dtype: None: the one that config.json names.
             use_safetensors: False also reads `.bin` files, where there is no safetensors.
             trust_remote_code: Accepted for the sake of the signature; a port runs no code of the checkpoint.
+            output_loading_info: Return transformers' report as well, for `llmtune.models.whole_weights`.
             options: For transformers' `from_pretrained`: device_map, quantization_config, attn_implementation ...
 
         Raises:
@@ -101,18 +103,20 @@ class Ported:
         old, model_class = read_config(folder), _model_class(port)
         options["dtype"] = dtype or "auto"
         if port.modules is None:
-            model = model_class.from_pretrained(folder, use_safetensors=use_safetensors, **options)
+            model, report = model_class.from_pretrained(
+                folder, use_safetensors=use_safetensors, output_loading_info=True, **options
+            )
         else:
-            model = _convert(folder, port, old, model_class, not use_safetensors, options)
+            model, report = _convert(folder, port, old, model_class, not use_safetensors, options)
         get_logger().info(f"Loaded {port.family} onto {model_class.__name__}: no code of the checkpoint is run.")
         for warning in port.warnings(old):
             log_once(f"{folder.name}: {warning}")
-        return model
+        return (model, report) if output_loading_info else model
 
 
 def _convert(
     folder: Path, port: Port, old: Config, model_class: Any, allow_pickle: bool, options: dict[str, Any]
-) -> Any:
+) -> tuple[Any, dict[str, Any]]:
     from transformers import GenerationConfig
     from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -130,20 +134,10 @@ def _convert(
             output_loading_info=True,
             **options,
         )
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{folder} lacks {len(report['missing_keys'])} tensors of a {port.family} model, "
-            f"that of {sorted(report['missing_keys'])[0]} for one. The download may be incomplete."
-        )
-    if report["unexpected_keys"]:
-        raise ModelError(
-            f"{folder} has {len(report['unexpected_keys'])} tensors that its config.json knows nothing of, "
-            f"that of {sorted(report['unexpected_keys'])[0]} for one: one of the two is not the right one."
-        )
     model.config._name_or_path = model.name_or_path = str(folder)  # peft writes it into its adapters
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
+    return model, report
 
 
 def _native_arguments(port: Port, old: Config) -> Config:
