@@ -56,14 +56,14 @@ def main() -> None:
             output_dir=options.output_dir,
         )
     )
-    if result.interrupted or result.best_checkpoint is None:
+    if result.interrupted or result.checkpoint is None:
         raise SystemExit(130)
 
     print("\n[3/3] Asking the tuned model", flush=True)
-    after = ask(folder, ckpt_dir=str(result.best_checkpoint))
+    after = ask(folder, ckpt_dir=str(result.checkpoint))
     table([("question", "before", "after"), *zip(QUESTIONS, before, after, strict=True)])
 
-    checkpoint = shown(result.best_checkpoint)
+    checkpoint = shown(result.checkpoint)
     print(f"\nThat took {time.perf_counter() - started:.0f} s. The run's folder is {shown(result.output_dir)}:")
     print("its report.md tells what ran, images/ has the curves.\n\nWhat to type next (`. .venv/bin/activate` first):")
     print(f"  llmtune infer --ckpt_dir {checkpoint} --eval_human true")

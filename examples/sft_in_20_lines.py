@@ -16,5 +16,5 @@ result = sft(
 print("eval_loss", result.metrics["eval_loss"], "in", result.output_dir)
 
 # The checkpoint knows its model, template and data: the rows that were held out are answered.
-answers = infer(InferArguments(ckpt_dir=str(result.best_checkpoint), do_sample=False, show_dataset_sample=5))
+answers = infer(InferArguments(ckpt_dir=str(result.checkpoint), do_sample=False, show_dataset_sample=5))
 print(answers[0]["query"], "->", answers[0]["response"], "| expected:", answers[0]["label"])

@@ -1,4 +1,4 @@
-"""What a checkpoint folder is, told from its file names: no torch."""
+"""What a checkpoint folder is, and what the run that wrote it says of itself: no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import CheckpointError
+from llmtune.utils.files import read_json
+from llmtune.utils.logging import get_logger
 
-__all__ = ["checkpoint_kind", "read_sft_args", "trained_kind"]
+__all__ = ["checkpoint_kind", "checkpoint_of", "numbered_checkpoints", "read_sft_args", "trained_kind"]
+
+
+def numbered_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint-N of a run's folder, in the order of their steps."""
+    numbered = [(int(path.name[11:]), path) for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    return [path for _, path in sorted(numbered) if path.is_dir()]
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The checkpoint that a folder means: itself, or of a run's folder its best checkpoint, else its last one."""
+    found = numbered_checkpoints(folder) if folder.is_dir() else []
+    if not found:
+        return folder
+    state = read_json(found[-1] / "trainer_state.json")
+    named = Path(str(state.get("best_model_checkpoint") or "")).name
+    best = next((path for path in found if path.name == named), None)
+    chosen = best or found[-1]
+    get_logger().info(f"{folder} is a run's folder: taking its {'best' if best else 'last'} checkpoint, {chosen.name}.")
+    return chosen
 
 
 def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
@@ -23,8 +44,8 @@ def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
         return "lora"
     if (folder / "config.json").is_file():
         return "full"
-    inside = [path for below in ("", "*/", "*/*/") for path in folder.glob(f"{below}checkpoint-*") if path.is_dir()]
-    latest = max(inside, key=lambda path: path.stat().st_mtime, default=None)
+    runs = [run for below in ("*/", "*/*/") for run in sorted(folder.glob(below)) if numbered_checkpoints(run)]
+    latest = numbered_checkpoints(runs[-1])[-1] if runs else None
     hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another one of the run."
     raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json. {hint}")
 
@@ -39,6 +60,9 @@ def trained_kind(folder: Path) -> str:
         return str(json.loads(file.read_text(encoding="utf-8")).get("peft_type", "lora")).lower()
     except (OSError, ValueError, AttributeError):
         return "lora"  # what loads it says what is wrong with the file
+
+
+NEXT = "Give the settings as flags, with --load_args_from_ckpt_dir false."
 
 
 def _adapter_config(folder: Path) -> Path | None:
@@ -59,7 +83,10 @@ def read_sft_args(folder: Path) -> dict[str, Any]:
         file = place / "sft_args.json"
         if file.is_file():
             try:
-                return dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as err:
-                raise CheckpointError(f"{file} cannot be read: {err}. Give the settings as flags.") from err
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as err:
+                raise CheckpointError(f"{file} cannot be read: {err}. {NEXT}") from err
+            if not isinstance(found, dict):
+                raise CheckpointError(f"{file} holds no object with the settings of a run. {NEXT}")
+            return found
     return {}

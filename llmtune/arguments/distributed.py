@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import llmtune
+from llmtune.arguments.fields import fixed, free
 from llmtune.errors import MissingPackageError
 
 if TYPE_CHECKING:
@@ -21,19 +22,19 @@ __all__ = ["DistributedArguments", "check_distributed", "deepspeed_file", "need_
 class DistributedArguments:
     """Several processes and devices."""
 
-    nproc: int = 1
+    nproc: int = free(1)
     """Processes on this machine, one a device: above 1, torchrun takes over. 0: as many as there are GPUs."""
-    max_restarts: int = 0
+    max_restarts: int = free(0)
     """With --nproc: how often all processes start again after one has died; they go on from the last checkpoint."""
-    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
+    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = free(None)
     """How the processes talk to each other. Default: nccl on GPUs, gloo on CPUs."""
-    deepspeed_config_path: str | None = None
+    deepspeed_config_path: str | None = free(None)
     """DeepSpeed: a JSON file, or zero2, zero3, zero2_offload, zero3_offload for the ones that come with llmtune."""
-    fsdp: bool = False
+    fsdp: bool = fixed(False)
     """Divide weights, gradients and optimizer state among the processes (PyTorch's FSDP2)."""
-    fsdp_offload: bool = False
+    fsdp_offload: bool = free(False)
     """With --fsdp: keep each process's share in the machine's memory while the GPU does not need it."""
-    async_save: bool = False
+    async_save: bool = free(False)
     """With --fsdp: write the shares of model and optimizer while training goes on, from a copy in memory."""
 
 

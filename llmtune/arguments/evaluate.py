@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.arguments.answering import BASE_NAME
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.infer import InferArguments
 from llmtune.errors import CheckpointError
@@ -79,12 +79,17 @@ class EvaluateArguments(InferArguments):
             not (self.suite and self.metrics), "--suite has metrics of its own: leave --metrics away, or call twice."
         )
         problems.raise_if_any()
-        self.checkpoints = [Path(folder) for folder in self.ckpt_dir]
+        folders = [Path(folder) for folder in self.ckpt_dir]
         if self.all_checkpoints:
-            self.checkpoints = [found for folder in self.checkpoints for found in _of_run(folder)]
+            self.checkpoints = [found for folder in folders for found in _of_run(folder)]
+        else:
+            self.checkpoints = [checkpoint_of(folder) for folder in folders]
         self.first = self.arguments_of(self.checkpoints[0] if self.checkpoints else None)
         """What the first checkpoint says; the rows are its own, for all of them."""
         self.inherited, self.unused = self.first.inherited, self.first.unused
+
+    def inherited_text(self) -> str:
+        return self.first.inherited_text()
 
     def arguments_of(self, checkpoint: Path | None) -> InferArguments:
         """What loads one of the checkpoints; None: the model alone."""
@@ -123,9 +128,9 @@ class EvaluateArguments(InferArguments):
 def _of_run(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise CheckpointError(f"There is no run folder {folder}. Runs print theirs; look below output/.")
-    numbered = [(int(path.name[11:]), path) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
-    if not numbered:
+    found = numbered_checkpoints(folder)
+    if not found:
         raise CheckpointError(f"{folder} has no checkpoint-N: give the folder of a run.")
-    for _, path in numbered:
+    for path in found:
         checkpoint_kind(path)
-    return [path for _, path in sorted(numbered)]
+    return found

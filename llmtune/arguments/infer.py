@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from llmtune.arguments.checkpoint_folder import read_sft_args, trained_kind
+from llmtune.arguments.checkpoint_folder import checkpoint_of, read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 from llmtune.arguments.long_context import RopeArguments, check_rope
 from llmtune.arguments.speed import AttentionArguments, check_attention
+from llmtune.arguments.strangers import check_register_file, check_saved_types, check_strange_paths
 from llmtune.utils.logging import get_logger
 
 __all__ = ["InferArguments"]
@@ -18,7 +19,7 @@ __all__ = ["InferArguments"]
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     "tool_format",
-    *("dtype", "system", "custom_register_path", "use_hf", "cache_dir"),
+    *("dtype", "system", "use_hf", "cache_dir"),
     *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
     *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
@@ -90,6 +91,7 @@ class InferArguments(
             given.append("val_dataset_sample")
         problems = Problems()
         if self.ckpt_dir is not None:
+            self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
             self._take_kind(trained_kind(Path(self.ckpt_dir)), problems)
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
@@ -138,11 +140,22 @@ class InferArguments(
         saved = read_sft_args(folder)
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
-        for name in [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]:
-            if name in saved and self._is_default(name) and saved[name] not in (None, []):
-                if saved[name] not in (getattr(self, name), SFT_DEFAULTS.get(name)):
-                    self.inherited.append(name)
-                setattr(self, name, saved[name])
+        names = [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]
+        names = [name for name in names if self._is_default(name) and saved.get(name) not in (None, [])]
+        names = [name for name in names if not self._has_it_inside(name, folder)]
+        check_register_file(saved, self.custom_register_path, folder)
+        check_saved_types(saved, get_type_hints(InferArguments), names, folder)
+        check_strange_paths(saved, names, folder)
+        for name in names:
+            if saved[name] not in (getattr(self, name), SFT_DEFAULTS.get(name)):
+                self.inherited.append(name)
+            setattr(self, name, saved[name])
+
+    def _has_it_inside(self, name: str, folder: Path) -> bool:
+        """Whether the checkpoint itself holds what another place would be opened for."""
+        if name == "model_id_or_path":
+            return self.sft_type == "full"
+        return name == "tokenizer_id_or_path" and any(folder.glob("tokenizer*"))
 
     def _is_default(self, name: str) -> bool:
         (found,) = (item for item in fields(self) if item.name == name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.arguments.checks import Problems
+from llmtune.arguments.fields import fixed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -17,9 +18,9 @@ __all__ = ["LongContextArguments", "RopeArguments", "check_long_context", "check
 class RopeArguments:
     """Rotary positions."""
 
-    rope_scaling: Literal["linear", "dynamic", "yarn"] | None = None
+    rope_scaling: Literal["linear", "dynamic", "yarn"] | None = fixed(None)
     """Stretch the rotary positions for texts that are longer than the model's training. Served with the same."""
-    rope_factor: float | None = None
+    rope_factor: float | None = fixed(None)
     """How far they are stretched. Default: max_length / the model's trained length, rounded up."""
 
 
@@ -27,7 +28,7 @@ class RopeArguments:
 class LongContextArguments(RopeArguments):
     """Long texts."""
 
-    shift_attn: bool = False
+    shift_attn: bool = fixed(False)
     """Attend within groups of max_length / 4 tokens in training, half of the heads half a group further (LongLoRA)."""
 
 

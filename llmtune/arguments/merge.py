@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind, read_sft_args
+from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, read_sft_args
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.strangers import check_strange_paths
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.utils.logging import get_logger
 
@@ -69,12 +70,15 @@ class CheckpointArguments:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         folder = self.checkpoint()
         if "model_id_or_path" not in given and checkpoint_kind(folder) == "lora" and not read_sft_args(folder):
-            given["model_id_or_path"] = _base_of(folder)
+            base = {"model_id_or_path": _base_of(folder)}
+            check_strange_paths(base, base, folder)
+            given |= base
         return InferArguments(**(given | {"eval_human": True} | changes))
 
     def check_checkpoint(self, problems: Problems, command: str) -> None:
         problems.need(self.ckpt_dir is not None, f"llmtune {command} needs --ckpt_dir FOLDER (or --lora_model FOLDER).")
         if self.ckpt_dir is not None:
+            self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
             checkpoint_kind(self.checkpoint())
         if self.model_type in MEDICAL_TYPES and self.model_type not in MODEL_MAPPING:
             get_logger().info("--model_type %s: the class is told from the base's own files.", self.model_type)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llmtune.arguments.checks import Problems
+from llmtune.arguments.fields import taken
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments
@@ -21,7 +22,7 @@ AttentionName = Literal[
 class AttentionArguments:
     """Attention."""
 
-    attn_impl: AttentionName | None = None
+    attn_impl: AttentionName | None = taken(None)
     """Attention to compute with; varlen is torch's own for rows behind one another. Default: the best there is."""
 
 
@@ -29,11 +30,11 @@ class AttentionArguments:
 class SpeedArguments:
     """Kernels."""
 
-    use_liger: bool = False
+    use_liger: bool = taken(False)
     """Take norms, rotation and activations from Liger's kernels, which need a GPU; the loss stays ours."""
-    use_kernels: bool = False
+    use_kernels: bool = taken(False)
     """Take layers from the kernels that their authors offer on Hugging Face, which needs a GPU and the hub."""
-    torch_compile: bool = False
+    torch_compile: bool = taken(False)
     """Compile the layers of the decoder: some minutes before the first step, faster steps after it."""
 
 

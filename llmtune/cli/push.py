@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.arguments.checkpoint_folder import checkpoint_of
 from llmtune.cli.parser import parse
 from llmtune.errors import UsageError
 
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     assert args.ckpt_dir is not None
     assert args.hub_model_id is not None
     where = destination(args.hub_model_id, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
-    folder = Path(args.ckpt_dir)
+    folder = checkpoint_of(Path(args.ckpt_dir))
     message = f"{folder.name}, by llmtune push"
     push_folder(folder, where, message=message, with_state=args.with_state, card=card_of(folder))
     sys.stdout.write(f"Pushed {folder} to {where.repo.repo_id} on {where.hub.name}\n")

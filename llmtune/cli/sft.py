@@ -27,7 +27,10 @@ class SftCommand(DryRunArguments, SftArguments):
 
     def run_arguments(self) -> SftArguments:
         """What a run is told, and writes down: all but what is this command's own."""
-        return SftArguments(**{field.name: getattr(self, field.name) for field in fields(SftArguments) if field.init})
+        names = [field.name for field in fields(SftArguments) if field.init]
+        args = SftArguments(**{name: getattr(self, name) for name in names})
+        args.given = self.given.intersection(names)
+        return args
 
 
 ARGUMENTS = SftCommand

@@ -16,6 +16,7 @@ from llmtune.exporting.merge import merge_checkpoint
 from llmtune.training.card import card_of, write_card
 from llmtune.utils.files import atomic_folder, read_json, write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.own import with_changes
 from llmtune.utils.quiet import quiet_libraries
 
 __all__ = ["export", "merge"]
@@ -131,7 +132,7 @@ def _whole(args: ExportArguments, target: Path) -> Iterator[Path]:
 def _copy_args(whole: Path, folder: Path) -> None:
     saved = read_json(whole / "sft_args.json")
     if saved:
-        write_json(folder / "sft_args.json", saved | {"quantization_bit": 0})
+        write_json(folder / "sft_args.json", with_changes(saved, quantization_bit=0))
 
 
 # Pushing

@@ -13,6 +13,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.long_context import rope_options
 from llmtune.models.ports import find_port, read_config
 from llmtune.utils.files import read_json, write_json
+from llmtune.utils.own import with_changes
 
 __all__ = ["complete_merged", "copy_files", "write_config"]
 
@@ -53,7 +54,7 @@ def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArgum
         copy_files(base, folder, CODE)
     saved = read_json(checkpoint / "sft_args.json")
     if saved:
-        write_json(folder / "sft_args.json", saved | {"sft_type": "full", "quantization_bit": 0})
+        write_json(folder / "sft_args.json", with_changes(saved, sft_type="full", quantization_bit=0))
 
 
 def _save_tokenizer(folder: Path, base: Path, args: InferArguments) -> None:

@@ -1,15 +1,52 @@
-"""What a model's configuration says against a run, found before any weights are loaded."""
+"""What would stop a run later, found before any rows are encoded or weights loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
+from llmtune.hub.settings import HubOptions
+from llmtune.models.folder import model_folder
+from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports import native_config
 from llmtune.models.prequantized import check_prequantized
+from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.models.rope import rope_factor
+from llmtune.training.checkpoint import resume_run
+from llmtune.training.kernels import check_kernels
+from llmtune.training.strategy import check_processes
+from llmtune.training.trackers import need_trackers
+from llmtune.utils.files import ensure_writable_folder
+from llmtune.utils.logging import get_logger
 
-__all__ = ["check_model_files"]
+__all__ = ["check_model_files", "preflight"]
+
+
+def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
+    """Everything that flags, config and files can tell of a run.
+
+    Returns:
+        The arguments of the run, and the checkpoint that it resumes from.
+
+    Raises:
+        LlmtuneError: The run could not be carried through.
+    """
+    args, resume = resume_run(args)
+    check_sources(args)
+    _check_bitsandbytes(args)
+    check_kernels(args)
+    assert args.model_type is not None
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    check_model_files(args, folder)
+    parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
+    ensure_writable_folder(parent, flag="--output_dir")
+    need_trackers(args.report_to)
+    check_processes(args)
+    return args, resume
 
 
 def check_model_files(args: SftArguments, folder: Path) -> None:
@@ -22,3 +59,14 @@ def check_model_files(args: SftArguments, folder: Path) -> None:
     if args.rope_scaling is not None:
         config = native_config(folder, trust_remote_code=args.trust_remote_code)
         args.rope_factor = rope_factor(config, args.rope_scaling, args.rope_factor, args.max_length)
+
+
+def _check_bitsandbytes(args: SftArguments) -> None:
+    if args.quantization_bit and args.quant_method == "torchao":
+        need_torchao()
+    elif args.quantization_bit:
+        need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+    if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
+        need_bitsandbytes(f"--optim {args.optim}")
+        if "paged" in args.optim and not torch.cuda.is_available():
+            get_logger().warning("--optim %s does not page on a CPU: it is the same optimizer, kept whole.", args.optim)

@@ -14,9 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmtune.distributed.processes import any_process
 from llmtune.training.throughput import Throughput
+from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Interrupt", "JsonLog", "LastStep", "Progress"]
+__all__ = ["FollowArguments", "Interrupt", "JsonLog", "LastStep", "Progress"]
 
 
 LOGGED = (
@@ -113,6 +114,22 @@ class LastStep(TrainerCallback):
             control.should_log = True
             control.should_evaluate = args.eval_strategy == "steps"
         return control
+
+
+class FollowArguments(TrainerCallback):
+    """On resume, the steps between logs, evaluations and checkpoints are those of this command.
+
+    transformers takes them from the checkpoint's state. The best checkpoint is looked for where the run is today.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)
+        named = read_json(self.checkpoint / "trainer_state.json").get("best_model_checkpoint")
+        best = self.checkpoint.parent / Path(str(named or "")).name
+        state.best_model_checkpoint = str(best) if named and best.is_dir() else None
 
 
 class Interrupt(TrainerCallback):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.arguments.checkpoint_folder import numbered_checkpoints, read_sft_args
+from llmtune.arguments.resume import resumed_arguments
 from llmtune.errors import CheckpointError
 from llmtune.templates.images import images_of
 from llmtune.utils.files import read_json, write_json
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
 __all__ = [
-    "check_resumable",
+    "RATES",
+    "check_same_data",
     "check_steps_left",
     "complete_checkpoint",
     "find_resumable",
     "last_checkpoint",
     "link_last_state",
+    "resume_run",
+    "rotate",
     "seal_checkpoint",
+    "set_aside_later",
     "what_is_missing",
 ]
 
@@ -34,8 +39,11 @@ ARGS_FILE = "sft_args.json"
 SEAL_FILE = "checkpoint.json"
 LAST = "last"
 RUN_NAME = re.compile(r"v(\d+)-")
-RESUME_FILES = ("trainer_state.json", "scheduler.pt")
+STATE_FILE = "trainer_state.json"
+RESUME_FILES = (STATE_FILE, "scheduler.pt")
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer_0/*", "global_step*/*optim_states.pt")
+RATES = {"learning_rate", "weight_decay", "lr_scheduler_type", "warmup_ratio"}
+"""What optimizer and scheduler keep a copy of, which a resumed run would follow."""
 LAST_STATE = re.compile(
     r"(adapter_config\.json|adapter_model\..+|config\.json|generation_config\.json|model.*\.safetensors(\.index\.json)?"
     r"|tokenizer.*|vocab\..+|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
@@ -71,6 +79,8 @@ def seal_checkpoint(folder: Path, *, world_size: int, step_size: int, strategy: 
 
 def what_is_missing(folder: Path) -> str:
     """Why a checkpoint cannot be resumed from; "" where it can."""
+    if (folder / SEAL_FILE).exists() and _seal(folder) is None:
+        return f"has a damaged {SEAL_FILE}"
     names = [name for name in RESUME_FILES if not (folder / name).is_file()]
     if not any(next(folder.glob(pattern), None) for pattern in OPTIMIZER_FILES):
         names.append("optimizer.pt")
@@ -78,7 +88,9 @@ def what_is_missing(folder: Path) -> str:
         names.append("rng_state.pth")
     if names:
         return f"lacks {', '.join(names)}: it is incomplete, or was saved with --only_save_model true"
-    for name, size in read_json(folder / SEAL_FILE).get("files", {}).items():
+    if not isinstance(read_json(folder / STATE_FILE).get("global_step"), int):
+        return f"has a damaged {STATE_FILE}"
+    for name, size in (_seal(folder) or {"files": {}})["files"].items():
         file = folder / name
         if not file.is_file():
             return f"lacks {name}"
@@ -87,36 +99,98 @@ def what_is_missing(folder: Path) -> str:
     return ""
 
 
+def _seal(folder: Path) -> dict[str, Any] | None:
+    """What checkpoint.json says; None where there is none, or it is damaged."""
+    found = read_json(folder / SEAL_FILE)
+    kinds = {"world_size": int, "step_size": int, "strategy": str, "files": dict}
+    if not all(isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        return None
+    return found if all(isinstance(size, int) for size in found["files"].values()) else None
+
+
 def last_checkpoint(run: Path) -> Path | None:
     """The checkpoint-N of a run with the highest N."""
-    found = _checkpoints(run)
+    found = numbered_checkpoints(run)
     return found[-1] if found else None
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    """Those of a run, oldest first."""
-    numbered = [(int(path.name[11:]), path) for path in run.glob("checkpoint-*") if path.name[11:].isdigit()]
-    return [path for _, path in sorted(numbered)]
+def rotate(run: Path, keep: int | None, *, best: Path | None, newest: Path) -> None:
+    """Delete checkpoints until `keep` are left, those with the lowest steps first; the best and the newest stay.
+
+    By step number alone: the clocks of machines that share a disk differ, and copying changes every time.
+    """
+    found = numbered_checkpoints(run)
+    if keep is None or keep < 1:
+        return
+    needed = {path.resolve() for path in (best, newest) if path is not None}
+    too_many = len(found) - max(keep, len(needed))
+    for path in [path for path in found if path.resolve() not in needed][: max(too_many, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside_later(checkpoint: Path) -> None:
+    """Rename the checkpoints behind the one that a run resumes from: its steps are going to be trained again."""
+    later = [path for path in numbered_checkpoints(checkpoint.parent) if _step(path) > _step(checkpoint)]
+    for path in later:
+        aside = path.with_name(f"superseded-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    if later:
+        names = ", ".join(path.name for path in later)
+        text = "Resuming from %s: %s, trained after it, set aside as superseded-checkpoint-N."
+        get_logger().warning(text, checkpoint.name, names)
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else 0
+
+
+def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
+    """The arguments of the run, and the checkpoint that it resumes from; None where it begins.
+
+    What is not given comes from the checkpoint, and what is given must fit it: see `llmtune.arguments.resume`.
+
+    Raises:
+        CheckpointError: It is missing, incomplete or of another run.
+    """
+    checkpoint = find_resumable(args)
+    if checkpoint is None:
+        return args, None
+    saved = read_sft_args(checkpoint)
+    resumed = resumed_arguments(args, saved, checkpoint)
+    for line in resumed.lines(checkpoint):
+        get_logger().info(line)
+    args = resumed.args
+    _check_same_step(checkpoint, args)
+    _check_weights(checkpoint, args)
+    if args.deepspeed_config_path and (rates := sorted(RATES & set(resumed.changed))):
+        flags = " ".join(f"--{name}" for name in rates)
+        raise CheckpointError(f"DeepSpeed keeps its rates with its optimizer: resume without {flags}.")
+    if saved.get("peft_path"):
+        args.peft_path = str(checkpoint)  # its adapters have the shape of those that the run started from
+    args.changed_on_resume = frozenset(resumed.changed)
+    return args, checkpoint
 
 
 def find_resumable(args: SftArguments) -> Path | None:
-    """The checkpoint that a run goes on from, proven whole and of this model; None where it begins.
+    """The checkpoint that a run resumes from, proven whole; None where it begins.
 
     A run's folder means its last whole checkpoint; `last`, that of the newest run of this model, and nothing where
     there is none yet, so that the same command can be started again and again.
 
     Raises:
-        CheckpointError: It is missing, incomplete or of another model.
+        CheckpointError: It is missing or incomplete.
     """
     runs = _runs(args)
     if restart_count() and (own := [run for run in runs if read_json(run / ARGS_FILE).get("_launch") == launch_id()]):
-        return check_resumable(own[0], args)  # torchrun has started the processes again
+        return _whole_checkpoint(own[0])  # torchrun has started the processes again
     if args.resume_from_checkpoint is None:
         return None
     if args.resume_from_checkpoint != LAST:
-        return check_resumable(Path(args.resume_from_checkpoint), args)
+        return _whole_checkpoint(Path(args.resume_from_checkpoint).expanduser())
     if runs:
-        return check_resumable(runs[0], args)
+        return _whole_checkpoint(runs[0])
     get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this one begins.")
     return None
 
@@ -125,27 +199,17 @@ def _runs(args: SftArguments) -> list[Path]:
     """The runs of this model that have checkpoints, the newest first."""
     folder = Path(args.output_dir).expanduser() / args.display_name()
     numbered = [(int(found.group(1)), path) for path in folder.glob("v*-*") if (found := RUN_NAME.match(path.name))]
-    return [run for _, run in sorted(numbered, reverse=True) if _checkpoints(run)]
+    return [run for _, run in sorted(numbered, reverse=True) if numbered_checkpoints(run)]
 
 
-def check_resumable(folder: Path, args: SftArguments) -> Path:
-    """The checkpoint to resume from, proven whole and of this model.
-
-    Args:
-        folder: A checkpoint, or a run's folder for its last whole one.
-
-    Raises:
-        CheckpointError: It is missing, incomplete or of another model.
-    """
+def _whole_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a folder means, proven whole: itself, or of a run's folder its last whole one."""
     if not folder.is_dir():
         raise CheckpointError(f"--resume_from_checkpoint {folder}: there is no such folder. Look below output/.")
-    candidates = [path.resolve() for path in reversed(_checkpoints(folder))] or [folder.resolve()]
+    candidates = [path.resolve() for path in reversed(numbered_checkpoints(folder))] or [folder.resolve()]
     for candidate in candidates:
         missing = what_is_missing(candidate)
         if not missing:
-            _check_same_model(candidate, args)
-            _check_same_step(candidate, args)
-            _check_weights(candidate, args)
             return candidate
         if candidate != candidates[-1]:
             get_logger().warning("%s %s: the one before it is tried.", candidate, missing)
@@ -156,8 +220,8 @@ def check_resumable(folder: Path, args: SftArguments) -> Path:
 
 def _check_same_step(folder: Path, args: SftArguments) -> None:
     """Refuse what would meet other data than the run would have met, or cannot be divided anew."""
-    seal = read_json(folder / SEAL_FILE)
-    if not seal:
+    seal = _seal(folder)
+    if seal is None:  # of a version, or a tool, that wrote none
         return
     ours, theirs = args.step_size(), seal["step_size"]
     if ours != theirs:
@@ -188,7 +252,7 @@ def check_steps_left(folder: Path, num_steps: int) -> None:
     Raises:
         CheckpointError: The checkpoint is at that step, or beyond.
     """
-    done = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    done = read_json(folder / STATE_FILE)["global_step"]
     if done >= num_steps:
         raise CheckpointError(
             f"Nothing is left to train: {folder} is at step {done} of {num_steps}. "
@@ -196,29 +260,28 @@ def check_steps_left(folder: Path, num_steps: int) -> None:
         )
 
 
-def _check_same_model(folder: Path, args: SftArguments) -> None:
-    file = folder / ARGS_FILE
-    if not file.is_file():
+def check_same_data(folder: Path, ours: dict[str, Any]) -> None:
+    """Refuse to resume on other samples: the place in the data, and the run, would be another's.
+
+    Args:
+        ours: What `data_identity` says of this run.
+
+    Raises:
+        CheckpointError: The checkpoint was trained on others.
+    """
+    theirs = read_sft_args(folder).get("_data")
+    if not isinstance(theirs, dict) or theirs.get("digest") == ours["digest"]:
         return
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise CheckpointError(f"{file} cannot be read: {err}. Resume from another checkpoint of the run.") from err
-    for name in (
-        "model_type",
-        "sft_type",
-        "template_type",
-        "quantization_bit",
-        "packing",
-        "rope_scaling",
-        "rope_factor",
-    ):
-        ours, theirs = getattr(args, name), saved.get(name)
-        if theirs is not None and ours != theirs:
-            raise CheckpointError(
-                f"{folder} was trained with --{name} {theirs}, and this run has --{name} {ours}. "
-                "Resume with the same, or start anew without --resume_from_checkpoint."
-            )
+
+    def text(found: dict[str, Any]) -> str:
+        counts = (f"{found.get(name)} {name.replace('_', ' ')}" for name in ("samples", "tokens", "trainable_tokens"))
+        return ", ".join(counts)
+
+    raise CheckpointError(
+        f"{folder} was trained on other data: {text(theirs)}, and this run has {text(ours)}. Resume with the --dataset "
+        "and the files of that run; to go on with other data, start anew with --peft_path, or with the checkpoint as "
+        "--model_id_or_path."
+    )
 
 
 def _check_weights(folder: Path, args: SftArguments) -> None:

@@ -33,8 +33,9 @@ class SftResult:
 
     Attributes:
         output_dir: The run's folder.
-        best_checkpoint: The checkpoint with the best evaluation; the last one where nothing was evaluated.
+        best_checkpoint: The checkpoint with the best evaluation; None where nothing was evaluated.
         last_checkpoint: The newest checkpoint; None where none was saved.
+        checkpoint: The best one, else the last.
         metrics: Of training (`train_loss`, throughput) and of the last evaluation (`eval_loss`).
         interrupted: What ended the run early, Ctrl-C or SIGTERM; empty where nothing did.
     """
@@ -44,6 +45,10 @@ class SftResult:
     last_checkpoint: Path | None
     metrics: dict[str, Any] = field(default_factory=dict)
     interrupted: str = ""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self.best_checkpoint or self.last_checkpoint
 
 
 def last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
@@ -56,8 +61,8 @@ def last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
 
 def result_of(trainer: SftTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
     """What a run left, once it has ended."""
-    last = last_checkpoint(run)
-    best = Path(trainer.state.best_model_checkpoint) if trainer.state.best_model_checkpoint else last
+    last = trainer.last_saved or last_checkpoint(run)
+    best = trainer.best_checkpoint()
     return SftResult(run, best, last, metrics, interrupt.asked)
 
 
@@ -88,7 +93,7 @@ def leave_report(
         seconds=time.perf_counter() - started,
         seconds_to_first_step=max(throughput.first_step - started, 0.0),
         throughput=metrics,
-        best_checkpoint=str(result.best_checkpoint or "none"),
+        best_checkpoint=str(result.best_checkpoint or f"none: {_why_none_is_best(result)}"),
         last_checkpoint=str(result.last_checkpoint or "none"),
         interrupted=result.interrupted,
         generations=generations,
@@ -100,6 +105,16 @@ def leave_report(
     draw_curves(run / "logging.jsonl", run / "images")
     if result.last_checkpoint is not None:
         link_last_state(result.last_checkpoint, run)
-    get_logger().info(f"Best checkpoint: {result.best_checkpoint}")
     if result.best_checkpoint is not None:
-        get_logger().info(f"Talk to it:  llmtune infer --ckpt_dir {result.best_checkpoint} --eval_human true")
+        get_logger().info(f"Best checkpoint: {result.best_checkpoint}")
+    else:
+        get_logger().info(f"Last checkpoint: {result.last_checkpoint or 'none'} ({_why_none_is_best(result)})")
+    if result.checkpoint is not None:
+        command = shlex.join(["llmtune", "infer", "--ckpt_dir", str(result.checkpoint), "--eval_human", "true"])
+        get_logger().info(f"Chat with it:  {command}")
+
+
+def _why_none_is_best(result: SftResult) -> str:
+    if result.last_checkpoint is None:
+        return "no checkpoint was saved"
+    return "nothing was evaluated, so none is known to be the best"

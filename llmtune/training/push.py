@@ -60,13 +60,16 @@ class HubPush(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if not state.is_world_process_zero or not checkpoint.is_dir():
             return
-        is_best = state.best_global_step in (None, state.global_step)
+        is_best = state.best_global_step == state.global_step
         if self.strategy == "end" or (self.strategy == "push_best" and not is_best):
             return
         self._start(checkpoint)
 
     def finish(self, last: Path | None) -> None:
         """Push what the strategy keeps for the end, and wait for all uploads."""
+        if self.strategy == "push_best" and not self._waiting and last is not None:
+            get_logger().info("--push_hub_strategy push_best: nothing was evaluated, so the last checkpoint is pushed.")
+            self._start(last)
         if self.strategy == "end" and last is not None:
             self._start(last)
         waiting = [future for future in self._waiting if not future.done()]

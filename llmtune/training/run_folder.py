@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import __version__
 from llmtune.errors import OutputError
 from llmtune.utils.files import write_json
+from llmtune.utils.own import sealed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -63,7 +64,7 @@ def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return record | resolved | {"_versions": versions, "_started": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    return sealed(record | resolved | {"_versions": versions, "_started": time.strftime("%Y-%m-%dT%H:%M:%S")})
 
 
 def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:

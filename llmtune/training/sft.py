@@ -9,26 +9,22 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.processes import told_by_first
-from llmtune.hub.settings import HubOptions
-from llmtune.models.folder import model_folder
-from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
-from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.planning.auto import resolve_checkpointing
 from llmtune.planning.flops import model_flops
 from llmtune.training.answers import answer_metrics
-from llmtune.training.before import check_model_files
+from llmtune.training.before import preflight
 from llmtune.training.build import build_model
-from llmtune.training.callbacks import Interrupt, JsonLog, LastStep, Progress
-from llmtune.training.checkpoint import check_steps_left, find_resumable
+from llmtune.training.callbacks import FollowArguments, Interrupt, JsonLog, LastStep, Progress
+from llmtune.training.checkpoint import check_same_data, check_steps_left, set_aside_later
 from llmtune.training.collate import PackingCollator, PaddingCollator
+from llmtune.training.data_identity import data_identity
 from llmtune.training.decisions import Decisions
 from llmtune.training.first_look import tell_data
 from llmtune.training.isolation import check_isolation, takes_one_sequence
-from llmtune.training.kernels import check_kernels, compile_layers, note_kernels
+from llmtune.training.kernels import compile_layers, note_kernels
 from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import Numbered, sample_order
@@ -36,15 +32,15 @@ from llmtune.training.outcome import SftResult, last_evaluation, leave_report, r
 from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers
-from llmtune.training.strategy import AtStart, NoteStrategy, check_processes, meet
+from llmtune.training.strategy import AtStart, NoteStrategy, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.throughput import Throughput
-from llmtune.training.trackers import need_trackers, placed_trackers
+from llmtune.training.trackers import placed_trackers
 from llmtune.training.trainer import SftTrainer
 from llmtune.training.training_arguments import checkpoint_activations
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
-from llmtune.utils.files import ensure_writable_folder, read_json, write_json
+from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
 from llmtune.utils.ranks import is_distributed, is_first, launch_id, world_size
@@ -61,7 +57,7 @@ def sft(args: SftArguments) -> SftResult:
     """
     started = time.perf_counter()
     quiet_libraries()
-    resume = _check_before_work(args)
+    args, resume = preflight(args)
     decisions = _first_decisions(args)
     push = hub_push(args) if is_first() else None
     with first_on_this_machine("data"):
@@ -69,6 +65,7 @@ def sft(args: SftArguments) -> SftResult:
     num_steps = _num_steps(prepared, args)
     if resume is not None:
         check_steps_left(resume, num_steps)
+        check_same_data(resume, data_identity(prepared))
     tell_data(prepared, args)
     arguments = meet(args, has_validation=prepared.validation_tokens is not None)
     args = told_by_first(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
@@ -87,6 +84,8 @@ def sft(args: SftArguments) -> SftResult:
     if resume is not None and isinstance(prepared.train_set, StreamedSamples):
         prepared.train_set.go_on_from(read_json(resume / PLACE_FILE))
         trainer.add_callback(RestoreRandomness(trainer, resume))
+    if resume is not None:
+        trainer.add_callback(FollowArguments(resume))
     trainer.add_callback(NoteStrategy(trainer, decisions))
     if has_divided_weights(model):  # only now can they be brought together for a try
         trainer.add_callback(AtStart(lambda: _check_rows_apart(args, prepared, trainer.model)))
@@ -102,23 +101,6 @@ def sft(args: SftArguments) -> SftResult:
     return result
 
 
-def _check_before_work(args: SftArguments) -> Path | None:
-    """Find what would stop the run later, while it costs nothing. Returns the checkpoint to resume from."""
-    check_sources(args)
-    _check_bitsandbytes(args)
-    check_kernels(args)
-    assert args.model_type is not None
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
-    check_model_files(args, folder)
-    resume = find_resumable(args)
-    parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
-    ensure_writable_folder(parent, flag="--output_dir")
-    need_trackers(args.report_to)
-    check_processes(args)
-    return resume
-
-
 def _num_steps(prepared: Prepared, args: SftArguments) -> int:
     items = prepared.train_set
     return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
@@ -127,18 +109,9 @@ def _num_steps(prepared: Prepared, args: SftArguments) -> int:
 def _run_folder(args: SftArguments, resume: Path | None) -> Path:
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
     remove_leftovers(run)
+    if resume is not None:
+        set_aside_later(resume)
     return run
-
-
-def _check_bitsandbytes(args: SftArguments) -> None:
-    if args.quantization_bit and args.quant_method == "torchao":
-        need_torchao()
-    elif args.quantization_bit:
-        need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
-    if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
-        need_bitsandbytes(f"--optim {args.optim}")
-        if "paged" in args.optim and not torch.cuda.is_available():
-            get_logger().warning("--optim %s does not page on a CPU: it is the same optimizer, kept whole.", args.optim)
 
 
 def _first_decisions(args: SftArguments) -> Decisions:
@@ -168,7 +141,12 @@ def _trainer(
     interrupt: Interrupt,
 ) -> SftTrainer:
     run = Path(arguments.output_dir)
-    record = args_record(args, _launch=launch_id(), dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]))
+    record = args_record(
+        args,
+        _launch=launch_id(),
+        _data=data_identity(prepared),
+        dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]),
+    )
     if is_first():
         write_json(run / "sft_args.json", record)
         write_json(run / "training_args.json", arguments.to_dict())
@@ -197,6 +175,8 @@ def _trainer(
         watch=watch,
         order=sample_order(args),
         async_save=args.async_save,
+        keep=args.save_total_limit if args.save_total_limit > 0 else None,
+        changed=args.changed_on_resume,
         generate_metrics=(lambda tuned: answer_metrics(tuned, prepared, args)) if generates else None,
     )
 

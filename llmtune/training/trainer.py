@@ -14,17 +14,18 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.distributed.background import BackgroundSaves
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
 from llmtune.distributed.processes import any_process, sum_over_processes, wait_for_all
-from llmtune.errors import CheckpointError, OutputError
+from llmtune.errors import CheckpointError, LlmtuneError, OutputError
 from llmtune.models.whole_weights import check_names
-from llmtune.training.checkpoint import complete_checkpoint, seal_checkpoint
+from llmtune.training.checkpoint import RATES, complete_checkpoint, rotate, seal_checkpoint
 from llmtune.training.collate import SAMPLES
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
+from llmtune.training.rates import follow_rates, rates_of
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
@@ -55,6 +56,8 @@ class SftTrainer(Trainer):
         sft_args: Written into each checkpoint.
         watch: Looks at the loss of every step.
         order: How the samples of an epoch are ordered.
+        keep: Checkpoints that are kept, at most; the best and the newest always are. None: all.
+        changed: Arguments that differ from those of the checkpoint that the run resumes from.
         async_save: Write the shares of a divided model while training goes on.
         generate_metrics: Makes further metrics of an evaluation, from the model.
     """
@@ -67,6 +70,8 @@ class SftTrainer(Trainer):
         watch: LossWatch,
         order: Kind = "random",
         async_save: bool = False,
+        keep: int | None = None,
+        changed: frozenset[str] = frozenset(),
         generate_metrics: GenerateMetrics | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,6 +85,9 @@ class SftTrainer(Trainer):
         self._order = order
         self._background = BackgroundSaves() if async_save and self.is_fsdp_enabled else None
         self._unfinished: _Unfinished | None = None
+        self.last_saved: Path | None = None
+        self._keep = keep
+        self._changed = changed
         self._generate_metrics = generate_metrics
         self._sums = torch.zeros(3, dtype=torch.float64)
 
@@ -140,18 +148,48 @@ class SftTrainer(Trainer):
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """A new best is saved whenever it is found, whatever --save_steps says: else the best would be one that is not.
+
+        Upstream marks the step, and keeps its weights only where that step happens to be saved as well.
+        """
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.save_strategy != "no":
+            self.control.should_save = True
+        return is_best
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the best evaluation. None: nothing was evaluated, or it is not there any more.
+
+        A run may have been moved since; the checkpoint is looked for in its folder of today.
+        """
+        if not self.state.best_model_checkpoint:
+            return None
+        found = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+        return found if found.is_dir() else None
+
     # Checkpoints
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        try:
+        with _damage_explained(resume_from_checkpoint, "the weights"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except (ValueError, RuntimeError, KeyError) as err:
-            raise CheckpointError(
-                f"{resume_from_checkpoint} does not fit the model of this run ({_reason(err)}). "
-                "Resume with the settings of that run."
-            ) from err
         if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
             check_adapter(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        rates = rates_of(self.optimizer) if self._changed & RATES else None
+        with _damage_explained(checkpoint, "the optimizer's state"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and rates is not None:
+            follow_rates(self.optimizer, self.lr_scheduler, rates)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _damage_explained(checkpoint, "the scaler's state"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _damage_explained(checkpoint, "the random state"):
+            super()._load_rng_state(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What upstream warns of when whole weights are resumed is an error; tied tensors are saved once."""
@@ -214,12 +252,8 @@ class SftTrainer(Trainer):
                 f"No part of it is left; earlier ones in {run} are whole. Free some space and resume from the last."
             ) from failed
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            self.last_saved = run / made.name
+            rotate(run, self._keep, best=self.best_checkpoint(), newest=self.last_saved)
         wait_for_all()
 
     def _publish(self, made: Path, final: Path, running: list[Future[Any]]) -> None:
@@ -256,6 +290,25 @@ class SftTrainer(Trainer):
 
     def _step_size(self) -> int:
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+
+@contextlib.contextmanager
+def _damage_explained(checkpoint: str | None, part: str) -> Iterator[None]:
+    """One line for whatever torch, pickle, safetensors and PEFT say of a part that is damaged or of another run."""
+    try:
+        yield
+    except LlmtuneError:
+        raise
+    except Exception as err:
+        raise CheckpointError(
+            f"{part[0].upper()}{part[1:]} in {checkpoint} cannot be read, or is of a run with other settings "
+            f"({type(err).__name__}: {_harmless(_reason(err))}). Resume from another checkpoint of the run."
+        ) from err
+
+
+def _harmless(text: str) -> str:
+    """Without torch's advice to load with weights_only=False, which lets a file run code."""
+    return "the file is damaged" if "weights_only" in text or "Weights only" in text else text
 
 
 def _failure_of(work: Callable[[], Any]) -> Exception | None:

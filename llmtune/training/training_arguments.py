@@ -81,7 +81,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "eval_steps": args.eval_steps,
         "save_strategy": args.save_strategy,
         "save_steps": args.save_steps,
-        "save_total_limit": args.save_total_limit if args.save_total_limit > 0 else None,
+        "save_total_limit": None,  # ours to keep: at 1, upstream would delete the last checkpoint at the end
         "save_only_model": bool(args.only_save_model),
         "load_best_model_at_end": False,
         "metric_for_best_model": _best_metric(args) if evaluates and saves else None,

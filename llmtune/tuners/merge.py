@@ -14,6 +14,7 @@ from llmtune.models.quantization import is_quantized
 from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder, write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.own import with_changes
 
 __all__ = ["MERGED", "TOLERANCE", "merge_and_save", "merged_folder", "probe_ids"]
 
@@ -88,4 +89,4 @@ def _copy_args(checkpoint: Path, folder: Path) -> None:
     file = checkpoint / "sft_args.json"
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))
-        write_json(folder / "sft_args.json", saved | {"sft_type": "full", "quantization_bit": 0})
+        write_json(folder / "sft_args.json", with_changes(saved, sft_type="full", quantization_bit=0))

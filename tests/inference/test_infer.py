@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -301,10 +302,25 @@ def test_bad_checkpoint_folders(tmp_path, tuned, adapter):
         InferArguments(ckpt_dir=str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match="incomplete"):
         InferArguments(ckpt_dir=str(tmp_path))
-    folder = tmp_path / "run"
-    (folder / "checkpoint-4").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"Did you mean .*checkpoint-4"):
+    folder = tmp_path / "runs"
+    (folder / "v0" / "checkpoint-4").mkdir(parents=True)
+    (folder / "v0" / "checkpoint-10").mkdir()
+    with pytest.raises(CheckpointError, match=r"Did you mean .*v0/checkpoint-10"):
         InferArguments(ckpt_dir=str(folder))
+
+
+def test_the_folder_of_a_run_means_its_best_checkpoint_else_its_last(tuned, tmp_path, capsys):
+    run = Path(shutil.copytree(tuned.output_dir, tmp_path / "run"))
+    found = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    best = tuned.best_checkpoint
+    assert InferArguments(ckpt_dir=str(run)).ckpt_dir == str(run / (best or found[-1]).name)
+    for name, said in (("checkpoint-1", "last"), (found[0].name, "best")):
+        state = json.loads((found[-1] / "trainer_state.json").read_text())
+        state["best_model_checkpoint"] = f"/another/machine/{name}"
+        (found[-1] / "trainer_state.json").write_text(json.dumps(state))
+        expected = found[-1] if said == "last" else found[0]
+        assert InferArguments(ckpt_dir=str(run)).ckpt_dir == str(expected)
+        assert f"taking its {said} checkpoint, {expected.name}" in capsys.readouterr().err
 
 
 def copy_of(checkpoint: Path, target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from llmtune import SftArguments, sft
 from llmtune.errors import CheckpointError
-from llmtune.training.checkpoint import find_resumable, last_checkpoint, what_is_missing
+from llmtune.training.checkpoint import last_checkpoint, resume_run, rotate, what_is_missing
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#16"], "max_steps": 6, "save_steps": 2, "save_total_limit": -1,
@@ -31,7 +32,7 @@ def run(made, tmp_path) -> Path:
 
 def resumable(run: Path, where: str | Path = "last", **options: Any) -> Path | None:
     settings = RUN | {"output_dir": str(run.parent.parent), "resume_from_checkpoint": str(where)} | options
-    return find_resumable(SftArguments(**settings))
+    return resume_run(SftArguments(**settings))[1]
 
 
 def shorten(file: Path) -> None:
@@ -101,3 +102,28 @@ def test_a_failed_save_leaves_no_trace(tmp_path, monkeypatch):
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert last_checkpoint(run) is None
     assert not list(run.glob(".saving*"))
+
+
+@pytest.fixture
+def numbered(tmp_path) -> Callable[..., list[int]]:
+    """Make checkpoint-N of these steps, the highest with the oldest clock; rotate; the steps that are left."""
+
+    def left(*steps: int, keep: int | None, best: int | None, newest: int) -> list[int]:
+        for age, step in enumerate(steps):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+            os.utime(tmp_path / f"checkpoint-{step}", (1e9 - age * 1e6, 1e9 - age * 1e6))
+        (tmp_path / "checkpoint-of-mine").mkdir()
+        names = {step: tmp_path / f"checkpoint-{step}" for step in steps}
+        rotate(tmp_path, keep, best=None if best is None else names[best], newest=names[newest])
+        return sorted(int(path.name[11:]) for path in tmp_path.glob("checkpoint-*") if path.name[11:].isdigit())
+
+    return left
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "expected"),
+    [(2, None, [8, 10]), (2, 4, [4, 10]), (1, 4, [4, 10]), (1, None, [10]), (3, 2, [2, 8, 10]),
+     (None, None, [2, 4, 6, 8, 10]), (1, 10, [10])],
+)  # fmt: skip
+def test_rotation_goes_by_step_whatever_the_clocks_say(numbered, keep, best, expected):
+    assert numbered(2, 4, 6, 8, 10, keep=keep, best=best, newest=10) == expected

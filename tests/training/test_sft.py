@@ -120,6 +120,17 @@ def test_best_and_last_are_kept(tmp_path):
     assert state["best_model_checkpoint"] == str(found.best_checkpoint)
 
 
+def test_a_new_best_is_saved_whenever_it_is_found(tmp_path, capsys):
+    """Steps of evaluations and of checkpoints that never meet: what is called best is the best of those evaluated."""
+    found = quick(tmp_path, max_steps=10, eval_steps=3, save_steps=4, save_total_limit=1, learning_rate=1.0)
+    evaluated = {line["global_step"]: line["eval_loss"] for line in records(found.output_dir) if "eval_loss" in line}
+    best = min(evaluated, key=lambda step: evaluated[step])
+    assert best not in (4, 8, 10), "the test needs a best step that --save_steps does not save"
+    assert found.best_checkpoint.name == f"checkpoint-{best}"
+    assert {path.name for path in found.output_dir.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-10"}
+    assert f"Best checkpoint: {found.best_checkpoint}\n" in capsys.readouterr().err
+
+
 def test_full_fine_tuning(tmp_path):
     found = quick(tmp_path, sft_type="full")
     base = AutoModelForCausalLM.from_pretrained(str(tiny_folder()))
@@ -159,7 +170,9 @@ def test_without_validation(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"query": "a", "response": "b"}\n' * 8)
     found = quick(tmp_path, dataset=[str(rows)], dataset_test_ratio=0, val_dataset_sample=None, max_steps=2)
-    assert found.best_checkpoint == found.last_checkpoint
+    assert found.best_checkpoint is None
+    assert found.checkpoint == found.last_checkpoint
+    assert "| best checkpoint | none: nothing was evaluated" in (found.output_dir / "report.md").read_text()
     assert not (found.output_dir / "eval_results.txt").exists()
 
 

@@ -1,0 +1,135 @@
+"""The arguments of a run that goes on from a checkpoint: its own, where the command says nothing else.
+
+What may differ, and what becomes of it, is said beside each field: see `llmtune.arguments.fields`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.arguments.checks import parse_train_args
+from llmtune.arguments.fields import on_resume, shown
+from llmtune.arguments.strangers import check_register_file, check_saved_types, check_strange_paths
+from llmtune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["Resumed", "resumed_arguments"]
+
+EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
+"""Arguments that say the same thing in two ways: where one is given, the other is not taken over."""
+FREE_TRAIN_ARGS = ("run_name", "ddp_timeout", "ddp_find_unused_parameters", "logging_strategy", "logging_first_step")
+"""Fields of TrainingArguments, given by --train_args, that change no digit of a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """The arguments of the run that goes on.
+
+    Attributes:
+        taken: Arguments that are the checkpoint's and not the defaults.
+        changed: Argument -> what it was, of those that were given with another value.
+    """
+
+    args: SftArguments
+    taken: tuple[str, ...]
+    changed: Mapping[str, Any]
+
+    def lines(self, checkpoint: Path) -> list[str]:
+        """What the log says of it."""
+        values = vars(self.args)
+        found = []
+        if self.taken:
+            text = ", ".join(f"{name} {shown(values[name])}" for name in self.taken)
+            found.append(f"From {checkpoint.name}: {text}.")
+        if self.changed:
+            text = ", ".join(f"{name} {shown(old)} -> {shown(values[name])}" for name, old in self.changed.items())
+            found.append(f"Changed since {checkpoint.name}: {text}.")
+        return found
+
+
+def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
+    """Combine what this command gives with what the run was trained with.
+
+    Args:
+        args: As given now. saved: The sft_args.json of the checkpoint; empty where it has none.
+
+    Raises:
+        CheckpointError: An argument differs that the checkpoint fixes; all of them are named, with both values.
+        UsageError: The checkpoint comes from elsewhere and names code, or paths of this machine.
+    """
+    kinds = {field.name: on_resume(field) for field in dataclasses.fields(args) if field.name in _names()}
+    check_register_file(saved, args.custom_register_path, checkpoint)
+    named = _named_otherwise(args)
+    from_saved = [
+        name
+        for name, kind in kinds.items()
+        if kind != "free" and name not in args.given and name not in named and saved.get(name) not in (None, [])
+    ]
+    check_saved_types(saved, typing.get_type_hints(type(args)), from_saved, checkpoint)
+    check_strange_paths(saved, from_saved, checkpoint)
+    differing = {
+        name: saved[name]
+        for name in kinds
+        if name in args.given and name in saved and not _same(name, getattr(args, name), saved[name])
+    }
+    fixed = {name: old for name, old in differing.items() if kinds[name] == "fixed"}
+    if fixed:
+        raise CheckpointError(_refusal(args, fixed, checkpoint))
+    values = {name: getattr(args, name) for name in kinds if name in args.given}
+    values |= {name: saved[name] for name in from_saved}
+    merged = _sft_arguments(values, args)
+    told = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
+    return Resumed(merged, told, {name: old for name, old in differing.items() if kinds[name] == "taken"})
+
+
+def _names() -> set[str]:
+    from llmtune.arguments.sft import SftArguments
+
+    return {field.name for field in dataclasses.fields(SftArguments) if field.init}
+
+
+def _sft_arguments(values: dict[str, Any], args: SftArguments) -> SftArguments:
+    from llmtune.arguments.sft import SftArguments
+
+    merged = SftArguments(**values)
+    merged.given = args.given
+    return merged
+
+
+def _named_otherwise(args: SftArguments) -> set[str]:
+    return {name for either in EITHER if either & args.given for name in either}
+
+
+def _same(name: str, ours: Any, theirs: Any) -> bool:
+    if name == "train_args":
+        return _digits(ours) == _digits(theirs)
+    if name in ("dataset", "val_dataset"):
+        return [_place(item) for item in ours] == [_place(item) for item in theirs or []]
+    if name in ("model_id_or_path", "tokenizer_id_or_path") and isinstance(ours, str) and isinstance(theirs, str):
+        return _place(ours) == _place(theirs)
+    return bool((ours or None) == (theirs or None)) if isinstance(ours, list) else bool(ours == theirs)
+
+
+def _digits(items: list[str]) -> dict[str, Any]:
+    """Those of --train_args that a run's numbers depend on."""
+    return {name: value for name, value in parse_train_args(items or []).items() if name not in FREE_TRAIN_ARGS}
+
+
+def _place(item: Any) -> str:
+    path = Path(str(item)).expanduser()
+    return str(path.resolve()) if path.exists() else str(item)
+
+
+def _refusal(args: SftArguments, fixed: Mapping[str, Any], checkpoint: Path) -> str:
+    theirs = ", ".join(f"--{name} {shown(old)}" for name, old in fixed.items())
+    ours = ", ".join(f"--{name} {shown(getattr(args, name))}" for name in fixed)
+    return (
+        f"{checkpoint} was trained with {theirs}, and this run has {ours}. Resume with the same, or without these "
+        "flags, or start anew without --resume_from_checkpoint."
+    )

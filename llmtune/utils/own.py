@@ -1,0 +1,68 @@
+"""Whether a record was written here: a seal with a key that never leaves this user's cache folder.
+
+A checkpoint may come from anywhere, and what its sft_args.json says is then a stranger's word: it must not open a path
+of this machine. A record that this user's own runs wrote, and nobody changed since, may.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from llmtune.utils.cache import cache_root
+
+__all__ = ["SEAL", "is_own", "sealed", "with_changes"]
+
+SEAL = "_seal"
+KEY_BYTES = 32
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its seal; without one where the cache folder cannot be written."""
+    plain = {name: value for name, value in record.items() if name != SEAL}
+    key = _key(make=True)
+    return plain if key is None else plain | {SEAL: _digest(plain, key)}
+
+
+def with_changes(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record with other values, sealed anew where it was this user's own before."""
+    changed = {name: value for name, value in record.items() if name != SEAL} | changes
+    return sealed(changed) if is_own(record) else changed
+
+
+def is_own(record: Mapping[str, Any]) -> bool:
+    """Whether this user's llmtune wrote the record as it is."""
+    found, key = record.get(SEAL), _key(make=False)
+    if not isinstance(found, str) or key is None:
+        return False
+    plain = {name: value for name, value in record.items() if name != SEAL}
+    return hmac.compare_digest(found.encode(), _digest(plain, key).encode())
+
+
+def _digest(record: Mapping[str, Any], key: bytes) -> str:
+    text = json.dumps(record, sort_keys=True, default=repr)  # as it will be read: lists for tuples, texts for the rest
+    return hmac.new(key, text.encode(), "sha256").hexdigest()
+
+
+def _key(*, make: bool) -> bytes | None:
+    file = cache_root() / "seal.key"
+    try:
+        if make and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_name(f".{file.name}.{os.getpid()}")
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(secrets.token_bytes(KEY_BYTES))
+            try:
+                os.link(part, file)  # the first of several processes wins; a rename would replace its key
+            except FileExistsError:
+                pass
+            finally:
+                part.unlink()
+        key = file.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == KEY_BYTES else None
