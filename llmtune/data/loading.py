@@ -21,10 +21,11 @@ from llmtune.data.files import Located, data_files, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
 from llmtune.data.preprocess.common import Preprocess, code_version
-from llmtune.data.readers import read_rows, without_nulls
+from llmtune.data.readers import read_rows
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
+from llmtune.data.values import without_nulls
 from llmtune.errors import DataError, OutputError
 from llmtune.hub.settings import HubOptions
 from llmtune.registry import resolve_reference

@@ -16,9 +16,10 @@ from typing import Any
 
 from llmtune.data.files import BadLine, Located, data_files, extension_of, open_bytes, read_lines
 from llmtune.data.json_stream import read_json
+from llmtune.data.values import without_nulls
 from llmtune.errors import DataError
 
-__all__ = ["read_rows", "without_nulls"]
+__all__ = ["read_rows"]
 
 
 def read_rows(path: Path) -> Iterator[Located]:
@@ -118,12 +119,3 @@ def _read_parquet(path: Path) -> Iterator[Located]:
     except (pa.ArrowException, OSError) as err:
         cause = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise DataError(f"{path} is a broken parquet file ({cause}). Download or write it again.") from err
-
-
-def without_nulls(value: Any) -> Any:
-    """Drop null members at every depth: Arrow gives each struct the fields of all the others, as nulls."""
-    if isinstance(value, dict):
-        return {key: without_nulls(member) for key, member in value.items() if member is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value

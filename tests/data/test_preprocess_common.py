@@ -90,7 +90,7 @@ def test_filters_are_no_faults(capsys):
         columns={"query-response": ["query", "response"]},
     )
     assert capsys.readouterr().err == (
-        "t-even: 4 rows, shape query-response (query/response); its own filter left out 2 of 4 (odd 2)\n"
+        "t-even: 4 rows, shape query-response (query/response); left out 2 of 4 (odd 2)\n"
     )
 
 
@@ -99,7 +99,7 @@ def test_faults_are_no_filters(capsys):
     loaded = load_source("t-four")
     assert (loaded.report.filtered, loaded.report.bad_rows, loaded.report.rows_kept) == ({"odd": 1}, 1, 1)
     told = capsys.readouterr().err
-    assert "its own filter left out 1 of 3 (odd 1)" in told
+    assert "left out 1 of 3 (odd 1)" in told
     assert 'warning: t-four: 1 of 3 rows is bad and left out; first: row 3: four. The row: {"n": 4}' in told
     with pytest.raises(DataError, match=r"t-four, row 3: four\."):
         load_source("t-four", strict=True)
@@ -107,7 +107,7 @@ def test_faults_are_no_filters(capsys):
 
 def test_everything_filtered():
     register_dataset("t-odd", get_function=lambda: rows(1, 3), preprocess=even, replace=True)
-    with pytest.raises(DataError, match=r"none of its 2 rows can be used; its own filter left out 2 of 2 \(odd 2\)"):
+    with pytest.raises(DataError, match=r"none of its 2 rows can be used; left out 2 of 2 \(odd 2\)"):
         load_source("t-odd")
 
 

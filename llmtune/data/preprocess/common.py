@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from llmtune.data.formats_messages import kind_of, text_or_none
+from llmtune.data.values import kind_of, text_or_none
 from llmtune.errors import RowError
 
 __all__ = ["Drop", "Preprocess", "Row", "code_version", "preprocess_row", "text_of"]
