@@ -20,13 +20,13 @@ from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.data.files import Located, data_files, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
-from llmtune.data.preprocess.common import Preprocess, code_version
+from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
 from llmtune.data.readers import read_rows
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
 from llmtune.data.values import without_nulls
-from llmtune.errors import DataError, OutputError
+from llmtune.errors import DataError, LlmtuneError, OutputError
 from llmtune.hub.settings import HubOptions
 from llmtune.registry import resolve_reference
 from llmtune.utils.cache import cache_root
@@ -119,8 +119,7 @@ def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions)
         return Loaded(train, shipped, report, shipped_report, folder)
     if info.get_function is None:
         return _load_hub(key, info, rules, options, hub)
-    made = resolve_reference(info.get_function, what=f"The data set {key!r}")()
-    train_rows, validation_rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    train_rows, validation_rows = made_rows(key, info)
     train, report = _load_made(train_rows, key, rules, options)
     if validation_rows is None:
         return Loaded(train, None, report)
@@ -212,6 +211,23 @@ def _load_made(made: Any, source: str, rules: Rules, options: _Options) -> tuple
     return _finish(key, report, options)
 
 
+def made_rows(key: str, info: DatasetInfo) -> tuple[Any, Any]:
+    """What the function of an entry returns: the rows to train on, and those for validation or None.
+
+    Raises:
+        DataError: The function raises; names it.
+    """
+    assert info.get_function is not None
+    function = resolve_reference(info.get_function, what=f"The data set {key!r}")
+    try:
+        made = function()
+    except (LlmtuneError, MemoryError):
+        raise
+    except (Exception, SystemExit) as err:  # a stranger's code may raise anything
+        raise DataError(f"The data set {key!r}: its function {name_of(function)} fails: {cause_of(err)}.") from err
+    return made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+
+
 def located_rows(made: Any, source: str) -> Iterator[Located]:
     """The rows that a registered function returned."""
     if not isinstance(made, (datasets.Dataset, list)):
@@ -219,7 +235,14 @@ def located_rows(made: Any, source: str) -> Iterator[Located]:
             f"The data set {source!r} gives {type(made).__name__}; its function must return a datasets.Dataset, "
             "a list of rows, or a pair (train, validation) of either."
         )
-    for number, row in enumerate(made, start=1):
+    rows = iter(made)
+    for number in itertools.count(1):
+        try:
+            row = next(rows, None)
+        except Exception as err:  # a row of a datasets.Dataset is decoded, or mapped, when it is asked for
+            raise DataError(f"The data set {source!r}: row {number} cannot be read: {cause_of(err)}.") from err
+        if row is None and number > len(made):
+            return
         if not isinstance(row, Mapping):
             raise DataError(f"The data set {source!r}: row {number} is {type(row).__name__}, not a dict.")
         yield f"row {number}", without_nulls(dict(row)) if isinstance(made, datasets.Dataset) else dict(row)

@@ -17,6 +17,7 @@ __all__ = [
     "LISTS",
     "Recognised",
     "Shape",
+    "is_known_column",
     "is_rejected",
     "nearest_column",
     "present",
@@ -121,6 +122,10 @@ def _name_of(key: Any, cells: Mapping[Any, Any]) -> Any:
     name = _known_name(key)
     first = next((other for other in cells if other == name or _known_name(other) == name), key)
     return name if name in NAMES and name not in cells and first == key else key
+
+
+def is_known_column(key: str) -> bool:
+    return _known_name(key) in NAMES
 
 
 @lru_cache(maxsize=1024)

@@ -23,6 +23,7 @@ from llmtune.data.loading import (
     ROWS_FILE,
     Rules,
     located_rows,
+    made_rows,
     open_cached,
     rules_of,
     store,
@@ -33,7 +34,6 @@ from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_r
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
 from llmtune.hub.settings import HubOptions
-from llmtune.registry import resolve_reference
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -128,8 +128,7 @@ def _opener(source: str, hub: HubOptions) -> Opener:
         path = expand(info.path)
         return lambda: read_rows(path)
     if info is not None and info.get_function is not None:
-        made = resolve_reference(info.get_function, what=f"The data set {source!r}")()
-        rows = made[0] if isinstance(made, tuple) else made
+        rows, _ = made_rows(source, info)
         return lambda: located_rows(rows, source)
     if info is None and not is_hub_source(source):
         return lambda: read_rows(expand(source))

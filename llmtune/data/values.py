@@ -125,7 +125,7 @@ def excerpt(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=repr)[:EXCERPT_CHARS]
     except (TypeError, ValueError, RecursionError):
-        return f"its keys are {', '.join(map(repr, value))}"[:EXCERPT_CHARS] if isinstance(value, Mapping) else ""
+        return f"its keys are {', '.join(map(repr, value))}"[:EXCERPT_CHARS] if isinstance(value, Mapping) else "[..."
 
 
 def printable(text: str) -> str:
