@@ -17,11 +17,12 @@ import datasets
 
 from llmtune.data.archives import unpacked_folder
 from llmtune.data.canonical import FORMATS_VERSION
-from llmtune.data.files import Located, data_files, extension_of
+from llmtune.data.files import Located, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
+from llmtune.data.local import local_parts
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
-from llmtune.data.readers import read_rows
+from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
@@ -104,19 +105,17 @@ def load_source(
         item = parse_hub_source(text)
         hub = dataclasses.replace(hub, use_hf=item.hub == "hf")
         return _load_hub(text, info_of_item(item), AS_THEY_ARE, options, hub)
-    train, report = _load_path(expand(text), text, AS_THEY_ARE, options)
-    return Loaded(train, None, report, image_folder=_folder_of(expand(text)))
+    return _load_path(expand(text), text, AS_THEY_ARE, options)
 
 
 def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions) -> Loaded:
     rules = rules_of(key, info)
     if info.path is not None:
-        folder = _folder_of(expand(info.path))
-        train, report = _load_path(expand(info.path), key, rules, options)
+        loaded = _load_path(expand(info.path), key, rules, options)
         if info.val_path is None:
-            return Loaded(train, None, report, image_folder=folder)
-        shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
-        return Loaded(train, shipped, report, shipped_report, folder)
+            return loaded
+        shipped = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
+        return Loaded(loaded.train, shipped.train, loaded.report, shipped.report, loaded.image_folder)
     if info.get_function is None:
         return _load_hub(key, info, rules, options, hub)
     train_rows, validation_rows = made_rows(key, info)
@@ -138,17 +137,24 @@ def rules_of(key: str, info: DatasetInfo) -> Rules:
 # Files
 
 
-def _folder_of(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+def _load_path(path: Path, source: str, rules: Rules, options: _Options) -> Loaded:
+    parts = local_parts(path)
+    image_folder = path.parent if parts.folder is None else parts.folder
+    train, report = _load_local(parts.train, parts.folder, source, rules, options)
+    if not parts.validation:
+        return Loaded(train, None, report, image_folder=image_folder)
+    named = f"{source} (validation)"
+    shipped, shipped_report = _load_local(parts.validation, parts.folder, named, rules, options)
+    return Loaded(train, shipped, report, shipped_report, image_folder)
 
 
-def _load_path(path: Path, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
-    files = data_files(path)
+def _load_local(
+    files: Sequence[Path], folder: Path | None, source: str, rules: Rules, options: _Options
+) -> tuple[Dataset, LoadReport]:
     named = [
-        (str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower(), file)
-        for file in files
+        (str(file.relative_to(folder)) if folder else extension_of(file) + file.suffix.lower(), file) for file in files
     ]
-    return _load_files(named, lambda: read_rows(path), source, rules, options)
+    return _load_files(named, lambda: read_files(files, folder), source, rules, options)
 
 
 def _load_hub(source: str, info: DatasetInfo, rules: Rules, options: _Options, hub: HubOptions) -> Loaded:

@@ -284,14 +284,16 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     file = first.train.cache_files[0]["filename"]
     assert str(cache_root()) in file
     with monkeypatch.context() as patch:
-        patch.setattr("llmtune.data.loading.read_rows", lambda path: pytest.fail("read again"))
+        patch.setattr("llmtune.data.loading.read_files", lambda path, folder: pytest.fail("read again"))
         again = load_source(name)
     assert again.train._fingerprint == first.train._fingerprint
     assert again.train.to_list() == first.train.to_list()
     read: list[object] = []
-    from llmtune.data.readers import read_rows
+    from llmtune.data.readers import read_files
 
-    monkeypatch.setattr("llmtune.data.loading.read_rows", lambda path: read.append(path) or read_rows(path))
+    monkeypatch.setattr(
+        "llmtune.data.loading.read_files", lambda path, folder: read.append(path) or read_files(path, folder)
+    )
     assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
     assert len(read) == 1
     assert first.train.to_list() == again.train.to_list()
@@ -307,11 +309,11 @@ def test_overwriting_repairs_a_damaged_cache(tmp_path):
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
-    def rows(path):
+    def rows(path, folder):
         yield "line 1", {"foo": 1}
         pytest.fail("read on")
 
-    monkeypatch.setattr("llmtune.data.loading.read_rows", rows)
+    monkeypatch.setattr("llmtune.data.loading.read_files", rows)
     with pytest.raises(DataError, match="line 1: it fits no known shape"):
         load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
 
