@@ -125,9 +125,9 @@ def data_rows(args: DataArguments, model: ModelArguments) -> dict[str, str]:
 
 
 def _source(text: str, model: ModelArguments) -> str:
-    from llmtune.data.files import data_files
     from llmtune.data.info import DATASET_MAPPING
     from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item
+    from llmtune.data.local import local_parts
     from llmtune.data.remote import from_hugging_face
 
     source = parse_item(text).source
@@ -135,7 +135,7 @@ def _source(text: str, model: ModelArguments) -> str:
         item = parse_hub_source(source)
         return _fetched(text, item.dataset_id, item.hub == "hf", model, ())
     if source not in DATASET_MAPPING:
-        files = data_files(expand(source))
+        files = local_parts(expand(source)).train
         return f"{text}, {len(files)} file{'s' if len(files) > 1 else ''} on this machine"
     info = DATASET_MAPPING[source]
     if info.path is not None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmtune.errors import RowError
+from llmtune.data.values import json_text
 from llmtune.types import Conversation, Json, Message, ToolCall
 
 __all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record", "without_defaults"]
 
-FORMATS_VERSION = 4
+FORMATS_VERSION = 5
 """Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
 
 MESSAGE = pa.struct(
@@ -119,9 +119,4 @@ def _calls(text: str | None) -> tuple[ToolCall, ...]:
 
 
 def _json(value: Json) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-        text.encode("utf-8")
-    except (TypeError, ValueError) as err:
-        raise RowError(f"a tool schema or a tool call cannot be written as JSON: {err}") from err
-    return text
+    return json_text(value, "a tool schema, a tool call or a template's variable")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import codecs
 import difflib
 import gzip
+import os
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +19,35 @@ from llmtune.utils.logging import get_logger
 __all__ = [
     "CHUNK_BYTES",
     "EXTENSIONS",
+    "NOT_DATA",
     "BadLine",
     "Located",
     "data_files",
     "decode",
+    "exists",
     "extension_of",
     "has_data_extension",
+    "has_rows",
     "open_bytes",
     "read_lines",
 ]
 
-EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """What can be read; each also with `.gz` behind it."""
 
 CHUNK_BYTES = 1 << 20
+
+NOT_DATA = frozenset(
+    {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "configuration.json", "config.json"}
+)
+"""Files of a data folder that describe it, and hold no rows."""
+
+WIDE_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +62,60 @@ Located: TypeAlias = "tuple[str, dict[str, Any] | BadLine]"
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files that `read_rows` would read.
+    """The files that `read_rows` would read: one file, or all those of a folder that hold rows.
 
     Raises:
         DataError: Nothing is there, or nothing that can be read.
     """
+    if not exists(path):
+        raise DataError(_missing_message(path))
     if path.is_dir():
         inside = [file for file in sorted(path.rglob("*")) if file.is_file()]
         inside = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        chosen = [file for file in inside if has_data_extension(file)]
+        chosen = [file for file in inside if has_rows(file)]
         if not chosen:
             raise DataError(f"The folder {path} holds no data file. Supported: {', '.join(EXTENSIONS)}, also with .gz.")
         if others := [str(file.relative_to(path)) for file in inside if file not in set(chosen)]:
             named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             get_logger().info(f"{path}: {len(chosen)} data files; {len(others)} of other kinds are not read ({named})")
         return chosen
-    if not path.exists():
-        raise DataError(_missing_message(path))
+    if kind := _special_kind(path):
+        raise DataError(
+            f"{path} is {kind}, not a file; rows are read more than once. Write them into a file first: "
+            f"cat {shlex.quote(str(path))} > data.jsonl"
+        )
     if not has_data_extension(path):
         shown = f"the extension {path.suffix!r}" if path.suffix else "no extension"
         raise DataError(
             f"{path} has {shown}, which cannot be read. Rename it to one of {', '.join(EXTENSIONS)} (also with .gz)."
         )
     return [path]
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; a name that no file can have names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _special_kind(path: Path) -> str | None:
+    """What a path is that is neither a file nor a folder."""
+    mode = path.stat().st_mode
+    kinds = (
+        (stat.S_ISFIFO, "a pipe (FIFO)"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((kind for is_kind, kind in kinds if is_kind(mode)), None)
+
+
+def has_rows(file: Path) -> bool:
+    """Whether a file in a folder is data, and not what describes it or what `datasets` keeps beside it."""
+    cached = extension_of(file) == ".arrow" and file.name.startswith(("cache-", "tmp"))
+    return has_data_extension(file) and file.name not in NOT_DATA and not cached
 
 
 def extension_of(path: Path) -> str:
@@ -83,11 +132,13 @@ def has_data_extension(path: Path) -> bool:
 
 def _missing_message(path: Path) -> str:
     folder = path.parent
-    if not folder.is_dir():
+    if os.path.islink(path):
+        return f"{path} is a link to {os.readlink(path)}, which does not exist. Make the link anew, or give the file."
+    if not exists(folder) or not folder.is_dir():
         return f"{path} does not exist: there is no folder {folder}. Check the path."
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.6)
-    hint = f"Did you mean {folder / near[0]}?" if near else f"Check the path, or list the folder: ls {folder}"
-    return f"{path} does not exist. {hint}"
+    listed = f"Check the path, or list the folder: ls {shlex.quote(str(folder))}"
+    return f"{path} does not exist. {f'Did you mean {folder / near[0]}?' if near else listed}"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -112,15 +163,48 @@ def decode(raw: bytes, path: Path, *, line: int, offset: int) -> str:
         DataError: A NUL byte, or bytes that are not UTF-8; names the place and the command that repairs it.
     """
     if (nul := raw.find(b"\0")) >= 0:
-        wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         place = f"line {line + raw.count(10, 0, nul)}, byte {offset + nul}"
-        repair = f"iconv -f UTF-16 -t UTF-8 {path}" if wide else f"tr -d '\\000' < {path}"
-        raise DataError(f"{path} holds a NUL byte ({place}). Repair it: {repair} > repaired{extension_of(path)}")
+        wide = _wide_encoding(path)
+        fault = f"is {wide}, not UTF-8" if wide else "holds a NUL byte"
+        raise DataError(f"{path} {fault} ({place}). Repair it: {_repair(path, wide)}")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as err:
         place = f"line {line + raw.count(10, 0, err.start)}, byte {offset + err.start}"
+        wide = _wide_encoding(path)
+        guess = "" if wide else ", from GB18030 for instance"
         raise DataError(
-            f"{path} is not UTF-8 ({place}). Convert it, from GB18030 for instance: "
-            f"iconv -f GB18030 -t UTF-8 {path} > converted{extension_of(path)}"
+            f"{path} is not UTF-8 ({place}). Convert it{guess}: {_repair(path, wide or 'GB18030')}"
         ) from err
+
+
+def _repair(path: Path, encoding: str | None) -> str:
+    """The command that writes a file in UTF-8; with no encoding, without its NUL bytes."""
+    packed = path.suffix.lower() == ".gz"
+    name = shlex.quote(str(path))
+    unpacked = f"gzip -dc {name} | " if packed else ""
+    if encoding is None:
+        return f"{unpacked}tr -d '\\000'{'' if packed else f' < {name}'} > repaired{extension_of(path)}"
+    given = "" if packed else f" {name}"
+    return f"{unpacked}iconv -f {encoding} -t UTF-8{given} > converted{extension_of(path)}"
+
+
+def _wide_encoding(path: Path) -> str | None:
+    """UTF-16 or UTF-32, told from the mark at the head of a file, or from where its zeros are."""
+    with open_bytes(path) as file:
+        head = file.read(4096)
+    for mark, name in WIDE_MARKS:
+        if head.startswith(mark):
+            return name
+    parts = [head[first::4] for first in range(4)]
+    zeros = [part.count(0) / max(1, len(part)) for part in parts]
+    if min(zeros[2:]) > 0.9 and zeros[0] < 0.1:
+        return "UTF-32LE"
+    if min(zeros[:2]) > 0.9 and zeros[3] < 0.1:
+        return "UTF-32BE"
+    even, odd = zeros[::2], zeros[1::2]
+    if min(odd) > 0.2 and max(even) < 0.1:
+        return "UTF-16LE"
+    if min(even) > 0.2 and max(odd) < 0.1:
+        return "UTF-16BE"
+    return None

@@ -10,47 +10,45 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtune.data.formats_messages import (
-    check_turns,
-    image_path,
-    kind_of,
-    parse_literal,
-    parse_messages,
-    parse_tools,
-    text_or_none,
-)
+from llmtune.data.contents import Found, image_path
+from llmtune.data.formats_messages import IMAGE_KEYS, parse_message, parse_messages, transposed
 from llmtune.data.image_marks import named_images
 from llmtune.data.shapes import ANSWERS, LISTS, Shape, nearest_column, present, question_and_answer, recognise
+from llmtune.data.tool_schemas import parse_tools
+from llmtune.data.turns import arrange, check_turns
+from llmtune.data.values import json_text, kind_of, parse_literal, text_or_none
 from llmtune.errors import RowError
-from llmtune.types import Conversation, Message, Role
+from llmtune.types import Conversation, Json, Message, Role
 
 __all__ = ["Shape", "rename_columns", "shape_of", "to_conversation"]
 
 
-def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True) -> Conversation:
+def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True, found: Found | None = None) -> Conversation:
     """Turn a row of any known shape into a checked conversation.
 
-    What is learned: the answer alone of query/response, alpaca, prompt/completion and preference rows; every
-    assistant message of the messages shapes, except those with `"weight": 0` or `"loss": false`; all of a text.
-    A preference row (chosen, rejected) gives its conversation with the chosen answer, as plain fine-tuning needs
-    it; a row with messages and a label (KTO) gives its messages, whatever the label says.
+    What contributes to the loss: the answer alone of query/response, alpaca, prompt/completion and preference rows;
+    every assistant message of the messages shapes, except those with `"weight": 0`, `"loss": false` or the like; all
+    of a text. A preference row (chosen, rejected) gives its conversation with the chosen answer, as plain fine-tuning
+    needs it; a row with a label (KTO) gives its messages, whatever the label says: see `shapes.is_rejected`.
 
     Args:
         row: Not mutated.
         need_answer: False lets a row end without an answer, for inference.
+        found: Receives what the report says of the inside of the row.
 
     Raises:
         RowError: The row fits no shape or breaks its rules. The message holds the reason only.
     """
     cells = present(row)
     shape = recognise(cells).shape
-    images: list[str] = []
-    messages = _messages_of(cells, shape, images, need_answer)
+    found = Found() if found is None else found
+    messages = arrange(_messages_of(cells, shape, found, need_answer), found)
     messages = _with_system(messages, text_or_none(cells, "system"))
     check_turns(messages, need_answer=need_answer)
-    tools = parse_tools(cells.get("tools"))
+    tools = parse_tools(cells.get("tools")) or tuple(tool for one in found.tools for tool in parse_tools(one))
     questions = [message.content for message in messages if message.role == "user"]
-    return Conversation(tuple(messages), tools, named_images(questions, _all_images(cells, images)))
+    images = named_images(questions, _all_images(cells, found.images))
+    return Conversation(tuple(messages), tools, images, _template_kwargs(cells.get("chat_template_kwargs")))
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape:
@@ -81,22 +79,22 @@ def rename_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
 # Building
 
 
-def _messages_of(cells: dict[str, Any], shape: Shape, images: list[str], need_answer: bool) -> list[Message]:
+def _messages_of(cells: dict[str, Any], shape: Shape, found: Found, need_answer: bool) -> list[Message]:
     if shape == "preference":
-        return _preference(cells, images)
+        return _preference(cells, found)
     if shape in ("messages", "conversations"):
         key = next(key for key in LISTS if key in cells)
-        return parse_messages(cells[key], what=f"column {key!r}", images=images)
+        return parse_messages(cells[key], key, found)
     if shape == "human-assistant":
-        return _pairs_of(cells, images)
+        return _pairs_of(cells, found)
     if shape == "text":
         return [Message("assistant", text_or_none(cells, "text") or "", loss=True)]
     question, answer = question_and_answer(cells)
     if question and not answer and need_answer:
         raise RowError(_no_answer(cells, question))
-    asked = _question(cells, question, images) if question else []
-    answered = _side(cells, answer, "assistant", images) if answer else []
-    return [*_unlearned([*_history(cells, images), *asked] if question else []), *answered]
+    asked = _question(cells, question, found) if question else []
+    answered = _side(cells, answer, "assistant", found) if answer else []
+    return [*_unlearned([*_history(cells, found), *asked] if question else []), *answered]
 
 
 def _no_answer(cells: Mapping[str, Any], question: str) -> str:
@@ -105,28 +103,29 @@ def _no_answer(cells: Mapping[str, Any], question: str) -> str:
     return f"it has a question ({question!r}) but no answer: {', '.join(ANSWERS)} are missing or null{hint}"
 
 
-def _question(cells: Mapping[str, Any], key: str, images: list[str]) -> list[Message]:
+def _question(cells: Mapping[str, Any], key: str, found: Found) -> list[Message]:
     if key != "instruction" or "input" not in cells:
-        return _side(cells, key, "user", images)
+        return _side(cells, key, "user", found)
     instruction, more = text_or_none(cells, key) or "", text_or_none(cells, "input") or ""
     return [Message("user", f"{instruction}\n{more}" if instruction and more else instruction or more)]
 
 
-def _side(cells: Mapping[str, Any], key: str, role: Role, images: list[str]) -> list[Message]:
+def _side(cells: Mapping[str, Any], key: str, role: Role, found: Found) -> list[Message]:
     """One half of a row: a text cell, one message, or a list of messages."""
     value = cells[key]
-    if isinstance(value, Mapping):
-        return parse_messages([value], what=f"column {key!r}", images=images)
-    if isinstance(value, (list, tuple)):
-        return parse_messages(value, what=f"column {key!r}", images=images)
+    if isinstance(value, Mapping) and not {"role", "from"} & {str(name).lower() for name in value} and role != "user":
+        return [Message(role, json_text(value, f"column {key!r}"), loss=True)]  # an answer with a structure
+    if isinstance(value, (list, tuple, Mapping)):
+        value = transposed(value)
+        return parse_messages([value] if isinstance(value, Mapping) else value, key, found)
     return [Message(role, text_or_none(cells, key) or "", loss=role == "assistant")]
 
 
 def _unlearned(messages: Sequence[Message]) -> list[Message]:
-    return [dataclasses.replace(message, loss=False) for message in messages]
+    return [dataclasses.replace(message, loss=False, weight=1.0) for message in messages]
 
 
-def _history(cells: Mapping[str, Any], images: list[str]) -> list[Message]:
+def _history(cells: Mapping[str, Any], found: Found) -> list[Message]:
     value = cells.get("history")
     if isinstance(value, str):
         value = parse_literal(value, what="column 'history'") if value.strip() else None
@@ -134,39 +133,53 @@ def _history(cells: Mapping[str, Any], images: list[str]) -> list[Message]:
         return []
     if not isinstance(value, (list, tuple)):
         raise RowError(f"column 'history' holds {kind_of(value)}, not a list of [query, response] pairs")
-    if isinstance(value[0], Mapping) and ({"role", "from"} & set(value[0])):
-        return parse_messages(value, what="column 'history'", images=images)
+    if isinstance(value[0], Mapping) and ({"role", "from"} & {str(key).lower() for key in value[0]}):
+        return parse_messages(value, "history", found)
     messages: list[Message] = []
     for number, item in enumerate(value, start=1):
-        pair = question_and_answer(present(item)) if isinstance(item, Mapping) else (0, 1)
+        cells = present(item) if isinstance(item, Mapping) else {}
+        pair = [str(key) for key in question_and_answer(cells)]
         if isinstance(item, (list, tuple)) and len(item) == 2:
-            item = dict(enumerate(item))
-        texts = [item.get(key) if isinstance(item, Mapping) else None for key in pair]
-        if not all(isinstance(text, str) for text in texts):
+            cells, pair = {"query": item[0], "response": item[1]}, ["query", "response"]
+        if not all(isinstance(cells.get(key), (str, int, float)) for key in pair):
             raise RowError(f"entry {number} of 'history' is not a pair [query, response] of texts")
-        messages += [Message("user", str(texts[0])), Message("assistant", str(texts[1]))]
+        found.leave("history[]", cells, pair)
+        texts = [text_or_none(cells, key) or "" for key in pair]
+        messages += [Message("user", texts[0]), Message("assistant", texts[1])]
     return messages
 
 
-def _pairs_of(cells: Mapping[str, Any], images: list[str]) -> list[Message]:
+def _pairs_of(cells: Mapping[str, Any], found: Found) -> list[Message]:
     key = next(key for key in LISTS if key in cells)
     messages: list[Message] = []
     for number, pair in enumerate(cells[key], start=1):
+        where = f"entry {number} of {key!r}"
         if not isinstance(pair, Mapping) or pair.get("human") is None:
-            raise RowError(f"entry {number} of {key!r} has no 'human' text; expected {{human, assistant}}")
-        messages += _side(pair, "human", "user", images)
+            raise RowError(f"{where} has no 'human' text; expected {{human, assistant}}")
+        more = {name: cell for name, cell in pair.items() if name not in ("human", "assistant")}
+        shown = {name: more.pop(name) for name in IMAGE_KEYS if name in more}
+        messages.append(_half(pair["human"], "user", shown, where, key, found))
         if pair.get("assistant") is not None:
-            messages += _side(pair, "assistant", "assistant", images)
+            messages.append(_half(pair["assistant"], "assistant", more, where, key, found))
+        else:
+            found.leave(f"{key}[]", more, ())
     return messages
 
 
-def _preference(cells: dict[str, Any], images: list[str]) -> list[Message]:
-    chosen = _side(cells, "chosen", "assistant", images)
-    if chosen[0].role != "assistant":  # the whole conversation stands in `chosen`, as in TRL's implicit prompt
+def _half(content: Any, role: Role, more: Mapping[str, Any], where: str, key: str, found: Found) -> Message:
+    """One half of a pair; what stands beside the two belongs to the answer, and images to the question."""
+    return parse_message({**more, "role": role, "content": content}, where, f"{key}[]", found)
+
+
+def _preference(cells: dict[str, Any], found: Found) -> list[Message]:
+    chosen = _side(cells, "chosen", "assistant", found)
+    if any(
+        message.role == "user" for message in chosen
+    ):  # the whole conversation stands in `chosen`, as in TRL's implicit prompt
         return [*_unlearned(chosen[:-1]), chosen[-1]]
     rest = {key: value for key, value in cells.items() if key not in ("chosen", "rejected", *ANSWERS)}
     shape = recognise(rest).shape
-    return [*_unlearned(_messages_of(rest, shape, images, need_answer=False)), *chosen]
+    return [*_unlearned(_messages_of(rest, shape, found, need_answer=False)), *chosen]
 
 
 def _with_system(messages: list[Message], system: str | None) -> list[Message]:
@@ -189,3 +202,14 @@ def _all_images(cells: Mapping[str, Any], inside: list[str]) -> tuple[str, ...]:
     if column and inside and column != inside:
         raise RowError("images are named both in the images column and inside the contents; keep one of them")
     return tuple(column or inside)
+
+
+def _template_kwargs(value: Any) -> dict[str, Json]:
+    if isinstance(value, str):
+        value = parse_literal(value, what="column 'chat_template_kwargs'") if value.strip() else None
+    if not value:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RowError(f"column 'chat_template_kwargs' holds {kind_of(value)}, not an object")
+    json_text(dict(value), "column 'chat_template_kwargs'")
+    return {str(key): cell for key, cell in value.items()}

@@ -1,28 +1,21 @@
-"""The parts of a row that hold whole messages: roles, contents in parts, tool calls, tool schemas; and their order."""
+"""A list of whole messages: roles, contents, thoughts, tool calls, and which of them contribute to the loss."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import itertools
-import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from llmtune.data.readers import without_nulls
+from llmtune.data.contents import PARTS, Content, Found, image_path, is_parts, read_content, read_thought
+from llmtune.data.image_marks import with_own_marks
+from llmtune.data.tool_schemas import parse_calls
+from llmtune.data.values import check_unicode, is_null, kind_of, parse_literal
 from llmtune.errors import RowError
-from llmtune.types import Json, Message, Role, ToolCall
+from llmtune.types import Message, Role
 
-__all__ = [
-    "check_turns",
-    "image_path",
-    "kind_of",
-    "parse_literal",
-    "parse_messages",
-    "parse_tools",
-    "text_or_none",
-]
+__all__ = ["MESSAGE_KEYS", "parse_message", "parse_messages", "transposed"]
 
 CALL = "call"
 ROLES: dict[str, str] = {
@@ -34,54 +27,40 @@ ROLES: dict[str, str] = {
 }
 """What a message may call its role. CALL is an assistant turn whose content is the JSON of the calls."""
 
-
-def kind_of(value: Any) -> str:
-    """What a wrong value is, in a user's words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = ((str, "text"), ((int, float), "a number"), (Mapping, "an object"), ((list, tuple), "a list"))
-    return next((name for types, name in names if isinstance(value, types)), type(value).__name__)
-
-
-def parse_literal(text: str, *, what: str) -> Any:
-    """Parse a cell that holds JSON, or Python's own spelling of it, as text.
-
-    Raises:
-        RowError: It is neither.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise RowError(f"{what} is text that is not JSON: {text[:40]!r}") from None
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value")
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+CALL_KEYS = ("tool_calls", "function_call")
+IMAGE_KEYS = ("images", "image")
+SWITCH_KEYS = ("loss", "train", "trainable")
+WEIGHT_KEYS = ("weight", "loss_scale", "loss_weight")
+MESSAGE_KEYS = frozenset(
+    {*ROLE_KEYS, *CONTENT_KEYS, *THOUGHT_KEYS, *CALL_KEYS, *IMAGE_KEYS, *SWITCH_KEYS, *WEIGHT_KEYS}
+    | {"name", "tool_call_id", "refusal"}
+)
 
 
-# Messages
+def parse_messages(value: Any, key: str, found: Found) -> list[Message]:
+    """Parse a list of {role, content} or {from, value}; the calls of one assistant turn are joined.
 
-
-def parse_messages(value: Any, *, what: str, images: list[str]) -> list[Message]:
-    """Parse a list of {role, content} or {from, value}; adjacent parts of one assistant turn are joined.
-
-    Every assistant message is learned, except where it says `"weight": 0` or `"loss": false`.
+    Every assistant message contributes to the loss, except where a key of SWITCH_KEYS is false or one of
+    WEIGHT_KEYS is 0.
 
     Args:
-        what: The column, for the errors.
-        images: Receives the paths that stand inside the contents.
+        key: The column, for errors and reports.
+        found: Receives what stands inside the messages.
     """
+    what = f"column {key!r}"
     if isinstance(value, str):
         value = parse_literal(value, what=what)
+    value = transposed(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError(f"{what} holds {kind_of(value)}, not a list of messages")
     if not value:
         raise RowError(f"{what} is an empty list")
     joined: list[Message] = []
     for number, item in enumerate(value, start=1):
-        message = _parse_message(item, f"message {number}", images)
+        message = parse_message(item, f"message {number}", f"{key}[]", found)
         if joined and message.tool_calls and not message.content and joined[-1].role == "assistant":
             joined[-1] = _join(joined[-1], message, number)
         else:
@@ -89,36 +68,87 @@ def parse_messages(value: Any, *, what: str, images: list[str]) -> list[Message]
     return joined
 
 
+def transposed(value: Any) -> Any:
+    """A struct of lists, `{"role": [...], "content": [...]}`, as a list of messages; anything else as it is."""
+    if not isinstance(value, Mapping) or not set(ROLE_KEYS) & set(value):
+        return value
+    columns = {key: column for key, column in value.items() if isinstance(column, (list, tuple))}
+    if len(columns) != len(value) or len({len(column) for column in columns.values()}) != 1:
+        return value
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
 def _join(first: Message, second: Message, number: int) -> Message:
-    if first.loss != second.loss:
-        raise RowError(f"messages {number - 1} and {number} are one assistant turn, but only one of them is learned")
-    return dataclasses.replace(first, tool_calls=first.tool_calls + second.tool_calls)
+    """Calls behind the text, or behind the calls, of the same turn."""
+    if (first.loss, first.weight) != (second.loss, second.weight):
+        both = f"messages {number - 1} and {number} are one assistant turn"
+        reason = "have different weights in the loss" if first.loss and second.loss else "only one of them is trainable"
+        raise RowError(f"{both}, but {reason}")
+    if second.reasoning and (first.content or first.tool_calls):
+        raise RowError(f"message {number} has a thought behind the text or the calls of its turn")
+    thoughts = [thought for thought in (first.reasoning, second.reasoning) if thought is not None]
+    reasoning = "\n\n".join(filter(None, thoughts)) if thoughts else None
+    return dataclasses.replace(first, tool_calls=first.tool_calls + second.tool_calls, reasoning=reasoning)
 
 
-def _parse_message(item: Any, where: str, images: list[str]) -> Message:
+def parse_message(item: Any, where: str, place: str, found: Found) -> Message:
+    """One message.
+
+    Args:
+        where: Its place in the row, for errors. place: The list that it stands in, for reports: `messages[]`.
+    """
     if not isinstance(item, Mapping):
         raise RowError(f"{where} is {kind_of(item)}, not an object with role and content")
-    fields = {key: value for key, value in item.items() if value is not None}
-    named = fields.get("role", fields.get("from"))
+    fields = {_known(key, item): value for key, value in item.items() if not is_null(value)}
+    role_key = next((key for key in ROLE_KEYS if key in fields), None)
+    content_key = next((key for key in (*CONTENT_KEYS, "refusal") if key in fields), None)
+    named = None if role_key is None else fields[role_key]
     role = _role(named, where, fields)
-    content = fields.get("content", fields.get("value"))
-    learned = role in ("assistant", CALL) and _is_learned(fields, where)
+    where = f"{where} ({named})"
+    others = {*ROLE_KEYS, *CONTENT_KEYS, "refusal"} - {role_key, content_key}
+    found.leave(place, fields, MESSAGE_KEYS - others)
+    content = None if content_key is None else fields[content_key]
     if role == CALL:
-        if content is None:
-            raise RowError(f"{where} ({named}) has no content")
-        called = _parse_calls(content, where)
-        if not called:
-            raise RowError(f"{where} ({named}) holds no call")
-        return Message("assistant", "", learned, called)
-    calls = fields.get("tool_calls") or fields.get("function_call")
-    if calls and role != "assistant":
-        raise RowError(f"{where} ({named}) has tool_calls; only an assistant message may")
-    tool_calls = _parse_calls(calls, where) if calls else ()
-    if content is None and not tool_calls:
+        return _call_message(content, fields, where, place, found)
+    seen = len(found.images)
+    read = Content() if content is None else read_content(content, role, where, place, found)
+    calls = read.calls + _calls(fields, role, where)
+    reasoning = _thought(fields, read.reasoning, role, where, place, found)
+    if content is None and not calls and reasoning is None:
         hint = "" if {"content", "value"} & set(item) else f"; its keys are {_shown(fields)}, expected role and content"
-        raise RowError(f"{where} ({named}) has no content{hint}")
-    text = "" if content is None else _content_text(content, f"{where} ({named})", images)
-    return Message(cast("Role", role), text, learned, tool_calls)
+        raise RowError(f"{where} has no content{hint}")
+    loss, weight = _share(fields, where) if role == "assistant" else (False, 1.0)
+    return Message(
+        cast("Role", role),
+        _with_images(read.text, fields, role, where, found, found.images[seen:]),
+        loss,
+        calls,
+        reasoning=reasoning,
+        weight=weight,
+        name=_label(fields, "name", where),
+        tool_call_id=_label(fields, "tool_call_id", where),
+    )
+
+
+def _known(key: Any, item: Mapping[Any, Any]) -> str:
+    """The key as we know it: `Role` is `role` where that is not there as well."""
+    lower = str(key).strip().lower()
+    return lower if key not in MESSAGE_KEYS and lower in MESSAGE_KEYS and lower not in item else str(key)
+
+
+def _call_message(content: Any, fields: Mapping[str, Any], where: str, place: str, found: Found) -> Message:
+    if content is None:
+        raise RowError(f"{where} has no content")
+    if is_parts(content, PARTS):
+        read = read_content(content, "assistant", where, place, found)
+        calls = read.calls or parse_calls(read.text, where)
+    else:
+        calls = parse_calls(content, where)
+    if not calls:
+        raise RowError(f"{where} holds no call")
+    reasoning = _thought(fields, None, "assistant", where, place, found)
+    loss, weight = _share(fields, where)
+    return Message("assistant", "", loss, calls, reasoning=reasoning, weight=weight)
 
 
 def _role(named: Any, where: str, fields: Mapping[str, Any]) -> str:
@@ -133,162 +163,76 @@ def _role(named: Any, where: str, fields: Mapping[str, Any]) -> str:
     return role
 
 
-def _is_learned(fields: Mapping[str, Any], where: str) -> bool:
-    for key in ("weight", "loss"):
+def _calls(fields: Mapping[str, Any], role: str, where: str) -> Any:
+    calls = next((fields[key] for key in CALL_KEYS if fields.get(key)), None)
+    if calls and role != "assistant":
+        raise RowError(f"{where} has tool_calls; only an assistant message may")
+    return parse_calls(calls, where) if calls else ()
+
+
+def _thought(
+    fields: Mapping[str, Any], inside: str | None, role: str, where: str, place: str, found: Found
+) -> str | None:
+    """The thought of a message, under whichever key. Of another role's message it is not used, and reported."""
+    given = {key: fields[key] for key in THOUGHT_KEYS if key in fields}
+    if role != "assistant":
+        found.leave(place, {key: thought for key, thought in given.items() if thought}, ())
+        return None
+    thoughts = [thought for key in given if (thought := read_thought(given[key], where)) or len(given) == 1]
+    thoughts += [inside] if inside is not None else []
+    if len(set(thoughts)) > 1:
+        raise RowError(f"{where} has several thoughts that differ; keep one of {', '.join(given)}")
+    return thoughts[0] if thoughts else "" if given else None
+
+
+def _share(fields: Mapping[str, Any], where: str) -> tuple[bool, float]:
+    """Whether a turn contributes to the loss, and the weight of its tokens there."""
+    for key in SWITCH_KEYS:
         value = fields.get(key, 1)
         if not isinstance(value, (int, float)) or value not in (0, 1):
-            raise RowError(f"{where} has {key} {value!r}; a message is learned or not: 0, 1, true or false")
-    return bool(fields.get("weight", 1)) and bool(fields.get("loss", 1))
+            raise RowError(f"{where} has {key} {value!r}; expected 0, 1, true or false")
+    weights = {key: fields[key] for key in WEIGHT_KEYS if key in fields}
+    for key, value in weights.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise RowError(f"{where} has {key} {value!r}; expected a number of at least 0")
+    others = {float(value) for value in weights.values()} - {1.0}
+    if len(others) > 1:
+        raise RowError(f"{where} has different values for {' and '.join(weights)}; keep one of them")
+    weight = next(iter(others), 1.0)
+    loss = weight > 0 and all(fields.get(key, 1) for key in SWITCH_KEYS)
+    return loss, weight if loss else 1.0
 
 
-def _content_text(content: Any, where: str, images: list[str]) -> str:
-    if isinstance(content, str):
-        return check_unicode(content, where)
-    if isinstance(content, Mapping):
-        content = [content]
-    if not isinstance(content, Sequence):
-        raise RowError(f"{where} has {kind_of(content)} as content, not text")
-    return "".join(_part_text(part, where, images) for part in content)
-
-
-def _part_text(part: Any, where: str, images: list[str]) -> str:
-    if isinstance(part, str):
-        return check_unicode(part, where)
-    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-        raise RowError(f"{where} has a list as content, with a part that is not {{type: text}} or {{type: image}}")
-    if part["type"] == "text" and isinstance(part.get("text"), str):
-        return check_unicode(part["text"], where)
-    if part["type"] not in ("image", "image_url"):
-        raise RowError(f"{where} has a part of type {part['type']!r}, which is not supported; only text and image are")
-    source = next((part[key] for key in ("image", "image_url", "path", "url") if part.get(key) is not None), None)
-    if source is not None:
-        images.append(image_path(source))
-    return "<image>"
-
-
-def image_path(value: Any) -> str:
-    """The path or address of an image, given as text or as an object that names it."""
-    if isinstance(value, Mapping):
-        named = next((value[key] for key in ("path", "url") if value.get(key) is not None), None)
-        if named is None and value.get("bytes") is not None:
-            raise RowError("an image is given by its bytes alone; save it to a file and give the path")
-        value = named
-    if not isinstance(value, str):
-        raise RowError(f"an image is {kind_of(value)}, not a path or an address")
-    return check_unicode(value, "an image path")
-
-
-# Tools
-
-
-def _parse_calls(value: Any, where: str) -> tuple[ToolCall, ...]:
-    what = f"the tool calls of {where}"
-    if isinstance(value, str):
-        value = parse_literal(value, what=what)
-    items = [value] if isinstance(value, Mapping) else value
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        raise RowError(f"{what}: {kind_of(value)} where a call or a list of calls belongs")
-    return tuple(_parse_call(item, what) for item in items)
-
-
-def _parse_call(item: Any, what: str) -> ToolCall:
-    if isinstance(item, str):
-        item = parse_literal(item, what=what)
-    inner = item.get("function") if isinstance(item, Mapping) else None
-    fields = inner if isinstance(inner, Mapping) else item
-    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
-        raise RowError(f"{what}: a call has no name; expected {{name, arguments}}, alone or under 'function'")
-    arguments: Json = next((fields[key] for key in ("arguments", "parameters") if fields.get(key) is not None), {})
-    return ToolCall(check_unicode(fields["name"], what), _parse_arguments(arguments))
-
-
-def _parse_arguments(value: Any) -> Json:
-    """Only objects are parsed from text: a text that is a number or a quotation stays what it was."""
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    return parsed if isinstance(parsed, dict) else value
-
-
-def parse_tools(value: Any) -> tuple[Json, ...]:
-    """Function schemas from JSON text, a list of objects, or a list of JSON texts.
-
-    Null members are dropped from objects (Arrow puts them there), not from JSON text.
-    """
-    if isinstance(value, str):
-        value = parse_literal(value, what="tools") if value.strip() else []
-    else:
-        value = without_nulls([value] if isinstance(value, Mapping) else value)
-    items = [value] if isinstance(value, Mapping) else value
-    if items is None:
-        return ()
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        raise RowError(f"tools holds {kind_of(value)}, not a list of function schemas")
-    tools = tuple(parse_literal(item, what="a tool") if isinstance(item, str) else item for item in items)
-    for tool in tools:
-        if not isinstance(tool, Mapping):
-            raise RowError(f"a tool is {kind_of(tool)}, not a function schema")
-    return tools
-
-
-# Checks
-
-
-def check_unicode(text: str, where: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError(f"{where} holds half of a surrogate pair, which is not valid Unicode") from None
+def _with_images(
+    text: str, fields: Mapping[str, Any], role: str, where: str, found: Found, inside: Sequence[str]
+) -> str:
+    """The content with a mark for each image that the message lists, which joins those of the row."""
+    given = next((fields[key] for key in IMAGE_KEYS if fields.get(key)), None)
+    if given is None:
+        return text
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        given = parse_literal(given, what=f"the images of {where}")
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    paths = [image_path(path) for path in listed if path is not None]
+    if paths and role != "user":
+        raise RowError(f"{where} has images; only a user message may show an image")
+    if inside and paths:
+        if paths != inside:
+            raise RowError(f"{where} names images both in its parts and beside them; keep one of them")
+        return text
+    text, kept = with_own_marks(text, paths)
+    found.images += kept
     return text
 
 
-def check_turns(messages: Sequence[Message], *, need_answer: bool) -> None:
-    """Raise a RowError where the turns are not [system] (user | tool ...) assistant ..., beginning with a user.
-
-    One assistant message alone is text to learn. Without `need_answer` the last assistant turn may be missing.
-    """
-    turns = list(messages[1:] if messages and messages[0].role == "system" else messages)
-    if not turns:
-        raise RowError("there is no user or assistant message")
-    if len(turns) == 1 and turns[0].role == "assistant":
-        return
-    if turns[0].role != "user":
-        raise RowError(f"the first turn is {_article(turns[0].role)} message, not a user message")
-    for before, after in itertools.pairwise(turns):
-        if after.role == "system":
-            raise RowError("a system message stands after the first message; it must come first")
-        expected = ("assistant",) if before.role == "user" else ("assistant", "tool")
-        if before.role == "assistant":
-            expected = ("user", "tool")
-        if after.role not in expected:
-            raise RowError(
-                f"{_article(after.role)} message follows {_article(before.role)} message; "
-                f"expected {' or '.join(expected)}"
-            )
-    if need_answer and turns[-1].role != "assistant":
-        raise RowError(f"the conversation ends with {_article(turns[-1].role)} message: there is no answer to learn")
-
-
-def _article(role: str) -> str:
-    return f"an {role}" if role == "assistant" else f"a {role}"
+def _label(fields: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = fields.get(key)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise RowError(f"{where} has {kind_of(value)} as {key}, not text")
+    return check_unicode(str(value), where)
 
 
 def _shown(keys: Mapping[str, Any]) -> str:
     return ", ".join(repr(key) for key in keys) or "none"
-
-
-def text_or_none(row: Mapping[str, Any], key: str) -> str | None:
-    """A text cell; numbers become their text, an absent one is None.
-
-    Raises:
-        RowError: The cell holds anything else.
-    """
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise RowError(f"column {key!r} holds {kind_of(value)}, not text")
-    return check_unicode(value, f"column {key!r}") if isinstance(value, str) else str(value)

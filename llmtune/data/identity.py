@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["count_placeholders", "fill_identity", "fill_record", "identity_values"]
 
 PLACEHOLDER = re.compile(r"\{\{(NAME|AUTHOR)\}\}")
+TEXTS = ("content", "reasoning")
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
 
 def fill_identity(
     dataset: datasets.Dataset, model_name: Sequence[str] = (), model_author: Sequence[str] = ()
 ) -> tuple[datasets.Dataset, int]:
-    """Replace `{{NAME}}` and `{{AUTHOR}}` in the contents of the messages.
+    """Replace `{{NAME}}` and `{{AUTHOR}}` in the contents and the thoughts of the messages.
 
     Args:
         dataset: In the canonical schema. Not mutated.
@@ -63,7 +64,12 @@ def count_placeholders(dataset: datasets.Dataset) -> int:
     """How many rows hold `{{NAME}}` or `{{AUTHOR}}` in a message."""
     if not _any_placeholder(dataset):
         return 0
-    return sum(any(PLACEHOLDER.search(message["content"]) for message in row["messages"]) for row in dataset)
+    return sum(any(PLACEHOLDER.search(text) for text in _texts(row)) for row in dataset)
+
+
+def _texts(record: dict[str, Any]) -> Iterator[str]:
+    for message in record["messages"]:
+        yield from (message[key] for key in TEXTS if message[key] is not None)
 
 
 def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
@@ -76,9 +82,10 @@ def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
 def _any_placeholder(dataset: datasets.Dataset) -> bool:
     """Over the whole table, whatever rows are selected from it: fast, and never false where a row holds one."""
     for batch in dataset.data.table.select(["messages"]).to_batches():
-        contents = pc.struct_field(pc.list_flatten(batch.column(0)), "content")
-        if pc.any(pc.match_substring_regex(contents, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
-            return True
+        for key in TEXTS:
+            texts = pc.struct_field(pc.list_flatten(batch.column(0)), key)
+            if pc.any(pc.match_substring_regex(texts, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
+                return True
     return False
 
 
@@ -90,11 +97,13 @@ def identity_values(model_name: Sequence[str] = (), model_author: Sequence[str] 
 
 def fill_record(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     """A canonical record with its placeholders filled."""
-    chinese = any(CJK.search(message["content"]) for message in record["messages"])
+    chinese = any(CJK.search(text) for text in _texts(record))
 
     def value(match: re.Match[str]) -> str:
         forms = values.get(match[1])
         return match[0] if forms is None else forms[0] if chinese else forms[-1]
 
-    messages = [{**message, "content": PLACEHOLDER.sub(value, message["content"])} for message in record["messages"]]
-    return {**record, "messages": messages}
+    def filled(message: dict[str, Any]) -> dict[str, Any]:
+        return message | {key: PLACEHOLDER.sub(value, message[key]) for key in TEXTS if message[key] is not None}
+
+    return {**record, "messages": [filled(message) for message in record["messages"]]}

@@ -24,6 +24,7 @@ __all__ = [
     "split_marks",
     "with_all_marks",
     "with_image_folder",
+    "with_own_marks",
     "with_talk_images",
 ]
 
@@ -72,6 +73,17 @@ def with_all_marks(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
+def with_own_marks(question: str, images: Sequence[str]) -> tuple[str, list[str]]:
+    """A question with a mark for each image that is listed beside it, and those images that `<image>` stands for.
+
+    Those that it does not name come first.
+    """
+    marks = _marks_of([question])
+    if len(marks) == len(images) and all(map(_fits, marks, images)):
+        return question, [image for mark, image in zip(marks, images, strict=True) if mark is None]
+    return "<image>" * (len(images) - marks.count(None)) + question, list(images)
+
+
 def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:
     """The images of a row, in the order of their marks.
 
@@ -81,16 +93,31 @@ def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, .
     Raises:
         RowError: The questions name images by path, and those of the column do not fill the other marks.
     """
-    marks = [match.group(1) for question in questions for match in MARK.finditer(question)]
-    paths = [path if path is None else path.strip() for path in marks]
+    paths = _marks_of(questions)
     if not any(paths):
         return tuple(given)
-    if len(given) == len(paths) and all(path in (None, image) for path, image in zip(paths, given, strict=True)):
+    if len(given) == len(paths) and all(map(_fits, paths, given)):
         return tuple(given)
     if len(given) != paths.count(None):
         raise RowError(f"its contents have {len(paths)} marks for images, and its images column has {len(given)}")
     rest = iter(given)
     return tuple(next(rest) if path is None else path for path in paths)
+
+
+def _marks_of(questions: Iterable[str]) -> list[str | None]:
+    """The path that each mark names; None for `<image>`."""
+    marks = [match.group(1) for question in questions for match in MARK.finditer(question)]
+    return [path if path is None else path.strip() for path in marks]
+
+
+def _fits(mark: str | None, image: str) -> bool:
+    """Whether an image may be the one of a mark. A row that was loaded names it from the root, its text as it was."""
+    if mark is None or mark == image:
+        return True
+    if is_address(mark) or not os.path.isabs(image):
+        return False
+    below = [part for part in os.path.normpath(mark).split(os.sep) if part not in ("..", ".", "~")]
+    return os.path.normpath(image).split(os.sep)[-len(below) :] == below
 
 
 def with_talk_images(conversation: Conversation) -> Conversation:

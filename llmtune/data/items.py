@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.data.files import data_files, has_data_extension
+from llmtune.data.files import data_files, exists, has_data_extension
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.errors import UsageError
 
@@ -72,7 +72,7 @@ def parse_item(text: str) -> DatasetItem:
     if not text:
         raise UsageError("An empty data set name. Give a key (llmtune list datasets) or a path.")
     source, mark, number = text.rpartition("#")
-    if not mark or expand(text).exists():
+    if not mark or exists(expand(text)):
         return DatasetItem(text)
     if not source or not number.isascii() or not number.isdigit() or int(number) < 1:
         raise UsageError(f"{text}: behind the # belongs how many rows to draw, 1 or more, as in {source or 'key'}#1000")
@@ -88,7 +88,7 @@ def split_items(names: str | Sequence[str]) -> list[str]:
     given = [names] if isinstance(names, str) else list(names)
     items: list[str] = []
     for name in given:
-        whole = "," not in name or expand(name).exists() or ("#" in name and expand(name.rpartition("#")[0]).exists())
+        whole = "," not in name or exists(expand(name)) or ("#" in name and exists(expand(name.rpartition("#")[0])))
         items += [name] if whole else [part.strip() for part in name.split(",") if part.strip()]
     if not items:
         raise UsageError("No data set. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
@@ -115,11 +115,14 @@ def check_source(text: str) -> None:
     if text in DATASET_MAPPING:
         return
     path = expand(text)
-    if path.exists() or "/" in text or os.sep in text or has_data_extension(path):
+    if exists(path) or "/" in text or os.sep in text or has_data_extension(path):
         data_files(path)
     else:
         DATASET_MAPPING[text]  # raises, with the nearest keys
 
 
 def expand(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # `~name` of a user that there is not
+        return Path(text)

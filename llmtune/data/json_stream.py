@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.data.files import CHUNK_BYTES, BadLine, Located, decode, extension_of, open_bytes, read_lines
-from llmtune.errors import DataError
+from llmtune.data.shapes import ANSWERS, LISTS, recognise
+from llmtune.data.values import excerpt
+from llmtune.errors import DataError, RowError
+from llmtune.utils.logging import get_logger
 
 __all__ = ["read_json"]
 
@@ -22,7 +25,7 @@ GLUED = "}{"
 
 ROW_LISTS = frozenset(
     {"messages", "conversations", "conversation", "history", "tools", "images", "image", "prompt", "completion"}
-    | {"chosen", "rejected"}
+    | {"chosen", "rejected", "chosen_messages", "rejected_messages"}
 )
 """Lists that belong to one row: an object that holds one of these is a row, not a wrapper around rows."""
 
@@ -45,7 +48,7 @@ def read_json(path: Path) -> Iterator[Located]:
         return
     second = next(lines, None)
     row = _parse(line)
-    if second is None and isinstance(row, dict) and (name := _wrapped_list(row)):
+    if second is None and isinstance(row, dict) and (name := _wrapped_list(path, row)):
         yield from _rows_of(row[name])
         return
     head = [first] if second is None else [first, second]
@@ -75,11 +78,27 @@ def _parse(text: str) -> Any:
         return None
 
 
-def _wrapped_list(row: dict[str, Any]) -> str | None:
+def _wrapped_list(path: Path, row: dict[str, Any]) -> str | None:
+    """The key of the list of rows that an object is the wrapper of; None for an object that is a row itself."""
     lists = [name for name, value in row.items() if isinstance(value, list)]
     if len(lists) != 1 or lists[0] in ROW_LISTS or not all(isinstance(item, dict) for item in row[lists[0]]):
         return None
-    return lists[0]
+    name, items = lists[0], row[lists[0]]
+    columns = _columns_of(row) - {name}
+    asks_only = not columns & {*ANSWERS, *LISTS, "text", "chosen"}
+    if columns and not (asks_only and items and _columns_of(items[0]) & {*ANSWERS, *LISTS, "text", "chosen"}):
+        return None
+    if others := [key for key in row if key != name]:
+        get_logger().info(f"{path}: its rows are the list {name!r}; not read: {', '.join(others[:5])}")
+    return name
+
+
+def _columns_of(row: dict[str, Any]) -> set[str]:
+    """The columns that a row would be read from; none where it fits no shape."""
+    try:
+        return set(recognise(row).columns)
+    except RowError:
+        return set()
 
 
 def _rows_of(items: Iterable[Any]) -> Iterator[Located]:
@@ -89,7 +108,7 @@ def _rows_of(items: Iterable[Any]) -> Iterator[Located]:
 
 def _not_an_object(item: Any) -> BadLine:
     kind = {list: "a list", str: "a string", type(None): "null"}.get(type(item), "a number or a boolean")
-    return BadLine(f"not a JSON object but {kind}", json.dumps(item, ensure_ascii=False)[:80])
+    return BadLine(f"not a JSON object but {kind}", excerpt(item))
 
 
 def _read_lines(path: Path, lines: Iterable[tuple[int, str]], whole: DataError | None = None) -> Iterator[Located]:
@@ -176,7 +195,7 @@ def _read_document(path: Path) -> Iterator[Located]:
         return
     if not isinstance(value, dict):
         raise _not_json(path, 1, "neither an object nor an array of objects")
-    name = _wrapped_list(value)
+    name = _wrapped_list(path, value)
     yield from _rows_of(value[name] if name else [value])
 
 

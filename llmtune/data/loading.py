@@ -17,15 +17,17 @@ import datasets
 
 from llmtune.data.archives import unpacked_folder
 from llmtune.data.canonical import FORMATS_VERSION
-from llmtune.data.files import Located, data_files, extension_of
+from llmtune.data.files import Located, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
-from llmtune.data.preprocess.common import Preprocess, code_version
-from llmtune.data.readers import read_rows, without_nulls
+from llmtune.data.local import local_parts
+from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
+from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
-from llmtune.errors import DataError, OutputError
+from llmtune.data.values import without_nulls
+from llmtune.errors import DataError, LlmtuneError, OutputError
 from llmtune.hub.settings import HubOptions
 from llmtune.registry import resolve_reference
 from llmtune.utils.cache import cache_root
@@ -103,23 +105,20 @@ def load_source(
         item = parse_hub_source(text)
         hub = dataclasses.replace(hub, use_hf=item.hub == "hf")
         return _load_hub(text, info_of_item(item), AS_THEY_ARE, options, hub)
-    train, report = _load_path(expand(text), text, AS_THEY_ARE, options)
-    return Loaded(train, None, report, image_folder=_folder_of(expand(text)))
+    return _load_path(expand(text), text, AS_THEY_ARE, options)
 
 
 def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions) -> Loaded:
     rules = rules_of(key, info)
     if info.path is not None:
-        folder = _folder_of(expand(info.path))
-        train, report = _load_path(expand(info.path), key, rules, options)
+        loaded = _load_path(expand(info.path), key, rules, options)
         if info.val_path is None:
-            return Loaded(train, None, report, image_folder=folder)
-        shipped, shipped_report = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
-        return Loaded(train, shipped, report, shipped_report, folder)
+            return loaded
+        shipped = _load_path(expand(info.val_path), f"{key} (validation)", rules, options)
+        return Loaded(loaded.train, shipped.train, loaded.report, shipped.report, loaded.image_folder)
     if info.get_function is None:
         return _load_hub(key, info, rules, options, hub)
-    made = resolve_reference(info.get_function, what=f"The data set {key!r}")()
-    train_rows, validation_rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    train_rows, validation_rows = made_rows(key, info)
     train, report = _load_made(train_rows, key, rules, options)
     if validation_rows is None:
         return Loaded(train, None, report)
@@ -138,17 +137,24 @@ def rules_of(key: str, info: DatasetInfo) -> Rules:
 # Files
 
 
-def _folder_of(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+def _load_path(path: Path, source: str, rules: Rules, options: _Options) -> Loaded:
+    parts = local_parts(path)
+    image_folder = path.parent if parts.folder is None else parts.folder
+    train, report = _load_local(parts.train, parts.folder, source, rules, options)
+    if not parts.validation:
+        return Loaded(train, None, report, image_folder=image_folder)
+    named = f"{source} (validation)"
+    shipped, shipped_report = _load_local(parts.validation, parts.folder, named, rules, options)
+    return Loaded(train, shipped, report, shipped_report, image_folder)
 
 
-def _load_path(path: Path, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
-    files = data_files(path)
+def _load_local(
+    files: Sequence[Path], folder: Path | None, source: str, rules: Rules, options: _Options
+) -> tuple[Dataset, LoadReport]:
     named = [
-        (str(file.relative_to(path)) if path.is_dir() else extension_of(file) + file.suffix.lower(), file)
-        for file in files
+        (str(file.relative_to(folder)) if folder else extension_of(file) + file.suffix.lower(), file) for file in files
     ]
-    return _load_files(named, lambda: read_rows(path), source, rules, options)
+    return _load_files(named, lambda: read_files(files, folder), source, rules, options)
 
 
 def _load_hub(source: str, info: DatasetInfo, rules: Rules, options: _Options, hub: HubOptions) -> Loaded:
@@ -211,6 +217,23 @@ def _load_made(made: Any, source: str, rules: Rules, options: _Options) -> tuple
     return _finish(key, report, options)
 
 
+def made_rows(key: str, info: DatasetInfo) -> tuple[Any, Any]:
+    """What the function of an entry returns: the rows to train on, and those for validation or None.
+
+    Raises:
+        DataError: The function raises; names it.
+    """
+    assert info.get_function is not None
+    function = resolve_reference(info.get_function, what=f"The data set {key!r}")
+    try:
+        made = function()
+    except (LlmtuneError, MemoryError):
+        raise
+    except (Exception, SystemExit) as err:  # a stranger's code may raise anything
+        raise DataError(f"The data set {key!r}: its function {name_of(function)} fails: {cause_of(err)}.") from err
+    return made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+
+
 def located_rows(made: Any, source: str) -> Iterator[Located]:
     """The rows that a registered function returned."""
     if not isinstance(made, (datasets.Dataset, list)):
@@ -218,7 +241,14 @@ def located_rows(made: Any, source: str) -> Iterator[Located]:
             f"The data set {source!r} gives {type(made).__name__}; its function must return a datasets.Dataset, "
             "a list of rows, or a pair (train, validation) of either."
         )
-    for number, row in enumerate(made, start=1):
+    rows = iter(made)
+    for number in itertools.count(1):
+        try:
+            row = next(rows, None)
+        except Exception as err:  # a row of a datasets.Dataset is decoded, or mapped, when it is asked for
+            raise DataError(f"The data set {source!r}: row {number} cannot be read: {cause_of(err)}.") from err
+        if row is None and number > len(made):
+            return
         if not isinstance(row, Mapping):
             raise DataError(f"The data set {source!r}: row {number} is {type(row).__name__}, not a dict.")
         yield f"row {number}", without_nulls(dict(row)) if isinstance(made, datasets.Dataset) else dict(row)

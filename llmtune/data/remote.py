@@ -16,8 +16,8 @@ from llmtune.utils.logging import get_logger
 
 __all__ = ["Parts", "fetch_parts", "from_hugging_face", "info_of_item"]
 
-SYNONYMS = ("validation", "val", "valid", "dev")
-"""One split under four names: the same data set may have another one on the other hub."""
+SYNONYMS = ("validation", "val", "valid", "dev", "eval", "evaluation")
+"""One split under several names: the same data set may have another one on the other hub."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

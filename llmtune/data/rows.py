@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from llmtune.data.canonical import SCHEMA, to_record, without_defaults
+from llmtune.data.contents import Found
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
 from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
-from llmtune.data.shapes import Recognised, recognise
+from llmtune.data.shapes import Recognised, is_rejected, present, recognise
+from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger
 
@@ -25,6 +26,7 @@ __all__ = ["BadRow", "LoadReport", "canonical_records", "new_digest", "write_rec
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
 SHOWN_BAD_ROWS = 5
+REJECTED = Drop("an answer whose label is false")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,11 +47,13 @@ class LoadReport:
 
     Attributes:
         rows_read: Rows of the source. `rows_kept` are conversations: one row may become several.
-        filtered: Rows that the data set is defined without, by reason. They are not bad: `strict` lets them pass.
+        filtered: Rows that are no rows to train on, by reason: the data set is defined without them, or their label
+            says so. They are not bad: `strict` lets them pass.
         first_bad: The first five bad rows.
         shapes: Rows kept of each shape.
         columns: The columns that each shape was read from.
-        unused_columns: Columns that no row was read from.
+        unused_columns: Columns that no row was read from, and keys inside of messages likewise: `messages[].key`.
+        notes: What was done to the turns of rows, and to how many of them.
     """
 
     source: str
@@ -61,6 +65,7 @@ class LoadReport:
     shapes: dict[str, int] = dataclasses.field(default_factory=dict)
     columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     unused_columns: list[str] = dataclasses.field(default_factory=list)
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: what was recognised and how many rows were kept."""
@@ -71,11 +76,14 @@ class LoadReport:
         ]
         line = f"{self.source}: {self.rows_kept:,} rows, {'shapes' if many else 'shape'} {', '.join(shown)}"
         line += f"; {self._filtered()}" if self.filtered else ""
+        line += "".join(
+            f"; in {count:,} {'row' if count == 1 else 'rows'} {note}" for note, count in self.notes.items()
+        )
         return line + (f"; columns not used: {', '.join(self.unused_columns)}" if self.unused_columns else "")
 
     def _filtered(self) -> str:
         reasons = [f"{reason} {count:,}" for reason, count in sorted(self.filtered.items(), key=lambda item: -item[1])]
-        return f"its own filter left out {sum(self.filtered.values()):,} of {self.rows_read:,} ({', '.join(reasons)})"
+        return f"left out {sum(self.filtered.values()):,} of {self.rows_read:,} ({', '.join(reasons)})"
 
     def warning(self) -> str | None:
         """One line on the bad rows, or None."""
@@ -108,11 +116,11 @@ class LoadReport:
         fields = {**value, "first_bad": [BadRow(**bad) for bad in value["first_bad"]]}
         return cls(source=source, **fields)
 
-    def _add_bad(self, location: str, reason: str, excerpt: str) -> None:
+    def _add_bad(self, location: str, reason: str, text: str) -> None:
         self.bad_rows += 1
         if len(self.first_bad) < SHOWN_BAD_ROWS:
-            shown = " ".join(excerpt[:EXCERPT_CHARS].split())
-            self.first_bad.append(BadRow(location, _printable(reason), _printable(shown)))
+            shown = " ".join(text[:EXCERPT_CHARS].split())
+            self.first_bad.append(BadRow(location, printable(reason), printable(shown)))
 
 
 def new_digest(*parts: object) -> Any:
@@ -174,15 +182,28 @@ def canonical_records(
     return _records(rows, report, convert, strict)
 
 
-_Converted: TypeAlias = "tuple[Recognised, Mapping[str, Any], dict[str, Any]]"
-"""What a row was recognised as, the row, and its canonical record."""
+@dataclasses.dataclass(slots=True)
+class _Converted:
+    """What a row was recognised as, its columns, what stood inside them, and its canonical record."""
+
+    seen: Recognised
+    columns: Iterable[str]
+    found: Found
+    record: dict[str, Any]
 
 
 def _convert(row: dict[str, Any], preprocess: Preprocess | None, need_answer: bool) -> list[_Converted] | Drop:
     made = [row] if preprocess is None else preprocess_row(preprocess, row)
     if isinstance(made, Drop):
         return made
-    return [(recognise(one), one, to_record(to_conversation(one, need_answer=need_answer))) for one in made]
+    kept = [one for one in made if not (need_answer and is_rejected(present(one), recognise(one).shape))]
+    return [_converted(one, need_answer) for one in kept] if kept or not made else REJECTED
+
+
+def _converted(row: Mapping[str, Any], need_answer: bool) -> _Converted:
+    found = Found()
+    conversation = to_conversation(row, need_answer=need_answer, found=found)
+    return _Converted(recognise(row), present(row), found, to_record(conversation))
 
 
 def _records(
@@ -199,31 +220,34 @@ def _records(
             if isinstance(row, BadLine):
                 raise RowError(row.reason)
             converted = convert(row)
-        except RowError as err:
-            report._add_bad(location, str(err), row.text if isinstance(row, BadLine) else _excerpt(row))
+        except (RowError, RecursionError, UnicodeError) as err:
+            reason = str(err) if isinstance(err, RowError) else _plain_reason(err)
+            report._add_bad(location, reason, row.text if isinstance(row, BadLine) else excerpt(row))
             if strict:
                 report.check(strict=True)
             continue
         if isinstance(converted, Drop):
             report.filtered[converted.reason] = report.filtered.get(converted.reason, 0) + 1
             continue
-        for seen, cells, record in converted:
+        for one in converted:
+            shape = one.seen.shape
             report.rows_kept += 1
-            report.shapes[seen.shape] = report.shapes.get(seen.shape, 0) + 1
-            used.setdefault(seen.shape, {}).update(dict.fromkeys(seen.columns))
-            unused.update((name, None) for name, cell in cells.items() if cell is not None and name not in seen.columns)
-            yield record
+            report.shapes[shape] = report.shapes.get(shape, 0) + 1
+            for note in one.found.notes:
+                report.notes[note] = report.notes.get(note, 0) + 1
+            used.setdefault(shape, {}).update(dict.fromkeys(one.seen.columns))
+            unused.update((name, None) for name in one.columns if name not in one.seen.columns)
+            unused.update(one.found.unused)
+            yield one.record
     report.columns = {shape: list(names) for shape, names in used.items()}
-    report.unused_columns = [name for name in unused if not any(name in names for names in used.values())]
+    left = [name for name in unused if not any(name in names for names in used.values())]
+    report.unused_columns = [printable(str(name)) for name in left]
 
 
-def _excerpt(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, default=repr)[:EXCERPT_CHARS]
-
-
-def _printable(text: str) -> str:
-    """Half a surrogate pair can be in a JSON string, but in no file or terminal."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _plain_reason(err: Exception) -> str:
+    if isinstance(err, RecursionError):
+        return "it is nested too deeply"
+    return "it holds text that is not valid Unicode"
 
 
 def write_records(records: Iterable[dict[str, Any]], file: Path) -> str:

@@ -8,10 +8,22 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from llmtune.data.formats_messages import parse_literal
+from llmtune.data.values import is_null, parse_literal
 from llmtune.errors import RowError
 
-__all__ = ["ANSWERS", "LISTS", "Recognised", "Shape", "nearest_column", "present", "question_and_answer", "recognise"]
+__all__ = [
+    "ANSWERS",
+    "LABELS",
+    "LISTS",
+    "Recognised",
+    "Shape",
+    "is_known_column",
+    "is_rejected",
+    "nearest_column",
+    "present",
+    "question_and_answer",
+    "recognise",
+]
 
 Shape: TypeAlias = Literal[
     "query-response",
@@ -25,12 +37,29 @@ Shape: TypeAlias = Literal[
     "preference",
 ]
 
-QUERIES = ("query", "instruction", "prompt", "question")
-ANSWERS = ("response", "output", "completion", "answer", "target")
-PAIRS = (("query", "response"), ("instruction", "output"), ("prompt", "completion"), ("question", "answer"))
+QUERIES = ("query", "instruction", "prompt", "question", "problem")
+ANSWERS = ("response", "output", "completion", "answer", "target", "solution")
+PAIRS = (
+    *(("query", "response"), ("instruction", "output"), ("prompt", "completion")),
+    *(("question", "answer"), ("problem", "solution")),
+)
 LISTS = ("messages", "conversations", "conversation")
-EXTRAS = ("system", "history", "tools", "images", "image")
+EXTRAS = ("system", "history", "tools", "images", "image", "chat_template_kwargs")
 KNOWN = (*QUERIES, *ANSWERS, *LISTS, *EXTRAS, "input", "text", "chosen", "rejected")
+ALIASES = {
+    "system_prompt": "system",
+    "template_kwargs": "chat_template_kwargs",
+    "chosen_messages": "chosen",
+    "rejected_messages": "rejected",
+}
+LABELS = ("label", "kto_tag")
+"""Whether the answer is one to train on, in data for KTO."""
+
+NAMES = frozenset({*KNOWN, *LABELS})
+
+UNLABELLED: tuple[Shape, ...] = ("text", "response-only", "preference")
+"""Shapes whose label, if any, is something else: a class, say."""
+
 EXPECTED = "query/response, instruction/input/output, messages, conversations, prompt/completion or text"
 
 
@@ -45,6 +74,14 @@ class Recognised:
 def recognise(cells: Mapping[str, Any]) -> Recognised:
     """The shape of a row and the columns that it is read from."""
     cells = present(cells)
+    found = _recognise(cells)
+    label = next((key for key in LABELS if key in cells), None)
+    if label is None or _truth(cells[label]) is None or found.shape in UNLABELLED:
+        return found
+    return Recognised(found.shape, (*found.columns, label))
+
+
+def _recognise(cells: Mapping[str, Any]) -> Recognised:
     extras = [key for key in EXTRAS if key in cells and key != "history"]
     lists = [key for key in LISTS if key in cells]
     if "chosen" in cells:
@@ -67,16 +104,49 @@ def recognise(cells: Mapping[str, Any]) -> Recognised:
 
 
 def present(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells that are not null (nor NaN, which is how pandas writes it), list columns parsed where they are text."""
-    cells = {key: value for key, value in row.items() if value is not None and not _is_nan(value)}
+    """The cells that are not null, under the names that we know; list columns parsed where they are text.
+
+    `Query` is `query`, and `system_prompt` is `system`, where the row has no such column as well.
+    """
+    given = {key: value for key, value in row.items() if not is_null(value)}
+    cells = {_name_of(key, given): value for key, value in given.items()}
     for key in LISTS:
         if isinstance(cells.get(key), str):
             cells[key] = parse_literal(cells[key], what=f"column {key!r}")
     return cells
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and value != value
+def _name_of(key: Any, cells: Mapping[Any, Any]) -> Any:
+    if key in NAMES or not isinstance(key, str):
+        return key
+    name = _known_name(key)
+    first = next((other for other in cells if other == name or _known_name(other) == name), key)
+    return name if name in NAMES and name not in cells and first == key else key
+
+
+def is_known_column(key: str) -> bool:
+    return _known_name(key) in NAMES
+
+
+@lru_cache(maxsize=1024)
+def _known_name(key: Any) -> Any:
+    if not isinstance(key, str):
+        return key
+    lower = "_".join(key.strip().lower().split())
+    return ALIASES.get(lower, lower)
+
+
+def is_rejected(cells: Mapping[str, Any], shape: Shape) -> bool:
+    """Whether a row is an answer that KTO trains against: its label is false. A text's label is a class."""
+    value = next((cells[key] for key in LABELS if key in cells), None)
+    return shape not in UNLABELLED and _truth(value) is False
+
+
+def _truth(value: Any) -> bool | None:
+    """True and false, also as CSV writes them. 0 and 1 are as likely to be classes."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 def question_and_answer(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -93,6 +163,7 @@ def _question_keys(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _shape_of_list(value: Any) -> Shape:
+    value = [value] if isinstance(value, Mapping) else value  # one message, or a struct of lists
     first = value[0] if isinstance(value, Sequence) and value and not isinstance(value, str) else None
     if isinstance(first, Mapping):
         if first.get("human") is not None or first.get("assistant") is not None:

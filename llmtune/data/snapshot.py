@@ -21,22 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.data.archives import FILE_COLUMN, unpack, with_paths
-from llmtune.data.files import EXTENSIONS, BadLine, Located, extension_of, has_data_extension
+from llmtune.data.files import EXTENSIONS, NOT_DATA, BadLine, Located, extension_of, has_data_extension, has_rows
 from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["SplitFiles", "find_splits", "read_split"]
+__all__ = ["SplitFiles", "find_splits", "part_of", "read_split"]
 
-NOT_DATA = frozenset({"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"})
 LARGEST_META = 1 << 20
 SHARD = re.compile(r"^(.+?)-\d{5}-of-\d{5}")
 KEYWORDS = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
 }
-PREFERRED = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+PREFERRED = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +93,8 @@ def _modelscope_meta(folder: Path) -> dict[str, dict[str, dict[str, Any]]] | Non
             continue
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
+        except (ValueError, RecursionError, OSError):
+            continue  # data, or broken; the description may be another file
         if _is_meta(value):
             return {str(subset): splits for subset, splits in value.items()}
     return None
@@ -152,8 +151,10 @@ def _readme_configs(folder: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block[1], Loader=yaml.SafeLoader)):
+            raise yaml.YAMLError("aliases")  # a few of them make gigabytes
         head = yaml.safe_load(block[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         get_logger().warning(f"{readme}: its head is not YAML; the names of the files say what is what")
         return {}
     configs = head.get("configs") if isinstance(head, dict) else None
@@ -187,9 +188,8 @@ def _from_patterns(folder: Path, given: Any) -> dict[str, SplitFiles]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and has_data_extension(file)]
-    hidden = [file for file in files if any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)]
-    return [file for file in files if file not in hidden and file.name not in NOT_DATA]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and has_rows(file)]
+    return [file for file in files if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)]
 
 
 def _files_of_subset(folder: Path, subset: str | None) -> list[Path]:
@@ -209,21 +209,38 @@ def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, SplitFiles]:
     found: dict[str, list[Path]] = {}
     for file in files:
         found.setdefault(_split_of(file.relative_to(folder)), []).append(file)
-    if "" in found:  # beside files that name a split, the others are something else: a licence, a vocabulary
-        rest = found.pop("")
-        found = found or {"train": rest}
+    if rest := found.pop("", []):  # beside files to train on, the others are something else: a licence, a vocabulary
+        found = found if "train" in found or _only_texts(rest, found) else {"train": rest, **found}
     return {split: SplitFiles(tuple(_one_format(folder, split, parts))) for split, parts in found.items()}
 
 
+def _only_texts(files: Sequence[Path], others: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether files are texts beside data of another format."""
+    formats = {extension_of(file) for part in others.values() for file in part}
+    return bool(formats) and ".txt" not in formats and all(extension_of(file) == ".txt" for file in files)
+
+
+def part_of(path: Path) -> str:
+    """`train`, `validation` or `test`, as a file's name and folders say; an empty string where they say nothing."""
+    split = _split_of(path)
+    return split if split in KEYWORDS else _keyword_in(split)
+
+
 def _split_of(path: Path) -> str:
-    """The split that a shard, a file or a folder is called after, or an empty string."""
+    """The split that a folder, a shard or a file is called after, or an empty string."""
+    for name in reversed(path.parts[:-1]):
+        for split, words in KEYWORDS.items():
+            if name.lower() in words:
+                return split
     if shard := SHARD.match(path.name):
         return shard[1]
-    for name in (path.name, *reversed(path.parts[:-1])):
-        for split, words in KEYWORDS.items():
-            if any(_has_word(name, word) for word in words):
-                return split
-    return ""
+    names = (path.name, *reversed(path.parts[:-1]))
+    return next((split for name in names if (split := _keyword_in(name))), "")
+
+
+def _keyword_in(name: str) -> str:
+    found = (split for split, words in KEYWORDS.items() if any(_has_word(name, word) for word in words))
+    return next(found, "")
 
 
 def _has_word(name: str, word: str) -> bool:

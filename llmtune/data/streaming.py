@@ -23,17 +23,18 @@ from llmtune.data.loading import (
     ROWS_FILE,
     Rules,
     located_rows,
+    made_rows,
     open_cached,
     rules_of,
     store,
 )
-from llmtune.data.readers import read_rows
+from llmtune.data.local import local_parts
+from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
 from llmtune.hub.settings import HubOptions
-from llmtune.registry import resolve_reference
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -125,16 +126,19 @@ def _open(name: str, hub: HubOptions, model_name: Sequence[str], model_author: S
 def _opener(source: str, hub: HubOptions) -> Opener:
     info = DATASET_MAPPING.get(source)
     if info is not None and info.path is not None:
-        path = expand(info.path)
-        return lambda: read_rows(path)
+        return _local(info.path)
     if info is not None and info.get_function is not None:
-        made = resolve_reference(info.get_function, what=f"The data set {source!r}")()
-        rows = made[0] if isinstance(made, tuple) else made
+        rows, _ = made_rows(source, info)
         return lambda: located_rows(rows, source)
     if info is None and not is_hub_source(source):
-        return lambda: read_rows(expand(source))
+        return _local(source)
     if info is None:
         item = parse_hub_source(source)
         hub, info = replace(hub, use_hf=item.hub == "hf"), info_of_item(item)
     parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
     return lambda: itertools.chain.from_iterable(read_split(split, parts.folder) for split in parts.train)
+
+
+def _local(source: str) -> Opener:
+    parts = local_parts(expand(source))
+    return lambda: read_files(parts.train, parts.folder)

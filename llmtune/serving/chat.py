@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from llmtune.data.formats_messages import check_turns, parse_messages, parse_tools
+from llmtune.data.contents import Found
+from llmtune.data.formats_messages import parse_messages
+from llmtune.data.tool_schemas import parse_tools
+from llmtune.data.turns import check_turns
 from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import TokenLogprob
@@ -147,7 +150,7 @@ def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Co
     if rows[-1]["role"] == "assistant":
         raise ApiError(400, "messages: the last one is the assistant's; there is nothing to answer.", param="messages")
     try:
-        messages = parse_messages(rows, what="messages", images=[])
+        messages = parse_messages(rows, "messages", Found())
         check_turns(messages, need_answer=False)
         tools = parse_tools(shown_tools(request))
     except LlmtuneError as err:

@@ -49,8 +49,7 @@ def from_value_case(column: str = "conversations") -> Case:
     with_system = [{"from": "system", "value": "s", "weight": None}, *good, *good]
     return Case(
         [{column: good}, {column: with_system}, {column: [*good, good[1]]}],
-        [turns("q", "a"), turns("q", "a", "q", "a", system="s")],
-        bad=["an assistant message follows an assistant message"],
+        [turns("q", "a"), turns("q", "a", "q", "a", system="s"), turns("q", "a\n\na")],
     )
 
 
@@ -85,9 +84,7 @@ def agent_case(mini: bool) -> Case:
         good if mini else [*good, turns("q", "a", system=NAMES)],
         {"fewer than two plugins": 2 + mini, "no user message": 1},
         bad=[
-            "the conversation ends with a user message",
-            "the conversation ends with a user message",
-            "a system message stands after the first message",
+            *["the conversation ends with a user message"] * 3,
             "text that is not JSON",
         ],
     )
@@ -125,6 +122,11 @@ def prompt_answer_case() -> Case:
     )
 
 
+def function(name: str, **schema: Any) -> tuple[Any, ...]:
+    """A tool as every client sends it; the data sets hold them bare."""
+    return ({"type": "function", "function": {"name": name, **schema}},)
+
+
 def toolcall_case() -> Case:
     conversation = [
         {"from": "human", "value": "q"},
@@ -138,9 +140,7 @@ def toolcall_case() -> Case:
         Message("tool", '{"y": 2}'),
         Message("assistant", "a", True),
     )
-    return Case(
-        [{"conversations": conversation, "tools": '[{"name": "f"}]'}], [Conversation(messages, ({"name": "f"},))]
-    )
+    return Case([{"conversations": conversation, "tools": '[{"name": "f"}]'}], [Conversation(messages, function("f"))])
 
 
 NLI = "Category: neutral, entailment, contradiction\nOutput: "
@@ -236,7 +236,7 @@ CASES: dict[str, Case] = {
                     Message("user", "USER: thanks"),
                     Message("assistant", "Bye.", True),
                 ),
-                ({"name": "f", "parameters": {}}, {"name": "g"}),
+                function("f", parameters={}) + function("g"),
             ),
             turns("q", "a", system="You have no functions."),
         ],

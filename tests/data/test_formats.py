@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -153,7 +154,12 @@ TOOL_ROWS = [
 
 @pytest.mark.parametrize("rows", TOOL_ROWS)
 def test_tool_calls(rows):
-    assert to_conversation({"messages": rows}).messages == (USER, CALLING, Message("tool", "3"), LEARNED)
+    """Whatever the calls look like; names and ids are kept as `test_labels_of_messages` says."""
+    found = [
+        replace(one, name=None, tool_call_id=None, tool_calls=tuple(replace(call, id=None) for call in one.tool_calls))
+        for one in to_conversation({"messages": rows}).messages
+    ]
+    assert tuple(found) == (USER, CALLING, Message("tool", "3"), LEARNED)
 
 
 def test_text_and_calls_are_one_turn():
@@ -180,13 +186,21 @@ def test_arguments_keep_what_the_data_says():
     [
         (None, ()), ("", ()), ("[]", ()), ([], ()),
         ([FUNCTION], (FUNCTION,)),
-        ([FUNCTION["function"]], (FUNCTION["function"],)),
+        ([FUNCTION["function"]], (FUNCTION,)),
         (json.dumps([FUNCTION]), (FUNCTION,)),
         (json.dumps(FUNCTION), (FUNCTION,)),
         ([json.dumps(FUNCTION)], (FUNCTION,)),
         ([{"type": "function", "x": None, "function": {"name": "f", "y": None, "parameters": {"type": "object",
           "z": None, "default": 0}}}], (FUNCTION,)),
-        ('[{"name": "f", "default": null}]', ({"name": "f", "default": None},)),
+        ('[{"name": "f", "default": null}]', ({"type": "function", "function": {"name": "f", "default": None}},)),
+        (json.dumps(FUNCTION["function"]), (FUNCTION,)),
+        ([json.dumps(FUNCTION["function"])], (FUNCTION,)),
+        ([{"function": FUNCTION["function"]}], (FUNCTION,)),
+        ([{"type": "function", **FUNCTION["function"]}], (FUNCTION,)),
+        ([{"name": "f", "input_schema": FUNCTION["function"]["parameters"]}], (FUNCTION,)),
+        ([{"type": "custom", "name": "f", "inputSchema": FUNCTION["function"]["parameters"]}], (FUNCTION,)),
+        ([{"type": "web_search"}, {"type": "web_search", "name": "w"}],
+         ({"type": "web_search"}, {"type": "web_search", "name": "w"})),
     ],
 )  # fmt: skip
 def test_tools(given, kept):
@@ -248,22 +262,23 @@ BAD = [
     ({"messages": [{"role": "user", "text": "q"}]}, r"message 1 \(user\) has no content; its keys are 'role', 'text'"),
     ({"messages": [{"role": "usr", "content": "q"}]}, "unknown role 'usr'; did you mean 'user'?"),
     ({"messages": [{"role": 3, "content": "q"}]}, "unknown role 3"),
-    ({"messages": [{"role": "user", "content": 3}]}, "has a number as content"),
     ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "part of type 'video'"),
     ({"messages": [PAIR[0], {"role": "assistant", "content": None}]}, "message 2 .assistant. has no content"),
-    ({"messages": [PAIR[0], {**PAIR[1], "weight": 0.5}]}, "has weight 0.5"),
+    ({"messages": [{"role": "user", "content": True}]}, "has true or false as content"),
+    ({"messages": [PAIR[0], {**PAIR[1], "weight": -0.5}]}, "has weight -0.5; expected a number of at least 0"),
+    ({"messages": [PAIR[0], {**PAIR[1], "loss_scale": math.inf}]}, "has loss_scale inf"),
+    ({"messages": [PAIR[0], {**PAIR[1], "weight": "1"}]}, "has weight '1'"),
+    ({"messages": [PAIR[0], {**PAIR[1], "weight": 2, "loss_scale": 3}]}, "different values for weight and loss_scale"),
+    ({"messages": [PAIR[0], {**PAIR[1], "train": 0.5}]}, "has train 0.5; expected 0, 1, true or false"),
+    ({"messages": [PAIR[0], {**PAIR[1], "trainable": "no"}]}, "has trainable 'no'"),
     ({"messages": PAIR[:1]}, "ends with a user message"),
-    ({"messages": [*PAIR, PAIR[1]]}, "an assistant message follows an assistant message; expected user or tool"),
-    ({"messages": [PAIR[0], *PAIR]}, "a user message follows a user message; expected assistant"),
-    ({"messages": [PAIR[1], *PAIR]}, "first turn is an assistant message"),
     ({"messages": messages(("tool", "x"), ("assistant", "r"))}, "first turn is a tool message"),
     ({"messages": messages(("user", "q"), ("tool", "x"), ("assistant", "r"))}, "a tool message follows a user"),
-    ({"messages": [*PAIR, {"role": "system", "content": "s"}, *PAIR]}, "system message stands after"),
     ({"messages": messages(("system", "a"))}, "no user or assistant message"),
     ({"messages": [{"role": "system", "content": "a"}, *PAIR], "system": "b"}, "system column and the system message"),
     (
         {"messages": messages(("user", "q"), ("function_call", "f(x)"))},
-        "tool calls of message 2 is text that is not JSON",
+        "tool calls of message 2 .function_call. is text that is not JSON",
     ),
     ({"messages": messages(("user", "q"), ("function_call", "{}"))}, "a call has no name"),
     ({"messages": messages(("user", "q"), ("function_call", "[]"))}, "holds no call"),

@@ -67,6 +67,7 @@ SMALL = {
     "swift_single.csv": SINGLE,
     "swift_single.jsonl": SINGLE,
 }
+LABELLED_FALSE = {"kto_en_demo.json": 150}
 TANG = "以下是一首唐詩的第一句話，請用你的知識判斷並完成整首詩。\n"
 # File: rows, shapes, first row: roles and the beginning of each content, last row likewise.
 LARGE = {
@@ -110,8 +111,10 @@ def test_small_files(assets, name):
 def test_large_files(assets, name):
     rows, shape, roles, contents = LARGE[name]
     loaded = load_source(str(assets / "data" / name), strict=True, need_answer="testing_data" not in name)
-    assert len(loaded.train) == loaded.report.rows_read == rows
-    assert loaded.report.shapes == {shape: rows}
+    kept = rows - LABELLED_FALSE.get(name, 0)
+    assert (loaded.report.rows_read, len(loaded.train)) == (rows, kept)
+    assert loaded.report.shapes == {shape: kept}
+    assert loaded.report.filtered == ({} if kept == rows else {"an answer whose label is false": rows - kept})
     first = from_record(loaded.train[0])
     if roles:
         assert "".join(message.role[0] for message in first.messages).startswith(roles[: len(contents)])
@@ -123,7 +126,7 @@ def test_last_rows(assets):
     def last(name: str) -> Conversation:
         return from_record(load_source(str(assets / "data" / name)).train[-1])
 
-    assert last("kto_en_demo.json").messages[1] == Message("assistant", "ભારત", True)
+    assert last("kto_en_demo.json").messages[1].content.startswith("This GitHub Action is triggere")
     poem = json.loads((assets / "data/tang_poems/Tang_training_data.json").read_text("utf-8"))[-1]
     expected = turns(f"{poem['instruction']}\n{poem['input']}", poem["output"])
     assert last("tang_poems/Tang_training_data.json") == expected
@@ -141,7 +144,7 @@ def test_glaive_tool_calls(assets):
     ingredients = {"ingredients": ["chicken", "bell peppers", "rice"]}
     assert found[0].messages[3] == Message("assistant", "", True, (ToolCall("search_recipes", ingredients),))
     assert found[0].messages[4].role == "tool"
-    assert found[0].tools[0]["name"] == "search_recipes"
+    assert found[0].tools[0]["function"]["name"] == "search_recipes"
     calls = [call for one in found for message in one.messages for call in message.tool_calls]
     assert len(calls) >= 211
     assert all(isinstance(call.arguments, dict) for call in calls)
@@ -150,6 +153,29 @@ def test_glaive_tool_calls(assets):
 def test_only_chosen_answers_are_learned(assets):
     found = conversations_of(load_source(str(assets / "data" / "subset_dpo_en_demo.json")).train)
     assert all(sum(message.loss for message in one.messages) == 1 and one.messages[-1].loss for one in found)
+
+
+USER, BOT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}
+
+
+@pytest.mark.parametrize("label", [False, "False", "false"])
+@pytest.mark.parametrize("column", ["label", "kto_tag", "Label"])
+@pytest.mark.parametrize(
+    "row", [{"prompt": "q", "completion": "r"}, {"messages": [USER, BOT]}, {"query": "q", "response": "r"}]
+)
+def test_answers_that_kto_trains_against_are_left_out(row, column, label, tmp_path, capsys):
+    other = True if label is False else "True"
+    name = write(tmp_path / "a.jsonl", [row | {column: other}, row | {column: label}, row])
+    loaded = load_source(name, strict=True)
+    assert (loaded.report.rows_kept, loaded.report.filtered) == (2, {"an answer whose label is false": 1})
+    assert "left out 1 of 3 (an answer whose label is false 1)" in capsys.readouterr().err
+    assert len(load_source(name, need_answer=False).train) == 3
+
+
+def test_labels_that_are_classes(tmp_path):
+    rows = [{"text": "t", "label": False}, {"query": "q", "response": "r", "label": 0}]
+    loaded = load_source(write(tmp_path / "a.jsonl", rows))
+    assert (loaded.report.rows_kept, loaded.report.unused_columns) == (2, ["label"])
 
 
 # Reports and bad rows
@@ -175,6 +201,40 @@ def test_report_lines(tmp_path, capsys):
     assert first.report == second.report
     assert [bad.location for bad in first.report.first_bad] == ["line 3", "line 5"]
     assert first.report.first_bad[1].excerpt == '{"query": "q"}'
+
+
+def test_the_inside_of_rows_is_reported(tmp_path, capsys):
+    odd = [USER | {"foo": 1}, USER, BOT | {"reasoning": "why"}]
+    name = write(tmp_path / "a.jsonl", [{"messages": odd}, {"messages": [USER, BOT, BOT]}, {"messages": [USER, BOT]}])
+    expected = (
+        f"{name}: 3 rows, shape messages (messages); in 2 rows consecutive turns of one side were joined by a blank "
+        "line; columns not used: messages[].foo\n"
+    )
+    for _ in range(2):  # read, and from the cache
+        load_source(name)
+        assert capsys.readouterr().err == expected
+
+
+def test_rows_that_no_file_could_hold(tmp_path):
+    """Half a surrogate pair, or 900 levels, in any place: a bad row that is named, and not the end of the loading."""
+    deep = "[" * 900 + "1" + "]" * 900
+    bad = [
+        f'{{"messages": [], "foo": {deep}}}',
+        f'{{"query": {deep}, "response": "r"}}',
+        f'{{"query": "q", "response": "r", "tools": {deep}}}',
+        f'{{"query": "q", "response": "r", "tools": [{{"name": "f", "parameters": {deep}}}]}}',
+        f'{{"query": "q", "response": "r", "images": {deep}}}',
+        f'{{"query": "q", "response": "r", "system": {deep}}}',
+        f'{{"query": "q", "response": "r", "history": {deep}}}',
+        *(f'{{"query": "q", "response": "r", "{key}": {value}}}' for key, value in [
+            ("system", '"\\ud800"'), ("tools", '[{"name": "\\ud800"}]'), ("history", '[["\\udc00", "a"]]'),
+            ("images", '["\\ud800"]'), ("chat_template_kwargs", '{"a": "\\ud800"}')]),
+    ]  # fmt: skip
+    fine = [f'{{"query": "q", "response": "r", "foo": {deep}, "\\ud800": 1}}', GOOD]
+    loaded = load_source(write(tmp_path / "a.jsonl", [*bad, *fine]))
+    assert (loaded.report.bad_rows, loaded.report.rows_kept) == (len(bad), 2)
+    assert [one.location for one in loaded.report.first_bad] == [f"line {number}" for number in range(1, 6)]
+    assert "foo" in loaded.report.unused_columns
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -224,14 +284,16 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     file = first.train.cache_files[0]["filename"]
     assert str(cache_root()) in file
     with monkeypatch.context() as patch:
-        patch.setattr("llmtune.data.loading.read_rows", lambda path: pytest.fail("read again"))
+        patch.setattr("llmtune.data.loading.read_files", lambda path, folder: pytest.fail("read again"))
         again = load_source(name)
     assert again.train._fingerprint == first.train._fingerprint
     assert again.train.to_list() == first.train.to_list()
     read: list[object] = []
-    from llmtune.data.readers import read_rows
+    from llmtune.data.readers import read_files
 
-    monkeypatch.setattr("llmtune.data.loading.read_rows", lambda path: read.append(path) or read_rows(path))
+    monkeypatch.setattr(
+        "llmtune.data.loading.read_files", lambda path, folder: read.append(path) or read_files(path, folder)
+    )
     assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
     assert len(read) == 1
     assert first.train.to_list() == again.train.to_list()
@@ -247,11 +309,11 @@ def test_overwriting_repairs_a_damaged_cache(tmp_path):
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
-    def rows(path):
+    def rows(path, folder):
         yield "line 1", {"foo": 1}
         pytest.fail("read on")
 
-    monkeypatch.setattr("llmtune.data.loading.read_rows", rows)
+    monkeypatch.setattr("llmtune.data.loading.read_files", rows)
     with pytest.raises(DataError, match="line 1: it fits no known shape"):
         load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.data.info import register_dataset
+from llmtune.data.info import DatasetInfo, register_dataset
 from llmtune.data.mixing import get_dataset
+from llmtune.data.streaming import RecordStream
 from llmtune.errors import UsageError
 
 
@@ -156,6 +157,42 @@ def test_identity(capsys):
     assert "filled into 3 rows" in capsys.readouterr().err
     get_dataset("mix-who", dataset_test_ratio=0, model_name="Tiny")
     assert "warning: mix-who: 3 rows hold {{NAME}} or {{AUTHOR}}" in capsys.readouterr().err
+
+
+def test_names_of_the_data_set(tmp_path, capsys):
+    """Where no flag names the model, the data set's own names are filled in; where it has none, that is said."""
+    made = [{"query": "q", "response": "{{NAME}} by {{AUTHOR}}"}]
+    info = DatasetInfo(get_function=lambda: (made, made), default_name=("小一", "Tiny"), default_author=("Someone",))
+    register_dataset("mix-default", info, replace=True)
+    for flags, expected in (({}, "Tiny by Someone"), ({"model_name": "Other"}, "Other by Someone")):
+        for part in get_dataset("mix-default", **flags):
+            assert part[0]["messages"][1]["content"] == expected
+        assert next(iter(RecordStream(["mix-default"], **flags)))["messages"][1]["content"] == expected
+    assert "hold {{NAME}}" not in capsys.readouterr().err
+
+    file = tmp_path / "a.jsonl"
+    rows = [{"query": "q", "response": "{{NAME}}"}, {"query": "你是谁", "response": "{{NAME}}"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in (str(file), "mix-who"):
+        get_dataset(name, dataset_test_ratio=0)
+        told = capsys.readouterr().err
+        assert (
+            f"{name}: {2 if name == str(file) else 3} rows hold {{{{NAME}}}} or {{{{AUTHOR}}}}; give --model_name"
+            in told
+        )
+    train, _ = get_dataset(str(file), dataset_test_ratio=0, model_name=["小一", "Tiny"])
+    assert [row["messages"][1]["content"] for row in train] == ["Tiny", "小一"]
+    assert "hold {{NAME}}" not in capsys.readouterr().err
+
+
+def test_names_in_thoughts(tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    answer = {"role": "assistant", "content": "hi", "reasoning": "I am {{NAME}}"}
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, answer]}) + "\n")
+    get_dataset(str(file), dataset_test_ratio=0)
+    assert "1 rows hold {{NAME}}" in capsys.readouterr().err
+    train, _ = get_dataset(str(file), dataset_test_ratio=0, model_name="Tiny")
+    assert train[0]["messages"][1]["reasoning"] == "I am Tiny"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
 from llmtune.data.loading import load_source
 from llmtune.data.preprocess.common import Drop, code_version, preprocess_row, text_of
 from llmtune.data.rows import LoadReport
+from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError, LlmtuneError, RowError, UsageError
 
 PAIR = {"query": "q", "response": "r"}
@@ -90,7 +92,7 @@ def test_filters_are_no_faults(capsys):
         columns={"query-response": ["query", "response"]},
     )
     assert capsys.readouterr().err == (
-        "t-even: 4 rows, shape query-response (query/response); its own filter left out 2 of 4 (odd 2)\n"
+        "t-even: 4 rows, shape query-response (query/response); left out 2 of 4 (odd 2)\n"
     )
 
 
@@ -99,7 +101,7 @@ def test_faults_are_no_filters(capsys):
     loaded = load_source("t-four")
     assert (loaded.report.filtered, loaded.report.bad_rows, loaded.report.rows_kept) == ({"odd": 1}, 1, 1)
     told = capsys.readouterr().err
-    assert "its own filter left out 1 of 3 (odd 1)" in told
+    assert "left out 1 of 3 (odd 1)" in told
     assert 'warning: t-four: 1 of 3 rows is bad and left out; first: row 3: four. The row: {"n": 4}' in told
     with pytest.raises(DataError, match=r"t-four, row 3: four\."):
         load_source("t-four", strict=True)
@@ -107,8 +109,55 @@ def test_faults_are_no_filters(capsys):
 
 def test_everything_filtered():
     register_dataset("t-odd", get_function=lambda: rows(1, 3), preprocess=even, replace=True)
-    with pytest.raises(DataError, match=r"none of its 2 rows can be used; its own filter left out 2 of 2 \(odd 2\)"):
+    with pytest.raises(DataError, match=r"none of its 2 rows can be used; left out 2 of 2 \(odd 2\)"):
         load_source("t-odd")
+
+
+def _raises(kind: type[BaseException]):
+    def function(*_: object) -> object:
+        raise kind("two\nlines")
+
+    return function
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ZeroDivisionError, AssertionError, RecursionError, OSError, SystemExit])
+def test_a_preprocess_function_that_raises(kind):
+    """The row and the function are named, whatever it raises; other rows go on."""
+    function = _raises(kind)
+    register_dataset(
+        "t-raises",
+        get_function=lambda: [{"n": 1}, PAIR],
+        preprocess=lambda row: function() if "n" in row else row,
+        replace=True,
+    )
+    bad = load_source("t-raises").report.first_bad[0]
+    assert bad.location == "row 1"
+    assert re.search(
+        rf"function .*test_preprocess_common\..*<lambda> fails on it: {kind.__name__}: two lines", bad.reason
+    )
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, SystemExit])
+def test_a_data_set_function_that_raises(kind):
+    register_dataset("t-fails", get_function=_raises(kind), replace=True)
+    for load in (load_source, lambda name: RecordStream([name])):
+        with pytest.raises(DataError, match=r"'t-fails': its function .*_raises.<locals>.function fails: ") as caught:
+            load("t-fails")
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_that_cannot_be_read():
+    class Rows(list):
+        def __iter__(self):
+            yield PAIR
+            raise RuntimeError("no more")
+
+    register_dataset("t-rows", get_function=lambda: Rows([PAIR] * 2), replace=True)
+    with pytest.raises(DataError, match="'t-rows': row 2 cannot be read: RuntimeError: no more"):
+        load_source("t-rows")
+    register_dataset("t-none", get_function=lambda: [PAIR, None], replace=True)
+    with pytest.raises(DataError, match="'t-none': row 2 is NoneType, not a dict"):
+        load_source("t-none")
 
 
 def test_columns_first_then_preprocess(tmp_path):

@@ -57,6 +57,30 @@ def test_modelscope_subsets(tmp_path):
     assert found(modelscope(tmp_path, {"a": META["small"]})) == {"train": ["few/train.csv"]}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"3",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        bytes(100),
+        b"[" * 100_000,
+        b'{"default": []}',
+        b'{"a": {"b": 3}}',
+    ],
+)
+def test_a_broken_file_before_the_description(tmp_path, content):
+    """Whatever sorts before it, or after it, the description is found."""
+    folder = modelscope(tmp_path)
+    for name in ("aaa.json", "zzz.json"):
+        (folder / name).write_bytes(content)
+    assert found(folder) == {"train": ["train.csv"], "test": ["test.csv"]}
+
+
 def test_other_json_is_no_description(tmp_path):
     lay_out(tmp_path, "train.json")
     for name, text in {"a.json": "[]", "b.json": "{", "c.json": '{"a": {"b": 1}}', "d.json": "{}"}.items():
@@ -185,6 +209,16 @@ def test_readme_says_nothing(tmp_path, head):
     assert found(folder) == {"train": ["train.jsonl"], "test": ["test.jsonl"]}
 
 
+def test_a_readme_that_explodes(tmp_path):
+    """Nine lines of YAML would make a list of billions."""
+    lines = ['a0: &a0 ["x","x","x","x","x","x","x","x","x"]']
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    lay_out(tmp_path, "train.jsonl")
+    for head in ("\n".join([*lines, "configs: *a11"]), "configs: " + "[" * 3000):
+        (tmp_path / "README.md").write_text(f"---\n{head}\n---\n")
+        assert found(tmp_path) == {"train": ["train.jsonl"]}
+
+
 def test_readme_names_nothing_that_is_there(tmp_path):
     lay_out(tmp_path, "a.jsonl")
     (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: b.jsonl\n---\n")
@@ -221,6 +255,11 @@ def test_links_are_followed(tmp_path):
         ([".hidden/train.jsonl", "_x/train.jsonl", "a.jsonl", "configuration.json"], {"train": ["a.jsonl"]}),
         (["a.json", "configuration.json", "dataset_infos.json"], {"train": ["a.json"]}),
         (["poems.txt"], {"train": ["poems.txt"]}),
+        (["a.jsonl", "eval.jsonl"], {"train": ["a.jsonl"], "validation": ["eval.jsonl"]}),
+        (["licence.txt", "test.jsonl"], {"test": ["test.jsonl"]}),
+        (["poems.txt", "test.txt"], {"train": ["poems.txt"], "test": ["test.txt"]}),
+        (["train/test_cases.json", "Dev/x.json"], {"train": ["train/test_cases.json"], "validation": ["Dev/x.json"]}),
+        (["a.arrow", "cache-12.arrow", "state.json", "dataset_dict.json"], {"train": ["a.arrow"]}),
     ],
 )
 def test_names(tmp_path, names, expected):

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtune.data.formats_messages import parse_literal
 from llmtune.data.preprocess.common import Drop, Row
+from llmtune.data.values import parse_literal
 from llmtune.errors import RowError
 
 __all__ = ["msagent", "msagent_mini"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.data.formats_messages import text_or_none
 from llmtune.data.preprocess.common import Drop, Row
+from llmtune.data.values import text_or_none
 
 __all__ = ["NO_OUTPUT", "alpaca", "alpaca_zh"]
 

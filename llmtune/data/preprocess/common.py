@@ -10,10 +10,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from llmtune.data.formats_messages import kind_of, text_or_none
-from llmtune.errors import RowError
+from llmtune.data.values import kind_of, text_or_none
+from llmtune.errors import LlmtuneError, RowError
 
-__all__ = ["Drop", "Preprocess", "Row", "code_version", "preprocess_row", "text_of"]
+__all__ = ["Drop", "Preprocess", "Row", "cause_of", "code_version", "name_of", "preprocess_row", "text_of"]
 
 Row: TypeAlias = "dict[str, Any]"
 Preprocess: TypeAlias = "Callable[[dict[str, Any]], Any]"
@@ -37,9 +37,11 @@ def preprocess_row(function: Preprocess, row: Row) -> list[Row] | Drop:
     """
     try:
         made = function(row)
-    except (AttributeError, LookupError, TypeError, ValueError) as err:
-        cause = f"there is no column {err}" if isinstance(err, KeyError) else f"{type(err).__name__}: {err}"
-        raise RowError(f"the data set's preprocess function fails on it: {cause}") from err
+    except (LlmtuneError, MemoryError):
+        raise
+    except (Exception, SystemExit) as err:  # a stranger's code may raise anything
+        cause = f"there is no column {err}" if isinstance(err, KeyError) else cause_of(err)
+        raise RowError(f"the data set's preprocess function {name_of(function)} fails on it: {cause}") from err
     if made is None:
         return Drop("left out by its preprocess function")
     if isinstance(made, Drop):
@@ -48,6 +50,17 @@ def preprocess_row(function: Preprocess, row: Row) -> list[Row] | Drop:
     if not isinstance(rows, (list, tuple)) or not all(isinstance(item, Mapping) for item in rows):
         raise RowError(f"the data set's preprocess function made {kind_of(made)} of it, not a row or a list of rows")
     return [dict(item) for item in rows]
+
+
+def name_of(function: Any) -> str:
+    """`module.function`, for errors."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', None) or '?'}.{name}"
+
+
+def cause_of(err: BaseException) -> str:
+    """An exception of a stranger's code, in one line."""
+    return " ".join(f"{type(err).__name__}: {err}".split()).removesuffix(":")
 
 
 def code_version(function: Preprocess) -> str:

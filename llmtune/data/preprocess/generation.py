@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmtune.data.formats_messages import text_or_none
 from llmtune.data.preprocess.common import Row, text_of
+from llmtune.data.values import text_or_none
 from llmtune.errors import RowError
 
 __all__ = ["advertise_gen", "dureader_question", "poetry", "tigerbot_law"]

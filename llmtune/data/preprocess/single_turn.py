@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llmtune.data.formats_messages import parse_literal
 from llmtune.data.preprocess.alpaca import NO_OUTPUT
 from llmtune.data.preprocess.common import Drop, Row, text_of
+from llmtune.data.values import parse_literal
 
 __all__ = ["FIREFLY_KINDS", "blossom_math", "firefly", "instruct", "lawyer_llama", "medical_en"]
 

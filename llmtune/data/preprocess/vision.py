@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.data.formats_messages import image_path
+from llmtune.data.contents import image_path
 from llmtune.data.preprocess.common import Row, text_of
 
 __all__ = ["coco_caption"]

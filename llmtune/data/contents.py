@@ -1,0 +1,180 @@
+"""The content of a message: text, or parts of text, thoughts, calls and images as the clients of several APIs write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmtune.data.tool_schemas import parse_calls
+from llmtune.data.values import check_unicode, json_text, kind_of
+from llmtune.errors import RowError
+from llmtune.types import ToolCall
+
+__all__ = ["PARTS", "Content", "Found", "image_path", "is_parts", "read_content", "read_thought"]
+
+TEXTS = ("text", "input_text", "output_text", "refusal")
+THOUGHTS = ("reasoning", "thinking", "reasoning_content", "thought")
+CALLS = ("tool_call", "tool_calls", "function_call")
+IMAGES = ("image", "image_url", "input_image")
+PARTS = (*TEXTS, *THOUGHTS, *CALLS, *IMAGES, "tools")
+VALUES = ("value", "text", "content")
+"""Where a part may keep what it holds, beside the key that is called like its type."""
+
+IMAGE_VALUES = ("image", "image_url", "path", "url", "value")
+LABELS = frozenset({"type", "id", "index"})
+
+
+@dataclass(slots=True)
+class Found:
+    """What reading a row brings to light beside its messages.
+
+    Attributes:
+        images: The paths that stand inside messages, in the order of the marks that they fill.
+        tools: Schemas that stand inside messages.
+        unused: Keys inside messages that nothing was read from, `messages[].key`.
+        notes: What was done to the turns, in fixed words: the report counts how many rows each was done to.
+    """
+
+    images: list[str] = field(default_factory=list)
+    tools: list[Any] = field(default_factory=list)
+    unused: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def leave(self, place: str, fields: Mapping[str, Any], known: Collection[Any]) -> None:
+        """Note the keys that are not known; those whose cell is null count as absent."""
+        self.unused.update((f"{place}.{key}", None) for key in fields if key not in known and fields[key] is not None)
+
+
+@dataclass(slots=True)
+class Content:
+    """`reasoning`: None where there is none. `calls`: those among the parts."""
+
+    text: str = ""
+    reasoning: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+
+
+def is_parts(content: Any, types: Collection[str] | None = None) -> bool:
+    """Whether a list, or a single object, is made of parts that name their type. Texts may stand between them.
+
+    Args:
+        types: Those that count; None for any.
+    """
+    items = [content] if isinstance(content, Mapping) else content
+    if not isinstance(items, (list, tuple)) or not items:
+        return False
+    typed = [item for item in items if isinstance(item, Mapping) and isinstance(item.get("type"), str)]
+    return (
+        bool(typed)
+        and all(isinstance(item, (str, Mapping)) for item in items)
+        and (types is None or all(item["type"] in types for item in typed))
+    )
+
+
+def read_content(content: Any, role: str, where: str, place: str, found: Found) -> Content:
+    """Read the content of a message of any role.
+
+    A value that is neither text nor parts becomes its JSON text: what a tool returned, or a structured answer.
+
+    Raises:
+        RowError: A part of an unknown type, parts in an order that no template writes, or true or false where a
+            person or a model speaks.
+    """
+    if isinstance(content, str):
+        return Content(check_unicode(content, where))
+    if isinstance(content, bool) and role != "tool":
+        raise RowError(f"{where} has {kind_of(content)} as content, not text")
+    if isinstance(content, (int, float)) and not isinstance(content, bool):
+        return Content(str(content))
+    if role == "tool":
+        is_text = is_parts(content) and all(_plain_text(part) is not None for part in _items(content))
+        return Content("".join(map(str, map(_plain_text, _items(content)))) if is_text else json_text(content, where))
+    texts = isinstance(content, (list, tuple)) and all(isinstance(item, str) for item in content)
+    if not texts and not is_parts(content):
+        return Content(json_text(content, where))
+    made = Content()
+    for part in _items(content):
+        _read_part(part, role, where, place, made, found)
+    return made
+
+
+def _items(content: Any) -> Sequence[Any]:
+    return [content] if isinstance(content, Mapping) else content
+
+
+def _plain_text(part: Any) -> str | None:
+    """The text of a tool's part. Anything else that a tool returns is data, even where it has a `type`."""
+    if isinstance(part, str):
+        return part
+    text = part.get("text", part.get("value")) if part.get("type") in TEXTS else None
+    return text if isinstance(text, str) else None
+
+
+def _read_part(part: Any, role: str, where: str, place: str, made: Content, found: Found) -> None:
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    kind = part.get("type")
+    if kind not in PARTS:
+        named = f"of type {kind!r}" if kind is not None else "without a type"
+        raise RowError(f"{where} has a part {named}, which is not supported; known are {', '.join(PARTS)}")
+    names = IMAGE_VALUES if kind in IMAGES else (kind, *VALUES)
+    key = next((key for key in names if part.get(key) is not None), None)
+    value = None if key is None else part[key]
+    if kind not in CALLS:
+        found.leave(f"{place}.content[]", part, {*LABELS, key})
+    if kind in IMAGES:
+        if role != "user":
+            raise RowError(f"{where} has a part of type {kind!r}; only a user message may show an image")
+        if value is not None:
+            found.images.append(image_path(value))
+        made.text += "<image>"
+        return
+    if kind == "tools":
+        found.tools.append(value)
+        return
+    if kind in CALLS:
+        _need_assistant(role, kind, where)
+        made.calls += parse_calls(part if value is None else value, where)
+    elif kind in THOUGHTS:
+        _need_assistant(role, kind, where)
+        if made.text or made.calls:
+            raise RowError(f"{where} has a thought behind its text; a thought comes first")
+        made.reasoning = "\n\n".join([*([made.reasoning] if made.reasoning else []), read_thought(value, where)])
+    elif not isinstance(value, str):
+        raise RowError(f"{where} has a part of type {kind!r} that holds {kind_of(value)}, not text")
+    elif made.calls and value.strip():
+        raise RowError(f"{where} has text behind its tool calls; the calls come last")
+    else:
+        made.text += "" if made.calls else check_unicode(value, where)
+
+
+def _need_assistant(role: str, kind: str, where: str) -> None:
+    if role != "assistant":
+        raise RowError(f"{where} has a part of type {kind!r}; only an assistant message may")
+
+
+def read_thought(value: Any, where: str) -> str:
+    """A thought: text, or parts of text.
+
+    Raises:
+        RowError: Anything else.
+    """
+    if isinstance(value, str):
+        return check_unicode(value, where)
+    texts = [_plain_text(part) for part in _items(value)] if is_parts(value) else [None]
+    if any(text is None for text in texts):
+        raise RowError(f"{where} has {kind_of(value)} as its thought, not text")
+    return check_unicode("".join(map(str, texts)), where)
+
+
+def image_path(value: Any) -> str:
+    """The path or address of an image, given as text or as an object that names it."""
+    if isinstance(value, Mapping):
+        named = next((value[key] for key in ("path", "url") if value.get(key) is not None), None)
+        if named is None and value.get("bytes") is not None:
+            raise RowError("an image is given by its bytes alone; save it to a file and give the path")
+        value = named
+    if not isinstance(value, str):
+        raise RowError(f"an image is {kind_of(value)}, not a path or an address")
+    return check_unicode(value, "an image path")

@@ -1,0 +1,133 @@
+"""The values of a row's cells: what they are in words, texts, literals, JSON."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmtune.errors import RowError
+from llmtune.types import Json
+
+__all__ = [
+    "MAX_DEPTH",
+    "check_depth",
+    "check_unicode",
+    "excerpt",
+    "is_null",
+    "json_text",
+    "kind_of",
+    "parse_literal",
+    "printable",
+    "text_or_none",
+    "without_nulls",
+]
+
+MAX_DEPTH = 100
+"""Levels of a schema, an argument or a result. Python's own recursion ends soon after, in templates first."""
+
+EXCERPT_CHARS = 80
+
+
+def kind_of(value: Any) -> str:
+    """What a wrong value is, in a user's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = ((str, "text"), ((int, float), "a number"), (Mapping, "an object"), ((list, tuple), "a list"))
+    return next((name for types, name in names if isinstance(value, types)), type(value).__name__)
+
+
+def is_null(value: Any) -> bool:
+    """Null, or NaN, which is how pandas writes it."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def parse_literal(text: str, *, what: str) -> Any:
+    """Parse a cell that holds JSON, or Python's own spelling of it, as text.
+
+    Raises:
+        RowError: It is neither.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise RowError(f"{what} is text that is not JSON: {text[:40]!r}") from None
+
+
+def check_unicode(text: str, where: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowError(f"{where} holds half of a surrogate pair, which is not valid Unicode") from None
+    return text
+
+
+def check_depth(value: Any, what: str) -> None:
+    """Raise a RowError where a value is nested too deeply to be written by a template."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level if isinstance(item, (Mapping, list, tuple)) for inner in _members(item)]
+        if not level:
+            return
+    raise RowError(f"{what} is nested more than {MAX_DEPTH} levels deep")
+
+
+def _members(value: Any) -> Any:
+    return value.values() if isinstance(value, Mapping) else value
+
+
+def json_text(value: Json, what: str) -> str:
+    """The JSON text of a value.
+
+    Raises:
+        RowError: JSON has no form for it, or it is nested too deeply.
+    """
+    check_depth(value, what)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as err:
+        raise RowError(f"{what} cannot be written as JSON: {err}") from err
+    return check_unicode(text, what)
+
+
+def text_or_none(row: Mapping[str, Any], key: str) -> str | None:
+    """A text cell; numbers become their text, an absent one is None.
+
+    Raises:
+        RowError: The cell holds anything else.
+    """
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise RowError(f"column {key!r} holds {kind_of(value)}, not text")
+    return check_unicode(value, f"column {key!r}") if isinstance(value, str) else str(value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Drop null members at every depth: Arrow gives each struct the fields of all the others, as nulls."""
+    if isinstance(value, dict):
+        return {key: without_nulls(member) for key, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def excerpt(value: Any) -> str:
+    """The first characters of a row, for a report; of one that has no JSON form, its keys."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=repr)[:EXCERPT_CHARS]
+    except (TypeError, ValueError, RecursionError):
+        return f"its keys are {', '.join(map(repr, value))}"[:EXCERPT_CHARS] if isinstance(value, Mapping) else "[..."
+
+
+def printable(text: str) -> str:
+    """Half a surrogate pair can be in a JSON string, but in no file or terminal."""
+    return text.encode("utf-8", "replace").decode("utf-8")
