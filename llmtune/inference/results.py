@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.parity import upstream_messages
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
+from llmtune.templates.upstream import upstream_messages
 from llmtune.types import Conversation, Message
 
 __all__ = ["InferResult", "result_of", "scored_pair"]
