@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from llmtune.data.formats import to_conversation
@@ -195,6 +196,22 @@ class ChatTemplate:
     def thought_marks(self) -> ThoughtMarks | None:
         """What stands around the thoughts that the model writes; None where its family writes none."""
         return None if self.info.write_thought is None else THINK
+
+    @cached_property
+    def thought_tokens(self) -> dict[int, str]:
+        """The special tokens among the marks of thoughts, which a decoded answer keeps: id -> text."""
+        marks = self.thought_marks
+        found = {} if marks is None else {text: self._single_token(text) for text in (marks.open, marks.close)}
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return {ids[0]: text for text, ids in found.items() if ids and ids[0] in special}
+
+    def opens_thought(self, row: Row) -> bool:
+        """Whether the prompt of a row ends in the opening of a thought, which the model then continues."""
+        marks = self.thought_marks
+        if marks is None:
+            return False
+        pieces = self.pieces(as_conversation(row, need_answer=False), generation=True)
+        return marks.is_open("".join(piece.content for piece in pieces[-2:] if isinstance(piece.content, str)))
 
     @property
     def stop_token_ids(self) -> list[int]:

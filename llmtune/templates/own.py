@@ -59,7 +59,7 @@ class OwnTemplate(ChatTemplate):
                 f"The template {self.name!r} is the tokenizer's own, and this tokenizer carries none. "
                 "Choose another --template_type (llmtune list templates)."
             )
-        self._renderer = Renderer(self.tokenizer, self.system, self.template_kwargs)
+        self._renderer = Renderer(self.tokenizer)
         probe = self._render(Conversation((QUESTION, ANSWER)))
         self._stop = self._find_stop(Conversation((QUESTION, ANSWER)), Message("user", NEXT))
         self._call_stop = self._stop
@@ -181,7 +181,8 @@ class OwnTemplate(ChatTemplate):
         return find_stop(last, followed, control, eos=eos, bos=self.tokenizer.bos_token)
 
     def _render(self, conversation: Conversation, *, asks: bool = False) -> str:
-        return self._renderer.render(conversation, asks=asks)
+        kwargs = {**self.template_kwargs, **conversation.template_kwargs}
+        return self._renderer.render(replace(conversation, template_kwargs=kwargs), system=self.system, asks=asks)
 
     def _cut(self, text: str, learned: list[tuple[int, int, int]], conversation: Conversation) -> list[Piece]:
         """The text in pieces: what is trained, and contents that hold the spelling of a control token."""

@@ -23,14 +23,12 @@ class Renderer:
     DeepSeek-V3's joins texts and wants the JSON. Mistral's insist on ids of nine characters.
     """
 
-    def __init__(self, tokenizer: Any, system: str | None, kwargs: Mapping[str, Json]) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.system = system
-        self.kwargs = kwargs
         self.source = _source(tokenizer)
         self._thoughts_as = thought_keys(self.source)
 
-    def render(self, conversation: Conversation, *, asks: bool = False) -> str:
+    def render(self, conversation: Conversation, *, system: str | None = None, asks: bool = False) -> str:
         """The text of a conversation; with `asks`, up to where the model begins to write.
 
         Raises:
@@ -48,7 +46,7 @@ class Renderer:
         first: TemplateError | None = None
         for parsed, own_ids in forms:
             try:
-                text, shown = self._apply(conversation, asks, parsed=parsed, own_ids=own_ids)
+                text, shown = self._apply(conversation, system, asks, parsed=parsed, own_ids=own_ids)
             except TemplateError as err:
                 first = first or err
                 continue
@@ -60,12 +58,12 @@ class Renderer:
         )
 
     def _apply(
-        self, conversation: Conversation, asks: bool, *, parsed: bool, own_ids: bool
+        self, conversation: Conversation, system: str | None, asks: bool, *, parsed: bool, own_ids: bool
     ) -> tuple[str, list[Mapping[str, Json]]]:
         """The text, and those arguments that were given as objects."""
         from jinja2.exceptions import TemplateError as JinjaError
 
-        messages = upstream_messages(conversation, system=self.system, thoughts_as=self._thoughts_as, own_ids=own_ids)
+        messages = upstream_messages(conversation, system=system, thoughts_as=self._thoughts_as, own_ids=own_ids)
         objects: list[Mapping[str, Json]] = []
         for message in messages:
             for call in message.get("tool_calls", ()):
@@ -73,7 +71,7 @@ class Renderer:
                 function["arguments"] = _parsed(function["arguments"]) if parsed else _as_text(function["arguments"])
                 if parsed and isinstance(function["arguments"], Mapping) and function["arguments"]:
                     objects.append(function["arguments"])
-        kwargs = checked_kwargs({**self.kwargs, **conversation.template_kwargs})
+        kwargs = checked_kwargs(conversation.template_kwargs)
         try:
             text = self.tokenizer.apply_chat_template(
                 messages, tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=asks, **kwargs
