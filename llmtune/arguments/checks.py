@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.data.items import check_items
-from llmtune.errors import LlmtuneError, ModelError, UsageError
+from llmtune.errors import LlmtuneError, ModelError, TemplateError, UsageError
 from llmtune.hub.settings import HubOptions
 from llmtune.models.identify import identify
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
-from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.templates.info import TEMPLATE_MAPPING, with_kwargs
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "fill_model",
     "is_pattern",
     "load_custom_register",
+    "parse_chat_template_kwargs",
     "parse_train_args",
 ]
 
@@ -114,6 +116,27 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
         f"The template {args.template_type!r} has no place for a system text, so --system cannot be followed. "
         "Leave --system away, or choose another --template_type.",
     )
+    try:
+        kwargs = parse_chat_template_kwargs(getattr(args, "chat_template_kwargs", None))
+        if not template.from_tokenizer:
+            with_kwargs(template, kwargs)
+    except (TemplateError, UsageError) as err:
+        problems.need(False, f"--chat_template_kwargs: {err}.".replace("..", "."))
+
+
+def parse_chat_template_kwargs(text: str | None) -> dict[str, Any]:
+    """`--chat_template_kwargs` as an object.
+
+    Raises:
+        UsageError: It is no JSON object.
+    """
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{text!r} is no JSON object, such as '{{\"enable_thinking\": false}}'")
+    return found
 
 
 def _infer_model_type(args: ModelArguments) -> None:

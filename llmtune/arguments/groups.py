@@ -89,6 +89,9 @@ class DataArguments:
     """Validation rows. Default: train_dataset_sample times dataset_test_ratio, of what was split off."""
     system: str | None = fixed(None)
     """System text for rows without one of their own. Default: the template's."""
+    chat_template_kwargs: str | None = fixed(None)
+    """Variables for the tokenizer's own chat template (--template_type auto), as a JSON object:
+    '{"enable_thinking": false}'. A row's or a request's own come on top. Registered templates know enable_thinking."""
     max_length: int = fixed(2048)
     """Tokens kept of a sample, special tokens included; -1 keeps all."""
     max_pixels: int | None = fixed(None)

@@ -19,7 +19,7 @@ __all__ = ["InferArguments"]
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     "tool_format",
-    *("dtype", "system", "use_hf", "cache_dir"),
+    *("dtype", "system", "chat_template_kwargs", "use_hf", "cache_dir"),
     *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
     *("max_length", "max_pixels", "special_tokens_in_text"),
 ]

@@ -15,6 +15,7 @@ BEFORE, AFTER = 4, 6
 
 def check_template(args: SftArguments) -> int:
     """Print one line a probe, and the first difference in full. Returns 1 where one differs."""
+    from llmtune.arguments.checks import parse_chat_template_kwargs
     from llmtune.models.loading import get_model_tokenizer
     from llmtune.templates.chat import get_template
     from llmtune.templates.probes import PROBES
@@ -33,7 +34,13 @@ def check_template(args: SftArguments) -> int:
     if not tokenizer.chat_template:
         sys.stdout.write(f"The tokenizer carries no chat template for {args.template_type!r} to differ from.\n")
         return 0
-    template = get_template(args.template_type, tokenizer, system=args.system, loss_on=args.loss_on)
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        system=args.system,
+        loss_on=args.loss_on,
+        template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+    )
     sys.stdout.write(f"Template {args.template_type!r} against the chat template of {tokenizer.name_or_path}\n")
     first: tuple[str, Difference] | None = None
     for name, conversation in PROBES.items():

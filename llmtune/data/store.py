@@ -274,6 +274,7 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
             template.truncation_strategy,
             template.loss_on,
             template.control_as_text,
+            json.dumps(template.template_kwargs, sort_keys=True, default=repr),
         ),
         _images_text(dataset, template),
     ]

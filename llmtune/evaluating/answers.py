@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -87,7 +88,7 @@ def _choice_record(index: int, question: ChoiceQuestion, style: str, found: Iter
 
 def continuation(engine: Engine, prompt: Conversation, prompt_ids: Sequence[int], text: str) -> list[int]:
     """The ids that the model would write for an answer after this prompt, without the stop token."""
-    whole = Conversation((*prompt.messages, Message("assistant", text, loss=True)), prompt.tools, prompt.images)
+    whole = replace(prompt, messages=(*prompt.messages, Message("assistant", text, loss=True)))
     ids = list(engine.template.encode(whole)["input_ids"])
     if ids[: len(prompt_ids)] != list(prompt_ids):  # cut to max_length: the answer is still at the end
         start = len(ids) - len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) - 1

@@ -45,6 +45,7 @@ def claim_folder(args: EvaluateArguments, metrics: Sequence[str], data: str) -> 
         "model_id_or_path": first.model_id_or_path,
         "template_type": first.template_type,
         "system": first.system,
+        "chat_template_kwargs": first.chat_template_kwargs,
         "max_length": first.max_length,
         "dtype": first.dtype,
         "quantization_bit": first.quantization_bit,

@@ -8,6 +8,7 @@ from typing import Any
 from llmtune.data.image_marks import with_talk_images
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.thoughts import split_answer
 from llmtune.types import Conversation, Message
 
 __all__ = ["chat"]
@@ -89,9 +90,12 @@ class _Talk:
         _say("\n")
         answer = "".join(pieces)
         history = [[a.content, b.content] for a, b in zip(self.turns[::2], self.turns[1::2], strict=True)]
-        self.results.append({"query": question, "response": answer, "history": history})
-        if self.engine.template.info.chat_sep is not None:
-            self.turns += [Message("user", question), Message("assistant", answer)]
+        template = self.engine.template
+        thought, answer = split_answer(answer, template.thought_marks, opened=template.opens_thought(row))
+        told = {} if thought is None else {"reasoning_content": thought}
+        self.results.append({"query": question, "response": answer, "history": history} | told)
+        if template.info.chat_sep is not None:
+            self.turns += [Message("user", question), Message("assistant", answer, reasoning=thought)]
 
 
 def _read(multi_line: bool, *, prompt: str = "<<< ") -> str | None:

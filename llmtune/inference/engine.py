@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from llmtune.inference.adapters import Adapters
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import RowSampler, Sampling
-from llmtune.inference.texts import Frame, cut_at
+from llmtune.inference.texts import Frame, cut_at, text_of
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
@@ -156,7 +156,7 @@ class Engine:
     def _text(self, ids: list[int]) -> str:
         stops = set(self.template.stop_token_ids)
         end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
-        text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        text = text_of(self.tokenizer, ids[:end], self.template.thought_tokens)
         frame = Frame(*self.template.answer_frame)
         return frame.add(cut_at(text, self.template.stop_strings)) + frame.rest()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind
+from llmtune.arguments.checks import parse_chat_template_kwargs
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.long_context import rope_options
 from llmtune.errors import UsageError
@@ -96,4 +97,5 @@ def _template(args: InferArguments, tokenizer: Any) -> ChatTemplate:
         max_length=args.max_length,
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
+        template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
     )

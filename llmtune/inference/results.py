@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from llmtune.inference.thoughts import split_answer
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.parity import upstream_messages
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
+from llmtune.templates.upstream import upstream_messages
 from llmtune.types import Conversation, Message
 
 __all__ = ["InferResult", "result_of", "scored_pair"]
@@ -14,7 +16,8 @@ __all__ = ["InferResult", "result_of", "scored_pair"]
 InferResult = dict[str, Any]
 """`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer.
 
-A row with tools also has `tools` and `messages`, the talk up to the answer in OpenAI's form, and what was read in the
+Where the template writes thoughts, `response` and `label` are without them, and `reasoning_content` is the thought. A
+row with tools also has `tools` and `messages`, the talk up to the answer in OpenAI's form, and what was read in the
 response: `content` and `tool_calls`.
 """
 
@@ -23,9 +26,16 @@ def result_of(row: Conversation, answer: str, template: ChatTemplate) -> InferRe
     """What is written of one answer."""
     turns = list(row.turns)
     wanted = turns.pop() if turns and turns[-1].role == "assistant" else None
+    marks = template.thought_marks
+    opened = turns[:1] != [] and template.opens_thought(row)
+    thought, answer = split_answer(answer, marks, opened=opened)
+    if wanted is not None and marks is not None and wanted.reasoning is None and marks.close in wanted.content:
+        wanted = replace(wanted, content=marks.split(wanted.content, opened=True)[1])
     uses_tools = bool(row.tools) or any(turn.role == "tool" for turn in turns)
     query = turns[-1].content if turns else ""
     result: InferResult = {"query": query, "response": answer, "history": [], "system": row.system}
+    if thought is not None:
+        result["reasoning_content"] = thought
     if not uses_tools:
         pairs = zip(turns[:-1:2], turns[1:-1:2], strict=False)
         result["history"] = [[question.content, earlier.content] for question, earlier in pairs]

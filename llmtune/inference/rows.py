@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from llmtune.inference.sampling import Sampling
+from llmtune.inference.stops import StopAutomaton
 from llmtune.inference.texts import Frame, StopWords, TokenText
 from llmtune.types import Encoded
 
@@ -51,6 +52,7 @@ class Row:
         template: Says where an answer stops.
         frame: What the model writes around it; not part of its text.
         constraint: What its text has to be, if anything.
+        stops: The automaton of the template's and the settings' stop words, which rows of one request share.
         tell: Is given each piece, on the thread that generates; it must not block.
     """
 
@@ -62,6 +64,7 @@ class Row:
         *,
         frame: tuple[str, str] = ("", ""),
         constraint: Constraint | None = None,
+        stops: StopAutomaton | None = None,
         tell: Callable[[Written], None] | None = None,
     ) -> None:
         self.prompt = prompt
@@ -79,8 +82,8 @@ class Row:
         self._tell = tell
         self._template = template
         self._stop_ids = frozenset(template.stop_token_ids)
-        self._text = TokenText(template.tokenizer)
-        self._stops = StopWords([*template.stop_strings, *sampling.stop])
+        self._text = TokenText(template.tokenizer, template.thought_tokens)
+        self._stops = StopWords(stops or StopAutomaton([*template.stop_strings, *sampling.stop]))
         self._frame = Frame(*frame)
         self._generator: torch.Generator | None = None
         self._log_shares: torch.Tensor | None = None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["HALF", "Frame", "StopWords", "TokenText", "cut_at", "held_back"]
+from llmtune.inference.stops import StopAutomaton
+
+__all__ = ["HALF", "Frame", "StopWords", "TokenText", "cut_at", "held_back", "text_of"]
 
 HALF = "\ufffd"
 """What a tokenizer decodes the first bytes of a character to."""
 
 
 class TokenText:
-    """Tokens to text, piece by piece; half a character waits for its other half."""
+    """Tokens to text, piece by piece; half a character waits for its other half.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        shown: Special tokens that are no control tokens of the turn but marks of a thought: id -> text.
+    """
+
+    def __init__(self, tokenizer: Any, shown: Mapping[int, str] | None = None) -> None:
         self.tokenizer = tokenizer
+        self._shown = shown or {}
         self.ids: list[int] = []
         self._start = 0  # the pieces of some tokenizers depend on the token before
         self._told = 0
@@ -43,29 +50,48 @@ class TokenText:
         return self._decode(ids)[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+        return text_of(self.tokenizer, ids, self._shown)
+
+
+def text_of(tokenizer: Any, ids: list[int], shown: Mapping[int, str]) -> str:
+    """Tokens as text, without special ones but those that are `shown`."""
+    place = next((place for place, token in enumerate(ids) if token in shown), None) if shown else None
+    if place is None:
+        return str(tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+    before = str(tokenizer.decode(ids[:place], skip_special_tokens=True)) if place else ""
+    return before + shown[ids[place]] + text_of(tokenizer, ids[place + 1 :], shown)
 
 
 class StopWords:
-    """Holds back what may be the beginning of a stop word; ends at a whole one."""
+    """Holds back what may be the beginning of a stop word; ends at the first whole one.
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = [word for word in words if word]
+    Args:
+        words: The stop words, or the automaton of them where several texts share one.
+    """
+
+    def __init__(self, words: Sequence[str] | StopAutomaton) -> None:
+        self._automaton = words if isinstance(words, StopAutomaton) else StopAutomaton(words)
+        self._state = 0
         self.found = False
         self._held = ""
 
     def add(self, piece: str) -> str:
+        state, automaton = self._state, self._automaton
+        start = len(self._held)
         self._held += piece
-        cut = cut_at(self._held, self.words)
-        if cut != self._held:
-            self.found, self._held = True, ""
-            return cut
-        keep = held_back(self._held, self.words)
-        told, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        for place, character in enumerate(piece, start=start + 1):
+            state = automaton.step(state, character)
+            if automaton.found[state]:
+                told, self._held, self.found = self._held[: place - automaton.found[state]], "", True
+                return told
+        self._state = state
+        end = len(self._held) - automaton.depth[state]
+        told, self._held = self._held[:end], self._held[end:]
         return told
 
     def rest(self) -> str:
         told, self._held = self._held, ""
+        self._state = 0
         return told
 
 
@@ -97,7 +123,7 @@ class Frame:
 
 
 def held_back(text: str, words: Sequence[str]) -> int:
-    """Characters at the end of a text that may be the beginning of one of the words."""
+    """Characters at the end of a text that may be the beginning of one of a few short words."""
     return max((size for word in words for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
 
 

@@ -14,6 +14,7 @@ from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import TokenLogprob
 from llmtune.inference.texts import HALF
+from llmtune.inference.thoughts import ThoughtText
 from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
@@ -27,7 +28,7 @@ from llmtune.serving.tool_calls import (
     shown_tools,
 )
 from llmtune.templates.tools import ToolFormat
-from llmtune.types import Conversation, Encoded
+from llmtune.types import Conversation, Encoded, Message
 
 __all__ = ["Chat", "number_of_answers"]
 
@@ -39,6 +40,7 @@ class Chat:
     service: Service
     request: ChatRequest
     prompt: Encoded
+    opened: bool
     pictures: Pictures
     fmt: ToolFormat | None
     asked: AskedCall | None
@@ -59,7 +61,8 @@ class Chat:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
         pictures = Pictures()
         conversation = _conversation(request, pictures, sees=template.images is not None)
-        return cls(service, request, service.chat_prompt(request.model, conversation), pictures, fmt, asked)
+        prompt, opened = service.chat_prompt(request.model, conversation)
+        return cls(service, request, prompt, opened, pictures, fmt, asked)
 
     def start(self) -> Job:
         request = self.request
@@ -84,8 +87,12 @@ class Chat:
         choices = []
         for number, row in enumerate(job.rows):
             text = self._answer_text()
-            content = text.add(row.text) + text.finish()
+            parts = self._thought_text()
+            (thought, content), (last_thought, last) = parts.add(row.text), parts.finish()
+            content = text.add(content + last) + text.finish()
             message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+            if parts.has_thought:
+                message["reasoning_content"] = thought + last_thought
             if text.calls:
                 message |= {"content": content.strip() or None, "tool_calls": calls_json(text.calls)}
             reason = "tool_calls" if text.calls and row.finish_reason == "stop" else row.finish_reason
@@ -109,15 +116,22 @@ class Chat:
             return body | {"choices": [choice]}
 
         texts = [self._answer_text() for _ in job.rows]
+        thoughts = [self._thought_text() for _ in job.rows]
         told = [0] * len(job.rows)
         for number in range(len(job.rows)):
             yield chunk(number, {"role": "assistant", "content": ""})
         async for number, written in self.service.pieces(job):
             row, text = job.rows[number], texts[number]
-            content = text.add(written.text)
             ended = written.finish_reason is not None
-            content += text.finish() if ended else ""
+            thought, content = thoughts[number].add(written.text)
+            if ended:
+                last_thought, last = thoughts[number].finish()
+                thought, content = thought + last_thought, content + last
+            content = text.add(content) + (text.finish() if ended else "")
             logprobs, told[number] = row.logprobs[told[number] : written.end], written.end
+            if thought:
+                yield chunk(number, {"reasoning_content": thought}, None, logprobs)
+                logprobs = []
             if content or logprobs:
                 yield chunk(number, {"content": content}, None, logprobs)
             if text.calls:
@@ -130,6 +144,12 @@ class Chat:
 
     def _answer_text(self) -> AnswerText:
         return AnswerText(self.fmt, self.asked, parallel=self.request.parallel_tool_calls is not False)
+
+    def _thought_text(self) -> ThoughtText:
+        """An answer that is held to a form is that form and nothing before it."""
+        held = self.asked is not None or _wants_json(self.request)
+        marks = None if held else self.service.template(self.request.model).thought_marks
+        return ThoughtText(marks, opened=self.opened)
 
     def _body(self, job: Job, kind: str) -> dict[str, Any]:
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model}
@@ -155,7 +175,27 @@ def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Co
         tools = parse_tools(shown_tools(request))
     except LlmtuneError as err:
         raise ApiError(400, f"messages: {err}.", param="messages") from err
-    return Conversation(tuple(messages), tools, tuple(pictures.paths))
+    kwargs = request.chat_template_kwargs or {}
+    return Conversation(_with_details(messages, request), tools, tuple(pictures.paths), kwargs)
+
+
+def _with_details(messages: Sequence[Message], request: ChatRequest) -> tuple[Message, ...]:
+    """Messages with what templates may write of them beside their contents."""
+    if len(messages) != len(request.messages):
+        return tuple(messages)
+    return tuple(
+        dataclasses.replace(
+            message,
+            name=given.name,
+            tool_call_id=given.tool_call_id,
+            reasoning=given.reasoning_content if given.reasoning_content is not None else given.reasoning,
+            tool_calls=tuple(
+                dataclasses.replace(call, id=asked.id)
+                for call, asked in zip(message.tool_calls, given.tool_calls or (), strict=True)
+            ),
+        )
+        for message, given in zip(messages, request.messages, strict=True)
+    )
 
 
 def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What requests may say. Fields and their ranges are those of OpenAI's API, and of vLLM where that has more.
 
+A thought travels as `reasoning_content`, as in DeepSeek's API and vLLM's; requests may call it `reasoning`.
+
 Source: https://platform.openai.com/docs/api-reference (chat, completions); https://docs.vllm.ai (top_k,
 repetition_penalty as further fields of the body).
 """
@@ -78,6 +80,8 @@ class ChatMessage(_Model):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
@@ -120,6 +124,7 @@ class ChatRequest(GenerationRequest):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None

@@ -93,10 +93,12 @@ class Service:
 
     # Prompts, made on threads beside the event loop's
 
-    def chat_prompt(self, model: str, conversation: Conversation) -> Encoded:
+    def chat_prompt(self, model: str, conversation: Conversation) -> tuple[Encoded, bool]:
+        """The prompt, and whether it opens a thought."""
         with self._writing:
+            writer = self._writers[self.adapter(model)]
             try:
-                return self._writers[self.adapter(model)].prompts([conversation])[0]
+                return writer.prompts([conversation])[0], writer.opens_thought(conversation)
             except LlmtuneError as err:
                 raise ApiError(400, f"messages: {err}.".replace("..", "."), param="messages") from err
 

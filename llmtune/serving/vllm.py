@@ -96,6 +96,8 @@ def run_vllm(args: Any) -> int:
     log.warning("vLLM renders with the chat template of the folder's tokenizer, not with llmtune's %s.", name)
     if args.system is not None:
         log.warning("The system text of training is not given to vLLM: send it as a message of the role system.")
+    if args.chat_template_kwargs is not None:
+        log.warning("--chat_template_kwargs is not given to vLLM: send chat_template_kwargs with each request.")
     if args.dry_run:
         sys.stdout.write(f"{shlex.join(command)}\n")
         return 0

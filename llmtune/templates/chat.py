@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from llmtune.data.formats import to_conversation
@@ -12,10 +13,12 @@ from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import RowError, TemplateError, UsageError
 from llmtune.templates.encode import Sample, TextEncoder
 from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
-from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, with_kwargs
+from llmtune.templates.kept import dropped_part
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import learned_answers, mark_learned, render, single_answer, split_chat_sep
-from llmtune.types import IGNORE_INDEX, Conversation, Encoded, LossOn, TruncationStrategy
+from llmtune.templates.thoughts import THINK, ThoughtMarks
+from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
 
 __all__ = ["ChatTemplate", "EncodedRow", "get_template"]
 
@@ -49,6 +52,7 @@ class ChatTemplate:
         truncation_strategy: TruncationStrategy = "left",
         loss_on: LossOn = "auto",
         special_tokens_in_text: Literal["text", "special"] = "text",
+        template_kwargs: Mapping[str, Json] | None = None,
     ) -> None:
         if system is not None and not info.has_system_slot:
             raise UsageError(
@@ -59,6 +63,8 @@ class ChatTemplate:
         self.name = name
         self.tokenizer = tokenizer
         self.system = system
+        self.template_kwargs = dict(template_kwargs or {})
+        self._check_kwargs()
         self.max_length = None if max_length is None or max_length < 0 else max_length
         self.truncation_strategy = truncation_strategy
         self.loss_on = loss_on
@@ -81,7 +87,14 @@ class ChatTemplate:
             truncation_strategy=self.truncation_strategy,
             loss_on=self.loss_on,
             special_tokens_in_text="text" if self.control_as_text else "special",
+            template_kwargs=self.template_kwargs,
         )
+
+    def _check_kwargs(self) -> None:
+        try:
+            with_kwargs(self.info, self.template_kwargs)
+        except TemplateError as err:
+            raise UsageError(f"--chat_template_kwargs: {err}.") from None
 
     # One row, as a notebook uses it
 
@@ -136,6 +149,9 @@ class ChatTemplate:
             jobs += [(index, part) for part in self._samples_of(marked)]
         jobs = self._encode_jobs(jobs, rows, sizes, may_split=True)
         self._encode_jobs(jobs, rows, sizes, may_split=False)
+        for row in rows:
+            if row.problem is not None:  # one answer that cannot be written takes the row's others with it
+                row.samples = []
         return rows
 
     def encode_prompts(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -162,7 +178,7 @@ class ChatTemplate:
         """The pieces of a row whose learned answers are marked already."""
         everything = self.loss_on == "everything"
         return render(
-            self.info,
+            with_kwargs(self.info, {**self.template_kwargs, **conversation.template_kwargs}),
             self._shown(conversation),
             system=self.system,
             learn_everything=everything,
@@ -175,6 +191,27 @@ class ChatTemplate:
         """What the model writes before and behind an answer that is no part of it: the blank of ` {{ANSWER}}`."""
         before, _, after = self.info.answer_format.partition("{{ANSWER}}")
         return before, after
+
+    @property
+    def thought_marks(self) -> ThoughtMarks | None:
+        """What stands around the thoughts that the model writes; None where its family writes none."""
+        return None if self.info.write_thought is None else THINK
+
+    @cached_property
+    def thought_tokens(self) -> dict[int, str]:
+        """The special tokens among the marks of thoughts, which a decoded answer keeps: id -> text."""
+        marks = self.thought_marks
+        found = {} if marks is None else {text: self._single_token(text) for text in (marks.open, marks.close)}
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return {ids[0]: text for text, ids in found.items() if ids and ids[0] in special}
+
+    def opens_thought(self, row: Row) -> bool:
+        """Whether the prompt of a row ends in the opening of a thought, which the model then continues."""
+        marks = self.thought_marks
+        if marks is None:
+            return False
+        pieces = self.pieces(as_conversation(row, need_answer=False), generation=True)
+        return marks.is_open("".join(piece.content for piece in pieces[-2:] if isinstance(piece.content, str)))
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -270,6 +307,10 @@ class ChatTemplate:
     def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> Sample:
         """The parts that are tokenised; the image token stands there as often as an image has positions."""
         pieces = self.pieces(conversation, generation=generation)
+        if not generation:
+            dropped = dropped_part(pieces, conversation, self.thought_marks, everything=self.loss_on == "everything")
+            if dropped is not None:
+                raise TemplateError(dropped)
         if self.images is not None:
             token = self.images.token
             is_text = self._encoder.control_spans(token, [token])  # where the data spells it
@@ -308,6 +349,7 @@ def get_template(
     loss_on: LossOn = "auto",
     special_tokens_in_text: Literal["text", "special"] = "text",
     tool_format: str | None = None,
+    template_kwargs: Mapping[str, Json] | None = None,
 ) -> ChatTemplate:
     """Bind a registered template to a tokenizer.
 
@@ -320,6 +362,8 @@ def get_template(
         loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
         special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
         tool_format: Key in TOOL_FORMAT_MAPPING, in the place of the template's own.
+        template_kwargs: Variables for the tokenizer's own chat template, `{"enable_thinking": False}` say; a row's own
+            come on top. A registered template knows `enable_thinking` alone.
 
     Raises:
         UnknownKeyError: No such template or format. UsageError: It has no place for the system text, or the tools.
@@ -338,6 +382,7 @@ def get_template(
         truncation_strategy=truncation_strategy,
         loss_on=loss_on,
         special_tokens_in_text=special_tokens_in_text,
+        template_kwargs=template_kwargs,
     )
 
 

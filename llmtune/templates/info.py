@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from llmtune.errors import UsageError
+from llmtune.errors import TemplateError, UsageError
 from llmtune.registry import Registry
 from llmtune.templates.pieces import Context
 from llmtune.templates.tools.info import TOOL_FORMAT_MAPPING, ToolFormat
+from llmtune.types import Json
 
 __all__ = [
     "DEFAULT_SYSTEM",
@@ -18,7 +19,9 @@ __all__ = [
     "FormatAnswer",
     "Place",
     "TemplateInfo",
+    "WriteThought",
     "register_template",
+    "with_kwargs",
 ]
 
 DEFAULT_SYSTEM = "you are a helpful assistant!"
@@ -29,6 +32,9 @@ Place: TypeAlias = Literal["earlier", "current", "last"]
 
 FormatAnswer: TypeAlias = Callable[[str, Place], str]
 """(content, place) -> the text that stands for the answer in the conversation."""
+
+WriteThought: TypeAlias = Callable[[str, str, Place], str]
+"""(thought, content, place) -> the same for an answer whose thought the data gives apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +58,9 @@ class TemplateInfo:
         answer_prefix: What the template itself writes before the last answer, after its prompt; not learned.
         answer_format: What the model writes for an answer, `{{ANSWER}}`, with blanks around it, say; all of it learned.
         format_answer: Rewrites an answer by its place; None writes it as it is.
+        write_thought: Writes an answer whose thought the data gives apart (`reasoning_content`), between <think> and
+            </think>; None: the family has no thoughts, and a trainable answer with one is refused.
+        without_thinking: The key of the template that `enable_thinking: false` means.
         keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
         tool_format: How tools and tool calls are written, a key of TOOL_FORMAT_MAPPING; None refuses rows with tools.
         tool_prefix: The prefix of rows with tools, where it is another one.
@@ -72,6 +81,8 @@ class TemplateInfo:
     answer_prefix: str = ""
     answer_format: str = "{{ANSWER}}"
     format_answer: FormatAnswer | None = None
+    write_thought: WriteThought | None = None
+    without_thinking: str | None = None
     keeps_prefixes: bool = True
     tool_format: str | None = None
     tool_prefix: tuple[Context, ...] | None = None
@@ -142,3 +153,31 @@ TEMPLATE_MAPPING: Registry[TemplateInfo] = Registry(
     list_command="llmtune list templates",
 )
 register_template = TEMPLATE_MAPPING.register
+
+
+def with_kwargs(info: TemplateInfo, kwargs: Mapping[str, Json]) -> TemplateInfo:
+    """What variables of a tokenizer's own chat template (`chat_template_kwargs`) make of a registered one.
+
+    Raises:
+        TemplateError: A variable that this template has no counterpart of.
+    """
+    unknown = sorted(set(kwargs) - {"enable_thinking"})
+    if unknown:
+        raise TemplateError(
+            f"{', '.join(unknown)} is a variable of a tokenizer's own chat template, which --template_type auto takes"
+        )
+    thinks = kwargs.get("enable_thinking")
+    if thinks is None or (not thinks and info.write_thought is None):
+        return info
+    if info.without_thinking is None:
+        has = "writes no thoughts" if thinks else "always thinks"
+        if thinks and info.write_thought is not None:
+            return info
+        raise TemplateError(f"enable_thinking is {str(thinks).lower()}, and this template {has}")
+    quiet = TEMPLATE_MAPPING[info.without_thinking]
+    is_quiet = info.answer_prefix == quiet.answer_prefix
+    if thinks and is_quiet:
+        raise TemplateError(f"enable_thinking is true, and the template {info.without_thinking} writes no thoughts")
+    if thinks or is_quiet:
+        return info
+    return replace(quiet, tool_format=info.tool_format, tool_prefix=info.tool_prefix)

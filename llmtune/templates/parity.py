@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llmtune.data.image_marks import MARK, split_marks, with_all_marks
+from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import DataError, TemplateError
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.tools.jsons import call_id
+from llmtune.templates.upstream import checked_kwargs, thought_keys, upstream_messages
 from llmtune.types import Conversation, Message
 
 __all__ = [
@@ -19,52 +19,19 @@ __all__ = [
     "prompt_difference",
     "sample_difference",
     "upstream_ids",
-    "upstream_messages",
 ]
-
-
-def upstream_messages(
-    conversation: Conversation, *, system: str | None = None, image: str = ""
-) -> list[dict[str, Any]]:
-    """A conversation as `apply_chat_template` takes it.
-
-    Args:
-        image: What the template writes for an image; then questions with images are lists of parts.
-    """
-    messages: list[dict[str, Any]] = []
-    num_calls = num_results = 0
-    if conversation.system is None and system is not None:
-        messages.append({"role": "system", "content": system})
-    for message in conversation.messages:
-        item: dict[str, Any] = {"role": message.role, "content": message.content}
-        if image and message.role == "user" and MARK.search(message.content):
-            texts = split_marks(message.content, joins_line=image.endswith("\n"))
-            item["content"] = [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts]
-        if message.role == "tool":
-            item["tool_call_id"] = call_id(num_results)
-            num_results += 1
-        if message.tool_calls:
-            item["tool_calls"] = [
-                {
-                    "type": "function",
-                    "id": call_id(num_calls + place),
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for place, call in enumerate(message.tool_calls)
-            ]
-            num_calls += len(message.tool_calls)
-        messages.append(item)
-    return messages
 
 
 def upstream_ids(
     tokenizer: Any, conversation: Conversation, *, system: str | None = None, image: str = "", **options: Any
 ) -> list[int]:
     """What the tokenizer's own chat template makes of a conversation; an image is one token."""
+    keys = thought_keys(str(tokenizer.chat_template))
     text = tokenizer.apply_chat_template(
-        upstream_messages(conversation, system=system, image=image),
+        upstream_messages(conversation, system=system, image=image, thoughts_as=keys),
         tools=list(conversation.tools) or None,
         tokenize=False,
+        **checked_kwargs(conversation.template_kwargs),
         **options,
     )
     # The chat templates of models with a processor leave the BOS token to it.
@@ -93,7 +60,7 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
     Raises:
         TemplateError: Our template refuses it. UpstreamRefusal: The tokenizer's does.
     """
-    prompt = Conversation(_question(conversation), conversation.tools, conversation.images)
+    prompt = replace(conversation, messages=_question(conversation))
     ours = template.encode_prompts([prompt])[0]
     options: dict[str, Any] = {"enable_thinking": False} if template.info.answer_prefix else {}
     if template.images is not None:
@@ -112,7 +79,7 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
 def sample_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
     """Whether a sample of training begins otherwise than the prompt that its last answer would be given."""
     sample = template.encode_all(conversation)[-1]["input_ids"]
-    question = Conversation(_question(conversation), conversation.tools, conversation.images)
+    question = replace(conversation, messages=_question(conversation))
     prompt = template.encode_prompts([question])[0]
     begins = sample[: len(prompt)] == prompt
     return None if begins else Difference("what is trained, against the prompt", sample, prompt)

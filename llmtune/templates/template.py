@@ -88,7 +88,11 @@ def render(
 
 @dataclass(slots=True)
 class _Row:
-    """What is being written. `num_calls`, `num_results`: those that are written already."""
+    """What is being written.
+
+    `num_calls`, `num_results`: those that are written already. `last_question`, `last_result`: indices of turns, found
+    once: asking the rest of the turns at each turn would take time quadratic in their number.
+    """
 
     info: TemplateInfo
     turns: list[Message]
@@ -98,6 +102,15 @@ class _Row:
     image: str = ""
     num_calls: int = field(default=0, init=False)
     num_results: int = field(default=0, init=False)
+    last_question: int = field(default=-1, init=False)
+    last_result: int = field(default=-1, init=False)
+
+    def __post_init__(self) -> None:
+        for index, turn in enumerate(self.turns):
+            if turn.role == "user":
+                self.last_question = index
+            elif turn.role == "tool":
+                self.last_result = index
 
     @property
     def format(self) -> ToolFormat:
@@ -138,13 +151,13 @@ def _turns(row: _Row) -> Iterator[Piece]:
         if turns[index].role == "user":
             yield from _question(row, index, end, round_number)
         else:
-            yield from _results(row, [turn.content for turn in turns[index:end]], round_number)
+            yield from _results(row, turns[index:end], round_number)
         round_number += 1
         index = end
 
 
 def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Piece]:
-    is_first, is_last = index == 0, not any(turn.role == "user" for turn in row.turns[end:])
+    is_first, is_last = index == 0, row.last_question < end
     text = row.turns[index].content.strip() if row.info.strip else row.turns[index].content
     if row.tools:
         tools = row.format
@@ -154,15 +167,17 @@ def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Pi
         if tools.write_tools is not None and here:
             text = tools.write_tools(text, row.tools)
     # Results of tools behind a question take the system text from it, where it stands in the question.
-    system = row.system if is_last and not any(turn.role == "tool" for turn in row.turns[end:]) else None
+    system = row.system if is_last and row.last_result < end else None
     yield from _contexts(row.info.prompt, _values(text, round_number), system, row.image)
 
 
-def _results(row: _Row, results: list[str], round_number: int) -> Iterator[Piece]:
+def _results(row: _Row, turns: list[Message], round_number: int) -> Iterator[Piece]:
     """What tools gave, up to where the model goes on."""
     tools = row.format
+    results = [turn.content for turn in turns]
     if tools.write_results is not None:
-        yield from tools.write_results(results, At(row.num_results))
+        ids = tuple(turn.tool_call_id for turn in turns)
+        yield from tools.write_results(results, At(row.num_results, ids=ids))
     else:
         assert tools.write_results_as_question is not None
         text = tools.write_results_as_question(results)
@@ -215,8 +230,11 @@ def _written(row: _Row, index: int) -> list[Piece]:
     info, turns, message = row.info, row.turns, row.turns[index]
     content = message.content.strip() if info.strip else message.content
     if len(turns) > 1:  # plain text stays as it is
-        if info.format_answer is not None:
-            content = info.format_answer(content, _place(turns, index))
+        place = _place(row, index)
+        if message.reasoning is not None and info.write_thought is not None:
+            content = info.write_thought(message.reasoning, content, place)
+        elif info.format_answer is not None:
+            content = info.format_answer(content, place)
         before, _, after = info.answer_format.partition("{{ANSWER}}")
         content = f"{before}{content}{after}"
     at = At(row.num_calls, after_results=index > 0 and turns[index - 1].role == "tool")
@@ -228,10 +246,10 @@ def _written(row: _Row, index: int) -> list[Piece]:
     return [Piece(content, from_data=True)]
 
 
-def _place(turns: list[Message], index: int) -> Place:
-    if any(turn.role == "user" for turn in turns[index + 1 :]):
+def _place(row: _Row, index: int) -> Place:
+    if index < row.last_question:
         return "earlier"
-    return "last" if index == len(turns) - 1 else "current"
+    return "last" if index == len(row.turns) - 1 else "current"
 
 
 def split_chat_sep(info: TemplateInfo) -> tuple[tuple[Context, ...], tuple[Context, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.checks import check_images, check_no_images
+from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
 from llmtune.data.canonical import from_record
 from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
@@ -104,6 +104,7 @@ def prepare(args: SftArguments) -> Prepared:
         loss_on=args.loss_on,
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
+        template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
     )
     check_no_images(args, template.images is not None)
     if stream is not None and template.images is not None:

@@ -228,7 +228,8 @@ def test_help_of_one_flag():
 SHARED = """
 model_type model_id_or_path model_revision use_hf hub_token cache_dir tokenizer_id_or_path template_type tool_format
 sft_type tuner_backend dtype device_map use_flash_attn attn_impl trust_remote_code allow_pickle custom_register_path
-seed dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system max_length
+seed dataset val_dataset dataset_test_ratio dataset_seed train_dataset_sample val_dataset_sample system
+chat_template_kwargs max_length
 max_pixels truncation_strategy loss_on special_tokens_in_text strict model_name model_author overwrite_cache
 max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams no_repeat_ngram_size
 quantization_bit quant_method bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant

@@ -117,7 +117,16 @@ def test_no_path_of_this_machine_is_opened(strange, name, command, capsys):
 def test_the_walk_knows_every_inherited_value():
     """Whoever lets another value be inherited says here whether it can name a path."""
     harmless = {
-        *("model_type", "model_revision", "template_type", "tool_format", "dtype", "system", "use_hf"),
+        *(
+            "model_type",
+            "model_revision",
+            "template_type",
+            "tool_format",
+            "dtype",
+            "system",
+            "use_hf",
+            "chat_template_kwargs",
+        ),
         *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
         *("quant_method", "max_length", "max_pixels", "special_tokens_in_text", "dataset_test_ratio", "dataset_seed"),
         *("train_dataset_sample", "val_dataset_sample", "model_name", "model_author"),

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmtune.cli.main import main
-from llmtune.errors import UsageError
+from llmtune.errors import TemplateError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.templates.chat import get_template
 from llmtune.templates.matching import matching_template
@@ -155,7 +155,9 @@ def test_the_probes(name, real_tokenizer):
     """What `check --template` asks of any model, on the real tokenizers."""
     template = get_template("auto", real_tokenizer(name))
     for probe, conversation in PROBES.items():
-        if probe == "tools" and name not in ("qwen2_5", "qwen3", "llama3_1"):
+        if probe == "tools" and name not in ("qwen2_5", "qwen3"):
+            with pytest.raises(TemplateError, match=r"refuses the row|no call of 'weather'"):
+                template.encode(conversation)
             continue
         assert prompt_difference(template, conversation) is None, probe
         assert sample_difference(template, conversation) is None, probe

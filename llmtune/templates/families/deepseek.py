@@ -1,6 +1,6 @@
 """DeepSeek's chat templates. R1's prompt opens the thoughts; answers in a history have lost theirs."""
 
-from llmtune.templates.families.thoughts import continue_thought
+from llmtune.templates.families.thoughts import continue_thought, write_continued_thought
 from llmtune.templates.info import register_template
 
 BOS = ["bos_token_id"]
@@ -23,6 +23,7 @@ register_template(
     chat_sep=["<｜end▁of▁sentence｜>"],
     suffix=["<｜end▁of▁sentence｜>"],
     format_answer=continue_thought,
+    write_thought=write_continued_thought,
     keeps_prefixes=False,
     source="chat_template of deepseek-ai/DeepSeek-R1-Distill-Qwen-32B's tokenizer_config.json",
 )

@@ -4,7 +4,11 @@ from llmtune.templates.families.thoughts import (
     answer_without_thought,
     continue_thought,
     continue_thought_or_keep,
+    refuse_thought,
     think_before_answer,
+    write_continued_thought,
+    write_continued_thought_or_keep,
+    write_thought,
 )
 from llmtune.templates.info import register_template
 
@@ -43,6 +47,8 @@ register_template(
     suffix=[END],
     stop_words=["<|endoftext|>"],
     format_answer=think_before_answer,
+    write_thought=write_thought,
+    without_thinking="qwen3-nothinking",
     keeps_prefixes=False,
     tool_format="hermes",
     source=QWEN3_SOURCE,
@@ -56,6 +62,8 @@ register_template(
     suffix=[END],
     stop_words=["<|endoftext|>"],
     format_answer=answer_without_thought,
+    write_thought=refuse_thought,
+    without_thinking="qwen3-nothinking",
     keeps_prefixes=False,
     tool_format="hermes",
     source=f"{QWEN3_SOURCE}, with enable_thinking=False",
@@ -96,9 +104,9 @@ for _key, _system, _model in (
         tool_format="hermes",
         source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",
     )
-for _key, _format, _model in (
-    ("qwq", continue_thought, "QwQ-32B"),
-    ("qwen3-thinking", continue_thought_or_keep, "Qwen3-30B-A3B-Thinking-2507"),
+for _key, _format, _write, _model in (
+    ("qwq", continue_thought, write_continued_thought, "QwQ-32B"),
+    ("qwen3-thinking", continue_thought_or_keep, write_continued_thought_or_keep, "Qwen3-30B-A3B-Thinking-2507"),
 ):
     register_template(
         _key,
@@ -109,6 +117,7 @@ for _key, _format, _model in (
         suffix=[END],
         stop_words=["<|endoftext|>"],
         format_answer=_format,
+        write_thought=_write,
         keeps_prefixes=False,
         tool_format="hermes",
         source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",

@@ -21,10 +21,12 @@ class At:
     """Where in a conversation something is written.
 
     `num_calls`: calls, or results, that stand before. `after_results`: an answer that goes on from results of tools.
+    `ids`: the calls that the results belong to, as the data names them.
     """
 
     num_calls: int = 0
     after_results: bool = False
+    ids: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

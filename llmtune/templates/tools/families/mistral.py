@@ -36,7 +36,7 @@ def write_calls(content: str, calls: Sequence[ToolCall], at: At, *, gap: str) ->
     if content.strip():
         raise TemplateError("Mistral writes calls or a text, and an answer of the row is both")
     written = [
-        to_json({"name": call.name, "arguments": call.arguments, "id": call_id(at.num_calls + place)})
+        to_json({"name": call.name, "arguments": call.arguments, "id": _id(call.id, at.num_calls + place)})
         for place, call in enumerate(calls)
     ]
     return [Piece(OPEN + gap), Piece(f"[{', '.join(written)}]", from_data=True)]
@@ -45,9 +45,15 @@ def write_calls(content: str, calls: Sequence[ToolCall], at: At, *, gap: str) ->
 def write_results(results: Sequence[str], at: At, *, gap: str) -> list[Piece]:
     pieces: list[Piece] = []
     for place, result in enumerate(results):
-        text = f'{{"content": {result}, "call_id": "{call_id(at.num_calls + place)}"}}'
+        own = at.ids[place] if place < len(at.ids) else None
+        text = f'{{"content": {result}, "call_id": "{_id(own, at.num_calls + place)}"}}'
         pieces += [Piece("[TOOL_RESULTS]" + gap), Piece(text, from_data=True), Piece("[/TOOL_RESULTS]")]
     return pieces
+
+
+def _id(own: str | None, number: int) -> str:
+    """The id of the data where it is one that the template takes, nine characters; else they are counted."""
+    return own if own is not None and len(own) == 9 else call_id(number)
 
 
 def parse(text: str) -> ParsedAnswer:

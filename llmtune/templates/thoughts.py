@@ -1,0 +1,58 @@
+"""Thoughts in a text: their marks, and an answer split into its thought and its content."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["THINK", "ThoughtMarks", "marks_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtMarks:
+    """What stands before and behind a thought."""
+
+    open: str
+    close: str
+
+    def is_open(self, prompt: str) -> bool:
+        """Whether a prompt ends in the opening of a thought, which the model continues."""
+        return prompt.rstrip().endswith(self.open)
+
+    def opening_of(self, prompt: str) -> str:
+        """What a prompt ends with of a thought: its opening, an empty one, or its end alone; "" where there is none."""
+        start, end = re.escape(self.open), re.escape(self.close)
+        found = re.search(rf"(?:{start}\s*(?:{end}\s*)?|{end}\s*)\Z", prompt)
+        return "" if found is None else found[0]
+
+    def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
+        """An answer as (thought, content); the thought is None where the answer has none.
+
+        Args:
+            opened: The prompt ended in the opening of the thought. Text without its end is then all thought.
+        """
+        lead = text.lstrip()
+        if lead.startswith(self.open):
+            text = lead[len(self.open) :]
+        elif not opened:
+            return None, text
+        thought, _, content = text.partition(self.close)
+        return thought.strip("\n"), content.lstrip("\n")
+
+
+THINK = ThoughtMarks("<think>", "</think>")
+KNOWN = (
+    THINK,
+    ThoughtMarks("[THINK]", "[/THINK]"),  # Magistral
+    ThoughtMarks("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ThoughtMarks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A, Command R7B
+    ThoughtMarks("◁think▷", "◁/think▷"),  # Kimi
+    ThoughtMarks("<thinking>", "</thinking>"),
+    ThoughtMarks("<thought>", "</thought>"),
+    ThoughtMarks("<reasoning>", "</reasoning>"),
+)
+
+
+def marks_in(source: str) -> ThoughtMarks | None:
+    """The marks that a chat template's source holds."""
+    return next((marks for marks in KNOWN if marks.open in source or marks.close in source), None)
