@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from llmtune import __version__
+from llmtune.arguments.secrets import hide_secrets
 from llmtune.errors import LlmtuneError, UsageError
 
 __all__ = ["main"]
@@ -49,6 +50,8 @@ A first run, with nothing to download:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for failures, 2 for usage, 130 after Ctrl-C."""
+    if argv is None:
+        hide_secrets()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, translate
+from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger, log_once
 
@@ -48,6 +49,7 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
     merged: dict[str, list[str]] = {}
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    given += [(flag, [value]) for flag in SECRETS if flag in known and (value := hidden_secret(flag)) is not None]
     tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")], known)
     ignore = _ignores_errors(tokens)
     for flag, values in tokens:

@@ -16,6 +16,7 @@ from llmtune.distributed.processes import any_process
 from llmtune.training.throughput import Throughput
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.ranks import launcher_is_gone
 
 __all__ = ["FollowArguments", "Interrupt", "JsonLog", "LastStep", "Progress"]
 
@@ -32,6 +33,9 @@ LOGGED = (
     "seconds_to_first_step",
 )
 """What of the throughput so far stands in each record of the loss."""
+
+
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 
 
 class JsonLog(TrainerCallback):
@@ -133,8 +137,9 @@ class FollowArguments(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """Ctrl-C, or a scheduler's SIGTERM, ends the training after its step, with a checkpoint; a second Ctrl-C at once.
+    """Ctrl-C, a scheduler's SIGTERM or a closed terminal's SIGHUP ends the training after its step, with a checkpoint.
 
+    A second Ctrl-C ends it at once. Processes whose launcher has died end in the same way: nobody would ever stop them.
     `asked`: what asked for it, empty where nothing did.
     """
 
@@ -143,11 +148,17 @@ class Interrupt(TrainerCallback):
         self._former: dict[int, Any] = {}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        for number, ask in ((signal.SIGINT, self._ask), (signal.SIGTERM, self._terminate)):
+        asks = {signal.SIGINT: self._ask, signal.SIGTERM: self._terminate}
+        if signal.getsignal(HANGUP) is not signal.SIG_IGN:  # nohup's is left alone
+            asks[HANGUP] = self._terminate
+        for number, ask in asks.items():
             with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks: signals are theirs
                 self._former[number] = signal.signal(number, ask)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.asked and launcher_is_gone():
+            self.asked = "the end of its launcher"
+            get_logger().warning("The process that started this one has died: stopping, with a checkpoint.")
         if any_process(bool(self.asked)):  # processes are not told at the same step
             self.asked = self.asked or "SIGTERM"
             control.should_save = True
@@ -167,9 +178,9 @@ class Interrupt(TrainerCallback):
         self.asked = "Ctrl-C"
         get_logger().warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
 
-    def _terminate(self, *_: Any) -> None:
-        self.asked = "SIGTERM"
-        get_logger().warning("SIGTERM: stopping after this step, with a checkpoint.")
+    def _terminate(self, number: int, *_: Any) -> None:
+        self.asked = signal.Signals(number).name
+        get_logger().warning("%s: stopping after this step, with a checkpoint.", self.asked)
 
 
 def _round(key: str, value: Any) -> Any:

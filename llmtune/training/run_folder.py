@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import __version__
+from llmtune.arguments.secrets import SECRETS
 from llmtune.errors import OutputError
 from llmtune.utils.files import write_json
 from llmtune.utils.own import sealed
@@ -20,9 +21,8 @@ from llmtune.utils.own import sealed
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["SECRETS", "args_record", "new_run_folder", "remove_leftovers", "write_metrics"]
+__all__ = ["args_record", "new_run_folder", "remove_leftovers", "write_metrics"]
 
-SECRETS = ("hub_token",)
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 

@@ -32,6 +32,7 @@ from llmtune.training.outcome import SftResult, last_evaluation, leave_report, r
 from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers
+from llmtune.training.run_lock import RunLock
 from llmtune.training.strategy import AtStart, NoteStrategy, meet
 from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.throughput import Throughput
@@ -55,9 +56,16 @@ def sft(args: SftArguments) -> SftResult:
     Raises:
         LlmtuneError: Anything that can be explained: see `llmtune.errors`.
     """
+    with RunLock() as lock:
+        return _sft(args, lock)
+
+
+def _sft(args: SftArguments, lock: RunLock) -> SftResult:
     started = time.perf_counter()
     quiet_libraries()
     args, resume = preflight(args)
+    if resume is not None and is_first():
+        lock.take(resume.parent)
     decisions = _first_decisions(args)
     push = hub_push(args) if is_first() else None
     with first_on_this_machine("data"):
@@ -74,7 +82,7 @@ def sft(args: SftArguments) -> SftResult:
     if not has_divided_weights(model):
         _check_rows_apart(args, prepared, model)
     compile_layers(model, args, decisions)
-    run = told_by_first(_run_folder(args, resume) if is_first() else None)
+    run = told_by_first(_run_folder(args, resume, lock) if is_first() else None)
     arguments.output_dir = str(run)
     arguments.run_name = run.name
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
@@ -106,8 +114,9 @@ def _num_steps(prepared: Prepared, args: SftArguments) -> int:
     return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
 
 
-def _run_folder(args: SftArguments, resume: Path | None) -> Path:
+def _run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
     run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
+    lock.take(run)
     remove_leftovers(run)
     if resume is not None:
         set_aside_later(resume)

@@ -34,7 +34,7 @@ def placed_trackers(report_to: Sequence[str], run: Path) -> Iterator[None]:
     chosen = {
         "wandb": {"WANDB_PROJECT": PROJECT, "WANDB_DIR": str(run)},
         "swanlab": {"SWANLAB_PROJECT": PROJECT, "SWANLAB_LOG_DIR": str(run / "swanlab")},
-        "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, "MLFLOW_TRACKING_URI": str(run / "mlruns")},
+        "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, **_mlflow_place(run)},
         "trackio": {"TRACKIO_PROJECT": PROJECT, "TRACKIO_DIR": str(run / "trackio")},
     }
     wanted = {name: value for tracker in report_to for name, value in chosen.get(tracker, {}).items()}
@@ -45,3 +45,10 @@ def placed_trackers(report_to: Sequence[str], run: Path) -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
+
+
+def _mlflow_place(run: Path) -> dict[str, str]:
+    """A folder of plain files, which today's mlflow takes only where it is told to; a place of the user's own stays."""
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return {}
+    return {"MLFLOW_TRACKING_URI": str(run / "mlruns"), "MLFLOW_ALLOW_FILE_STORE": "true"}

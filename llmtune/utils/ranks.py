@@ -8,6 +8,7 @@ __all__ = [
     "is_distributed",
     "is_first",
     "launch_id",
+    "launcher_is_gone",
     "local_rank",
     "local_world_size",
     "rank",
@@ -46,6 +47,23 @@ def launch_id() -> str:
 def restart_count() -> int:
     """How often torchrun has started the processes again."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+_launcher = os.getppid()
+
+
+def _remember_launcher() -> None:
+    global _launcher
+    _launcher = os.getppid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_remember_launcher)
+
+
+def launcher_is_gone() -> bool:
+    """Whether torchrun, or whatever started this process among others, has died and left it behind."""
+    return "LOCAL_RANK" in os.environ and os.getppid() != _launcher
 
 
 def is_distributed() -> bool:

@@ -31,10 +31,11 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "report_to": (["tensorboard"], ["none"]), "lr_scheduler_type": ("cosine", "linear"),
     "optim": ("adamw_torch", "sgd"), "train_args": (["adam_beta1=0.9"], ["adam_beta1=0.8"]),
     "lora_target_modules": (["ALL"], ["q_proj"]), "freeze_parameters": (["embed"], ["norm"]),
-    "rope_factor": (2.0, 4.0),
+    "rope_factor": (2.0, 4.0), "chat_template_kwargs": ('{"enable_thinking": true}', '{"enable_thinking": false}'),
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
     "rope_factor": {"rope_scaling": "linear"}, "rope_scaling": {"rope_factor": 2.0},
+    "chat_template_kwargs": {"template_type": "qwen3"},
     "streaming": {"max_steps": 5}, "max_steps": {}, "num_train_epochs": {"max_steps": -1},
 }  # fmt: skip
 

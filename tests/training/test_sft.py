@@ -298,7 +298,10 @@ def test_peft_path_goes_on_from_an_adapter(lora, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 0, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "status", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 0, "SIGTERM"), (signal.SIGHUP, 0, "SIGHUP")],
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, status, name):
     process = prepared.start(
         *(*prepared.LLMTUNE, "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa", "--max_steps", "100000"),

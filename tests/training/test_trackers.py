@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.training.trackers import need_trackers
+
+from .. import prepared
 
 SECRET = "tok-0123456789abcdef"
 RUN: dict[str, Any] = {
@@ -49,8 +54,10 @@ def test_none(tmp_path):
 @pytest.mark.slow
 def test_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     folder = run(tmp_path, "mlflow")
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # to read it
     found = mlflow.MlflowClient(str(folder / "mlruns")).search_experiments()
     (experiment,) = [one for one in found if one.name == "llmtune"]
     (tracked,) = mlflow.MlflowClient(str(folder / "mlruns")).search_runs([experiment.experiment_id])
@@ -79,3 +86,69 @@ def test_swanlab(tmp_path, monkeypatch):
     folder = run(tmp_path, "swanlab")
     assert [file for file in (folder / "swanlab").rglob("*") if file.is_file()]
     check_no_secret(folder)
+
+
+SECRETS = {"--hub_token": "hub-0123456789abcdef", "--api_key": "key-0123456789abcdef", "--hf_hub_token": "hf_0123456789"}
+
+
+@pytest.mark.parametrize("flag", SECRETS)
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
+def test_a_typed_secret_leaves_the_command_line_and_arrives(monkeypatch, flag, joined):
+    from llmtune.arguments.secrets import hidden_secret, hide_secrets
+
+    secret = SECRETS[flag]
+    typed = [f"{flag}={secret}"] if joined else [flag.replace("_", "-"), secret]
+    monkeypatch.setattr("sys.argv", ["llmtune", "sft", "--dataset", "a", *typed, "--max_steps", "3"])
+    for name in ("HUB_TOKEN", "API_KEY"):
+        monkeypatch.setenv(f"LLMTUNE_HIDDEN_{name}", "")
+    hide_secrets()
+    assert sys.argv == ["llmtune", "sft", "--dataset", "a", "--max_steps", "3"]
+    assert hidden_secret("api_key" if flag == "--api_key" else "hub_token") == secret
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "swanlab", "mlflow"])
+def test_no_tracker_keeps_a_typed_secret(tmp_path, monkeypatch, tracker):
+    """As a command: what a tracker finds in `sys.argv`, the environment and the settings is written, and synced."""
+    pytest.importorskip(tracker)
+    for name in ("WANDB_MODE", "SWANLAB_MODE"):
+        monkeypatch.setenv(name, "offline")
+    planted = {"HF_TOKEN": "hf_env0123456789ab", "MODELSCOPE_API_TOKEN": "ms-env0123456789ab"}
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    started = prepared.start(
+        *(*prepared.LLMTUNE, "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa#8", "--max_steps", "2"),
+        *("--batch_size", "2", "--gradient_accumulation_steps", "1", "--eval_strategy", "no"),
+        *("--report_to", tracker, "--output_dir", str(tmp_path / "output"), "--hub_token", SECRET),
+        folder=tmp_path,
+    )  # fmt: skip
+    assert started.wait() == 0, started.said()
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    for value in (SECRET, *planted.values()):
+        assert not [file for file in files if value.encode() in file.read_bytes()]
+
+
+@pytest.mark.slow
+def test_no_list_of_processes_shows_a_typed_secret(tmp_path):
+    """Nor of those that torchrun starts."""
+    line = [sys.executable, "-m", "llmtune", "sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa#8"]
+    line += ["--max_steps", "1", "--nproc", "2", "--output_dir", str(tmp_path), "--hub_token", SECRET]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    shown, said = set(), ""
+    for text in process.stdout:
+        said += text
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = file.read_bytes()
+                if str(tmp_path).encode() in words:
+                    shown.add(words)
+    assert process.wait() == 0, said
+    assert any(b"LOCAL" in words or b"processes" in words or b"llmtune" in words for words in shown)
+    assert not [words for words in shown if SECRET.encode() in words]
+
+
+def test_a_secret_in_train_args_is_refused():
+    with pytest.raises(UsageError, match="--train_args hub_token"):
+        SftArguments(model_type="llmtune-tiny", train_args=[f"hub_token={SECRET}"])
