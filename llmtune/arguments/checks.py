@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.arguments.train_args import not_by_train_args
 from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, ModelError, TemplateError, UsageError
 from llmtune.hub.settings import HubOptions
@@ -30,6 +33,7 @@ __all__ = [
     "check_generation",
     "check_images",
     "check_no_images",
+    "check_numbers",
     "check_sources",
     "fill_model",
     "is_pattern",
@@ -49,6 +53,8 @@ class Problems:
         self.lines: list[str] = []
 
     def need(self, holds: bool, otherwise: str) -> None:
+        if not isinstance(holds, bool) or not isinstance(otherwise, str):  # swapped, a check would always hold
+            raise TypeError(f"need(holds, otherwise) takes a bool and a text, not {holds!r} and {otherwise!r}")
         if not holds:
             self.lines.append(otherwise)
 
@@ -79,13 +85,14 @@ def load_custom_register(path: str) -> None:
     except LlmtuneError:
         del sys.modules[name]
         raise
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         del sys.modules[name]
         raise LlmtuneError(f"--custom_register_path {path} raises {type(err).__name__}: {err}") from err
 
 
 def fill_model(args: ModelArguments, problems: Problems) -> None:
     """Find the model's entry and its template."""
+    check_numbers(args, problems)
     if args.custom_register_path is not None:
         load_custom_register(args.custom_register_path)
     if args.model_type is None:
@@ -122,6 +129,18 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
             with_kwargs(template, kwargs)
     except (TemplateError, UsageError) as err:
         problems.need(False, f"--chat_template_kwargs: {err}.".replace("..", "."))
+
+
+def check_numbers(args: Any, problems: Problems) -> None:
+    """Numbers that no machine can count with: NaN and infinity, and what 64 bits do not hold."""
+    for item in dataclasses.fields(args):
+        value = getattr(args, item.name)
+        if isinstance(value, float):
+            problems.need(math.isfinite(value), f"--{item.name} must be a finite number, not {value}.")
+        elif isinstance(value, int):
+            problems.need(abs(value) < 2**63, f"--{item.name} {value} is beyond what 64 bits hold.")
+    seed = getattr(args, "seed", 0)
+    problems.need(0 <= seed < 2**32, f"--seed is a number from 0 to {2**32 - 1}, not {seed}.")
 
 
 def parse_chat_template_kwargs(text: str | None) -> dict[str, Any]:
@@ -191,6 +210,11 @@ def check_no_images(args: SftArguments, sees: bool) -> None:
 
 def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
     """Ranges of the data flags. `whole`: a dataset_test_ratio of 1 has a meaning."""
+    for name in ("dataset", "val_dataset"):
+        problems.need(
+            all(str(item).strip(" ,") for item in getattr(args, name)),
+            f"--{name} is given without a name: is a variable of your script empty? Leave it out for the default.",
+        )
     length = args.max_length
     problems.need(
         length == -1 or length >= 2,
@@ -233,11 +257,15 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
     """`["key=value", ...]` to a dict; values are read as YAML reads them, numbers such as 1e-5 included."""
     import yaml
 
+    problems = problems or Problems()
     found: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key.isidentifier():
-            (problems or Problems()).need(False, f"--train_args takes key=value, not {item!r}.")
+            problems.need(False, f"--train_args takes key=value, not {item.partition('=')[0]!r}.")
+            continue
+        if reason := not_by_train_args(key):
+            problems.need(False, f"--train_args {key}: {reason}")
             continue
         value = yaml.safe_load(text) if text else ""
         if isinstance(value, str):

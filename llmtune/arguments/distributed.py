@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import llmtune
 from llmtune.arguments.fields import fixed, free
-from llmtune.errors import MissingPackageError
+from llmtune.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     from llmtune.arguments.checks import Problems
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["DistributedArguments", "check_distributed", "deepspeed_file", "need_deepspeed", "packaged_configs"]
+__all__ = [
+    "DistributedArguments",
+    "check_distributed",
+    "deepspeed_file",
+    "need_deepspeed",
+    "packaged_configs",
+    "read_deepspeed",
+    "zero_stage",
+]
+
+
+GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
+"""deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""
+GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")
 
 
 @dataclass(kw_only=True)
@@ -72,7 +87,7 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
         not args.async_save or (args.fsdp and not args.push_to_hub),
         "--async_save needs --fsdp, whose shares are what is written meanwhile, and goes without --push_to_hub.",
     )
-    divided = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _is_zero3(args) else ""
+    divided = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _stage(args, problems) == 3 else ""
     problems.need(
         not (divided and (args.lora_init != "default" or args.sft_type == "adalora")),
         f"{divided} divides the weights, which --lora_init {args.lora_init} and --sft_type adalora read whole: "
@@ -80,8 +95,43 @@ def check_distributed(args: SftArguments, problems: Problems) -> None:
     )
 
 
-def _is_zero3(args: SftArguments) -> bool:
-    return args.deepspeed_config_path is not None and "zero3" in Path(args.deepspeed_config_path).name
+def _stage(args: SftArguments, problems: Problems) -> int:
+    try:
+        return zero_stage(args.deepspeed_config_path)
+    except UsageError as err:
+        problems.need(False, str(err))
+        return 0
+
+
+def zero_stage(name: str | None) -> int:
+    """The ZeRO stage that a DeepSpeed configuration asks for, whatever its file is called; 0 without one.
+
+    Raises:
+        UsageError: The file is no configuration.
+    """
+    file = None if name is None else deepspeed_file(name)
+    if file is None:
+        return 0
+    zero = read_deepspeed(file).get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        raise UsageError(f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}; it is 0, 1, 2 or 3.")
+    return int(stage)
+
+
+def read_deepspeed(file: Path) -> dict[str, Any]:
+    """A DeepSpeed configuration, as written.
+
+    Raises:
+        UsageError: The file is no JSON object.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
+    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
+        raise UsageError(f"--deepspeed_config_path {file} holds no DeepSpeed configuration: a JSON object.")
+    return config
 
 
 def packaged_configs() -> list[str]:
@@ -94,9 +144,14 @@ def deepspeed_file(name: str) -> Path | None:
     given = Path(name).expanduser()
     if given.is_file():
         return given
-    packaged = _packaged_folder() / f"{given.name.removesuffix('.json')}.json"
-    named = given.parent.name in ("", "ds_config")
-    return packaged if named and packaged.is_file() else None
+    if given.parent.name not in ("", "ds_config", *GUIDES_KEEP_THEM_IN):
+        return None
+    stem = given.name.removesuffix(".json")
+    packaged = _packaged_folder() / f"{stem}.json"
+    if not packaged.is_file() and (found := GUIDES_CALL_THEM.search(stem)):
+        offload = "_offload" if "offload" in stem else ""
+        packaged = _packaged_folder() / f"zero{found[1]}{offload}.json"
+    return packaged if packaged.is_file() else None
 
 
 def _packaged_folder() -> Path:

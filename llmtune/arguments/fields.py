@@ -16,10 +16,12 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union
 
-__all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "shown", "taken"]
+__all__ = ["Given", "OnResume", "empty_is_not_given", "fits", "fixed", "free", "on_resume", "shown", "taken"]
 
 OnResume = Literal["fixed", "taken", "free"]
 KEY = "on_resume"
+EMPTY_HAS_A_MEANING = ("system",)
+LISTS_OF_PATHS = ("ckpt_dir", "adapters")
 
 
 def fixed(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
@@ -70,6 +72,20 @@ class Given:
         made = super().__new__(cls)
         made.given = frozenset(name for name, value in values.items() if value is not None and value != [])
         return made
+
+
+def empty_is_not_given(args: Any) -> None:
+    """Let an empty text mean what leaving the flag out means: as a path, it would be the working folder.
+
+    An empty system prompt is one.
+    """
+    for item in dataclasses.fields(args):
+        value = getattr(args, item.name)
+        if value == "" and item.name not in EMPTY_HAS_A_MEANING and item.default is not dataclasses.MISSING:
+            setattr(args, item.name, item.default)
+            args.given = args.given - {item.name}
+        elif isinstance(value, list) and item.name in LISTS_OF_PATHS:
+            setattr(args, item.name, [one for one in value if one != ""])
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, read_sft_args
 from llmtune.arguments.checks import Problems
+from llmtune.arguments.fields import Given, empty_is_not_given
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.strangers import check_strange_paths
 from llmtune.models.info import MODEL_MAPPING
@@ -23,7 +24,7 @@ MEDICAL_TYPES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 
 
 @dataclass(kw_only=True)
-class CheckpointArguments:
+class CheckpointArguments(Given):
     """Checkpoint."""
 
     ckpt_dir: str | None = None
@@ -76,6 +77,7 @@ class CheckpointArguments:
         return InferArguments(**(given | {"eval_human": True} | changes))
 
     def check_checkpoint(self, problems: Problems, command: str) -> None:
+        empty_is_not_given(self)
         problems.need(self.ckpt_dir is not None, f"llmtune {command} needs --ckpt_dir FOLDER (or --lora_model FOLDER).")
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))

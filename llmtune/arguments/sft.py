@@ -14,6 +14,7 @@ from llmtune.arguments.checks import (
     parse_train_args,
 )
 from llmtune.arguments.distributed import DistributedArguments, check_distributed
+from llmtune.arguments.fields import empty_is_not_given
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
 from llmtune.arguments.long_context import LongContextArguments, check_long_context
 from llmtune.arguments.speed import AttentionArguments, SpeedArguments, check_attention
@@ -31,6 +32,7 @@ from llmtune.utils.ranks import world_size
 __all__ = ["SftArguments"]
 
 LEARNING_RATE = {"lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3}
+VOCABULARY = {"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out"}
 CHECKPOINTING = ("auto", "full", "selective", "none")
 OF_LORA = ("lora_alpha", "use_rslora", "use_dora", "lora_init", "lorap_lr_ratio")
 OF_RANKS = ("lora_rank", "lora_dropout_p", "lora_bias")
@@ -65,6 +67,7 @@ class SftArguments(
     """
 
     def __post_init__(self) -> None:
+        empty_is_not_given(self)
         if isinstance(self.gradient_checkpointing, bool):
             self.gradient_checkpointing = "full" if self.gradient_checkpointing else "none"
         problems = Problems()
@@ -92,6 +95,25 @@ class SftArguments(
         problems.need(
             self.learning_rate is None or self.learning_rate > 0,
             f"--learning_rate must be above 0, not {self.learning_rate}.",
+        )
+        problems.need(self.weight_decay >= 0, f"--weight_decay must not be negative, and is {self.weight_decay}.")
+        problems.need(self.max_grad_norm >= 0, f"--max_grad_norm must not be negative, and is {self.max_grad_norm}.")
+        problems.need(
+            self.lora_alpha > 0, f"--lora_alpha must be above 0, not {self.lora_alpha}: the adapters would do nothing."
+        )
+        problems.need(
+            self.neftune_noise_alpha is None or self.neftune_noise_alpha >= 0,
+            f"--neftune_noise_alpha must not be negative, and is {self.neftune_noise_alpha}.",
+        )
+        problems.need(
+            self.save_total_limit == -1 or self.save_total_limit >= 1,
+            f"--save_total_limit is 1 or more, or -1 for all, not {self.save_total_limit}.",
+        )
+        whole = VOCABULARY.intersection(self.modules_to_save)
+        problems.need(
+            not (self.new_special_tokens and whole),
+            f"--new_special_tokens trains single rows of the vocabulary, --modules_to_save {' '.join(sorted(whole))} "
+            "all of them: leave one of the two out.",
         )
         problems.need(0 <= self.lora_dropout_p < 1, "--lora_dropout_p is a share from 0 to below 1.")
         full = self.sft_type == "full"

@@ -46,16 +46,24 @@ def run(argv: Sequence[str]) -> int:
         from llmtune.cli.check_template import check_template
 
         return check_template(args)
-    check_sources(args)
     from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
+    from llmtune.training.before import check_run
+    from llmtune.training.checkpoint import check_same_data
+    from llmtune.training.data_identity import data_identity
+    from llmtune.training.positions import note_positions
     from llmtune.training.prepare import prepare
     from llmtune.utils.files import write_text
     from llmtune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    prepared = prepare(args)
+    check_sources(args)
+    run, resume = check_run(args)
+    prepared = prepare(run)
+    if resume is not None:
+        check_same_data(resume, data_identity(prepared))
+    note_positions(prepared, run)
     tokens = prepared.train_tokens
-    statistics = _statistics(prepared, args)
+    statistics = _statistics(prepared, run)
     shown: list[HtmlRow] = []
     for index in range(min(args.rows, len(tokens))):
         sample = tokens[index]
@@ -70,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     sys.stdout.write(f"{'--- statistics ':-<100}\n")
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
     if args.html is not None:
-        title = f"llmtune check: {args.model_type}, {', '.join(args.dataset)}"
+        title = f"llmtune check: {run.model_type}, {', '.join(run.dataset)}"
         write_text(Path(args.html), to_html(title, statistics, shown))
         sys.stdout.write(f"Written to {args.html}\n")
     return 0

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
-from llmtune.arguments.distributed import deepspeed_file, need_deepspeed
+from llmtune.arguments.distributed import deepspeed_file, need_deepspeed, read_deepspeed, zero_stage
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli import dry_run
 from llmtune.cli.processes import is_handed_over, planned_processes, torchrun_arguments
@@ -16,6 +14,7 @@ from llmtune.errors import MissingPackageError, OutputError, UsageError
 from llmtune.models.attention import best_flash
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports.find import native_target_modules
+from llmtune.training.named_layers import check_named_layers, check_peft_path
 from llmtune.utils.ranks import world_size
 
 __all__ = ["show_sft"]
@@ -29,6 +28,8 @@ def show_sft(args: SftArguments) -> None:
     """
     lacks: list[str] = []
     found = dry_run.find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
+    check_named_layers(args, found.folder)
+    check_peft_path(args, found.folder)
     rows = {
         "model": f"{args.display_name()}, {found.text}",
         "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
@@ -59,10 +60,7 @@ def _training(args: SftArguments) -> str:
     if args.sft_type == "full":
         return "all the weights"
     text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
-    if args.peft_path is None:
-        return text
-    checkpoint_kind(Path(args.peft_path))
-    return f"{text}, from {args.peft_path}"
+    return text if args.peft_path is None else f"{text}, from {args.peft_path}"
 
 
 def _targets(args: SftArguments, config: Any) -> str:
@@ -113,13 +111,10 @@ def _deepspeed(args: SftArguments, lacks: list[str]) -> str:
         lacks.append(str(err))
     file = deepspeed_file(args.deepspeed_config_path)
     assert file is not None
-    try:
-        zero = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})
-    except (OSError, ValueError, AttributeError) as err:
-        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
+    zero = read_deepspeed(file).get("zero_optimization", {})
     moved = [name.partition("_")[2] for name in ("offload_optimizer", "offload_param") if zero.get(name)]
     offload = f", offloads {' and '.join(moved)}" if moved else ""
-    return f"ZeRO-{zero.get('stage', 0)}{offload}, {file}"
+    return f"ZeRO-{zero_stage(args.deepspeed_config_path)}{offload}, {file}"
 
 
 def _step(args: SftArguments) -> str:

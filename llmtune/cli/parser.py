@@ -20,12 +20,18 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, translate
 from llmtune.arguments.secrets import SECRETS, hidden_secret
+from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError
+from llmtune.tuners.names import is_name_pattern
 from llmtune.utils.logging import get_logger, log_once
 
 __all__ = ["build_parser", "field_help", "fields_by_owner", "inner_type", "parse", "shown_value"]
 
 ArgumentsT = TypeVar("ArgumentsT")
+DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212", "\ufe58", "\uff0d")
+"""What word processors and web pages make of hyphens."""
+OF_TRAINING = ("sft", "check", "plan", "launch")
+NEVER_EMPTY = ("dataset", "val_dataset")
 
 
 def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: str = "") -> ArgumentsT:
@@ -159,12 +165,21 @@ class _CommaList(argparse.Action):
     """`--dataset a b` and `--dataset a,b`; a comma inside the path of an existing file stays."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        split = self.dest != "train_args"
-        parts = [
-            part for value in values for part in ([value] if not split or Path(value).exists() else value.split(","))
-        ]
+        parts = [part for value in values for part in ([value] if self._is_one(value) else value.split(","))]
         former = getattr(namespace, self.dest, [])
-        setattr(namespace, self.dest, [*former, *(part for part in parts if part)])
+        found = [part for part in parts if part]
+        if not found and self.dest in NEVER_EMPTY:
+            found = [""]  # refused where data is checked: an empty variable would train on the default
+        setattr(namespace, self.dest, [*former, *found])
+
+    def _is_one(self, value: str) -> bool:
+        """Whether a comma in it separates nothing: in a setting, a regular expression, or the path of a file."""
+        if self.dest == "train_args" or (self.dest == "lora_target_modules" and is_name_pattern(value)):
+            return True
+        try:
+            return Path(value).exists()
+        except (OSError, ValueError):  # too long for a path
+            return False
 
 
 def inner_type(hint: Any) -> tuple[Any, bool]:
@@ -197,6 +212,9 @@ def _split(argv: Sequence[str]) -> Tokens:
         if text.startswith("--") and len(text) > 2:
             name, equals, value = text[2:].partition("=")
             tokens.append((name.replace("-", "_"), [value] if equals else []))
+        elif text[:1] in DASHES and text.lstrip("".join(DASHES))[:1].isalpha():
+            flag = text.lstrip("".join(DASHES))
+            raise UsageError(f"Unexpected {text!r}: its dash is no hyphen, as a text program writes it. Type --{flag}.")
         elif not tokens:
             raise UsageError(f"Unexpected {text!r}: flags begin with --.")
         else:
@@ -275,6 +293,8 @@ def _ignores_errors(tokens: Tokens) -> bool:
 
 
 def _unknown_flag(flag: str, known: set[str], command: str, place: str) -> str:
+    if command in OF_TRAINING and (hint := unknown_flag_hint(flag)):
+        return f"Unknown flag --{flag}{place}: {hint}"
     near = difflib.get_close_matches(flag, sorted(known | set(ALIASES)), n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join('--' + name for name in near)}?" if near else ""
     return f"Unknown flag --{flag}{place}.{hint} See `llmtune {command} --help`."

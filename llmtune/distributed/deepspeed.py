@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmtune.arguments.distributed import deepspeed_file
+from llmtune.arguments.distributed import deepspeed_file, read_deepspeed
 from llmtune.arguments.sft import SftArguments
-from llmtune.errors import UsageError
 
-__all__ = ["deepspeed_config", "leave_unimported", "zero_stage"]
+__all__ = ["deepspeed_config", "leave_unimported"]
 
 
 def leave_unimported() -> None:
@@ -40,7 +37,7 @@ def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:
         return None
     file = deepspeed_file(args.deepspeed_config_path)
     assert file is not None
-    config = _read(file)
+    config = read_deepspeed(file)
     zero = config.setdefault("zero_optimization", {})
     if zero.get("stage") == 3 and not args.only_save_model:
         zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)
@@ -50,19 +47,3 @@ def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:
             if name in zero:
                 zero[name]["pin_memory"] = False
     return config
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
-    if not isinstance(config, dict):
-        raise UsageError(f"--deepspeed_config_path {file} holds no JSON object.")
-    return config
-
-
-def zero_stage(args: SftArguments) -> int:
-    """0 without DeepSpeed; else 1, 2 or 3."""
-    config = deepspeed_config(args)
-    return 0 if config is None else int(config.get("zero_optimization", {}).get("stage", 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.errors import UsageError
+from llmtune.utils.logging import get_logger
 from llmtune.utils.ranks import local_rank, local_world_size
 
 __all__ = ["first_device", "memory_limits", "own_gpus", "spread_options"]
@@ -41,10 +42,8 @@ def memory_limits(free: dict[int, int]) -> dict[int, int]:
 def spread_options(device_map: str | None) -> dict[str, Any]:
     """What `from_pretrained` is told for `--device_map`; nothing where one device holds the model.
 
-    A process's own GPUs are the only places: what lies on the CPU or a disk cannot be trained.
-
-    Raises:
-        UsageError: The flag is given, and the process has one device.
+    A process's own GPUs are the only places: what lies on the CPU or a disk cannot be trained. Where there is one
+    device, that is where the model goes, as several guides pass --device_map auto everywhere.
     """
     if device_map is None:
         return {}
@@ -53,10 +52,10 @@ def spread_options(device_map: str | None) -> dict[str, Any]:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     own = own_gpus(num_gpus, local_rank(), local_world_size()) if num_gpus else []
     if len(own) < 2:
-        found = f"{len(own)} GPU" if own else "none"
-        raise UsageError(
-            f"--device_map {device_map} spreads a model over several GPUs, and this process has {found}. "
-            "Leave it away, or let more be seen (CUDA_VISIBLE_DEVICES)."
+        place = f"cuda:{own[0]}" if own else "the CPU"
+        get_logger().info(
+            f"--device_map {device_map}: one device is there for this process, so all layers go to {place}."
         )
+        return {}
     free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in own}
     return {"device_map": device_map, "max_memory": memory_limits(free)}

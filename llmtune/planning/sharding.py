@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from llmtune.arguments.distributed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.utils.ranks import local_world_size
 
 __all__ = ["Sharding", "sharding_of"]
@@ -56,13 +55,12 @@ def sharding_of(args: Any, gpus: int = 0) -> Sharding:
 
 
 def _zero(path: str) -> tuple[int, bool, bool]:
-    """Stage, and whether the optimizer and the weights are kept in the machine's memory; by name where no file is."""
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
-    except (OSError, ValueError, AttributeError):
-        stage = next((number for number in (3, 2, 1) if f"zero{number}" in path.lower()), 0)
-        return stage, "offload" in path.lower(), "offload" in path.lower() and stage == 3
+    """Stage, and whether the optimizer and the weights are kept in the machine's memory, as the file says."""
+    file = deepspeed_file(path)
+    if file is None:
+        return 0, False, False
+    config = read_deepspeed(file).get("zero_optimization", {})
     offloaded = [
-        str(config.get(name, {}).get("device", "none")) != "none" for name in ("offload_optimizer", "offload_param")
+        str((config.get(name) or {}).get("device", "none")) != "none" for name in ("offload_optimizer", "offload_param")
     ]
-    return int(config.get("stage", 0)), *offloaded  # type: ignore[return-value]
+    return zero_stage(path), *offloaded  # type: ignore[return-value]

@@ -17,12 +17,13 @@ from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandb
 from llmtune.models.rope import rope_factor
 from llmtune.training.checkpoint import resume_run
 from llmtune.training.kernels import check_kernels
+from llmtune.training.named_layers import check_named_layers, check_peft_path
 from llmtune.training.strategy import check_processes
 from llmtune.training.trackers import need_trackers
 from llmtune.utils.files import ensure_writable_folder
 from llmtune.utils.logging import get_logger
 
-__all__ = ["check_model_files", "preflight"]
+__all__ = ["check_model_files", "check_run", "preflight"]
 
 
 def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
@@ -34,18 +35,26 @@ def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
     Raises:
         LlmtuneError: The run could not be carried through.
     """
-    args, resume = resume_run(args)
-    check_sources(args)
-    _check_bitsandbytes(args)
+    args, resume = check_run(args)
     check_kernels(args)
-    assert args.model_type is not None
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
-    check_model_files(args, folder)
     parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
     ensure_writable_folder(parent, flag="--output_dir")
     need_trackers(args.report_to)
     check_processes(args)
+    return args, resume
+
+
+def check_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
+    """What of that concerns the run itself, and not the place and the processes of this start: as `check` needs it."""
+    args, resume = resume_run(args)
+    check_sources(args)
+    _check_bitsandbytes(args)
+    assert args.model_type is not None
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    folder = model_folder(MODEL_MAPPING[args.model_type], args.model_id_or_path, hub=hub, weights=False)
+    check_model_files(args, folder)
+    check_named_layers(args, folder)
+    check_peft_path(args, folder)
     return args, resume
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.processes import told_by_first
 from llmtune.models.loading import dtype_name, resolve_dtype
@@ -29,6 +30,7 @@ from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import Numbered, sample_order
 from llmtune.training.outcome import SftResult, last_evaluation, leave_report, result_of
+from llmtune.training.positions import note_positions
 from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
 from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers
@@ -75,6 +77,7 @@ def _sft(args: SftArguments, lock: RunLock) -> SftResult:
         check_steps_left(resume, num_steps)
         check_same_data(resume, data_identity(prepared))
     tell_data(prepared, args)
+    note_positions(prepared, args)
     arguments = meet(args, has_validation=prepared.validation_tokens is not None)
     args = told_by_first(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
     checkpoint_activations(arguments, args)
@@ -84,7 +87,8 @@ def _sft(args: SftArguments, lock: RunLock) -> SftResult:
     compile_layers(model, args, decisions)
     run = told_by_first(_run_folder(args, resume, lock) if is_first() else None)
     arguments.output_dir = str(run)
-    arguments.run_name = run.name
+    if "run_name" not in parse_train_args(args.train_args):
+        arguments.run_name = run.name
     get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
     throughput, interrupt = Throughput(model_flops(model), since=started), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from llmtune.arguments.distributed import need_deepspeed
+from llmtune.arguments.distributed import need_deepspeed, zero_stage
 from llmtune.arguments.sft import SftArguments
-from llmtune.distributed.deepspeed import leave_unimported, zero_stage
+from llmtune.distributed.deepspeed import leave_unimported
 from llmtune.distributed.fsdp import is_divided, let_cpus_divide
 from llmtune.errors import UsageError
 from llmtune.training.decisions import Decisions
@@ -69,7 +69,7 @@ def meet(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
     arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)
     if arguments.device.type == "cuda":
         torch.cuda.set_device(arguments.device)
-    if zero_stage(args) == 3:
+    if zero_stage(args.deepspeed_config_path) == 3:
         # else from_pretrained divides the weights among one process (deepspeed.zero.Init asks for the group)
         import deepspeed
 

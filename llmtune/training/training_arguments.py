@@ -23,6 +23,9 @@ from llmtune.utils.ranks import is_distributed
 
 __all__ = ["checkpoint_activations", "training_arguments"]
 
+BELOW_ONE = 1 - 1e-9
+"""As a share of the steps, all of them: 1 itself would be a number of steps."""
+
 
 def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
     """Translate the arguments of a run.
@@ -69,7 +72,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.lr_scheduler_type,
-        "warmup_steps": args.warmup_ratio,  # below 1 it is a share of the steps
+        "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a share of the steps
         "optim": args.optim or default_optimizer(),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,

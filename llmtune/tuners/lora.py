@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
 from llmtune.tuners.mutated import save_as_difference
+from llmtune.tuners.names import is_name_pattern
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
 from llmtune.tuners.whole_adapter import check_adapter
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["add_lora", "attach", "linear_names", "load_adapter", "target_modules"]
+__all__ = ["add_lora", "attach", "check_modules_to_save", "linear_names", "load_adapter", "target_modules"]
 
 
 def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
@@ -36,6 +38,7 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Seq
     from peft import LoraConfig
 
     targets = target_modules(model, args.lora_target_modules, info, frozen_parts(args))
+    check_modules_to_save(model, args.modules_to_save)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=args.lora_rank,
@@ -134,12 +137,59 @@ def target_modules(
         frozen: Parts of such a model that are left alone whatever the names say.
 
     Raises:
-        UsageError: A name that no linear layer has.
+        UsageError: A name that no linear layer has, or a regular expression that matches none.
     """
+    patterns = [name for name in wanted if is_name_pattern(name)]
+    if patterns:
+        return _matched(model, patterns, [name for name in wanted if name not in patterns])
     if has_eyes(model):
         names = None if wanted == ["ALL"] else _last_names(model, wanted, info)
         return list(trained_linears(model, names, frozen))
     return _last_names(model, wanted, info)
+
+
+def _matched(model: Any, patterns: list[str], others: list[str]) -> list[str]:
+    """Full names of the linear layers that one of the patterns matches as a whole, and those that end in a name."""
+    linear = [name for name, module in model.named_modules() if is_linear(module)]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        try:
+            matched = [name for name in linear if re.fullmatch(pattern, name)]
+        except re.error as err:
+            raise UsageError(f"--lora_target_modules {pattern!r} is no regular expression: {err}.") from err
+        if not matched:
+            raise UsageError(
+                f"--lora_target_modules {pattern!r} matches the whole name of no linear layer. One is {linear[0]}."
+            )
+        found |= dict.fromkeys(matched)
+    if missing := _missing(model, others):
+        raise UsageError(_no_such_layer(model, "--lora_target_modules", missing))
+    found |= dict.fromkeys(name for name in linear for one in others if f".{name}".endswith(f".{one}"))
+    return list(found)
+
+
+def check_modules_to_save(model: Any, names: list[str]) -> None:
+    """Refuse layers that are not there, which PEFT passes over.
+
+    Raises:
+        UsageError: No module of the model has the name.
+    """
+    if missing := _missing(model, names):
+        raise UsageError(_no_such_layer(model, "--modules_to_save", missing))
+
+
+def _no_such_layer(model: Any, flag: str, missing: list[str]) -> str:
+    fused = list(dict.fromkeys(name.rpartition(".")[2] for name in expert_parameters(model)))
+    if flag == "--modules_to_save":
+        holding = [
+            name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
+        ]
+        names = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in holding))
+        return f"{flag} {' '.join(missing)}: the model has no such layer. Its layers are {', '.join(names)}."
+    return (
+        f"{flag} {' '.join(missing)}: the model has no such layer. "
+        f"Its linear layers are {', '.join(dict.fromkeys([*linear_names(model), *fused]))}; ALL takes them all."
+    )
 
 
 def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
@@ -160,10 +210,7 @@ def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
             get_logger().info(f"LoRA: {', '.join(wanted)} of the original checkpoint are {', '.join(native)} here.")
             return native
     if missing:
-        raise UsageError(
-            f"--lora_target_modules {' '.join(missing)}: the model has no such layer. "
-            f"Its linear layers are {', '.join(dict.fromkeys([*names, *fused]))}; ALL takes them all."
-        )
+        raise UsageError(_no_such_layer(model, "--lora_target_modules", missing))
     return wanted
 
 

@@ -73,7 +73,7 @@ def test_flags_of_sft_in_a_file(words, capsys, tmp_path):
         (["--slurm", "--setup", "export HF_TOKEN=hidden", *SFT], "--setup sets HF_TOKEN="),
         (["--slurm", *SFT, "--hub_token", "hidden"], "--hub_token would be written"),
         (["--slurm", *SFT, "--hf_hub_token", "hidden"], "--hub_token would be written"),
-        (["--slurm", *SFT, "--train_args", "hub_token=hidden"], "--train_args hub_token= would be written"),
+        (["--slurm", *SFT, "--train_args", "hub_token=hidden"], "--train_args hub_token: give --hub_token instead"),
         (["--slurm", *SFT, "--nproc", "2"], "--nproc 2: a job has a process for each GPU"),
         (["--sky", *SFT], "--sky has to know which GPU: add --accelerator A100"),
         (["--sky", "--gpus", "0", "--spot", *SFT], "--spot loses the machines' disks: add --bucket"),

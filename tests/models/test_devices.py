@@ -62,10 +62,9 @@ def test_maps(model, monkeypatch, free, num_processes, rank):
         assert size <= memory_limits(free)[gpu] < free[gpu]
 
 
-def test_one_device_cannot_be_spread_over():
-    assert spread_options(None) == {}
-    with pytest.raises(UsageError, match="this process has none"):
-        spread_options("auto")
+def test_with_one_device_a_map_means_that_device(capsys):
+    assert spread_options(None) == spread_options("auto") == {}
+    assert "--device_map auto: this process has one device, so all layers go to the CPU." in capsys.readouterr().err
 
 
 def test_layers_are_spread_or_divided():

@@ -88,7 +88,11 @@ def test_swanlab(tmp_path, monkeypatch):
     check_no_secret(folder)
 
 
-SECRETS = {"--hub_token": "hub-0123456789abcdef", "--api_key": "key-0123456789abcdef", "--hf_hub_token": "hf_0123456789"}
+SECRETS = {
+    "--hub_token": "hub-0123456789abcdef",
+    "--api_key": "key-0123456789abcdef",
+    "--hf_hub_token": "hf_0123456789",
+}
 
 
 @pytest.mark.parametrize("flag", SECRETS)

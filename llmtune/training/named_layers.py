@@ -1,0 +1,136 @@
+"""Layers that flags name, and the adapter of --peft_path: held against the model before any row is encoded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmtune.arguments.checkpoint_folder import checkpoint_kind, trained_kind
+from llmtune.errors import CheckpointError, LlmtuneError, UsageError
+from llmtune.models.headers import module_names, read_header, tensor_shapes
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.registry import resolve_reference
+from llmtune.tuners.names import is_name_pattern
+from llmtune.utils.files import read_json
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["check_named_layers", "check_peft_path"]
+
+ADAPTER_MODULE = re.compile(r"^base_model\.model\.(.+?)\.(lora_[AB]|lora_embedding_[AB]|ia3_l|vera_lambda_[bd])(\.|$)")
+
+
+def check_named_layers(args: SftArguments, folder: Path | None) -> None:
+    """Refuse names that no layer of the model has.
+
+    The names in its files decide where they know them all, at once; else the model is built without weights.
+
+    Args:
+        folder: Of the model. None: one that llmtune makes itself, and has not made yet.
+
+    Raises:
+        UsageError: --lora_target_modules or --modules_to_save names a layer that is not there.
+    """
+    if args.sft_type == "full" or args.peft_path is not None:
+        return
+    targets = [name for name in args.lora_target_modules if name not in ("ALL", "DEFAULT")]
+    if not targets and not args.modules_to_save:
+        return
+    if folder is not None:
+        known = module_names(folder, trust_remote_code=args.trust_remote_code)
+        if known is not None and all(_is_known(name, known) for name in [*targets, *args.modules_to_save]):
+            return
+        _check_on_hollow(args, folder)
+        return
+    info = MODEL_MAPPING[str(args.model_type)]
+    if info.get_folder is not None:
+        with _made_elsewhere(info) as made:
+            check_named_layers(args, made)
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    if is_name_pattern(name):
+        return any(re.fullmatch(name, module) for module in known)
+    return any(f".{module}".endswith(f".{name}") for module in known)
+
+
+def _check_on_hollow(args: SftArguments, folder: Path) -> None:
+    import torch
+    from accelerate import init_empty_weights
+
+    from llmtune.models.ports import native_config
+    from llmtune.planning.shapes import from_config
+    from llmtune.tuners.lora import check_modules_to_save, target_modules
+    from llmtune.tuners.parts import frozen_parts
+
+    config = native_config(folder, trust_remote_code=args.trust_remote_code)
+    with init_empty_weights():
+        model = from_config(config, folder, torch.float32, args.trust_remote_code)
+    model.name_or_path = str(folder)
+    target_modules(model, args.lora_target_modules, MODEL_MAPPING[str(args.model_type)], frozen_parts(args))
+    check_modules_to_save(model, args.modules_to_save)
+
+
+@contextlib.contextmanager
+def _made_elsewhere(info: ModelInfo) -> Iterator[Path]:
+    """An embedded model, made in a temporary place: trying out writes nothing into the cache."""
+    before = os.environ.get("LLMTUNE_CACHE")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["LLMTUNE_CACHE"] = place
+        try:
+            assert info.get_folder is not None
+            yield Path(resolve_reference(info.get_folder, what="The get_folder of a model")())
+        finally:
+            del os.environ["LLMTUNE_CACHE"]
+            if before is not None:
+                os.environ["LLMTUNE_CACHE"] = before
+
+
+def check_peft_path(args: SftArguments, folder: Path | None) -> None:
+    """Refuse an adapter that is not there, of another kind, or of another model, from its files' names and shapes.
+
+    Raises:
+        CheckpointError: It is missing, incomplete, or does not fit. UsageError: --sft_type is not its kind.
+    """
+    if args.peft_path is None:
+        return
+    place = Path(args.peft_path).expanduser()
+    try:
+        whole = checkpoint_kind(place) == "full"
+    except CheckpointError as err:
+        raise CheckpointError(f"--peft_path {args.peft_path}: {err}") from err
+    if whole:
+        raise UsageError(
+            f"--peft_path {args.peft_path} holds whole weights, not an adapter: give it as --model_id_or_path."
+        )
+    kind = trained_kind(place)
+    if kind != args.sft_type:
+        raise UsageError(f"--peft_path {args.peft_path} holds adapters of another kind: give --sft_type {kind}.")
+    inner = place if (place / "adapter_config.json").is_file() else place / "default"
+    file = inner / "adapter_model.safetensors"
+    if not read_json(inner / "adapter_config.json"):
+        raise CheckpointError(f"{inner}/adapter_config.json is damaged. Use another checkpoint of the run.")
+    if not file.is_file():
+        if (inner / "adapter_model.bin").is_file():
+            return
+        raise CheckpointError(f"{place} has no {file.name}, so it is not a whole checkpoint. Use another of the run.")
+    try:
+        names = {found[1] for name in read_header(file) if (found := ADAPTER_MODULE.match(name))}
+        known = None if folder is None else module_names(folder, trust_remote_code=args.trust_remote_code)
+        shapes = {} if folder is None else tensor_shapes(folder) or {}
+    except LlmtuneError as err:
+        raise CheckpointError(str(err)) from err
+    if known is None or any(".experts." in name for name in shapes):
+        return
+    foreign = sorted(name for name in names if name not in known)
+    if foreign:
+        raise CheckpointError(
+            f"The adapter in {place} does not fit the model: {len(foreign):,} of its layers are not there, "
+            f"{foreign[0]} for one. Was it trained on another one?"
+        )
