@@ -19,18 +19,15 @@ from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item, split_items
 from llmtune.data.loading import (
     AS_THEY_ARE,
-    REPORT_FILE,
-    ROWS_FILE,
     Rules,
     located_rows,
     made_rows,
-    open_cached,
     rules_of,
-    store,
 )
 from llmtune.data.local import local_parts
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
 from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
