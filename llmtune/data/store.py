@@ -55,6 +55,8 @@ class EncodeReport:
     num_tokens: int = 0
     num_learned: int = 0
     num_truncated: int = 0
+    num_cut_tokens: int = 0
+    num_cut_trainable: int = 0
     num_deleted: int = 0
     num_unlearned: int = 0
     num_split_rows: int = 0
@@ -68,6 +70,8 @@ class EncodeReport:
         """Count a row and its samples."""
         self.num_rows += 1
         self.num_truncated += row.num_truncated
+        self.num_cut_tokens += row.num_cut_tokens
+        self.num_cut_trainable += row.num_cut_trainable
         self.num_deleted += row.num_deleted
         self.num_unlearned += row.num_unlearned
         self.num_plain += row.num_plain
@@ -259,8 +263,9 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     if report.num_truncated:
         side = "start" if template.truncation_strategy == "left" else "end"
         text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"
-        text += f" and lost their {side}"
-        if report.num_truncated > 0.01 * _total(report):
+        text += f" and lost {report.num_cut_tokens:,} tokens at their {side}"
+        text += f", {report.num_cut_trainable:,} of them trainable" if report.num_cut_trainable else ""
+        if report.num_truncated > 0.01 * _total(report) or report.num_cut_trainable:
             log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)

@@ -126,6 +126,28 @@ def test_a_broken_write_leaves_nothing(tokenizer, monkeypatch, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+@pytest.mark.parametrize("strategy", ["left", "right"])
+@pytest.mark.parametrize("text", [True, False])
+def test_what_is_cut_is_told_in_tokens(tokenizer, capsys, strategy, text):
+    """A long text loses tokens that were to be trained on; a long question none of them."""
+    long = "a long text of many words " * 50
+    answer = Message("assistant", long if text else "short", loss=True)
+    row = Conversation((answer,) if text else (Message("user", long), answer))
+    whole = get_template("chatml", tokenizer, max_length=None).encode(row)
+    template = get_template("chatml", tokenizer, max_length=40, truncation_strategy=strategy)
+    store = encode_dataset(datasets.Dataset.from_list([to_record(row)] * 3), template, required=False)
+    cut = 3 * (len(whole["input_ids"]) - 40)
+    trainable = 3 * sum(label != -100 for label in whole["labels"]) - store.report.num_learned
+    told = capsys.readouterr().err
+    side = "start" if strategy == "left" else "end"
+    expected = f"3 of 3 training samples are longer than --max_length 40 and lost {cut:,} tokens at their {side}"
+    assert expected + (f", {trainable:,} of them trainable. " if trainable else ". ") in told
+    assert (store.report.num_cut_tokens, store.report.num_cut_trainable) == (cut, trainable)
+    assert (trainable > 0) == (text or strategy == "right")
+    encode_dataset(datasets.Dataset.from_list([to_record(row)] * 3), template, required=False)
+    assert capsys.readouterr().err == told
+
+
 DAMAGE = {
     "cut": lambda raw: raw[: len(raw) // 2],
     "emptied": lambda raw: b"",
