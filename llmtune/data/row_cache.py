@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from llmtune.errors import OutputError
-from llmtune.utils.atomic import is_whole, publish, seal_of, sweep, temporary_folder
+from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import read_json, write_json
 
@@ -34,26 +34,11 @@ def store(fill: Callable[[Path], str]) -> str:
             key = fill(temporary)
             seal = {name: seal_of(temporary / name) for name in (ROWS_FILE, REPORT_FILE)}
             write_json(temporary / SEAL_FILE, seal)
-            _place(temporary, _folder(key))
+            publish_over(temporary, _folder(key))
     except OSError as err:
         reason = err.strerror or err
         raise OutputError(f"Cannot write into {root} ({reason}). Set LLMTUNE_CACHE to another folder.") from err
     return key
-
-
-def _place(temporary: Path, folder: Path) -> None:
-    if not os.path.lexists(folder):
-        try:
-            publish(temporary, folder)
-            return
-        except OSError:
-            if not folder.is_dir():
-                raise
-    if not folder.is_dir():
-        folder.unlink()
-    folder.mkdir(exist_ok=True)
-    for name in (ROWS_FILE, REPORT_FILE, SEAL_FILE):
-        publish(temporary / name, folder / name)
 
 
 def cached_report(key: str) -> dict[str, Any] | None:

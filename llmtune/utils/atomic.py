@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_whole", "publish", "seal_of", "sweep", "temporary_file", "temporary_folder"]
+__all__ = ["is_whole", "publish", "publish_over", "seal_of", "sweep", "temporary_file", "temporary_folder"]
 
 LEFT_SECONDS = 24 * 3600
 """Age at which what another machine, or an unknown process, was writing counts as left behind."""
@@ -75,6 +75,25 @@ def publish(temporary: Path, target: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _sync(str(target.parent))
+
+
+def publish_over(temporary: Path, folder: Path) -> None:
+    """Give a folder its name, or, where a folder of that name is, put each of its files into the place of the old one.
+
+    Others may do the same meanwhile with equal files, and have the old ones open.
+    """
+    if not os.path.lexists(folder):
+        try:
+            publish(temporary, folder)
+            return
+        except OSError:
+            if not folder.is_dir():
+                raise
+    if not folder.is_dir():
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for file in sorted(temporary.iterdir()):
+        publish(file, folder / file.name)
 
 
 def _sync(path: str) -> None:

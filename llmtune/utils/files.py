@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import OutputError
-from llmtune.utils.atomic import publish, temporary_file, temporary_folder
+from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, temporary_folder
 
-__all__ = ["atomic_folder", "ensure_writable_folder", "link_or_copy", "read_json", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "ensure_writable_folder",
+    "is_sealed",
+    "link_or_copy",
+    "read_json",
+    "write_json",
+    "write_sealed",
+    "write_text",
+]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,6 +50,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON. What JSON has no form for is written as its repr."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write text, and beside it the seal by which `is_sealed` knows that it is still whole."""
+    write_text(path, text)
+    write_json(_seal_file(path), {"seal": seal_of(path)})
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether `write_sealed` wrote this file, and nothing changed it since."""
+    return is_whole(path, read_json(_seal_file(path)).get("seal"))
+
+
+def _seal_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.seal")
 
 
 @contextmanager
