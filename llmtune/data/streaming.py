@@ -71,6 +71,7 @@ class RecordStream:
         model_author: Sequence[str] = (),
     ) -> None:
         self.strict = strict
+        self._reported = False  # a pass is told of once: the others are the same
         self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -85,8 +86,11 @@ class RecordStream:
                 else:
                     yield record
         for report in reports:
+            if not self._reported and report.rows_kept:
+                get_logger().info(f"{report.summary()} (streamed)")
             if warning := report.warning():
                 get_logger().warning(warning)
+        self._reported = True
         if not any(report.rows_kept for report in reports):
             raise DataError(f"No row of {', '.join(report.source for report in reports)} can be used.")
 

@@ -219,6 +219,26 @@ def test_the_inside_of_rows_is_reported(tmp_path, capsys):
         assert capsys.readouterr().err == expected
 
 
+def test_a_stream_reports_the_same(tmp_path, capsys):
+    rows = [{"messages": [USER | {"foo": 1}, BOT, BOT]}, {"messages": [USER, BOT], "label": False}]
+    name = write(tmp_path / "a.jsonl", [*rows, {"messages": [USER, BOT]}, {"bar": 1}])
+    for limit in ("", "#1"):
+        stream = RecordStream([name + limit])
+        assert len(list(stream)) == len(list(stream)) == (1 if limit else 2)
+        told = capsys.readouterr().err
+        assert told.count("shape messages (messages") == 1
+        assert "; in 1 row consecutive turns of one side were joined by a blank line" in told
+        assert "; columns not used: messages[].foo (streamed)" in told
+        assert ("left out 1 of 4 (an answer whose label is false 1)" in told) == (not limit)
+
+
+def test_keys_without_end(tmp_path, capsys):
+    """Where each message has keys of its own, neither memory nor the line grows with the rows."""
+    name = write(tmp_path / "a.jsonl", [{"messages": [USER | {f"k{number}": 1}, BOT]} for number in range(2000)])
+    assert len(load_source(name).report.unused_columns) == 1000
+    assert "messages[].k19 and 980 more\n" in capsys.readouterr().err
+
+
 def test_rows_that_no_file_could_hold(tmp_path):
     """Half a surrogate pair, or 900 levels, in any place: a bad row that is named, and not the end of the loading."""
     deep = "[" * 900 + "1" + "]" * 900

@@ -338,6 +338,12 @@ def test_results_of_tools(content, text):
         assert messages[2].content == text
 
 
+def test_a_tool_shows_no_image():
+    for content in ([{"type": "image", "image": "a.png"}], ["see", {"type": "image_url", "image_url": {"url": "b"}}]):
+        with pytest.raises(RowError, match="an image in what a tool returned"):
+            read([Q, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": content}, A])
+
+
 @pytest.mark.parametrize(
     ("content", "text"), [(4, "4"), (4.5, "4.5"), ({"a": 1}, '{"a": 1}'), ([{"a": 1}], '[{"a": 1}]'), ([1], "[1]")]
 )
