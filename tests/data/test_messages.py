@@ -354,6 +354,7 @@ def test_answers_that_are_no_text(content, text):
 
 def test_structured_answers_and_numbers_of_other_shapes():
     assert to_conversation({"query": "q", "response": {"label": "x"}}).messages[-1].content == '{"label": "x"}'
+    assert to_conversation({"query": {"a": 1}, "response": "r"}).messages[0] == Message("user", '{"a": 1}')
     history = to_conversation({"query": "q", "response": 4, "history": [["a", 1]]}).messages
     assert [message.content for message in history] == ["a", "1", "q", "4"]
 
