@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
+import zlib
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from llmtune.errors import DataError, OutputError
+from llmtune.utils.atomic import publish, sweep, temporary_folder
 from llmtune.utils.cache import cache_root
 from llmtune.utils.logging import get_logger
 
@@ -35,28 +35,58 @@ def unpack(archive: Path) -> Path:
         DataError: It is not a zip file, or a broken one. OutputError: The cache takes no more.
     """
     folder = unpacked_folder(archive)
-    if folder.is_dir():
+    if archive.is_dir():
         return folder
     if not zipfile.is_zipfile(archive):
         raise DataError(f"{archive} is not a zip file; only those can be unpacked. Unpack it into a folder by hand.")
-    get_logger().info(f"{archive.name}: unpacking into {folder}")
-    temporary: str | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent)
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(temporary)  # drops `..` and absolute names, which would lead outside
-        Path(temporary).rename(folder)
-    except zipfile.BadZipFile as err:
+            if folder.is_dir():
+                _repair(opened, folder, archive)
+            else:
+                _unpack(opened, folder, archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as err:
         raise DataError(f"{archive} is a broken zip file ({err}). Download it again.") from err
     except OSError as err:
-        if not folder.is_dir():  # otherwise another process was faster
-            cause = err.strerror or err
-            raise OutputError(f"Cannot unpack {archive} into {folder.parent} ({cause}). Set LLMTUNE_CACHE.") from err
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        cause = err.strerror or err
+        raise OutputError(f"Cannot unpack {archive} into {folder.parent} ({cause}). Set LLMTUNE_CACHE.") from err
     return folder
+
+
+def _unpack(opened: zipfile.ZipFile, folder: Path, archive: Path) -> None:
+    get_logger().info(f"{archive.name}: unpacking into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent, is_ours=True)
+    with temporary_folder(folder) as temporary:
+        opened.extractall(temporary)  # drops `..` and absolute names, which would lead outside
+        try:
+            publish(temporary, folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
+
+
+def _repair(opened: zipfile.ZipFile, folder: Path, archive: Path) -> None:
+    """Unpack again what is missing, has another size or begins with zeros, as no picture does."""
+    inside = [info for info in opened.infolist() if not info.is_dir() and ".." not in Path(info.filename).parts]
+    damaged = [info for info in inside if _is_damaged(folder / info.filename.lstrip("/"), info.file_size)]
+    if not damaged:
+        return
+    get_logger().warning(f"{archive.name}: {len(damaged):,} of its unpacked files are damaged; they are unpacked anew")
+    with temporary_folder(folder) as temporary:
+        for info in damaged:
+            made = Path(opened.extract(info, temporary))
+            target = folder / made.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            publish(made, target)
+
+
+def _is_damaged(file: Path, size: int) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return file.stat().st_size != size or (size > 0 and not any(opened.read(64)))
+    except OSError:
+        return True
 
 
 def with_paths(row: dict[str, Any], media: Path | None) -> dict[str, Any]:

@@ -88,6 +88,8 @@ def read_content(content: Any, role: str, where: str, place: str, found: Found) 
     if isinstance(content, (int, float)) and not isinstance(content, bool):
         return Content(str(content))
     if role == "tool":
+        if is_parts(content) and any(map(_shows_image, _items(content))):
+            raise RowError(f"{where} has an image in what a tool returned; only a user message may show an image")
         is_text = is_parts(content) and all(_plain_text(part) is not None for part in _items(content))
         return Content("".join(map(str, map(_plain_text, _items(content)))) if is_text else json_text(content, where))
     texts = isinstance(content, (list, tuple)) and all(isinstance(item, str) for item in content)
@@ -109,6 +111,10 @@ def _plain_text(part: Any) -> str | None:
         return part
     text = part.get("text", part.get("value")) if part.get("type") in TEXTS else None
     return text if isinstance(text, str) else None
+
+
+def _shows_image(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in IMAGES and any(part.get(key) for key in IMAGE_VALUES)
 
 
 def _read_part(part: Any, role: str, where: str, place: str, made: Content, found: Found) -> None:

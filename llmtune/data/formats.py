@@ -113,8 +113,8 @@ def _question(cells: Mapping[str, Any], key: str, found: Found) -> list[Message]
 def _side(cells: Mapping[str, Any], key: str, role: Role, found: Found) -> list[Message]:
     """One half of a row: a text cell, one message, or a list of messages."""
     value = cells[key]
-    if isinstance(value, Mapping) and not {"role", "from"} & {str(name).lower() for name in value} and role != "user":
-        return [Message(role, json_text(value, f"column {key!r}"), loss=True)]  # an answer with a structure
+    if isinstance(value, Mapping) and not {"role", "from"} & {str(name).lower() for name in value}:
+        return [Message(role, json_text(value, f"column {key!r}"), loss=role == "assistant")]  # with a structure
     if isinstance(value, (list, tuple, Mapping)):
         value = transposed(value)
         return parse_messages([value] if isinstance(value, Mapping) else value, key, found)

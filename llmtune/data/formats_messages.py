@@ -72,8 +72,9 @@ def transposed(value: Any) -> Any:
     """A struct of lists, `{"role": [...], "content": [...]}`, as a list of messages; anything else as it is."""
     if not isinstance(value, Mapping) or not set(ROLE_KEYS) & set(value):
         return value
+    value = {key: column for key, column in value.items() if column is not None}
     columns = {key: column for key, column in value.items() if isinstance(column, (list, tuple))}
-    if len(columns) != len(value) or len({len(column) for column in columns.values()}) != 1:
+    if not columns or len(columns) != len(value) or len({len(column) for column in columns.values()}) != 1:
         return value
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 

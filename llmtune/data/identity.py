@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from llmtune.data.rows import new_digest, write_records
 from llmtune.errors import UsageError
+from llmtune.utils.files import write_json
 
 if TYPE_CHECKING:
     import datasets
@@ -37,7 +37,7 @@ def fill_identity(
     Returns:
         The data set, the same object where nothing changes, and how many rows changed.
     """
-    from llmtune.data.loading import REPORT_FILE, ROWS_FILE, open_cached, store
+    from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
 
     values = identity_values(model_name, model_author)
     if not values or not _any_placeholder(dataset):
@@ -53,7 +53,7 @@ def fill_identity(
 
     def fill(folder: Path) -> str:
         write_records(records(), folder / ROWS_FILE)
-        (folder / REPORT_FILE).write_text(json.dumps({"filled": changed}), encoding="utf-8")
+        write_json(folder / REPORT_FILE, {"filled": changed})
         return str(new_digest("identity", dataset._fingerprint, sorted(values.items())).hexdigest())
 
     key = store(fill)

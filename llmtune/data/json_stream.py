@@ -30,6 +30,12 @@ ROW_LISTS = frozenset(
 """Lists that belong to one row: an object that holds one of these is a row, not a wrapper around rows."""
 
 
+COMPLETE = frozenset({*ANSWERS, *LISTS, "text", "chosen"})
+"""Columns without which an object is no whole row."""
+
+MESSAGE_KEYS = frozenset({"role", "from", "human", "assistant"})
+
+
 def read_json(path: Path) -> Iterator[Located]:
     """Read `.json`, `.jsonl` and `.ndjson` by what they hold, not by what they are called."""
     lines = ((number, line) for number, line in _filled_lines(path))
@@ -81,12 +87,14 @@ def _parse(text: str) -> Any:
 def _wrapped_list(path: Path, row: dict[str, Any]) -> str | None:
     """The key of the list of rows that an object is the wrapper of; None for an object that is a row itself."""
     lists = [name for name, value in row.items() if isinstance(value, list)]
-    if len(lists) != 1 or lists[0] in ROW_LISTS or not all(isinstance(item, dict) for item in row[lists[0]]):
+    if len(lists) != 1 or not all(isinstance(item, dict) for item in row[lists[0]]):
         return None
     name, items = lists[0], row[lists[0]]
+    holds_rows = bool(items) and not MESSAGE_KEYS & set(items[0]) and bool(_columns_of(items[0]) & COMPLETE)
+    if name in ROW_LISTS and not (name in LISTS and holds_rows):
+        return None
     columns = _columns_of(row) - {name}
-    asks_only = not columns & {*ANSWERS, *LISTS, "text", "chosen"}
-    if columns and not (asks_only and items and _columns_of(items[0]) & {*ANSWERS, *LISTS, "text", "chosen"}):
+    if columns & COMPLETE or (columns and not holds_rows):
         return None
     if others := [key for key in row if key != name]:
         get_logger().info(f"{path}: its rows are the list {name!r}; not read: {', '.join(others[:5])}")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +20,19 @@ from llmtune.data.local import local_parts
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, cached_report, is_damaged, open_cached, store
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
 from llmtune.data.values import without_nulls
-from llmtune.errors import DataError, LlmtuneError, OutputError
+from llmtune.errors import DataError, LlmtuneError
 from llmtune.hub.settings import HubOptions
 from llmtune.registry import resolve_reference
-from llmtune.utils.cache import cache_root
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["AS_THEY_ARE", "Loaded", "Rules", "load_source", "located_rows", "open_cached", "rules_of", "store"]
+__all__ = ["AS_THEY_ARE", "Loaded", "Rules", "load_source", "located_rows", "made_rows", "rules_of"]
 
 Dataset: TypeAlias = datasets.Dataset
-ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +183,12 @@ def _load_files(
     more: object = (),
 ) -> tuple[Dataset, LoadReport]:
     key = _files_key(named, rules, options.need_answer, more)
-    if options.overwrite_cache or not _is_complete(key):
-        _write(rows, source, rules, options, key=key)
-    return _finish(key, LoadReport.from_json(source, _read_report(key)), options)
+    kept = None if options.overwrite_cache else cached_report(key)
+    if kept is not None:
+        return _finish(key, LoadReport.from_json(source, kept), options)
+    if not options.overwrite_cache and is_damaged(key):
+        get_logger().warning(f"{source}: its rows in the cache are damaged; they are read anew")
+    return _finish(*_write(rows, source, rules, options, key=key), options)
 
 
 def _files_key(named: list[tuple[str, Path]], rules: Rules, need_answer: bool, more: object) -> str:
@@ -276,59 +274,7 @@ def _write(
         kept.append(report)
         return key or digest
 
-    return store(fill, replace=options.overwrite_cache), kept[0]
-
-
-def store(fill: Callable[[Path], str], *, replace: bool = False) -> str:
-    """Let `fill` write rows into a temporary folder and name the key under which it then belongs in the cache.
-
-    Safe against other processes that write the same key: what they write is the same, so the first one wins; with
-    `replace` each file is replaced at once, which leaves those alone who have the old one open.
-    """
-    root = cache_root() / "rows"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
-    except OSError as err:
-        raise _cannot_cache(root, err) from err
-    key: str | None = None
-    try:
-        key = fill(temporary)
-        if not _is_complete(key):
-            os.replace(temporary, _folder(key))
-        elif replace:
-            for name in (ROWS_FILE, REPORT_FILE):
-                os.replace(temporary / name, _folder(key) / name)
-    except OSError as err:
-        if key is None or not _is_complete(key):
-            raise _cannot_cache(root, err) from err
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return key
-
-
-def _cannot_cache(root: Path, err: OSError) -> OutputError:
-    return OutputError(f"Cannot write into {root} ({err.strerror or err}). Set LLMTUNE_CACHE to another folder.")
-
-
-def _folder(key: str) -> Path:
-    return cache_root() / "rows" / key
-
-
-def _is_complete(key: str) -> bool:
-    return (_folder(key) / ROWS_FILE).is_file() and (_folder(key) / REPORT_FILE).is_file()
-
-
-def _read_report(key: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((_folder(key) / REPORT_FILE).read_text(encoding="utf-8"))
-    return value
-
-
-def open_cached(key: str) -> Dataset:
-    """Open a cached table memory-mapped; the key is its fingerprint, the same in every process."""
-    dataset = datasets.Dataset.from_file(str(_folder(key) / ROWS_FILE))
-    dataset._fingerprint = key
-    return dataset
+    return store(fill), kept[0]
 
 
 def _finish(key: str, report: LoadReport, options: _Options) -> tuple[Dataset, LoadReport]:

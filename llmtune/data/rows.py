@@ -26,6 +26,10 @@ __all__ = ["BadRow", "LoadReport", "canonical_records", "new_digest", "write_rec
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
 SHOWN_BAD_ROWS = 5
+SHOWN_COLUMNS = 20
+MOST_UNUSED = 1000
+"""Columns that are noted as not used: where each row has keys of its own, there is no end to them."""
+
 REJECTED = Drop("an answer whose label is false")
 
 
@@ -71,7 +75,7 @@ class LoadReport:
         """One line: what was recognised and how many rows were kept."""
         many = len(self.shapes) > 1
         shown = [
-            f"{name} ({'/'.join(self.columns[name])})" + (f" {count:,}" if many else "")
+            f"{name} ({'/'.join(self.columns.get(name, []))})" + (f" {count:,}" if many else "")
             for name, count in sorted(self.shapes.items(), key=lambda item: -item[1])
         ]
         line = f"{self.source}: {self.rows_kept:,} rows, {'shapes' if many else 'shape'} {', '.join(shown)}"
@@ -79,7 +83,10 @@ class LoadReport:
         line += "".join(
             f"; in {count:,} {'row' if count == 1 else 'rows'} {note}" for note, count in self.notes.items()
         )
-        return line + (f"; columns not used: {', '.join(self.unused_columns)}" if self.unused_columns else "")
+        unused = ", ".join(self.unused_columns[:SHOWN_COLUMNS])
+        more = len(self.unused_columns) - SHOWN_COLUMNS
+        unused += f" and {more:,} more" if more > 0 else ""
+        return line + (f"; columns not used: {unused}" if unused else "")
 
     def _filtered(self) -> str:
         reasons = [f"{reason} {count:,}" for reason, count in sorted(self.filtered.items(), key=lambda item: -item[1])]
@@ -115,6 +122,12 @@ class LoadReport:
     def from_json(cls, source: str, value: Mapping[str, Any]) -> LoadReport:
         fields = {**value, "first_bad": [BadRow(**bad) for bad in value["first_bad"]]}
         return cls(source=source, **fields)
+
+    def _add(self, one: _Converted) -> None:
+        self.rows_kept += 1
+        self.shapes[one.seen.shape] = self.shapes.get(one.seen.shape, 0) + 1
+        for note in one.found.notes:
+            self.notes[note] = self.notes.get(note, 0) + 1
 
     def _add_bad(self, location: str, reason: str, text: str) -> None:
         self.bad_rows += 1
@@ -212,36 +225,48 @@ def _records(
     convert: Callable[[Mapping[str, Any]], list[_Converted] | Drop],
     strict: bool,
 ) -> Iterator[dict[str, Any]]:
-    unused: dict[str, None] = {}
-    used: dict[str, dict[str, None]] = {}
-    for location, row in rows:
-        report.rows_read += 1
-        try:
-            if isinstance(row, BadLine):
-                raise RowError(row.reason)
-            converted = convert(row)
-        except (RowError, RecursionError, UnicodeError) as err:
-            reason = str(err) if isinstance(err, RowError) else _plain_reason(err)
-            report._add_bad(location, reason, row.text if isinstance(row, BadLine) else excerpt(row))
-            if strict:
-                report.check(strict=True)
-            continue
-        if isinstance(converted, Drop):
-            report.filtered[converted.reason] = report.filtered.get(converted.reason, 0) + 1
-            continue
-        for one in converted:
-            shape = one.seen.shape
-            report.rows_kept += 1
-            report.shapes[shape] = report.shapes.get(shape, 0) + 1
-            for note in one.found.notes:
-                report.notes[note] = report.notes.get(note, 0) + 1
-            used.setdefault(shape, {}).update(dict.fromkeys(one.seen.columns))
-            unused.update((name, None) for name in one.columns if name not in one.seen.columns)
-            unused.update(one.found.unused)
-            yield one.record
-    report.columns = {shape: list(names) for shape, names in used.items()}
-    left = [name for name in unused if not any(name in names for names in used.values())]
-    report.unused_columns = [printable(str(name)) for name in left]
+    columns = _Columns()
+    try:
+        for location, row in rows:
+            report.rows_read += 1
+            try:
+                if isinstance(row, BadLine):
+                    raise RowError(row.reason)
+                converted = convert(row)
+            except (RowError, RecursionError, UnicodeError) as err:
+                reason = str(err) if isinstance(err, RowError) else _plain_reason(err)
+                report._add_bad(location, reason, row.text if isinstance(row, BadLine) else excerpt(row))
+                if strict:
+                    report.check(strict=True)
+                continue
+            if isinstance(converted, Drop):
+                report.filtered[converted.reason] = report.filtered.get(converted.reason, 0) + 1
+                continue
+            for one in converted:
+                report._add(one)
+                columns.add(one)
+                yield one.record
+    finally:  # also where the one who asks wants no more
+        report.columns = {shape: list(names) for shape, names in columns.used.items()}
+        report.unused_columns = columns.left()
+
+
+class _Columns:
+    """Which columns were read, by shape, and which were seen and not read."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, dict[str, None]] = {}
+        self._seen: dict[str, None] = {}
+
+    def add(self, one: _Converted) -> None:
+        self.used.setdefault(one.seen.shape, {}).update(dict.fromkeys(one.seen.columns))
+        if len(self._seen) < MOST_UNUSED:
+            self._seen.update((name, None) for name in one.columns if name not in one.seen.columns)
+            self._seen.update(one.found.unused)
+
+    def left(self) -> list[str]:
+        used = {name for names in self.used.values() for name in names}
+        return [printable(str(name)) for name in self._seen if name not in used]
 
 
 def _plain_reason(err: Exception) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import os
-import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -22,7 +22,9 @@ import pyarrow as pa
 
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, OutputError
+from llmtune.utils.atomic import is_whole, publish, seal_of, sweep, temporary_file
 from llmtune.utils.cache import cache_root
+from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class EncodeReport:
     num_tokens: int = 0
     num_learned: int = 0
     num_truncated: int = 0
+    num_cut_tokens: int = 0
+    num_cut_trainable: int = 0
     num_deleted: int = 0
     num_unlearned: int = 0
     num_split_rows: int = 0
@@ -66,6 +70,8 @@ class EncodeReport:
         """Count a row and its samples."""
         self.num_rows += 1
         self.num_truncated += row.num_truncated
+        self.num_cut_tokens += row.num_cut_tokens
+        self.num_cut_trainable += row.num_cut_trainable
         self.num_deleted += row.num_deleted
         self.num_unlearned += row.num_unlearned
         self.num_plain += row.num_plain
@@ -89,7 +95,7 @@ class TokenStore:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.report = EncodeReport(**json.loads(_report_file(file).read_text(encoding="utf-8")))
+        self.report = EncodeReport(**read_json(_report_file(file))["report"])
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         self._ids = table.column("input_ids").chunks
         self._labels = table.column("labels").chunks
@@ -147,9 +153,10 @@ def encode_dataset(
         DataError: No sample is left and one is required, or `strict` and a row is bad.
     """
     file = cache_root() / "tokens" / f"{_key(dataset, template)}.arrow"
-    if overwrite or not file.exists() or not _report_file(file).exists():
+    store = None if overwrite else _kept(file, name)
+    if store is None:
         _encode(dataset, template, file, name=name)
-    store = TokenStore(file)
+        store = TokenStore(file)
     _tell(store.report, template, name=name, strict=strict)
     if len(store) == 0:
         text = f"No {name} sample is left of {store.report.num_rows:,} rows. Look at the lines above."
@@ -159,43 +166,56 @@ def encode_dataset(
     return store
 
 
-def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) -> None:
-    from tqdm import tqdm
+def _kept(file: Path, name: str) -> TokenStore | None:
+    """What an earlier run encoded; None where it is not there, or not as it was written."""
+    beside = _report_file(file)
+    if not os.path.lexists(file) and not os.path.lexists(beside):
+        return None
+    saved = read_json(beside)
+    if is_whole(file, saved.get("seal")) and saved.get("check") == _check(saved.get("report")):
+        return TokenStore(file)
+    get_logger().warning(f"The encoded {name} rows in the cache are damaged; they are encoded anew.")
+    return None
 
+
+def _check(report: Any) -> int:
+    return zlib.crc32(json.dumps(report, sort_keys=True).encode())
+
+
+def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) -> None:
     report = EncodeReport()
     template.expect(len(dataset))
-    temporary: Path | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_beside(file)
-        with (
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_file(sink, SCHEMA) as writer,
-            tqdm(total=len(dataset), desc=f"Encoding {name} rows", unit="row", disable=_hide_bar(len(dataset))) as bar,
-        ):
-            for start in range(0, len(dataset), BATCH_ROWS):
-                records = _records(dataset[start : start + BATCH_ROWS])
-                conversations = [from_record(record) for record in records]
-                report.num_with_images += sum(bool(conversation.images) for conversation in conversations)
-                rows = template.encode_rows(conversations)
-                writer.write_batch(_batch(rows, start, report))
-                bar.update(len(rows))
-        _report_file(file).write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, file)
+        sweep(file.parent, is_ours=True)
+        with temporary_file(file) as temporary:
+            _write(dataset, template, temporary, report, name=name)
+            saved = asdict(report)
+            about = {"seal": seal_of(temporary), "check": _check(saved), "report": saved}
+            publish(temporary, file)
+        write_json(_report_file(file), about)
     except OSError as err:
         raise OutputError(
             f"The encoded rows cannot be written to {file.parent} ({err.strerror or err}). "
             "Free some space, or set LLMTUNE_CACHE to another folder."
         ) from err
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
-def _temporary_beside(file: Path) -> Path:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    os.close(handle)
-    return Path(name)
+def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeReport, *, name: str) -> None:
+    from tqdm import tqdm
+
+    with (
+        pa.OSFile(str(file), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+        tqdm(total=len(dataset), desc=f"Encoding {name} rows", unit="row", disable=_hide_bar(len(dataset))) as bar,
+    ):
+        for start in range(0, len(dataset), BATCH_ROWS):
+            records = _records(dataset[start : start + BATCH_ROWS])
+            conversations = [from_record(record) for record in records]
+            report.num_with_images += sum(bool(conversation.images) for conversation in conversations)
+            rows = template.encode_rows(conversations)
+            writer.write_batch(_batch(rows, start, report))
+            bar.update(len(rows))
 
 
 def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.RecordBatch:
@@ -243,8 +263,9 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     if report.num_truncated:
         side = "start" if template.truncation_strategy == "left" else "end"
         text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"
-        text += f" and lost their {side}"
-        if report.num_truncated > 0.01 * _total(report):
+        text += f" and lost {report.num_cut_tokens:,} tokens at their {side}"
+        text += f", {report.num_cut_trainable:,} of them trainable" if report.num_cut_trainable else ""
+        if report.num_truncated > 0.01 * _total(report) or report.num_cut_trainable:
             log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)

@@ -19,18 +19,15 @@ from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item, split_items
 from llmtune.data.loading import (
     AS_THEY_ARE,
-    REPORT_FILE,
-    ROWS_FILE,
     Rules,
     located_rows,
     made_rows,
-    open_cached,
     rules_of,
-    store,
 )
 from llmtune.data.local import local_parts
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
 from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
@@ -74,6 +71,7 @@ class RecordStream:
         model_author: Sequence[str] = (),
     ) -> None:
         self.strict = strict
+        self._reported = False  # a pass is told of once: the others are the same
         self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -88,8 +86,11 @@ class RecordStream:
                 else:
                     yield record
         for report in reports:
+            if not self._reported and report.rows_kept:
+                get_logger().info(f"{report.summary()} (streamed)")
             if warning := report.warning():
                 get_logger().warning(warning)
+        self._reported = True
         if not any(report.rows_kept for report in reports):
             raise DataError(f"No row of {', '.join(report.source for report in reports)} can be used.")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llmtune.errors import HubError
 from llmtune.hub.explain import explain, is_unreachable
@@ -17,7 +17,7 @@ from llmtune.hub.repo import Hub, RemoteFile, Repo
 from llmtune.hub.settings import offline
 from llmtune.hub.settings import use_hf as is_hf_wanted
 from llmtune.utils.cache import cache_root
-from llmtune.utils.files import write_json
+from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
 
 __all__ = ["fetch_dataset", "fetch_model"]
@@ -110,9 +110,8 @@ def _recorded(record: Path, wanted: list[RemoteFile] | None = None) -> Path | No
 
     The clients would read every byte again to be sure of the same.
     """
-    try:
-        said = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    said = read_json(record)
+    if not isinstance(said.get("folder"), str) or not _are_files(said.get("files")):
         return None
     folder = Path(said["folder"])
     if wanted is not None and said["files"] != [[f.path, f.size, f.digest] for f in wanted]:
@@ -122,6 +121,13 @@ def _recorded(record: Path, wanted: list[RemoteFile] | None = None) -> Path | No
         if not file.is_file() or (size is not None and file.stat().st_size != size):
             return None
     return folder
+
+
+def _are_files(value: Any) -> bool:
+    """Whether a record's list of [path, size, digest] is one."""
+    return isinstance(value, list) and all(
+        isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) for item in value
+    )
 
 
 def _without_network(hub: Hub, repo: Repo, record: Path, reason: str) -> Path:

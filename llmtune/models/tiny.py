@@ -15,8 +15,10 @@ from typing import Any
 
 from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
 from llmtune.errors import OutputError
+from llmtune.utils.atomic import is_whole, publish_over, seal_of, temporary_folder
 from llmtune.utils.cache import cache_root
-from llmtune.utils.files import atomic_folder, write_json
+from llmtune.utils.files import read_json, write_json
+from llmtune.utils.logging import get_logger
 
 __all__ = ["tiny_folder"]
 
@@ -78,19 +80,31 @@ def tiny_folder() -> Path:
     Its name holds a digest of all that the files are made from, so a changed definition never meets old files.
     """
     folder = cache_root() / "models" / f"llmtune-tiny-{_digest()}"
-    if folder.is_dir():
+    seals = read_json(_seals_of(folder))
+    if seals and all(is_whole(folder / name, seal) for name, seal in seals.items()):
         return folder
+    if folder.exists() and seals:
+        get_logger().warning(f"{folder} is damaged; it is made anew.")
     try:
-        with atomic_folder(folder) as temporary:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder) as temporary:
             _write_tokenizer(temporary)
             write_json(temporary / "config.json", CONFIG)
             write_json(temporary / "generation_config.json", GENERATION_CONFIG)
             _write_weights(temporary / "model.safetensors")
-    except OutputError:
-        # Another process of the same run was quicker; its files are these files.
-        if not folder.is_dir():
-            raise
+            seals = {file.name: seal_of(file) for file in temporary.iterdir()}
+            publish_over(temporary, folder)  # another process may be quicker; its files are these files
+        write_json(_seals_of(folder), seals)
+    except OSError as err:
+        raise OutputError(
+            f"Cannot write {folder}: {err.strerror or err}. Set LLMTUNE_CACHE to another folder."
+        ) from err
     return folder
+
+
+def _seals_of(folder: Path) -> Path:
+    """Elsewhere: the folder is to be an ordinary model's."""
+    return cache_root() / "seals" / f"{folder.name}.json"
 
 
 def _digest() -> str:

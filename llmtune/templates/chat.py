@@ -31,6 +31,8 @@ class EncodedRow:
 
     samples: list[Encoded] = field(default_factory=list)
     num_truncated: int = 0
+    num_cut_tokens: int = 0
+    num_cut_trainable: int = 0
     num_deleted: int = 0
     num_unlearned: int = 0
     num_plain: int = 0
@@ -266,6 +268,7 @@ class ChatTemplate:
 
     def _keep(self, encoded: Encoded, row: EncodedRow) -> None:
         limit = self.max_length
+        num_tokens, num_trainable = len(encoded.input_ids), encoded.num_learned
         if limit is not None and len(encoded.input_ids) > limit:
             if self.truncation_strategy == "delete":
                 row.num_deleted += 1
@@ -277,6 +280,8 @@ class ChatTemplate:
             encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept])
             encoded.labels[0] = IGNORE_INDEX
             row.num_truncated += 1
+            row.num_cut_tokens += num_tokens - len(encoded.input_ids)
+            row.num_cut_trainable += num_trainable - encoded.num_learned
         if encoded.num_learned == 0:
             row.num_unlearned += 1
         else:

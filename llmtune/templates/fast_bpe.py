@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.utils.cache import cache_root
-from llmtune.utils.files import write_json
+from llmtune.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -164,12 +164,11 @@ def _verdict(described: str, check: Callable[[], bool]) -> bool:
     """The outcome of the check, made once for a tokenizer and the versions of both libraries."""
     key = hashlib.sha256(f"{described}{_versions()}{Path(__file__).read_text()}".encode()).hexdigest()[:32]
     file = cache_root() / "fast_bpe" / f"{key}.json"
-    try:
-        return bool(json.loads(file.read_text())["agrees"])
-    except (OSError, ValueError, KeyError):
+    agrees = read_json(file).get("agrees")
+    if not isinstance(agrees, bool):  # not there, or damaged
         agrees = check()
         write_json(file, {"agrees": agrees})
-        return agrees
+    return agrees
 
 
 def _versions() -> str:

@@ -1,7 +1,8 @@
-"""Writing that either happens whole or not at all: a temporary name beside the target, then a rename."""
+"""Small files and folders, written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,15 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import OutputError
+from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, temporary_folder
 
-__all__ = ["atomic_folder", "ensure_writable_folder", "link_or_copy", "read_json", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "ensure_writable_folder",
+    "is_sealed",
+    "link_or_copy",
+    "read_json",
+    "write_json",
+    "write_sealed",
+    "write_text",
+]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file, or no object in it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -29,25 +40,31 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; a reader sees the old file or the new one, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with temporary_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+            publish(temporary, path)
     except OSError as err:
         raise _cannot_write(path, err) from err
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as err:
-        Path(name).unlink(missing_ok=True)
-        raise _cannot_write(path, err) from err
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON. What JSON has no form for is written as its repr."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write text, and beside it the seal by which `is_sealed` knows that it is still whole."""
+    write_text(path, text)
+    write_json(_seal_file(path), {"seal": seal_of(path)})
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether `write_sealed` wrote this file, and nothing changed it since."""
+    return is_whole(path, read_json(_seal_file(path)).get("seal"))
+
+
+def _seal_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.seal")
 
 
 @contextmanager
@@ -58,22 +75,16 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         OutputError: `target` exists already, or the disk refuses.
     """
     if target.exists():
-        raise OutputError(f"{target} exists already. Remove it, or choose another place.")
+        raise _exists_already(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with temporary_folder(target) as temporary:
+            yield temporary
+            publish(temporary, target)
     except OSError as err:
+        if err.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
+            raise _exists_already(target) from err
         raise _cannot_write(target, err) from err
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as err:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _cannot_write(target, err) from err
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def ensure_writable_folder(path: Path, *, flag: str) -> None:
@@ -94,11 +105,9 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+def _exists_already(target: Path) -> OutputError:
+    return OutputError(f"{target} exists already. Remove it, or choose another place.")
+
+
 def _cannot_write(path: Path, err: OSError) -> OutputError:
     return OutputError(f"Cannot write {path}: {err.strerror or err}. Free some space or choose another folder.")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llmtune.errors import LlmtuneError
 from llmtune.utils.cache import cache_root
+from llmtune.utils.files import write_text
 from llmtune.utils.ranks import is_distributed, local_rank, local_world_size
 
 __all__ = ["first_on_this_machine"]
@@ -46,9 +47,9 @@ def first_on_this_machine(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _write(mark, "failed")
+        write_text(mark, "failed")
         raise
-    _write(mark, "done")
+    write_text(mark, "done")
 
 
 def _wait_for(mark: Path) -> str:
@@ -56,12 +57,6 @@ def _wait_for(mark: Path) -> str:
         with contextlib.suppress(OSError):
             return mark.read_text()
         time.sleep(POLL_SECONDS)
-
-
-def _write(mark: Path, text: str) -> None:
-    temporary = mark.with_name(f".{mark.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, mark)
 
 
 def _run() -> str:

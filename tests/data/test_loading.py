@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from llmtune.data.canonical import SCHEMA, from_record
+from llmtune.data.info import register_dataset
 from llmtune.data.loading import load_source
+from llmtune.data.mixing import get_dataset
+from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
 from llmtune.types import Conversation, Message, ToolCall
 from llmtune.utils.cache import cache_root
@@ -215,6 +219,26 @@ def test_the_inside_of_rows_is_reported(tmp_path, capsys):
         assert capsys.readouterr().err == expected
 
 
+def test_a_stream_reports_the_same(tmp_path, capsys):
+    rows = [{"messages": [USER | {"foo": 1}, BOT, BOT]}, {"messages": [USER, BOT], "label": False}]
+    name = write(tmp_path / "a.jsonl", [*rows, {"messages": [USER, BOT]}, {"bar": 1}])
+    for limit in ("", "#1"):
+        stream = RecordStream([name + limit])
+        assert len(list(stream)) == len(list(stream)) == (1 if limit else 2)
+        told = capsys.readouterr().err
+        assert told.count("shape messages (messages") == 1
+        assert "; in 1 row consecutive turns of one side were joined by a blank line" in told
+        assert "; columns not used: messages[].foo (streamed)" in told
+        assert ("left out 1 of 4 (an answer whose label is false 1)" in told) == (not limit)
+
+
+def test_keys_without_end(tmp_path, capsys):
+    """Where each message has keys of its own, neither memory nor the line grows with the rows."""
+    name = write(tmp_path / "a.jsonl", [{"messages": [USER | {f"k{number}": 1}, BOT]} for number in range(2000)])
+    assert len(load_source(name).report.unused_columns) == 1000
+    assert "messages[].k19 and 980 more\n" in capsys.readouterr().err
+
+
 def test_rows_that_no_file_could_hold(tmp_path):
     """Half a surrogate pair, or 900 levels, in any place: a bad row that is named, and not the end of the loading."""
     deep = "[" * 900 + "1" + "]" * 900
@@ -297,15 +321,74 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
     assert len(read) == 1
     assert first.train.to_list() == again.train.to_list()
-    assert not list((cache_root() / "rows").glob(".writing-*"))
+    assert not list((cache_root() / "rows").glob(".*"))
 
 
-def test_overwriting_repairs_a_damaged_cache(tmp_path):
-    name = write(tmp_path / "damaged.jsonl", [GOOD, {"text": "damaged"}])
-    file = load_source(name).train.cache_files[0]["filename"]
-    with open(file, "wb") as opened:
-        opened.write(b"rubbish")
-    assert len(load_source(name, overwrite_cache=True).train) == 2
+DAMAGE = {
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "emptied": lambda raw: b"",
+    "zeroed": lambda raw: bytes(len(raw)),
+    "zeroed_inside": lambda raw: raw[: len(raw) // 3] + bytes(len(raw) // 3) + raw[len(raw) // 3 * 2 :],
+    "garbage": lambda raw: bytes(range(256)),
+    "null": lambda raw: b"null",
+    "list": lambda raw: b"[1]",
+    "object": lambda raw: b"{}",
+    "deep": lambda raw: b"[" * 100_000,
+    "other_types": lambda raw: b'{"rows.arrow": {"a": 1}, "report.json": [null, "x"], "rows_read": "x"}',
+}
+
+
+@pytest.mark.parametrize("name", ["rows.arrow", "report.json", "seal.json"])
+@pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
+def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch, name, damage, capsys):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
+    source = write(tmp_path / "a.jsonl", [GOOD, {"text": "t"}, {"foo": 1}])
+    whole = load_source(source)
+    folder = cache_root() / "rows" / whole.train._fingerprint
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    rows = whole.train.to_list()
+    (folder / name).unlink()
+    if damage in DAMAGE:
+        (folder / name).write_bytes(DAMAGE[damage](before[name]))
+    elif damage == "a folder":
+        (folder / name).mkdir()
+    capsys.readouterr()
+    again = load_source(source)
+    assert f"{source}: its rows in the cache are damaged; they are read anew\n" in capsys.readouterr().err
+    assert (again.train.to_list(), again.report) == (rows, whole.report)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    load_source(source)
+    assert "are damaged" not in capsys.readouterr().err
+    assert load_source(source, overwrite_cache=True).train.to_list() == rows
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("x"), lambda path: path.mkdir()])
+def test_something_else_in_the_place_of_the_rows(tmp_path, monkeypatch, make):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
+    source = write(tmp_path / "a.jsonl", [GOOD])
+    key = load_source(source).train._fingerprint
+    shutil.rmtree(cache_root() / "rows" / key)
+    make(cache_root() / "rows" / key)
+    assert len(load_source(source).train) == 1
+
+
+def test_rows_that_are_filled_in_are_mended_too(tmp_path, monkeypatch):
+    """Every way into the cache, not that of files alone."""
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
+    source = write(tmp_path / "a.jsonl", [{"query": "{{NAME}}?", "response": "{{NAME}}"}])
+    register_dataset("t-made", get_function=lambda: [GOOD], replace=True)
+
+    def contents() -> list[object]:
+        filled = get_dataset(source, dataset_test_ratio=0, model_name="Tiny")[0]
+        head = RecordStream([source]).head(1)
+        made = get_dataset("t-made", dataset_test_ratio=0)[0]
+        return [filled.to_list(), head.to_list(), made.to_list()]
+
+    before = contents()
+    assert before[0][0]["messages"][1]["content"] == "Tiny"
+    for file in [*(cache_root() / "rows").glob("*/rows.arrow")]:
+        file.write_bytes(bytes(100))
+    assert contents() == before
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
@@ -333,15 +416,22 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
         load_source(write(tmp_path / "a.jsonl", [GOOD]))
 
 
-def test_processes_race_for_one_key(tmp_path):
-    name = write(tmp_path / "race.jsonl", [GOOD] * 3000)
-    code = (
-        "from llmtune.data.loading import load_source\n"
-        f"train = load_source({name!r}, overwrite_cache=True).train\n"
-        "print(len(train), train._fingerprint)"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+RACE = """
+import sys
+from llmtune.data.loading import load_source
+for _ in range(4):
+    train = load_source(sys.argv[1], overwrite_cache=True).train
+print(len(train), train._fingerprint)
+"""
+
+
+def test_processes_race_for_one_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
+    name = write(tmp_path / "race.jsonl", [GOOD] * 1000)
+    command = [sys.executable, "-c", RACE, name]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     outputs = {process.communicate()[0] for process in running}
-    assert [process.returncode for process in running] == [0, 0, 0]
+    assert [process.returncode for process in running] == [0] * 4
     assert len(outputs) == 1
-    assert outputs.pop().startswith("3000 ")
+    assert outputs.pop().startswith("1000 ")
+    assert [path.name for path in (cache_root() / "rows").iterdir() if path.name.startswith(".")] == []

@@ -338,6 +338,12 @@ def test_results_of_tools(content, text):
         assert messages[2].content == text
 
 
+def test_a_tool_shows_no_image():
+    for content in ([{"type": "image", "image": "a.png"}], ["see", {"type": "image_url", "image_url": {"url": "b"}}]):
+        with pytest.raises(RowError, match="an image in what a tool returned"):
+            read([Q, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": content}, A])
+
+
 @pytest.mark.parametrize(
     ("content", "text"), [(4, "4"), (4.5, "4.5"), ({"a": 1}, '{"a": 1}'), ([{"a": 1}], '[{"a": 1}]'), ([1], "[1]")]
 )
@@ -348,6 +354,7 @@ def test_answers_that_are_no_text(content, text):
 
 def test_structured_answers_and_numbers_of_other_shapes():
     assert to_conversation({"query": "q", "response": {"label": "x"}}).messages[-1].content == '{"label": "x"}'
+    assert to_conversation({"query": {"a": 1}, "response": "r"}).messages[0] == Message("user", '{"a": 1}')
     history = to_conversation({"query": "q", "response": 4, "history": [["a", 1]]}).messages
     assert [message.content for message in history] == ["a", "1", "q", "4"]
 

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmtune.data.canonical import from_record
+from llmtune.data.formats import to_conversation
 from llmtune.data.info import DatasetInfo, register_dataset
 from llmtune.data.mixing import get_dataset
 from llmtune.data.streaming import RecordStream
-from llmtune.errors import UsageError
+from llmtune.errors import RowError, UsageError
 
 
 def rows_named(name: str, count: int) -> list[dict[str, str]]:
@@ -193,6 +195,29 @@ def test_names_in_thoughts(tmp_path, capsys):
     assert "1 rows hold {{NAME}}" in capsys.readouterr().err
     train, _ = get_dataset(str(file), dataset_test_ratio=0, model_name="Tiny")
     assert train[0]["messages"][1]["reasoning"] == "I am Tiny"
+
+
+PATHS = ["a.jpg", "./a.jpg", "../up/a.jpg", "in/../a.jpg", " a.jpg ", "{folder}/a.jpg", "http://x/a.jpg"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_rows_with_images_are_rows_again(tmp_path, path):
+    """A row that was loaded names its images from the root, and its text names them as the file did."""
+    path = path.replace("{folder}", str(tmp_path))
+    rows = [
+        {"query": f"What does <img>{path}</img> show?", "response": "A cat."},
+        {"query": f"<img>{path}</img><image>", "response": "Cats.", "images": ["b.jpg"]},
+        {"messages": [{"role": "user", "content": "q", "images": ["c.jpg"]}, {"role": "assistant", "content": "r"}]},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded, _ = get_dataset(str(file), dataset_test_ratio=0)
+    for row in loaded:
+        assert to_conversation(row) == from_record(row)
+        assert all(os.path.isabs(image) or "://" in image for image in row["images"])
+    other = dict(loaded[0]) | {"images": [str(tmp_path / "b.jpg")]}
+    with pytest.raises(RowError, match="1 marks for images, and its images column has 1"):
+        to_conversation(other)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,8 @@ ROW_LIKE = [
     {"question": "q", "references": [{"title": "t"}]},
     {"chosen": "a", "rejected": "b", "prompt": "p", "data": [{"query": "q", "response": "r"}]},
     {"Query": "q", "Response": "r", "items": [{"text": "t"}]},
+    {"query": "q", "history": [{"query": "a", "response": "b"}]},
+    {"conversations": [{"human": "q", "assistant": "r", "text": "t"}]},
     {"chosen_messages": [{"role": "user", "content": "q"}], "rejected_messages": []},
 ]
 
@@ -235,6 +237,7 @@ def test_a_row_that_holds_a_list_of_objects(tmp_path, row, indent):
         {"system": "s", "data": ROWS},
         {"instruction": "answer these", "data": ROWS},
         {"output": ROWS},
+        {"conversations": ROWS},
     ],
 )
 def test_wrappers(tmp_path, wrapper):

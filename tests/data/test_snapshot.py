@@ -127,9 +127,27 @@ def test_media(tmp_path):
     assert image.read_bytes() == b"jpg"
     assert cache_root() in image.parents
     assert list(cache_root().parent.rglob("out.jpg")) == [image.parents[1] / "out.jpg"]  # no way out of the folder
-    image.write_bytes(b"kept")
+    image.write_bytes(b"kep")
     assert unpack(tmp_path / "pictures.zip") == image.parents[1]
-    assert image.read_bytes() == b"kept"  # not unpacked again
+    assert image.read_bytes() == b"kep"  # not unpacked again
+
+
+@pytest.mark.parametrize("damage", [b"", b"j", bytes(3), None])
+def test_a_damaged_picture_is_unpacked_anew(tmp_path, damage, capsys):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("a/1.jpg", b"jpg")
+        archive.writestr("a/2.jpg", b"two")
+    folder = unpack(tmp_path / "pictures.zip")
+    kept = (folder / "a" / "2.jpg").stat().st_ino
+    if damage is None:
+        (folder / "a" / "1.jpg").unlink()
+    else:
+        (folder / "a" / "1.jpg").write_bytes(damage)
+    assert unpack(tmp_path / "pictures.zip") == folder
+    assert (folder / "a" / "1.jpg").read_bytes() == b"jpg"
+    assert (folder / "a" / "2.jpg").stat().st_ino == kept
+    assert "pictures.zip: 1 of its unpacked files are damaged; they are unpacked anew" in capsys.readouterr().err
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_media_in_a_folder_and_broken(tmp_path):
@@ -140,7 +158,7 @@ def test_media_in_a_folder_and_broken(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match=r"a\.zip is not a zip file"):
         unpack(tmp_path / "a.zip")
-    assert not list((cache_root() / "media").glob(".unpacking-*"))
+    assert not list((cache_root() / "media").glob(".*"))
 
 
 # Hugging Face

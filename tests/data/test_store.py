@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llmtune.data.canonical import to_record
@@ -121,6 +124,101 @@ def test_a_broken_write_leaves_nothing(tokenizer, monkeypatch, tmp_path):
     with pytest.raises(RuntimeError):
         encode_dataset(rows(), get_template("chatml", tokenizer))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("strategy", ["left", "right"])
+@pytest.mark.parametrize("text", [True, False])
+def test_what_is_cut_is_told_in_tokens(tokenizer, capsys, strategy, text):
+    """A long text loses tokens that were to be trained on; a long question none of them."""
+    long = "a long text of many words " * 50
+    answer = Message("assistant", long if text else "short", loss=True)
+    row = Conversation((answer,) if text else (Message("user", long), answer))
+    whole = get_template("chatml", tokenizer, max_length=None).encode(row)
+    template = get_template("chatml", tokenizer, max_length=40, truncation_strategy=strategy)
+    store = encode_dataset(datasets.Dataset.from_list([to_record(row)] * 3), template, required=False)
+    cut = 3 * (len(whole["input_ids"]) - 40)
+    trainable = 3 * sum(label != -100 for label in whole["labels"]) - store.report.num_learned
+    told = capsys.readouterr().err
+    side = "start" if strategy == "left" else "end"
+    expected = f"3 of 3 training samples are longer than --max_length 40 and lost {cut:,} tokens at their {side}"
+    assert expected + (f", {trainable:,} of them trainable. " if trainable else ". ") in told
+    assert (store.report.num_cut_tokens, store.report.num_cut_trainable) == (cut, trainable)
+    assert (trainable > 0) == (text or strategy == "right")
+    encode_dataset(datasets.Dataset.from_list([to_record(row)] * 3), template, required=False)
+    assert capsys.readouterr().err == told
+
+
+DAMAGE = {
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "emptied": lambda raw: b"",
+    "zeroed": lambda raw: bytes(len(raw)),
+    "zeroed_inside": lambda raw: raw[: len(raw) // 3] + bytes(len(raw) // 3) + raw[len(raw) // 3 * 2 :],
+    "garbage": lambda raw: bytes(range(256)),
+    "null": lambda raw: b"null",
+    "list": lambda raw: b"[1]",
+    "object": lambda raw: b"{}",
+    "deep": lambda raw: b"[" * 100_000,
+    "other_numbers": lambda raw: raw.replace(b'"num_rows": 30', b'"num_rows": 31'),
+    "other_types": lambda raw: raw.replace(b'"num_rows": 30', b'"num_rows": {}'),
+    "other_names": lambda raw: raw.replace(b'"num_rows"', b'"num_rosw"'),
+}
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".json"])
+@pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
+def test_a_damaged_store_is_encoded_anew(tokenizer, monkeypatch, tmp_path, suffix, damage, capsys):
+    if suffix == ".arrow" and damage.startswith("other"):
+        return
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
+    template = get_template("chatml", tokenizer)
+    whole = encode_dataset(rows(), template)
+    file = whole.file.with_suffix(suffix)
+    raw = file.read_bytes()
+    file.unlink()
+    if damage in DAMAGE:
+        file.write_bytes(DAMAGE[damage](raw))
+        assert file.read_bytes() != raw
+    elif damage == "a folder":
+        file.mkdir()
+    capsys.readouterr()
+    again = encode_dataset(rows(), template)
+    assert "The encoded training rows in the cache are damaged; they are encoded anew." in capsys.readouterr().err
+    assert again.report == whole.report
+    assert [sample["input_ids"].tolist() for sample in again] == [sample["input_ids"].tolist() for sample in whole]
+    assert file.read_bytes() == raw
+    encode_dataset(rows(), template)
+    assert "are damaged" not in capsys.readouterr().err
+
+
+RACE = """
+import sys
+import datasets
+from transformers import AutoTokenizer
+from llmtune.data.store import encode_dataset
+from llmtune.models.tiny import tiny_folder
+from llmtune.templates.chat import get_template
+rows = datasets.Dataset.from_file(sys.argv[1])
+rows._fingerprint = "race"
+template = get_template("chatml", AutoTokenizer.from_pretrained(str(tiny_folder())))
+for _ in range(5):
+    store = encode_dataset(rows, template, overwrite=True)
+print(len(store), int(store.lengths.sum()), store.file.name)
+"""
+
+
+@pytest.mark.slow
+def test_processes_race_for_one_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
+    table = rows(200).data.table
+    with pa.ipc.new_stream(tmp_path / "rows.arrow", table.schema) as sink:
+        sink.write_table(table)
+    command = [sys.executable, "-c", RACE, str(tmp_path / "rows.arrow")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0] * 4
+    assert len(outputs) == 1
+    assert outputs.pop().startswith("200 ")
+    assert sorted(path.suffix for path in (tmp_path / "cache" / "tokens").iterdir()) == [".arrow", ".json"]
 
 
 def test_images_are_not_passed_over_in_silence(tokenizer, capsys):

@@ -108,6 +108,19 @@ def test_no_network(hub, use_hf, monkeypatch, capsys):
         fetch_model("owner/other", use_hf=use_hf)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "null", "[1]", "{}", "[" * 100_000, '{"folder": 3, "files": []}', '{"folder": "/", "files": [[3]]}']
+)
+def test_a_damaged_record_counts_as_none(hub, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
+    folder = fetch_model("owner/tiny", use_hf=True)
+    (record,) = (tmp_path / "hub").glob("*.json")
+    whole = record.read_text()
+    record.write_text(text)
+    assert fetch_model("owner/tiny", use_hf=True) == folder
+    assert record.read_text() == whole
+
+
 @HUBS
 def test_offline(hub, use_hf, monkeypatch):
     folder = fetch_model("owner/tiny", use_hf=use_hf)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -87,6 +88,20 @@ def test_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert (folder / "config.json").stat().st_mtime_ns == before
     assert {path.name for path in folder.iterdir()} == FILES
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "missing"])
+def test_a_damaged_folder_is_made_anew(folder, tmp_path, monkeypatch, capsys, name, damage):
+    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
+    shutil.copytree(folder.parents[1], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "models" / folder.name / name
+    raw = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes({"cut": raw[:-5], "emptied": b"", "zeroed": bytes(len(raw))}[damage])
+    assert digests(tiny.tiny_folder()) == digests(folder)
+    assert "is damaged; it is made anew" in capsys.readouterr().err
 
 
 def test_makers_at_the_same_time_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

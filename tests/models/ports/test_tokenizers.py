@@ -296,10 +296,21 @@ def test_a_file_of_another_kind_is_left_alone(assets, tmp_path):
     assert find_tokenizer_port(folder) is None
 
 
-def test_the_second_load_reads_the_cache(assets, monkeypatch):
+def test_the_second_load_reads_the_cache(assets, monkeypatch, capsys):
     folder = assets / "tokenizers" / "qwen_v1"
     port = find_tokenizer_port(folder)
     tokenizer_loader(folder).from_pretrained(folder)
-    monkeypatch.setattr("llmtune.models.ports.tokenizers.qwen_v1.read_ranks", None)
-    assert port is not None
-    assert len(tokenizer_loader(folder).from_pretrained(folder)) == 151851
+    with monkeypatch.context() as patch:
+        patch.setattr("llmtune.models.ports.tokenizers.qwen_v1.read_ranks", None)
+        assert port is not None
+        assert len(tokenizer_loader(folder).from_pretrained(folder)) == 151851
+    from llmtune.models.ports.tokenizers.load import _tokenizer_file
+    from llmtune.models.ports.tokenizers.port import Source
+
+    file = _tokenizer_file(port, Source(folder))
+    raw = file.read_bytes()
+    for damaged in (raw[: len(raw) // 2], b"", bytes(len(raw)), b"null"):
+        file.write_bytes(damaged)
+        assert len(tokenizer_loader(folder).from_pretrained(folder)) == 151851
+        assert file.read_bytes() == raw
+        assert "in the cache is damaged; it is made anew" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Any
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, text_of
 from llmtune.utils.cache import cache_root
-from llmtune.utils.files import write_text
+from llmtune.utils.files import is_sealed, write_sealed
 from llmtune.utils.logging import get_logger
 
 __all__ = ["PortedTokenizer", "find_tokenizer_port", "tokenizer_loader"]
@@ -87,12 +87,14 @@ def _special_tokens(port: TokenizerPort, source: Source) -> dict[str, str]:
 def _tokenizer_file(port: TokenizerPort, source: Source) -> Path:
     """The tokenizer.json of a folder, from the cache if it was made before."""
     file = cache_root() / "tokenizers" / f"{_key(port, source)}.json"
-    if not file.is_file():
+    if not is_sealed(file):
+        if file.exists():
+            get_logger().warning(f"The tokenizer of {source.folder} in the cache is damaged; it is made anew.")
         backend = port.backend(source)
         for key, text in _special_tokens(port, source).items():
             if backend.token_to_id(text) is None:  # transformers would give it an id beyond the model's embedding
                 raise ModelError(f"{source.folder}: its {key} is {text!r}, which is not in its vocabulary.")
-        write_text(file, backend.to_str())
+        write_sealed(file, backend.to_str())
     return file
 
 

@@ -1,0 +1,67 @@
+"""Canonical rows on disk, under the hash of what they were made from: whole ones are used, damaged ones made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from llmtune.errors import OutputError
+from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
+from llmtune.utils.cache import cache_root
+from llmtune.utils.files import read_json, write_json
+
+__all__ = ["REPORT_FILE", "ROWS_FILE", "cached_report", "is_damaged", "open_cached", "store"]
+
+ROWS_FILE, REPORT_FILE, SEAL_FILE = "rows.arrow", "report.json", "seal.json"
+
+
+def store(fill: Callable[[Path], str]) -> str:
+    """Let `fill` write rows and report into a temporary folder, and name the key under which they belong in the cache.
+
+    Safe against other processes that write the same key: each file takes the place of an equal one at once, which
+    leaves those alone who have the old one open.
+    """
+    root = cache_root() / "rows"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root, is_ours=True)
+        with temporary_folder(root / "writing") as temporary:
+            key = fill(temporary)
+            seal = {name: seal_of(temporary / name) for name in (ROWS_FILE, REPORT_FILE)}
+            write_json(temporary / SEAL_FILE, seal)
+            publish_over(temporary, _folder(key))
+    except OSError as err:
+        reason = err.strerror or err
+        raise OutputError(f"Cannot write into {root} ({reason}). Set LLMTUNE_CACHE to another folder.") from err
+    return key
+
+
+def cached_report(key: str) -> dict[str, Any] | None:
+    """The report of rows that are in the cache; None where they are not, or not as they were written."""
+    folder = _folder(key)
+    seal = read_json(folder / SEAL_FILE)
+    if not all(is_whole(folder / name, seal.get(name)) for name in (REPORT_FILE, ROWS_FILE)):
+        return None
+    value: dict[str, Any] = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return value
+
+
+def is_damaged(key: str) -> bool:
+    """Whether something is there that `cached_report` does not take."""
+    return os.path.lexists(_folder(key)) and cached_report(key) is None
+
+
+def open_cached(key: str) -> datasets.Dataset:
+    """Open a cached table memory-mapped; the key is its fingerprint, the same in every process."""
+    dataset = datasets.Dataset.from_file(str(_folder(key) / ROWS_FILE))
+    dataset._fingerprint = key
+    return dataset
+
+
+def _folder(key: str) -> Path:
+    return cache_root() / "rows" / key
