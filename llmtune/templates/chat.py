@@ -105,7 +105,8 @@ class ChatTemplate:
 
         Returns:
             `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on learned tokens.
-            With `images`, the paths in order, where the sample has any and the model sees them.
+            With `loss_weights` where messages weigh their tokens; with `images`, the paths in order, where the sample
+            has any and the model sees them.
 
         Raises:
             RowError: The row has no known shape. TemplateError: The template cannot express it, or nothing of it
@@ -274,7 +275,8 @@ class ChatTemplate:
             if self._cuts_images(encoded, kept):
                 row.num_cut_images += 1
                 return
-            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept])
+            weights = None if encoded.weights is None else encoded.weights[kept]
+            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept], weights=weights)
             encoded.labels[0] = IGNORE_INDEX
             row.num_truncated += 1
         if encoded.num_learned == 0:
@@ -388,6 +390,8 @@ def get_template(
 
 def _as_dict(sample: Encoded) -> dict[str, Any]:
     found: dict[str, Any] = {"input_ids": sample.input_ids, "labels": sample.labels}
+    if sample.weights is not None:
+        found["loss_weights"] = sample.weights
     return found | {"images": list(sample.images)} if sample.images else found
 
 

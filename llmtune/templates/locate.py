@@ -19,8 +19,9 @@ __all__ = ["Part", "Tokens", "locate", "locate_by_bytes", "locate_by_prefixes"]
 class Part:
     """A stretch that is tokenised as one: text, or ids that need no tokenising.
 
-    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text. `continued`: it
-    goes on in the middle of a text, so a tokenizer that puts a blank before each text must not do so here.
+    `learned`: spans of the text in characters; `weights`: of these spans in the loss, () where all are 1. `plain`: the
+    spelling of a control token is only text. `continued`: it goes on in the middle of a text, so a tokenizer that puts
+    a blank before each text must not do so here.
     """
 
     text: str = ""
@@ -28,6 +29,7 @@ class Part:
     learned: tuple[tuple[int, int], ...] = ()
     plain: bool = False
     continued: bool = False
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
