@@ -28,9 +28,12 @@ from llmtune.serving.tool_calls import (
     shown_tools,
 )
 from llmtune.templates.tools import ToolFormat
-from llmtune.types import Conversation, Encoded, Message
+from llmtune.types import Conversation, Encoded
 
 __all__ = ["Chat", "number_of_answers"]
+
+PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
+"""What templates may write of a message beside its content."""
 
 
 @dataclasses.dataclass
@@ -176,26 +179,7 @@ def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Co
     except LlmtuneError as err:
         raise ApiError(400, f"messages: {err}.", param="messages") from err
     kwargs = request.chat_template_kwargs or {}
-    return Conversation(_with_details(messages, request), tools, tuple(pictures.paths), kwargs)
-
-
-def _with_details(messages: Sequence[Message], request: ChatRequest) -> tuple[Message, ...]:
-    """Messages with what templates may write of them beside their contents."""
-    if len(messages) != len(request.messages):
-        return tuple(messages)
-    return tuple(
-        dataclasses.replace(
-            message,
-            name=given.name,
-            tool_call_id=given.tool_call_id,
-            reasoning=given.reasoning_content if given.reasoning_content is not None else given.reasoning,
-            tool_calls=tuple(
-                dataclasses.replace(call, id=asked.id)
-                for call, asked in zip(message.tool_calls, given.tool_calls or (), strict=True)
-            ),
-        )
-        for message, given in zip(messages, request.messages, strict=True)
-    )
+    return Conversation(tuple(messages), tools, tuple(pictures.paths), kwargs)
 
 
 def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[str, Any]:
@@ -216,9 +200,8 @@ def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[st
                 raise ApiError(400, f"messages: a part of type {part.type} has no {part.type}.", param="messages")
         content = "".join(parts)
     row: dict[str, Any] = {"role": message.role, "content": content}
+    row |= message.model_dump(include=PASSED_ON, exclude_none=True)
     if message.tool_calls:
-        calls = [call.function.model_dump(exclude_none=True) for call in message.tool_calls]
-        row["tool_calls"] = [{"function": call} for call in calls]
         row["content"] = content or ""
     return row
 

@@ -27,19 +27,6 @@ from llmtune.types import IGNORE_INDEX, Conversation, Message
 from .launched import launch, records
 
 WEIGHTS = (1.0, 0.25, 2.0)
-WEIGH = '''
-"""Messages weigh what their content says."""
-from dataclasses import replace
-import llmtune.data.store as store, llmtune.training.streaming as streaming
-from llmtune.data.canonical import from_record
-
-def weighed(record):
-    row = from_record(record)
-    turns = [replace(m, weight=float(m.content.split()[-1])) if m.role == "assistant" else m for m in row.messages]
-    return replace(row, messages=tuple(turns))
-
-store.from_record = streaming.from_record = weighed
-'''
 
 
 def row(number: int) -> list[dict[str, Any]]:
@@ -48,7 +35,8 @@ def row(number: int) -> list[dict[str, Any]]:
     for turn in range(1 + number % 3):
         weight = 1.0 if number % 3 == 0 else WEIGHTS[(number + turn) % 3]
         turns += [{"role": "user", "content": f"question {number} {turn}"},
-                  {"role": "assistant", "content": f"answer {'and more ' * (number % 4)}{weight}"}]  # fmt: skip
+                  {"role": "assistant", "content": f"answer {'and more ' * (number % 4)}{weight}",
+                   "weight": weight}]  # fmt: skip
     return turns
 
 
@@ -171,26 +159,15 @@ RUN: dict[str, Any] = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Any]:
-    (tmp_path / "weigh.py").write_text(WEIGH)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row(n)}) + "\n" for n in range(12)))
-    return {"dataset": [str(tmp_path / "rows.jsonl")], "custom_register_path": str(tmp_path / "weigh.py")}
+    return {"dataset": [str(tmp_path / "rows.jsonl")]}
 
 
 def losses(run: Path) -> list[float]:
     return list(records(run).values())
 
 
-@pytest.fixture
-def weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The register file changes two names for good: they are put back."""
-    import llmtune.data.store
-    import llmtune.training.streaming
-
-    for module in (llmtune.data.store, llmtune.training.streaming):
-        monkeypatch.setattr(module, "from_record", module.from_record)
-
-
-def test_however_a_step_is_cut(files, tmp_path, weighed):
+def test_however_a_step_is_cut(files, tmp_path):
     """All the rows are one step: accumulated, batched, flat and streamed, it is the same loss, and goes down alike."""
 
     def run(name: str, **options: Any) -> list[float]:
