@@ -15,6 +15,7 @@ from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import TokenLogprob
 from llmtune.inference.texts import HALF
 from llmtune.inference.thoughts import ThoughtText
+from llmtune.serving.body import MAX_DEPTH, is_deeper
 from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
@@ -32,6 +33,7 @@ from llmtune.types import Conversation, Encoded
 
 __all__ = ["Chat", "number_of_answers"]
 
+IMAGES = ("image_url", "input_image")
 PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
 """What templates may write of a message beside its content."""
 
@@ -55,6 +57,7 @@ class Chat:
         Raises:
             ApiError: The request makes no sense, or the model cannot express it.
         """
+        _check_depth(request)
         template = service.template(request.model)
         fmt = format_of_request(request, template)
         asked = call_asked_by(request, fmt)
@@ -158,6 +161,22 @@ class Chat:
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model}
 
 
+def _check_depth(request: ChatRequest) -> None:
+    """What may be nested without end reaches the chat template, which would run out of stack."""
+    for number, tool in enumerate(request.tools or ()):
+        if is_deeper(tool.function.parameters):
+            place = f"tools.{number}.function.parameters"
+            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+    if is_deeper(request.chat_template_kwargs):
+        raise ApiError(
+            400, f"chat_template_kwargs: nested deeper than {MAX_DEPTH} times.", param="chat_template_kwargs"
+        )
+    for number, message in enumerate(request.messages):
+        if any(is_deeper(call.function.arguments) for call in message.tool_calls or ()):
+            place = f"messages.{number}.tool_calls"
+            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+
+
 def _wants_json(request: ChatRequest) -> bool:
     return request.response_format is not None and request.response_format.type == "json_object"
 
@@ -187,18 +206,22 @@ def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[st
     if isinstance(content, list):
         parts = []
         for part in content:
-            if part.type == "text" and part.text is not None:
-                parts.append(part.text)
-            elif part.type == "image_url" and part.image_url is not None:
+            text = part.refusal if part.type == "refusal" and part.refusal is not None else part.text
+            if part.type not in IMAGES and text is not None:
+                parts.append(text)
+            elif part.type in IMAGES and part.image_url is not None:
                 if not sees:
                     raise ApiError(400, "This model does not see images.", param="messages")
                 if message.role != "user":
                     raise ApiError(400, "Images belong into messages of the user.", param="messages")
-                pictures.add(part.image_url.url)
+                pictures.add(part.image_url if isinstance(part.image_url, str) else part.image_url.url)
                 parts.append("<image>")
             else:
-                raise ApiError(400, f"messages: a part of type {part.type} has no {part.type}.", param="messages")
+                missing = "image_url" if part.type in IMAGES else "text"
+                raise ApiError(400, f"messages: a part of type {part.type} has no {missing}.", param="messages")
         content = "".join(parts)
+    if content is None and message.refusal is not None:
+        content = message.refusal
     row: dict[str, Any] = {"role": message.role, "content": content}
     row |= message.model_dump(include=PASSED_ON, exclude_none=True)
     if message.tool_calls:

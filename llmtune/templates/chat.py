@@ -76,11 +76,11 @@ class ChatTemplate:
         self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
         self._moves_tools = info.tools is not None and not info.tools.keeps_prefixes
 
-    def copy(self) -> ChatTemplate:
+    def copy(self, tokenizer: Any = None) -> ChatTemplate:
         """The same with a tokenizer of its own, for another thread."""
         return type(self)(
             self.info,
-            copy.deepcopy(self.tokenizer),
+            copy.deepcopy(self.tokenizer) if tokenizer is None else tokenizer,
             name=self.name,
             system=self.system,
             max_length=self.max_length,
