@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,21 +42,25 @@ class Tokens:
 
 
 def locate(part: Part, encoding: Encoding) -> Tokens:
-    """Learned characters to learned tokens."""
+    """Learned characters to learned tokens.
+
+    Through the offsets, once: `encoding.char_to_token` looks through all of them each time it is asked.
+    """
     ids = encoding.ids
     found = Tokens(ids)
+    if not part.learned:
+        return found
+    offsets = encoding.offsets
+    ends = list(accumulate((end for _, end in offsets), max))
 
     def border(at: int) -> int:
         """The first token at or after a character."""
         if at >= len(part.text):
             return len(ids)
-        token = encoding.char_to_token(at)
-        if token is None:  # a character that the normaliser dropped
-            return next((index for index, (start, _) in enumerate(encoding.offsets) if start >= at), len(ids))
-        span = encoding.token_to_chars(token)
-        if span is not None and span[0] < at:
+        token = bisect_right(ends, at)  # behind a character that the normaliser dropped, the next
+        if token < len(ids) and offsets[token][0] < at:
             found.straddled.append(at)
-        return int(token)
+        return token
 
     found.learned = [(border(start), border(end)) for start, end in part.learned]
     return found

@@ -11,10 +11,12 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.own_answer import closed_thought, turn_behind
 from llmtune.templates.own_render import SENTINEL, Renderer
 from llmtune.templates.pieces import Piece
+from llmtune.templates.probes import PROBES
 from llmtune.templates.stops import Stop, find_stop
 from llmtune.templates.template import learned_answers, single_answer
 from llmtune.templates.thoughts import ThoughtMarks, marks_in
 from llmtune.templates.upstream import checked_kwargs
+from llmtune.templates.vetted import vetted
 from llmtune.types import Conversation, Message, ToolCall
 
 __all__ = ["OwnTemplate"]
@@ -30,6 +32,8 @@ TOOL = {
     },
 }
 CALL = Message("assistant", "", tool_calls=(ToolCall("weather", {"place": SENTINEL}),))
+
+_VETTED: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class OwnTemplate(ChatTemplate):
                 "Choose another --template_type (llmtune list templates)."
             )
         self._renderer = Renderer(self.tokenizer)
+        self._vet()
         probe = self._render(Conversation((QUESTION, ANSWER)))
         self._stop = self._find_stop(Conversation((QUESTION, ANSWER)), Message("user", NEXT))
         self._call_stop = self._stop
@@ -67,6 +72,19 @@ class OwnTemplate(ChatTemplate):
             called = Conversation((QUESTION, CALL), (TOOL,))
             self._call_stop = self._find_stop(called, Message("tool", NEXT, name="weather")) or self._stop
         self._frame = self._find_frame(probe)
+
+    def _vet(self) -> None:
+        """Try a template of these variables once in a process of its own: a stranger wrote it."""
+        key = (self._renderer.source, repr(sorted(self.template_kwargs.items())))
+        if key not in _VETTED:
+            vetted(lambda: [self._tried(row, asks) for row in PROBES.values() for asks in (False, True)])
+            _VETTED.add(key)
+
+    def _tried(self, row: Conversation, asks: bool) -> str | None:
+        try:
+            return self._render(replace(row, messages=row.messages[:-1]) if asks else row, asks=asks)
+        except TemplateError:
+            return None
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         if generation:
