@@ -97,11 +97,13 @@ class Encoded:
 
     `labels` holds IGNORE_INDEX or the token at the same place; the first one is always IGNORE_INDEX, since
     nothing stands before it to predict it from. `images`: the paths of those whose tokens stand in the ids, in order.
+    `weights`: of the tokens in the loss, [T]; None where all are 1.
     """
 
     input_ids: list[int]
     labels: list[int] = field(default_factory=list)
     images: tuple[str, ...] = ()
+    weights: list[float] | None = None
 
     @property
     def num_learned(self) -> int:

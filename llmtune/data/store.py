@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int32())),
         ("row", pa.int64()),
         ("images", pa.list_(pa.string())),
+        ("loss_weights", pa.list_(pa.float32())),
     ]
 )
 
@@ -63,6 +64,7 @@ class EncodeReport:
     num_plain: int = 0
     num_cut_images: int = 0
     num_with_images: int = 0
+    num_weighted: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -85,12 +87,13 @@ class EncodeReport:
         self.num_samples += len(row.samples)
         self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
         self.num_learned += sum(sample.num_learned for sample in row.samples)
+        self.num_weighted += sum(sample.weights is not None for sample in row.samples)
 
 
 class TokenStore:
     """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T].
 
-    With `images`, a list of paths, where the ids hold any.
+    With `images`, a list of paths, where the ids hold any; with `loss_weights`, float32 [T], where any is not 1.
     """
 
     def __init__(self, file: Path) -> None:
@@ -101,6 +104,7 @@ class TokenStore:
         self._labels = table.column("labels").chunks
         self._rows = table.column("row")
         self._images = table.column("images")
+        self._weights = table.column("loss_weights").chunks
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
 
     def __len__(self) -> int:
@@ -115,6 +119,8 @@ class TokenStore:
             "input_ids": self._ids[chunk][place].values.to_numpy(),
             "labels": self._labels[chunk][place].values.to_numpy(),
         }
+        if self.report.num_weighted and self._weights[chunk][place].is_valid:
+            sample["loss_weights"] = self._weights[chunk][place].values.to_numpy()
         images = self._images[index].as_py()
         return sample | {"images": images} if images else sample
 
@@ -223,6 +229,7 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
     labels: list[list[int]] = []
     images: list[tuple[str, ...]] = []
     origins: list[int] = []
+    weights: list[list[float] | None] = []
     for index, row in enumerate(rows, start):
         report.count(row, f"row {index}")
         for sample in row.samples if row.problem is None else ():
@@ -230,7 +237,14 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
             labels.append(sample.labels)
             origins.append(index)
             images.append(sample.images)
-    columns = [_lists(ids), _lists(labels), pa.array(origins, pa.int64()), pa.array(images, pa.list_(pa.string()))]
+            weights.append(sample.weights)
+    columns = [
+        _lists(ids),
+        _lists(labels),
+        pa.array(origins, pa.int64()),
+        pa.array(images, pa.list_(pa.string())),
+        pa.array(weights, pa.list_(pa.float32())),
+    ]
     return pa.record_batch(columns, schema=SCHEMA)
 
 
@@ -272,6 +286,9 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     if report.num_with_images and template.images is None:
         text = "%s %s rows name images, which this model does not see: their text alone is learned."
         log.warning(text, f"{report.num_with_images:,}", name)
+    if report.num_weighted:
+        text = "%s of %s %s samples hold messages whose tokens weigh other than 1 in the loss."
+        log.info(text, f"{report.num_weighted:,}", f"{report.num_samples:,}", name)
     if report.num_split_rows:
         log.info("%s %s rows became one sample for each answer.", f"{report.num_split_rows:,}", name)
     if report.num_plain:

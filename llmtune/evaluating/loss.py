@@ -34,7 +34,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
     _measure(engine, tokens, journal, batch_size)
     records = journal.finish()
     learned = sum(record["num_learned"] for record in records)
-    loss = sum(record["loss"] for record in records) / max(learned, 1)
+    loss = sum(record["loss"] for record in records) / (sum(record["weight"] for record in records) or 1)
     correct = sum(record["num_correct"] for record in records) / max(learned, 1)
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token_acc": 100 * correct}
 
@@ -52,9 +52,10 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
         batch = collate([tokens[index] for index in order[start : start + batch_size]])
         with torch.inference_mode():
             found = model(**{name: _moved(value, model) for name, value in batch.items()})
-        learned = int(found.num_learned)
-        total = float(found.loss.double()) * learned
-        journal.add([{"index": number, "loss": total, "num_learned": learned, "num_correct": int(found.num_correct)}])
+        learned, weight = int(found.num_learned), float(found.total_weight)
+        total, correct = float(found.loss.double()) * weight, int(found.num_correct)
+        record = {"index": number, "loss": total, "weight": weight, "num_learned": learned, "num_correct": correct}
+        journal.add([record])
 
 
 def _moved(value: torch.Tensor, model: Any) -> torch.Tensor:

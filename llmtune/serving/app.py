@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmtune import __version__
+from llmtune.serving.body import BoundedRoute
 from llmtune.serving.chat import Chat
 from llmtune.serving.completions import Completion
 from llmtune.serving.errors import ApiError, error_body, handle_errors
@@ -25,7 +26,9 @@ CLIENT_GONE = 499
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request makes no sense."},
     401: {"description": "The key is missing or another."},
+    403: {"description": "The Host header is not this machine's, and the server has no key."},
     404: {"description": "There is no such model."},
+    408: {"description": "The request did not arrive in time."},
     413: {"description": "The body is too large."},
     429: {"description": "Too many requests wait."},
     503: {"description": "The server is going down."},
@@ -36,6 +39,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 def create_app(service: Service) -> FastAPI:
     # The pages of /docs would load their scripts from other hosts.
     app = FastAPI(title="llmtune", version=__version__, docs_url=None, redoc_url=None)
+    app.router.route_class = BoundedRoute
     handle_errors(app)
     app.add_middleware(Gate, service=service)
 

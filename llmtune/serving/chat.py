@@ -15,6 +15,7 @@ from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import TokenLogprob
 from llmtune.inference.texts import HALF
 from llmtune.inference.thoughts import ThoughtText
+from llmtune.serving.body import MAX_DEPTH, is_deeper
 from llmtune.serving.errors import ApiError
 from llmtune.serving.pictures import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
@@ -28,9 +29,13 @@ from llmtune.serving.tool_calls import (
     shown_tools,
 )
 from llmtune.templates.tools import ToolFormat
-from llmtune.types import Conversation, Encoded, Message
+from llmtune.types import Conversation, Encoded
 
 __all__ = ["Chat", "number_of_answers"]
+
+IMAGES = ("image_url", "input_image")
+PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
+"""What templates may write of a message beside its content."""
 
 
 @dataclasses.dataclass
@@ -52,6 +57,7 @@ class Chat:
         Raises:
             ApiError: The request makes no sense, or the model cannot express it.
         """
+        _check_depth(request)
         template = service.template(request.model)
         fmt = format_of_request(request, template)
         asked = call_asked_by(request, fmt)
@@ -155,6 +161,22 @@ class Chat:
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model}
 
 
+def _check_depth(request: ChatRequest) -> None:
+    """What may be nested without end reaches the chat template, which would run out of stack."""
+    for number, tool in enumerate(request.tools or ()):
+        if is_deeper(tool.function.parameters):
+            place = f"tools.{number}.function.parameters"
+            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+    if is_deeper(request.chat_template_kwargs):
+        raise ApiError(
+            400, f"chat_template_kwargs: nested deeper than {MAX_DEPTH} times.", param="chat_template_kwargs"
+        )
+    for number, message in enumerate(request.messages):
+        if any(is_deeper(call.function.arguments) for call in message.tool_calls or ()):
+            place = f"messages.{number}.tool_calls"
+            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+
+
 def _wants_json(request: ChatRequest) -> bool:
     return request.response_format is not None and request.response_format.type == "json_object"
 
@@ -176,26 +198,7 @@ def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Co
     except LlmtuneError as err:
         raise ApiError(400, f"messages: {err}.", param="messages") from err
     kwargs = request.chat_template_kwargs or {}
-    return Conversation(_with_details(messages, request), tools, tuple(pictures.paths), kwargs)
-
-
-def _with_details(messages: Sequence[Message], request: ChatRequest) -> tuple[Message, ...]:
-    """Messages with what templates may write of them beside their contents."""
-    if len(messages) != len(request.messages):
-        return tuple(messages)
-    return tuple(
-        dataclasses.replace(
-            message,
-            name=given.name,
-            tool_call_id=given.tool_call_id,
-            reasoning=given.reasoning_content if given.reasoning_content is not None else given.reasoning,
-            tool_calls=tuple(
-                dataclasses.replace(call, id=asked.id)
-                for call, asked in zip(message.tool_calls, given.tool_calls or (), strict=True)
-            ),
-        )
-        for message, given in zip(messages, request.messages, strict=True)
-    )
+    return Conversation(tuple(messages), tools, tuple(pictures.paths), kwargs)
 
 
 def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[str, Any]:
@@ -203,22 +206,25 @@ def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[st
     if isinstance(content, list):
         parts = []
         for part in content:
-            if part.type == "text" and part.text is not None:
-                parts.append(part.text)
-            elif part.type == "image_url" and part.image_url is not None:
+            text = part.refusal if part.type == "refusal" and part.refusal is not None else part.text
+            if part.type not in IMAGES and text is not None:
+                parts.append(text)
+            elif part.type in IMAGES and part.image_url is not None:
                 if not sees:
                     raise ApiError(400, "This model does not see images.", param="messages")
                 if message.role != "user":
                     raise ApiError(400, "Images belong into messages of the user.", param="messages")
-                pictures.add(part.image_url.url)
+                pictures.add(part.image_url if isinstance(part.image_url, str) else part.image_url.url)
                 parts.append("<image>")
             else:
-                raise ApiError(400, f"messages: a part of type {part.type} has no {part.type}.", param="messages")
+                missing = "image_url" if part.type in IMAGES else "text"
+                raise ApiError(400, f"messages: a part of type {part.type} has no {missing}.", param="messages")
         content = "".join(parts)
+    if content is None and message.refusal is not None:
+        content = message.refusal
     row: dict[str, Any] = {"role": message.role, "content": content}
+    row |= message.model_dump(include=PASSED_ON, exclude_none=True)
     if message.tool_calls:
-        calls = [call.function.model_dump(exclude_none=True) for call in message.tool_calls]
-        row["tool_calls"] = [{"function": call} for call in calls]
         row["content"] = content or ""
     return row
 

@@ -37,7 +37,15 @@ class Completion:
             raise ApiError(400, "echo with logprobs is not supported: prompts are not scored.", param="echo")
         if request.best_of not in (None, request.n or 1):
             raise ApiError(400, "best_of is not supported, but as large as n.", param="best_of")
-        prompts = [service.text_prompt(one) if isinstance(one, str) else Encoded(list(one)) for one in _list(request)]
+        texts = _list(request)
+        if len(texts) * (request.n or 1) > service.args.max_n:  # before any of them is tokenised
+            raise ApiError(
+                400,
+                f"{len(texts)} prompts with {request.n or 1} answers each are more than the {service.args.max_n} that "
+                "this server gives to one request.",
+                param="prompt",
+            )
+        prompts = [service.text_prompt(one) if isinstance(one, str) else Encoded(list(one)) for one in texts]
         if not prompts or not all(prompt.input_ids for prompt in prompts):
             raise ApiError(400, "prompt is empty.", param="prompt")
         if any(token >= service.vocab_size for prompt in prompts for token in prompt.input_ids):
@@ -47,13 +55,6 @@ class Completion:
 
     def start(self) -> Job:
         n = number_of_answers(self.service, self.request.n)
-        if n * len(self.prompts) > self.service.args.max_n:
-            raise ApiError(
-                400,
-                f"{len(self.prompts)} prompts with {n} answers each are more than the {self.service.args.max_n} that "
-                "this server gives to one request.",
-                param="prompt",
-            )
         sampling = self.service.sampling(self.request, self.prompts, self.request.max_tokens or 16)
         if self.request.logprobs is not None:
             sampling = dataclasses.replace(sampling, top_logprobs=self.request.logprobs)

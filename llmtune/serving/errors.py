@@ -16,7 +16,9 @@ __all__ = ["ApiError", "error_body", "error_response", "handle_errors"]
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
@@ -63,13 +65,21 @@ async def _refused(request: Request, err: Any) -> JSONResponse:
 
 
 async def _invalid(request: Request, err: Any) -> JSONResponse:
-    """The first of pydantic's complaints; the others would repeat it for each shape that a field may have."""
-    first = err.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    """One of pydantic's complaints: of a field with several shapes, that of the shape that fits furthest."""
+    errors = err.errors()
+    start = [part for part in errors[0]["loc"] if not _is_shape(part)]
+    same = [one for one in errors if [part for part in one["loc"] if not _is_shape(part)][: len(start)] == start]
+    first = max(same, key=lambda one: len(one["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if part != "body" and not _is_shape(part)) or None
     message = "The body is not JSON." if first["type"] == "json_invalid" else f"{place or 'body'}: {first['msg']}."
     if first["type"] == "extra_forbidden":
         message = f"{place}: this server knows no such field."
     return error_response(400, message, param=place, code=first["type"])
+
+
+def _is_shape(part: str | int) -> bool:
+    """Whether a part of an error's place is one of the shapes that a field may have, and no name of a field."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool", "ToolChoice") or "[" in part)
 
 
 async def _http(request: Request, err: Any) -> JSONResponse:

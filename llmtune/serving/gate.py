@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from llmtune.arguments.serve import is_loopback
+from llmtune.serving import patience
 from llmtune.serving.errors import error_response
 from llmtune.serving.service import Service
 
@@ -15,6 +18,9 @@ __all__ = ["OPEN_PATHS", "Gate"]
 OPEN_PATHS = ("/health",)
 """What answers without the key: a load balancer has none."""
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/openapi.json")
+
+MAX_PIECES = 6
+"""Read timeouts that a whole body may take."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -58,10 +64,23 @@ class Gate:
                 401, "A key is needed: Authorization: Bearer KEY, the server's --api_key.", code="invalid_api_key"
             )(scope, receive, send)
             return
+        if not self._is_meant(scope["path"], headers.get(b"host", b"")):
+            text = (
+                "The Host header names another machine. A server without a key answers to this machine's own names "
+                "alone, so that no page in a browser can reach it: set LLMTUNE_API_KEY to answer to others."
+            )
+            await error_response(403, text, code="wrong_host")(scope, receive, send)
+            return
         if scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
-        body = await self._body(headers.get(b"content-length", b""), receive)
+        try:
+            body = await self._body(headers.get(b"content-length", b""), receive)
+        except TimeoutError:
+            await error_response(408, "The request did not arrive in time.", code="timeout")(scope, receive, send)
+            return
+        except ConnectionError:
+            return
         if body is None:
             text = f"The body is larger than the {self.service.args.max_body_size:,} bytes that this server takes."
             await error_response(413, text, code="body_too_large")(scope, receive, send)
@@ -78,14 +97,33 @@ class Gate:
             return True
         return hmac.compare_digest(given, self.expected)
 
+    def _is_meant(self, path: str, host: bytes) -> bool:
+        """Whether the client asked for this machine by its own name, where nothing else keeps strangers out.
+
+        A page of a stranger's can let its name resolve to 127.0.0.1 (DNS rebinding); the browser still sends the name.
+        """
+        if self.expected is not None or path in OPEN_PATHS or not host:
+            return True
+        name = host.decode("latin-1").lower()
+        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        return is_loopback(name) or name.strip("[]") == self.service.args.host.lower()
+
     async def _body(self, length: bytes, receive: Receive) -> bytes | None:
-        """The whole body, or None where it is too large: then no more of it is read."""
+        """The whole body, or None where it is too large: then no more of it is read.
+
+        Raises:
+            TimeoutError: It does not go on, or does not end. ConnectionError: The client has gone.
+        """
         limit = self.service.args.max_body_size
         if length.isdigit() and int(length) > limit:
             return None
         body = bytearray()
+        until = time.monotonic() + patience.READ_TIMEOUT_S * MAX_PIECES
         while True:
-            message = await receive()
+            wait = min(patience.READ_TIMEOUT_S, until - time.monotonic())
+            message = await asyncio.wait_for(receive(), wait)
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
             body += message.get("body", b"")
             if len(body) > limit:
                 return None

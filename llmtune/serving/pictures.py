@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import shutil
 import tempfile
+import warnings
 import weakref
 from pathlib import Path
 
 from llmtune.serving.errors import ApiError
 
 __all__ = ["Pictures"]
+
+
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
+"""The image types that a request may declare; Pillow's other readers (EPS starts Ghostscript) never see its bytes."""
+MAX_PIXELS = 50_000_000
 
 
 class Pictures:
@@ -25,7 +32,8 @@ class Pictures:
         """The path of the image in a data URL.
 
         Raises:
-            ApiError: An address, which this server does not fetch; a path, which is none of the client's; no base64.
+            ApiError: An address, which this server does not fetch; a path, which is none of the client's; no base64;
+                no image of the declared type; one of too many pixels.
         """
         head, comma, content = url.partition(",")
         if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
@@ -38,6 +46,7 @@ class Pictures:
             data = base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError):
             raise ApiError(400, "The data of an image_url is not base64.", param="messages") from None
+        _check(data, head.removeprefix("data:image/").removesuffix(";base64").partition(";")[0].lower())
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="llmtune-serve-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -45,3 +54,27 @@ class Pictures:
         path.write_bytes(data)
         self.paths.append(str(path))
         return str(path)
+
+
+def _check(data: bytes, declared: str) -> None:
+    """Read the head of an image, as what it is said to be, before anything decodes it."""
+    from PIL import Image
+
+    if declared not in FORMATS:
+        types = ", ".join(f"image/{name}" for name in FORMATS)
+        raise ApiError(400, f"image_url: image/{declared[:40]} is not taken; {types} are.", param="messages")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=[FORMATS[declared]]) as image:
+                width, height = image.size
+    except Exception as err:  # whatever a reader raises for bytes that are no image of its kind
+        if isinstance(err, Image.DecompressionBombError):
+            raise _too_large() from None
+        raise ApiError(400, f"image_url: its data is no image/{declared} that can be read.", param="messages") from None
+    if width * height > MAX_PIXELS:
+        raise _too_large()
+
+
+def _too_large() -> ApiError:
+    return ApiError(400, f"image_url: an image has more than {MAX_PIXELS:,} pixels.", param="messages")

@@ -10,17 +10,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 
 MAX_SEED = 2**63 - 1
+MAX_STOPS = 64
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 512
+
+
+def _shape_of(value: Any) -> str:
+    """An error names what is wrong in the shape that was meant."""
+    return "parts[]" if isinstance(value, list) else "text[]"
+
+
 StopText = Annotated[str, StringConstraints(max_length=1000)]
+StopWords = Annotated[
+    Annotated[StopText, Tag("text[]")] | Annotated[list[StopText], Field(max_length=MAX_STOPS), Tag("parts[]")],
+    Discriminator(_shape_of),
+]
 Token = Annotated[int, Field(ge=0)]
 
 
 class _Model(BaseModel):
+    """A null asks for nothing, also in a field that this server does not know."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        return {key: value for key, value in data.items() if value is not None}
 
 
 class StreamOptions(_Model):
@@ -43,7 +66,7 @@ class GenerationRequest(_Model):
         None, max_length=1000
     )
     n: int | None = Field(None, ge=1)
-    stop: StopText | list[StopText] | None = Field(None, max_length=1000)
+    stop: StopWords | None = None
     seed: int | None = Field(None, ge=-MAX_SEED, le=MAX_SEED)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -69,23 +92,31 @@ class ImageUrl(_Model):
 
 
 class Part(_Model):
-    type: Literal["text", "image_url"]
+    """`input_text` and the like are names of OpenAI's newer API; `cache_control` is Anthropic's, and no use here."""
+
+    type: Literal["text", "input_text", "output_text", "refusal", "image_url", "input_image"]
     text: str | None = None
-    image_url: ImageUrl | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | str | None = None
+    detail: str | None = None
+    annotations: list[Any] | None = None
+    cache_control: Any = None
+
+
+Content = Annotated[Annotated[str, Tag("text[]")] | Annotated[list[Part], Tag("parts[]")], Discriminator(_shape_of)]
 
 
 class ChatMessage(_Model):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: Content | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
+    refusal: str | None = None
     annotations: list[Any] | None = None
+    cache_control: Any = None
 
 
 class Function(_Model):
@@ -98,6 +129,7 @@ class Function(_Model):
 class Tool(_Model):
     type: Literal["function"]
     function: Function
+    cache_control: Any = Field(None, exclude=True)
 
 
 class NamedFunction(_Model):
@@ -116,11 +148,11 @@ class ResponseFormat(_Model):
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = None
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

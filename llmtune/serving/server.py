@@ -11,6 +11,7 @@ import uvicorn
 from llmtune.arguments.serve import ServeArguments
 from llmtune.inference.load import load_engine
 from llmtune.serving.app import create_app
+from llmtune.serving.patience import PatientProtocol
 from llmtune.serving.service import Service
 from llmtune.utils.addresses import listen, shown_host
 from llmtune.utils.logging import get_logger
@@ -26,6 +27,7 @@ def serve(args: ServeArguments) -> None:
         LlmtuneError: Anything that can be explained: see `llmtune.errors`.
     """
     quiet_libraries()
+    allow_many_connections()
     log = get_logger()
     args.tell()
     listener = listen(args.host, args.port)  # before the weights: a port that is taken costs no minutes
@@ -37,6 +39,18 @@ def serve(args: ServeArguments) -> None:
         finally:
             service.batcher.close()
     log.info("The server is down; what ran is finished.")
+
+
+def allow_many_connections() -> None:
+    """As many open sockets as the system lets this user have: the usual 1,024 are soon held by idle clients."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def start_message(service: Service, port: int) -> str:
@@ -55,8 +69,15 @@ class Server(uvicorn.Server):
     """Uvicorn that, asked to end, first refuses what is new with 503 and finishes what it has."""
 
     def __init__(self, service: Service) -> None:
-        app = create_app(service)
-        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
+        config = uvicorn.Config(
+            create_app(service),
+            http=PatientProtocol,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+        )
+        super().__init__(config)
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

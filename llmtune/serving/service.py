@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,16 +15,24 @@ from llmtune.inference.constraints import Constraint
 from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import Sampling
+from llmtune.inference.stops import StopAutomaton
 from llmtune.serving.choose import choose_batcher
 from llmtune.serving.errors import ApiError
 from llmtune.serving.metrics import Metrics
 from llmtune.serving.protocol import MAX_SEED, GenerationRequest
+from llmtune.serving.writers import Writers
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.tools.jsons import to_json
 from llmtune.types import Conversation, Encoded
 
 __all__ = ["Job", "Service"]
 
 SMALLEST_TEMPERATURE = 1e-3
+CHARACTERS_A_TOKEN = 16
+"""On average of a whole prompt: text has 4, deeply indented code 8."""
+MIN_CHARACTERS = 20_000
+MAX_CHARACTERS = 4_000_000
+"""Where the model's context is not known."""
 
 
 @dataclasses.dataclass
@@ -72,8 +79,7 @@ class Service:
             self.models.update({name: name for name in engine.adapters})
         self.metrics = Metrics(self.batcher)
         # The queue's thread decodes with the engine's tokenizer; two threads cannot share one, so prompts have copies.
-        self._writers = {name: engine.adapters.template(name).copy() for name in self.models.values()}
-        self._writing = threading.Lock()
+        self._writers = Writers({name: engine.adapters.template(name) for name in self.models.values()})
         config = engine.model.config.get_text_config()
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.vocab_size = int(config.vocab_size)
@@ -94,22 +100,48 @@ class Service:
     # Prompts, made on threads beside the event loop's
 
     def chat_prompt(self, model: str, conversation: Conversation) -> tuple[Encoded, bool]:
-        """The prompt, and whether it opens a thought."""
-        with self._writing:
-            writer = self._writers[self.adapter(model)]
-            try:
+        """The prompt, and whether it opens a thought.
+
+        Raises:
+            ApiError: It is too long, or the template cannot express it.
+        """
+        size = sum(len(one.content) + len(one.reasoning or "") for one in conversation.messages)
+        try:
+            size += len(to_json([[call.arguments for one in conversation.messages for call in one.tool_calls],
+                                 *conversation.tools]))  # fmt: skip
+            self._check_size(size, "messages")
+            with self._writers.one(self.adapter(model), size) as writer:
                 return writer.prompts([conversation])[0], writer.opens_thought(conversation)
-            except LlmtuneError as err:
-                raise ApiError(400, f"messages: {err}.".replace("..", "."), param="messages") from err
+        except LlmtuneError as err:
+            raise ApiError(400, f"messages: {err}.".replace("..", "."), param="messages") from err
+        except RecursionError:
+            raise ApiError(400, "messages: tools or calls are nested too deeply.", param="messages") from None
 
     def text_prompt(self, text: str) -> Encoded:
-        with self._writing:
-            tokenizer = self._writers[None].tokenizer
-            return Encoded(list(tokenizer(text)["input_ids"]))
+        self._check_size(len(text), "prompt")
+        with self._writers.one(None, len(text)) as writer:
+            return Encoded(list(writer.tokenizer(text)["input_ids"]))
 
     def text_of(self, prompt: Encoded) -> str:
-        with self._writing:
-            return str(self._writers[None].tokenizer.decode(prompt.input_ids, skip_special_tokens=True))
+        with self._writers.one(None, len(prompt.input_ids)) as writer:
+            return str(writer.tokenizer.decode(prompt.input_ids, skip_special_tokens=True))
+
+    def _check_size(self, num_characters: int, param: str) -> None:
+        """Before anything is tokenised: that takes time in proportion, which others would wait for."""
+        limit = self.max_prompt_tokens
+        most = MAX_CHARACTERS if limit is None else max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS)
+        if num_characters > most:
+            tokens = "" if limit is None else f", which takes {limit:,} tokens"
+            raise ApiError(
+                400,
+                f"The prompt has {num_characters:,} characters, and this server{tokens} reads {most:,}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        return self.args.max_prompt_length or (None if self.context is None else self.context - 1)
 
     def sampling(self, request: GenerationRequest, prompts: Sequence[Encoded], max_tokens: int | None) -> Sampling:
         """The request's settings over the server's."""
@@ -146,7 +178,7 @@ class Service:
     def _room(self, prompts: Sequence[Encoded], wanted: int | None) -> int:
         """Tokens for the answers, where prompt and answer fit into the context."""
         length = max(len(prompt.input_ids) for prompt in prompts)
-        limit = self.args.max_prompt_length or (None if self.context is None else self.context - 1)
+        limit = self.max_prompt_tokens
         if limit is not None and length > limit:
             raise ApiError(
                 400,
@@ -191,6 +223,7 @@ class Service:
         until = time.monotonic() + self.args.request_timeout
         job = Job(model, list(prompts), [], asyncio.Queue(), until, f"{kind}-{uuid.uuid4().hex}")
         template = self.template(model)
+        stops = StopAutomaton([*template.stop_strings, *sampling.stop])
 
         def tell(number: int) -> Callable[[Written], None]:
             return lambda written: _post(loop, job.events, (number, written))
@@ -199,7 +232,9 @@ class Service:
             one = sampling
             if sampling.seed is not None:
                 one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
-            row = Row(prompts[number // n], one, template, frame=frame, constraint=constraint, tell=tell(number))
+            row = Row(
+                prompts[number // n], one, template, frame=frame, constraint=constraint, stops=stops, tell=tell(number)
+            )
             row.keeps = keeps
             job.rows.append(row)
         try:

@@ -78,11 +78,11 @@ class ChatTemplate:
         self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
         self._moves_tools = info.tools is not None and not info.tools.keeps_prefixes
 
-    def copy(self) -> ChatTemplate:
+    def copy(self, tokenizer: Any = None) -> ChatTemplate:
         """The same with a tokenizer of its own, for another thread."""
         return type(self)(
             self.info,
-            copy.deepcopy(self.tokenizer),
+            copy.deepcopy(self.tokenizer) if tokenizer is None else tokenizer,
             name=self.name,
             system=self.system,
             max_length=self.max_length,
@@ -107,7 +107,8 @@ class ChatTemplate:
 
         Returns:
             `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on learned tokens.
-            With `images`, the paths in order, where the sample has any and the model sees them.
+            With `loss_weights` where messages weigh their tokens; with `images`, the paths in order, where the sample
+            has any and the model sees them.
 
         Raises:
             RowError: The row has no known shape. TemplateError: The template cannot express it, or nothing of it
@@ -277,7 +278,8 @@ class ChatTemplate:
             if self._cuts_images(encoded, kept):
                 row.num_cut_images += 1
                 return
-            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept])
+            weights = None if encoded.weights is None else encoded.weights[kept]
+            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept], weights=weights)
             encoded.labels[0] = IGNORE_INDEX
             row.num_truncated += 1
             row.num_cut_tokens += num_tokens - len(encoded.input_ids)
@@ -393,6 +395,8 @@ def get_template(
 
 def _as_dict(sample: Encoded) -> dict[str, Any]:
     found: dict[str, Any] = {"input_ids": sample.input_ids, "labels": sample.labels}
+    if sample.weights is not None:
+        found["loss_weights"] = sample.weights
     return found | {"images": list(sample.images)} if sample.images else found
 
 

@@ -75,11 +75,14 @@ class TextEncoder:
             if isinstance(piece.content, tuple):
                 open_text.close_into(parts)
                 ids = self._resolve(piece.content)
-                parts.append(Part(ids=ids, learned=((0, len(ids)),) if piece.learned else ()))
+                spans = _span(piece, 0, len(ids))
+                parts.append(Part(ids=ids, learned=spans, weights=_weights(piece, spans)))
                 place = len(parts) - 1
             elif piece.from_data and self._control is not None and self._control.search(piece.content):
                 open_text.close_into(parts)
-                parts.append(Part(piece.content, learned=_span(piece, 0), plain=True, continued=_goes_on(parts)))
+                spans, continued = _span(piece, 0, len(piece.content)), _goes_on(parts)
+                weights = _weights(piece, spans)
+                parts.append(Part(piece.content, learned=spans, plain=True, continued=continued, weights=weights))
                 place = len(parts) - 1
                 num_plain += 1
             else:
@@ -123,15 +126,21 @@ class TextEncoder:
             return self.encode([_split_at(sample)])[0] if straddled == [sample.last_answer] else None
         ids: list[int] = []
         labels: list[int] = []
-        for found in tokens:
-            ids += found.ids
+        weights = (
+            [1.0] * sum(len(found.ids) for found in tokens) if any(part.weights for part in sample.parts) else None
+        )
+        for part, found in zip(sample.parts, tokens, strict=True):
             own = [IGNORE_INDEX] * len(found.ids)
             for start, end in found.learned:
                 own[start:end] = found.ids[start:end]
+            if weights is not None:
+                for (start, end), weight in zip(found.learned, part.weights, strict=bool(part.weights)):
+                    weights[len(ids) + start : len(ids) + end] = [weight] * (end - start)
+            ids += found.ids
             labels += own
         if labels:
             labels[0] = IGNORE_INDEX
-        return Encoded(ids, labels)
+        return Encoded(ids, labels, weights=weights)
 
     def _tokenize(self, parts: Sequence[Part]) -> list[Tokens]:
         if any(part.continued for part in parts) and self._anchor is not None:
@@ -214,20 +223,23 @@ def _split_at(sample: Sample) -> Sample:
     assert sample.last_answer is not None
     index, at = sample.last_answer
     part = sample.parts[index]
-    before = replace(part, text=part.text[:at], learned=tuple(span for span in part.learned if span[1] <= at))
-    after = tuple((start - at, end - at) for start, end in part.learned if start >= at)
-    answer = replace(part, text=part.text[at:], learned=after, continued=True)
+    num_before = sum(end <= at for _, end in part.learned)
+    spans, weights = part.learned, part.weights
+    before = replace(part, text=part.text[:at], learned=spans[:num_before], weights=weights[:num_before])
+    after = tuple((start - at, end - at) for start, end in spans[num_before:] if start >= at)
+    answer = replace(part, text=part.text[at:], learned=after, weights=weights[num_before:], continued=True)
     return Sample((*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain)
 
 
 class _OpenText:
     """A text that pieces are still added to."""
 
-    __slots__ = ("learned", "length", "texts")
+    __slots__ = ("learned", "length", "texts", "weights")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.learned: list[tuple[int, int]] = []
+        self.weights: list[float] = []
         self.length = 0
 
     def add(self, piece: Piece) -> None:
@@ -235,14 +247,18 @@ class _OpenText:
         start, self.length = self.length, self.length + len(content)
         self.texts.append(content)
         if piece.learned and content:
-            if self.learned and self.learned[-1][1] == start:
+            if self.learned and self.learned[-1][1] == start and self.weights[-1] == piece.weight:
                 start = self.learned.pop()[0]
+                self.weights.pop()
             self.learned.append((start, self.length))
+            self.weights.append(piece.weight)
 
     def close_into(self, parts: list[Part]) -> None:
         if self.texts:
-            parts.append(Part("".join(self.texts), learned=tuple(self.learned), continued=_goes_on(parts)))
-            self.texts, self.learned, self.length = [], [], 0
+            weights = tuple(self.weights) if any(weight != 1.0 for weight in self.weights) else ()
+            spans = tuple(self.learned)
+            parts.append(Part("".join(self.texts), learned=spans, continued=_goes_on(parts), weights=weights))
+            self.texts, self.learned, self.weights, self.length = [], [], [], 0
 
 
 def _goes_on(parts: Sequence[Part]) -> bool:
@@ -250,8 +266,12 @@ def _goes_on(parts: Sequence[Part]) -> bool:
     return bool(parts) and parts[-1].ids is None
 
 
-def _span(piece: Piece, start: int) -> tuple[tuple[int, int], ...]:
-    return ((start, start + len(piece.content)),) if piece.learned and piece.content else ()
+def _span(piece: Piece, start: int, size: int) -> tuple[tuple[int, int], ...]:
+    return ((start, start + size),) if piece.learned and piece.content else ()
+
+
+def _weights(piece: Piece, spans: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
+    return (piece.weight,) * len(spans) if piece.weight != 1.0 else ()
 
 
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:

@@ -203,6 +203,10 @@ def _checked_size(path: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
+"""What is read as an image; Pillow knows more, and some of it starts programs (EPS: Ghostscript) or follows paths."""
+
+
 def _opened(path: str) -> Image:
     try:
         from PIL import Image, UnidentifiedImageError
@@ -211,7 +215,8 @@ def _opened(path: str) -> Image:
     if is_address(path):
         raise ImageError(f"{path[:80]}: an address; download the image and name the file")
     try:
-        return Image.open(path)
+        Image.init()
+        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file") from None
     except UnidentifiedImageError as err:

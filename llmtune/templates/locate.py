@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ __all__ = ["Part", "Tokens", "locate", "locate_by_bytes", "locate_by_prefixes"]
 class Part:
     """A stretch that is tokenised as one: text, or ids that need no tokenising.
 
-    `learned`: spans of the text in characters. `plain`: the spelling of a control token is only text. `continued`: it
-    goes on in the middle of a text, so a tokenizer that puts a blank before each text must not do so here.
+    `learned`: spans of the text in characters; `weights`: of these spans in the loss, () where all are 1. `plain`: the
+    spelling of a control token is only text. `continued`: it goes on in the middle of a text, so a tokenizer that puts
+    a blank before each text must not do so here.
     """
 
     text: str = ""
@@ -28,6 +30,7 @@ class Part:
     learned: tuple[tuple[int, int], ...] = ()
     plain: bool = False
     continued: bool = False
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -39,21 +42,25 @@ class Tokens:
 
 
 def locate(part: Part, encoding: Encoding) -> Tokens:
-    """Learned characters to learned tokens."""
+    """Learned characters to learned tokens.
+
+    Through the offsets, once: `encoding.char_to_token` looks through all of them each time it is asked.
+    """
     ids = encoding.ids
     found = Tokens(ids)
+    if not part.learned:
+        return found
+    offsets = encoding.offsets
+    ends = list(accumulate((end for _, end in offsets), max))
 
     def border(at: int) -> int:
         """The first token at or after a character."""
         if at >= len(part.text):
             return len(ids)
-        token = encoding.char_to_token(at)
-        if token is None:  # a character that the normaliser dropped
-            return next((index for index, (start, _) in enumerate(encoding.offsets) if start >= at), len(ids))
-        span = encoding.token_to_chars(token)
-        if span is not None and span[0] < at:
+        token = bisect_right(ends, at)  # behind a character that the normaliser dropped, the next
+        if token < len(ids) and offsets[token][0] < at:
             found.straddled.append(at)
-        return int(token)
+        return token
 
     found.learned = [(border(start), border(end)) for start, end in part.learned]
     return found

@@ -10,6 +10,7 @@ from llmtune.errors import TemplateError
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import render
+from llmtune.templates.vetted import vetted
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import read_json
 
@@ -26,13 +27,16 @@ PROBES = (
 def matching_template(folder: Path, prefer: Sequence[str] = ()) -> tuple[str | None, str]:
     """The template of a model folder, and why.
 
+    Raises:
+        TemplateError: Its chat template loops for ever, or builds gigabytes.
+
     Returns:
         A key of TEMPLATE_MAPPING, `auto` where only the folder's own chat template will do, or None where it has none.
     """
     source, tokens = chat_template_of(folder)
     if source is None:
         return None, "its tokenizer has no chat template"
-    theirs = [_render_theirs(source, tokens, probe) for probe in PROBES]
+    theirs = vetted(lambda: [_render_theirs(source, tokens, probe) for probe in PROBES])
     keys = [key for key in TEMPLATE_MAPPING if not TEMPLATE_MAPPING.origin(key).startswith("plugin ")]
     for key in dict.fromkeys([*prefer, *keys]):
         if key == "auto":
@@ -73,6 +77,8 @@ def _render_theirs(source: str, tokens: dict[str, str], probe: tuple[Message, ..
     asks = probe[-1].role == "user"
     try:
         texts, _ = render_jinja_template([messages], chat_template=source, add_generation_prompt=asks, **tokens)
+    except MemoryError:
+        raise
     except Exception:  # whatever a template raises for a conversation that it refuses
         return None
     return str(texts[0])

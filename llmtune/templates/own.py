@@ -11,10 +11,12 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.own_answer import closed_thought, turn_behind
 from llmtune.templates.own_render import SENTINEL, Renderer
 from llmtune.templates.pieces import Piece
+from llmtune.templates.probes import PROBES
 from llmtune.templates.stops import Stop, find_stop
 from llmtune.templates.template import learned_answers, single_answer
 from llmtune.templates.thoughts import ThoughtMarks, marks_in
 from llmtune.templates.upstream import checked_kwargs
+from llmtune.templates.vetted import vetted
 from llmtune.types import Conversation, Message, ToolCall
 
 __all__ = ["OwnTemplate"]
@@ -30,6 +32,8 @@ TOOL = {
     },
 }
 CALL = Message("assistant", "", tool_calls=(ToolCall("weather", {"place": SENTINEL}),))
+
+_VETTED: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class OwnTemplate(ChatTemplate):
                 "Choose another --template_type (llmtune list templates)."
             )
         self._renderer = Renderer(self.tokenizer)
+        self._vet()
         probe = self._render(Conversation((QUESTION, ANSWER)))
         self._stop = self._find_stop(Conversation((QUESTION, ANSWER)), Message("user", NEXT))
         self._call_stop = self._stop
@@ -67,6 +72,19 @@ class OwnTemplate(ChatTemplate):
             called = Conversation((QUESTION, CALL), (TOOL,))
             self._call_stop = self._find_stop(called, Message("tool", NEXT, name="weather")) or self._stop
         self._frame = self._find_frame(probe)
+
+    def _vet(self) -> None:
+        """Try a template of these variables once in a process of its own: a stranger wrote it."""
+        key = (self._renderer.source, repr(sorted(self.template_kwargs.items())))
+        if key not in _VETTED:
+            vetted(lambda: [self._tried(row, asks) for row in PROBES.values() for asks in (False, True)])
+            _VETTED.add(key)
+
+    def _tried(self, row: Conversation, asks: bool) -> str | None:
+        try:
+            return self._render(replace(row, messages=row.messages[:-1]) if asks else row, asks=asks)
+        except TemplateError:
+            return None
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
         if generation:
@@ -76,10 +94,11 @@ class OwnTemplate(ChatTemplate):
             return self._cut(prompt, [], conversation)
         if len(conversation.turns) == 1 and conversation.turns[0].role == "assistant":  # plain text, no question
             text = conversation.turns[0].content
-            return [Piece(text, learned=True, from_data=True, turn=0), Piece(("eos_token_id",), learned=True, turn=0)]
+            stop = Piece(("eos_token_id",), learned=True, turn=0, weight=conversation.turns[0].weight)
+            return [replace(stop, content=text, from_data=True), stop]
         if self.loss_on == "everything":
             last = self._answer(conversation, len(conversation.turns) - 1)
-            return [replace(piece, learned=True) for piece in self._cut(last.text, [], conversation)]
+            return [replace(piece, learned=True, weight=1.0) for piece in self._cut(last.text, [], conversation)]
         found = {turn: self._answer(conversation, turn) for turn in learned_answers(conversation)}
         if not found:
             return self._cut(self._render(conversation), [], conversation)
@@ -87,7 +106,8 @@ class OwnTemplate(ChatTemplate):
         spans = [(answer.start, answer.end, turn) for turn, answer in found.items()]
         pieces = self._cut(found[last_turn].text, spans, conversation)
         if self._stop_of(conversation.turns[last_turn]) is None:  # the template writes none: the tokenizer's ends it
-            pieces.append(Piece(("eos_token_id",), learned=True, turn=last_turn))
+            weight = conversation.turns[last_turn].weight
+            pieces.append(Piece(("eos_token_id",), learned=True, turn=last_turn, weight=weight))
         return pieces
 
     def _check_kwargs(self) -> None:
@@ -194,9 +214,25 @@ class OwnTemplate(ChatTemplate):
         ]
         data = self._encoder.control_spans(text, contents)
         borders = sorted({0, len(text), *(at for start, end, _ in learned for at in (start, end)), *sum(data, ())})
+        turn_at = _Spans(learned)
+        data_at = _Spans([(start, end, 0) for start, end in data])
         pieces = []
         for start, end in pairwise(borders):
-            turn = next((turn for first, last, turn in learned if first <= start < last), None)
-            from_data = any(first <= start < last for first, last in data)
-            pieces.append(Piece(text[start:end], learned=turn is not None, from_data=from_data, turn=turn))
+            turn, from_data = turn_at(start), data_at(start) is not None
+            weight = 1.0 if turn is None else conversation.turns[turn].weight
+            pieces.append(Piece(text[start:end], turn is not None, from_data, turn, weight=weight))
         return pieces
+
+
+class _Spans:
+    """Asked from the left to the right for the span that a place lies in."""
+
+    def __init__(self, spans: list[tuple[int, int, int]]) -> None:
+        self.spans = sorted(spans)
+        self.place = 0
+
+    def __call__(self, at: int) -> int | None:
+        while self.place < len(self.spans) and self.spans[self.place][1] <= at:
+            self.place += 1
+        found = self.spans[self.place] if self.place < len(self.spans) else None
+        return found[2] if found is not None and found[0] <= at else None

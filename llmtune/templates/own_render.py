@@ -61,8 +61,6 @@ class Renderer:
         self, conversation: Conversation, system: str | None, asks: bool, *, parsed: bool, own_ids: bool
     ) -> tuple[str, list[Mapping[str, Json]]]:
         """The text, and those arguments that were given as objects."""
-        from jinja2.exceptions import TemplateError as JinjaError
-
         messages = upstream_messages(conversation, system=system, thoughts_as=self._thoughts_as, own_ids=own_ids)
         objects: list[Mapping[str, Json]] = []
         for message in messages:
@@ -76,7 +74,9 @@ class Renderer:
             text = self.tokenizer.apply_chat_template(
                 messages, tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=asks, **kwargs
             )
-        except (JinjaError, ValueError, TypeError, KeyError, AttributeError) as err:
+        except MemoryError:
+            raise
+        except Exception as err:  # whatever a template raises for a conversation that it refuses
             raise TemplateError(f"the tokenizer's chat template refuses the row: {err}") from err
         return str(text), objects
 

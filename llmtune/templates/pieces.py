@@ -16,7 +16,7 @@ class Piece:
     """A stretch of the rendered conversation: text, or token ids and names of tokenizer attributes.
 
     `turn`: the index of the answer that it belongs to, where the model writes it; None for all else. `is_image`: it
-    stands for an image, with the model's image token once.
+    stands for an image, with the model's image token once. `weight`: of its trainable tokens in the loss.
     """
 
     content: Context
@@ -24,3 +24,4 @@ class Piece:
     from_data: bool = False
     turn: int | None = None
     is_image: bool = False
+    weight: float = 1.0

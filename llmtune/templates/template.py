@@ -82,7 +82,7 @@ def render(
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
     if learn_everything and not generation:
-        pieces = [replace(piece, learned=not piece.is_image) for piece in pieces]
+        pieces = [replace(piece, learned=not piece.is_image, weight=1.0) for piece in pieces]
     return pieces
 
 
@@ -212,7 +212,7 @@ def _answer(row: _Row, index: int) -> Iterator[Piece]:
     if info.answer_prefix and len(turns) > 1 and is_last:
         yield Piece(info.answer_prefix)
     for piece in _written(row, index):
-        yield replace(piece, learned=learned, turn=index)
+        yield replace(piece, learned=learned, turn=index, weight=message.weight)
     call_end = row.format.call_end if message.tool_calls else None
     stop, rest = split_chat_sep(info)
     if call_end is not None:  # the results go on in the same turn
@@ -220,7 +220,7 @@ def _answer(row: _Row, index: int) -> Iterator[Piece]:
     elif is_last:
         stop, rest = info.suffix, ()
     for context in stop:
-        yield Piece(context, learned=learned, turn=index)
+        yield Piece(context, learned=learned, turn=index, weight=message.weight)
     for context in rest:
         yield Piece(context)
 

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from llmtune.models.varlen import segments
 from llmtune.templates.images import ImageReader
-from llmtune.training.packing import join_rows
+from llmtune.training.packing import join_rows, loss_weights
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["SAMPLES", "PackingCollator", "PaddingCollator", "num_useful"]
+__all__ = ["SAMPLES", "WEIGHTS", "PackingCollator", "PaddingCollator", "num_useful"]
 
+WEIGHTS = "loss_weights"
+"""Key of a batch under which it weighs tokens: the bits of float32 as int32, [B, T]. What shards a model or computes in
+bf16 casts every floating-point input of it, and the weights would no more be those that the step's sum was made of."""
 SAMPLES = "samples"
 """Key of a batch under which it says which samples it is made of."""
 
@@ -43,6 +46,7 @@ class PaddingCollator:
             labels[row, :size] = torch.tensor(sample["labels"])
             mask[row, :size] = 1
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels} | _numbers(samples)
+        batch |= _weights(samples, shape)
         if self.images is not None:
             batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
         return batch
@@ -76,7 +80,17 @@ class PackingCollator:
             for row, sample in enumerate(joined):
                 batch[name][row, : len(sample[name])] = torch.from_numpy(sample[name])
         batch |= segments(batch["position_ids"]) if self.with_segments else {}
-        return batch | _numbers(samples)
+        return batch | _numbers(samples) | _weights(joined, shape)
+
+
+def _weights(samples: Sequence[dict[str, Any]], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """`loss_weights` where any sample of the batch has them."""
+    if not any(WEIGHTS in sample for sample in samples):
+        return {}
+    weights = torch.ones(shape, dtype=torch.float32)
+    for row, sample in enumerate(samples):
+        weights[row, : len(sample["input_ids"])] = torch.tensor(loss_weights(sample))
+    return {WEIGHTS: weights.view(torch.int32)}
 
 
 def _numbers(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -43,13 +43,15 @@ PROBE_LENGTH = 8
 class LearnedLoss(ModelOutput):
     """What a model with the learned loss returns when it is given labels.
 
-    `loss`: the sum over learned tokens divided by `num_items_in_batch`, or their mean. `num_learned`: K.
-    `num_correct`: how many of them are the most likely token; counted in evaluation only.
+    `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
+    weights, `total_weight`: their mean. `num_learned`: K, which is that sum where all weigh 1. `num_correct`: how many
+    of them are the most likely token; counted in evaluation only.
     """
 
     loss: Tensor | None = None
     num_learned: Tensor | None = None
     num_correct: Tensor | None = None
+    total_weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,19 @@ class LogitMap:
 
 
 def learned_cross_entropy(
-    hidden: Tensor, head: nn.Module, targets: Tensor, logit_map: LogitMap = LogitMap()
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    logit_map: LogitMap = LogitMap(),
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the head's logits, summed.
+    """Cross entropy of the head's logits, times the weights, summed.
 
     Args:
         hidden: Hidden states at learned positions, [K, H].
         head: From H to V; an nn.Linear takes the way without stored logits, anything else is recomputed in backward.
         targets: Token ids, [K].
+        weights: Of the positions, [K] in fp32; None: all are 1.
 
     Returns:
         The sum as a scalar in fp32, and the number of positions whose most likely token is the target; that is
@@ -88,17 +95,17 @@ def learned_cross_entropy(
     """
     if type(head) is nn.Linear:
         with_grad = torch.is_grad_enabled()  # inside forward() it is always off
-        found = _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, logit_map, with_grad)
+        found = _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, logit_map, with_grad, weights)
         return found
     total = hidden.sum() * 0.0
     correct = torch.zeros((), dtype=torch.long, device=hidden.device)
 
-    def one_chunk(chunk: Tensor, chunk_targets: Tensor) -> tuple[Tensor, Tensor]:
+    def one_chunk(chunk: Tensor, chunk_targets: Tensor, chunk_weights: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = logit_map(head(chunk).float())
-        return functional.cross_entropy(logits, chunk_targets, reduction="sum"), _num_correct(logits, chunk_targets)
+        return _summed(logits, chunk_targets, chunk_weights), _num_correct(logits, chunk_targets)
 
     for part in _chunks(len(targets)):
-        loss, right = checkpoint(one_chunk, hidden[part], targets[part], use_reentrant=False)
+        loss, right = checkpoint(one_chunk, hidden[part], targets[part], _part(weights, part), use_reentrant=False)
         total = total + loss
         correct = correct + right
     return total.float(), correct
@@ -116,6 +123,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         logit_map: LogitMap,
         with_grad: bool,
+        weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
@@ -136,10 +144,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     logits += cast_bias
                 if not (needs_hidden or needs_weight or needs_bias):
                     mapped = logit_map(logits.float())
-                    total += functional.cross_entropy(mapped, chunk_targets, reduction="sum")
+                    total += _summed(mapped, chunk_targets, _part(weights, part))
                     correct += _num_correct(mapped, chunk_targets)
                     continue
-                loss, grad = _loss_and_gradient(logits, chunk_targets, logit_map)
+                loss, grad = _loss_and_gradient(logits, chunk_targets, logit_map, _part(weights, part))
                 total += loss
                 if grad_bias is not None:
                     grad_bias += grad.sum(0)
@@ -167,10 +175,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
-def _loss_and_gradient(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> tuple[Tensor, Tensor]:
+def _part(weights: Tensor | None, part: slice) -> Tensor | None:
+    return None if weights is None else weights[part]
+
+
+def _summed(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return functional.cross_entropy(logits, targets, reduction="sum")
+    return functional.cross_entropy(logits, targets, reduction="none") @ weights
+
+
+def _loss_and_gradient(
+    logits: Tensor, targets: Tensor, logit_map: LogitMap, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The summed loss of a chunk, and its gradient by the logits [n, V] in fp32, which may take the logits' place."""
     mapped = logit_map(logits.float())
     keeps_mapped = logit_map.softcap is not None
@@ -181,7 +202,11 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> 
     sums = grad.sum(-1, keepdim=True)
     grad.div_(sums)
     grad[rows, targets] -= 1
-    loss = (sums.log() + highest).sum() - at_target.sum()
+    if weights is None:
+        loss = (sums.log() + highest).sum() - at_target.sum()
+    else:
+        loss = ((sums.log() + highest).squeeze(-1) - at_target) @ weights
+        grad.mul_(weights[:, None])
     return loss, logit_map.backward(grad, mapped)
 
 
@@ -214,8 +239,10 @@ def install_learned_loss(model: nn.Module) -> None:
     def forward(self: Any, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
         if labels is None:
             kwargs.pop("num_items_in_batch", None)
+            kwargs.pop("loss_weights", None)
             return own_forward(*args, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
+        bits = kwargs.pop("loss_weights", None)  # of float32, see collate.py
         kwargs["use_cache"] = False
         learned = labels[:, 1:] != IGNORE_INDEX
         if is_exact():
@@ -227,15 +254,19 @@ def install_learned_loss(model: nn.Module) -> None:
         learned = learned.to(states.device)  # the model may lie on several devices
         targets = labels[:, 1:].to(states.device)[learned]
         states = states[:, :-1][learned]
+        weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[learned]
         if head is None:
-            total, correct = learned_cross_entropy(states, nn.Identity(), targets)
+            total, correct = learned_cross_entropy(states, nn.Identity(), targets, weights=weights)
         elif type(head) is nn.Linear:
-            total, correct = head(states, targets, logit_map)
+            total, correct = head(states, targets, logit_map, weights)
         else:
-            total, correct = learned_cross_entropy(states, head, targets, logit_map)
-        divisor = max(len(targets), 1) if num_items is None else torch.as_tensor(num_items, device=total.device)
+            total, correct = learned_cross_entropy(states, head, targets, logit_map, weights)
         count = torch.tensor(len(targets), device=total.device)
-        return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct)
+        weight = count if weights is None else weights.sum()
+        divisor: Any = max(len(targets), 1) if weights is None or not len(targets) else weight
+        if num_items is not None:
+            divisor = torch.as_tensor(num_items, device=total.device)
+        return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct, total_weight=weight)
 
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)
@@ -247,7 +278,11 @@ def has_divided_weights(model: nn.Module) -> bool:
 
 
 def _head_forward(
-    head: nn.Linear, hidden: Tensor, targets: Tensor | None = None, logit_map: LogitMap = LogitMap()
+    head: nn.Linear,
+    hidden: Tensor,
+    targets: Tensor | None = None,
+    logit_map: LogitMap = LogitMap(),
+    weights: Tensor | None = None,
 ) -> Any:
     """The head's own forward or, with targets, the loss.
 
@@ -255,7 +290,7 @@ def _head_forward(
     """
     if targets is None:
         return functional.linear(hidden, head.weight, head.bias)
-    return learned_cross_entropy(hidden, head, targets, logit_map)
+    return learned_cross_entropy(hidden, head, targets, logit_map, weights)
 
 
 def _same_logits(inner: Any, logit_map: LogitMap) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from llmtune.data.store import EncodeReport, TokenStore
 
-__all__ = ["PackedDataset", "join_rows", "packs_text", "plan_packs"]
+__all__ = ["PackedDataset", "join_rows", "loss_weights", "packs_text", "plan_packs"]
 
 
 def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
@@ -67,6 +67,8 @@ def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDA
 
 class PackedDataset:
     """Packs over a store: `packs[i]` gives `input_ids`, `labels` and `position_ids` of equal length [T].
+
+    With `loss_weights` where a row of the pack has them.
 
     Nothing is copied before a pack is asked for. Without a row that has images: their pixels have no place here.
     """
@@ -118,11 +120,20 @@ def join_rows(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     labels = np.concatenate([sample["labels"] for sample in samples])
     starts = np.cumsum([0, *(len(sample["labels"]) for sample in samples)])[:-1]
     labels[starts] = IGNORE_INDEX
-    return {
+    joined = {
         "input_ids": np.concatenate([sample["input_ids"] for sample in samples]),
         "labels": labels,
         "position_ids": np.concatenate([_positions(sample) for sample in samples]),
     }
+    if any("loss_weights" in sample for sample in samples):
+        joined["loss_weights"] = np.concatenate([loss_weights(sample) for sample in samples])
+    return joined
+
+
+def loss_weights(sample: dict[str, Any]) -> NDArray[np.float32]:
+    """Of each token of a sample, in the loss; 1 where it says nothing."""
+    found = sample.get("loss_weights")
+    return np.ones(len(sample["input_ids"]), np.float32) if found is None else np.asarray(found, np.float32)
 
 
 def _positions(sample: dict[str, Any]) -> NDArray[np.int64]:

@@ -119,7 +119,10 @@ class StreamedSamples(IterableDataset[Sample]):
             self.report.count(encoded, f"row {row}")
             for sample in encoded.samples if encoded.problem is None else ():
                 ids, labels = np.array(sample.input_ids, np.int32), np.array(sample.labels, np.int32)
-                found.append({"input_ids": ids, "labels": labels, "sample": row})
+                one = {"input_ids": ids, "labels": labels, "sample": row}
+                if sample.weights is not None:
+                    one["loss_weights"] = np.array(sample.weights, np.float32)
+                found.append(one)
         if self.capacity is not None:
             found = _packed(found, self.capacity)
         order = np.random.default_rng([self._seed, number]).permutation(len(found))

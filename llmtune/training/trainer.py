@@ -22,13 +22,14 @@ from llmtune.distributed.processes import any_process, sum_over_processes, wait_
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError
 from llmtune.models.whole_weights import check_names
 from llmtune.training.checkpoint import RATES, complete_checkpoint, rotate, seal_checkpoint
-from llmtune.training.collate import SAMPLES
+from llmtune.training.collate import SAMPLES, WEIGHTS
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.order import EpochOrder, Kind, SetEpoch
 from llmtune.training.rates import follow_rates, rates_of
 from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
+from llmtune.types import IGNORE_INDEX
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -89,12 +90,33 @@ class SftTrainer(Trainer):
         self._keep = keep
         self._changed = changed
         self._generate_metrics = generate_metrics
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros(4, dtype=torch.float64)
 
     # Steps
 
     def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
         return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        """What the losses of a step are divided by: its learned tokens, or the sum of their weights, over all ranks.
+
+        Upstream's count stands where all weigh 1. In a stream that is not known before, and has to be decided alike by
+        all processes: a sum that is a whole number is handed on as one, so the loss stays the same bit for bit.
+        """
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        if count is None or not self._may_weigh:
+            return count
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        own = sum((_total_weight(batch).to(dtype) for batch in batch_samples), torch.zeros((), dtype=dtype))
+        total = float(own)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = float(self.accelerator.gather(own.to(device)).sum())
+        return count if total.is_integer() and total == float(count) else torch.tensor(total, device=device)
+
+    @property
+    def _may_weigh(self) -> bool:
+        report = getattr(getattr(self.train_dataset, "samples", self.train_dataset), "report", None)
+        return isinstance(self.train_dataset, StreamedSamples) or bool(getattr(report, "num_weighted", 0))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         samples = inputs.pop(SAMPLES, None)
@@ -130,19 +152,18 @@ class SftTrainer(Trainer):
         inputs.pop(SAMPLES, None)
         with torch.no_grad(), self.compute_loss_context_manager():
             found = model(**inputs)
-        sums = [found.loss.float() * found.num_learned, found.num_learned, found.num_correct]
+        sums = [found.loss.float() * found.total_weight, found.total_weight, found.num_learned, found.num_correct]
         self._sums += torch.stack([value.detach().double().cpu() for value in sums])
         return found.loss.detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Upstream's loop; the loss is the mean over learned tokens, whatever batches they came in."""
+        """Upstream's loop; the loss is the weighted mean over learned tokens, whatever batches they came in."""
         self._sums.zero_()
         kwargs["prediction_loss_only"] = True
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         sums = sum_over_processes(self._sums.tolist())
-        learned = max(sums[1], 1)
-        output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / learned
-        output.metrics[f"{metric_key_prefix}_token_acc"] = sums[2] / learned
+        output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / (sums[1] or 1)
+        output.metrics[f"{metric_key_prefix}_token_acc"] = sums[3] / max(sums[2], 1)
         if self._generate_metrics is not None:
             found = self._generate_metrics(self.model)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
@@ -309,6 +330,14 @@ def _damage_explained(checkpoint: str | None, part: str) -> Iterator[None]:
 def _harmless(text: str) -> str:
     """Without torch's advice to load with weights_only=False, which lets a file run code."""
     return "the file is damaged" if "weights_only" in text or "Weights only" in text else text
+
+
+def _total_weight(batch: dict[str, Any]) -> torch.Tensor:
+    """The sum of the weights of a batch's learned tokens."""
+    learned = batch["labels"][:, 1:] != IGNORE_INDEX
+    if WEIGHTS not in batch:
+        return learned.sum()
+    return batch[WEIGHTS].view(torch.float32)[:, 1:][learned].double().sum()
 
 
 def _failure_of(work: Callable[[], Any]) -> Exception | None:

@@ -59,7 +59,7 @@ def _id(own: str | None, number: int) -> str:
 def parse(text: str) -> ParsedAnswer:
     # The control token is not part of a decoded answer; the list of calls is what it announces.
     content, mark, calls_text = text.rpartition(OPEN)
-    calls = calls_at_start(calls_text) if mark or calls_text.lstrip().startswith("[") else ()
+    calls = calls_at_start(calls_text) if mark or calls_text.lstrip().startswith(("[", "{")) else ()
     return ParsedAnswer(content.strip(), calls) if calls else ParsedAnswer(text)
 
 
@@ -74,6 +74,6 @@ for key, gap, source in (
         write_calls=partial(write_calls, gap=gap),
         write_results=partial(write_results, gap=gap),
         parse=parse,
-        opens=(OPEN, "[{"),
+        opens=(OPEN, "[{", '{"name"'),
         source=source,
     )

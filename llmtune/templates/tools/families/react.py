@@ -39,7 +39,9 @@ FINAL = "Final Answer:"
 NOW_KNOWN = f"{THOUGHT} I now know the final answer.\n{FINAL} "
 
 ACTION = re.compile(
-    r"(?:\A|\n)Action:(?P<name>[^\n]*)\nAction Input:(?P<arguments>.*?)(?:\nObservation:.*)?\Z", re.DOTALL
+    r"(?:\A|\n)Action:(?P<name>[^\n]*)\nAction Input:(?P<arguments>.*?)"
+    r"(?=\nAction:[^\n]*\nAction Input:|\nThought:|\nObservation:|\Z)",
+    re.DOTALL,
 )
 
 
@@ -80,10 +82,12 @@ def write_results(results: Sequence[str], at: At) -> list[Piece]:
 
 
 def parse(text: str) -> ParsedAnswer:
-    found = ACTION.search(text)
-    if found is not None and found["name"].strip():
-        thought = text[: found.start()].strip().removeprefix(THOUGHT).strip()
-        return ParsedAnswer(thought, (ToolCall(found["name"].strip(), _arguments(found["arguments"].strip())),))
+    made, _, _ = text.partition("\nObservation:")  # what comes behind it is the tool's
+    found = [one for one in ACTION.finditer(made) if one["name"].strip()]
+    if found:
+        thought = text[: found[0].start()].strip().removeprefix(THOUGHT).strip()
+        calls = [ToolCall(one["name"].strip(), _arguments(one["arguments"].strip())) for one in found]
+        return ParsedAnswer(thought, tuple(calls))
     _, mark, answer = text.rpartition(FINAL)
     return ParsedAnswer(answer.strip() if mark else text)
 

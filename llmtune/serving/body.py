@@ -1,0 +1,68 @@
+"""The body of a request, parsed beside the event loop and bounded before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+
+from llmtune.serving.errors import ApiError
+
+__all__ = ["MAX_DEPTH", "BoundedRoute", "is_deeper"]
+
+MAX_DEPTH = 64
+"""Of objects and lists in each other, in what a request brings for the chat template or the log."""
+
+
+class BoundedRoute(APIRoute):
+    """Reads JSON on a thread: megabytes of it would stop every other request for as long."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            request = _BoundedRequest(request.scope, request.receive)
+            if "json" in request.headers.get("content-type", ""):
+                await request.json()  # FastAPI, which asks again, tells of any fault by words of its own
+            return await handle(request)
+
+        return bounded
+
+
+class _BoundedRequest(Request):
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = await run_in_threadpool(_parsed, await self.body())
+        return self._json
+
+
+def _parsed(body: bytes) -> Any:
+    """Pydantic's own reader refuses what Python's lets pass: half of a surrogate pair, nesting without end."""
+    try:
+        return from_json(body)
+    except ValueError as err:
+        text, code = f"The body is not JSON ({err}).", "json_invalid"
+        if "recursion" in str(err):
+            text, code = "The body is nested too deeply.", "too_deep"
+        elif "escape" in str(err) or "unicode" in str(err):
+            text = f"The body holds half of a surrogate pair, or is not UTF-8 ({err})."
+        raise ApiError(400, text, code=code) from None
+
+
+def is_deeper(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether objects and lists stand in each other more than so many times."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True

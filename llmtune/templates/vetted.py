@@ -1,0 +1,104 @@
+"""A first try of a stranger's chat template in a process of its own, with bounds on time and memory.
+
+Jinja's sandbox keeps a template from the machine, not from looping for ever or from building gigabytes of text. A
+template that renders a few short conversations within the bounds is trusted with the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llmtune.errors import TemplateError
+
+__all__ = ["TIME_LIMIT_S", "vetted"]
+
+TIME_LIMIT_S = 20.0
+"""Far more than a few renderings take on a busy machine."""
+MEMORY_LIMIT = 1 << 30
+"""Bytes that the process may take beside what it begins with."""
+SIZE_LIMIT = 10_000_000
+"""Characters of the texts that come back: short conversations make a few thousand."""
+
+STOPPED = "the tokenizer's chat template was stopped: it {}"
+
+
+def vetted(render: Callable[[], Sequence[str | None]]) -> list[str | None]:
+    """What `render` gives, made in a forked process; where a system cannot fork, made here.
+
+    Raises:
+        TemplateError: It takes more than 20 seconds, a GiB, or makes ten million characters.
+    """
+    if not hasattr(os, "fork"):
+        return list(render())
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # The child only renders and leaves by os._exit: it waits for no lock that another thread may hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _child(render, writing)
+    os.close(writing)
+    try:
+        told = _read(reading, child)
+    finally:
+        os.close(reading)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    found = json.loads(told) if told else {"stopped": "needs more memory than 1 GiB"}
+    if "stopped" in found:
+        raise TemplateError(STOPPED.format(found["stopped"]))
+    return list(found["texts"])
+
+
+def _child(render: Callable[[], Sequence[str | None]], writing: int) -> None:
+    """Render, tell, and leave without any of the parent's clean-up."""
+    try:
+        _limit_memory()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        found: dict[str, Any]
+        try:
+            texts = list(render())
+            size = sum(len(text) for text in texts if text is not None)
+            found = {"texts": texts}
+            if size > SIZE_LIMIT:
+                found = {"stopped": f"makes {size:,} characters of a few words"}
+        except MemoryError:
+            found = {"stopped": "needs more memory than 1 GiB"}
+        with os.fdopen(writing, "w", encoding="ascii") as out:
+            json.dump(found, out)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def _limit_memory() -> None:
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # no /proc, or a lower limit already
+        with open("/proc/self/statm", encoding="ascii") as file:
+            own = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY_LIMIT, hard))
+
+
+def _read(reading: int, child: int) -> bytes:
+    end = time.monotonic() + TIME_LIMIT_S
+    parts: list[bytes] = []
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(end - time.monotonic(), 0))
+        if not ready:
+            raise TemplateError(STOPPED.format(f"takes longer than {TIME_LIMIT_S:g} seconds for a few words"))
+        part = os.read(reading, 1 << 16)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
