@@ -10,12 +10,13 @@ from typing import Any
 
 import datasets
 
+from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.errors import OutputError
 from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import read_json, write_json
 
-__all__ = ["REPORT_FILE", "ROWS_FILE", "cached_report", "is_damaged", "open_cached", "store"]
+__all__ = ["REPORT_FILE", "ROWS_FILE", "cached_report", "is_damaged", "open_cached", "row_folder", "store"]
 
 ROWS_FILE, REPORT_FILE, SEAL_FILE = "rows.arrow", "report.json", "seal.json"
 
@@ -34,7 +35,7 @@ def store(fill: Callable[[Path], str]) -> str:
             key = fill(temporary)
             seal = {name: seal_of(temporary / name) for name in (ROWS_FILE, REPORT_FILE)}
             write_json(temporary / SEAL_FILE, seal)
-            publish_over(temporary, _folder(key))
+            publish_over(temporary, row_folder(key))
     except OSError as err:
         reason = err.strerror or err
         raise OutputError(f"Cannot write into {root} ({reason}). Set LLMTUNE_CACHE to another folder.") from err
@@ -43,7 +44,7 @@ def store(fill: Callable[[Path], str]) -> str:
 
 def cached_report(key: str) -> dict[str, Any] | None:
     """The report of rows that are in the cache; None where they are not, or not as they were written."""
-    folder = _folder(key)
+    folder = row_folder(key)
     seal = read_json(folder / SEAL_FILE)
     if not all(is_whole(folder / name, seal.get(name)) for name in (REPORT_FILE, ROWS_FILE)):
         return None
@@ -53,15 +54,20 @@ def cached_report(key: str) -> dict[str, Any] | None:
 
 def is_damaged(key: str) -> bool:
     """Whether something is there that `cached_report` does not take."""
-    return os.path.lexists(_folder(key)) and cached_report(key) is None
+    return os.path.lexists(row_folder(key)) and cached_report(key) is None
 
 
 def open_cached(key: str) -> datasets.Dataset:
     """Open a cached table memory-mapped; the key is its fingerprint, the same in every process."""
-    dataset = datasets.Dataset.from_file(str(_folder(key) / ROWS_FILE))
+    dataset = datasets.Dataset.from_file(str(row_folder(key) / ROWS_FILE))
     dataset._fingerprint = key
     return dataset
 
 
-def _folder(key: str) -> Path:
-    return cache_root() / "rows" / key
+def row_folder(key: str) -> Path:
+    """Where rows lie in the cache.
+
+    The version that read them is no part of the key, which seeds the sampling of rows: a run that is resumed by a newer
+    llmtune meets the same ones.
+    """
+    return cache_root() / "rows" / f"{key}-{FORMATS_VERSION}"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.canonical import from_record
+from llmtune.data.canonical import FORMATS_VERSION, from_record
 from llmtune.errors import DataError, OutputError
 from llmtune.utils.atomic import is_whole, publish, seal_of, sweep, temporary_file
 from llmtune.utils.cache import cache_root
@@ -302,6 +302,7 @@ def _total(report: EncodeReport) -> int:
 
 def _key(dataset: Dataset, template: ChatTemplate) -> str:
     parts = [
+        FORMATS_VERSION,
         dataset._fingerprint,
         _template_text(template),
         tokenizer_digest(template.tokenizer),

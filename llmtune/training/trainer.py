@@ -175,8 +175,10 @@ class SftTrainer(Trainer):
         Upstream marks the step, and keeps its weights only where that step happens to be saved as well.
         """
         is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.save_strategy != "no":
+        if is_best and self.args.save_strategy != "no" and not self.control.should_save:
             self.control.should_save = True
+            step = self.state.global_step
+            get_logger().info(f"The best evaluation so far, at step {step}: checkpoint-{step} is saved for it.")
         return is_best
 
     def best_checkpoint(self) -> Path | None:

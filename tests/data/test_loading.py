@@ -13,6 +13,7 @@ from llmtune.data.canonical import SCHEMA, from_record
 from llmtune.data.info import register_dataset
 from llmtune.data.loading import load_source
 from llmtune.data.mixing import get_dataset
+from llmtune.data.row_cache import row_folder
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
 from llmtune.types import Conversation, Message, ToolCall
@@ -344,7 +345,7 @@ def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch, name, damage, capsy
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
     source = write(tmp_path / "a.jsonl", [GOOD, {"text": "t"}, {"foo": 1}])
     whole = load_source(source)
-    folder = cache_root() / "rows" / whole.train._fingerprint
+    folder = row_folder(whole.train._fingerprint)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     rows = whole.train.to_list()
     (folder / name).unlink()
@@ -367,8 +368,8 @@ def test_something_else_in_the_place_of_the_rows(tmp_path, monkeypatch, make):
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
     source = write(tmp_path / "a.jsonl", [GOOD])
     key = load_source(source).train._fingerprint
-    shutil.rmtree(cache_root() / "rows" / key)
-    make(cache_root() / "rows" / key)
+    shutil.rmtree(row_folder(key))
+    make(row_folder(key))
     assert len(load_source(source).train) == 1
 
 
@@ -435,3 +436,14 @@ def test_processes_race_for_one_key(tmp_path, monkeypatch):
     assert len(outputs) == 1
     assert outputs.pop().startswith("1000 ")
     assert [path.name for path in (cache_root() / "rows").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_new_version_samples_the_same_rows(tmp_path, monkeypatch):
+    """Else a run that is resumed after an upgrade would go on with other rows."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"query": "q{n}", "response": "a"}}\n' for n in range(50)))
+    before = get_dataset([str(file)], train_dataset_sample=10, dataset_test_ratio=0.1)
+    monkeypatch.setattr("llmtune.data.row_cache.FORMATS_VERSION", 1_000_000)
+    after = get_dataset([str(file)], train_dataset_sample=10, dataset_test_ratio=0.1)
+    assert [list(part) for part in before] == [list(part) for part in after]
+    assert row_folder("x").name == "x-1000000"
