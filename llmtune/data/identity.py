@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
 from llmtune.data.rows import new_digest, write_records
 from llmtune.errors import UsageError
 from llmtune.utils.files import write_json
@@ -37,8 +38,6 @@ def fill_identity(
     Returns:
         The data set, the same object where nothing changes, and how many rows changed.
     """
-    from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
-
     values = identity_values(model_name, model_author)
     if not values or not _any_placeholder(dataset):
         return dataset, 0

@@ -6,15 +6,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.errors import OutputError
 from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
 from llmtune.utils.cache import cache_root
 from llmtune.utils.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import datasets
 
 __all__ = ["REPORT_FILE", "ROWS_FILE", "cached_report", "is_damaged", "open_cached", "row_folder", "store"]
 
@@ -59,6 +60,8 @@ def is_damaged(key: str) -> bool:
 
 def open_cached(key: str) -> datasets.Dataset:
     """Open a cached table memory-mapped; the key is its fingerprint, the same in every process."""
+    import datasets
+
     dataset = datasets.Dataset.from_file(str(row_folder(key) / ROWS_FILE))
     dataset._fingerprint = key
     return dataset
