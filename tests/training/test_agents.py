@@ -43,7 +43,8 @@ def test_glaive(template, tool_format, assets, tmp_path):
         )
     )
     assert InferArguments(ckpt_dir=str(result.last_checkpoint), eval_human=True).tool_format == tool_format
-    assert answers[0]["tools"] == json.loads(short[0]["tools"])
+    wrapped = [{"type": "function", "function": tool} for tool in json.loads(short[0]["tools"])]
+    assert answers[0]["tools"] == wrapped
     roles = [message["role"] for message in answers[0]["messages"]]
     assert roles[:3] == ["user", "assistant", "tool"]
     assert answers[0]["label"] == short[0]["conversations"][-1]["value"]
