@@ -30,6 +30,7 @@ FLOORS = [
         "data.identity",
         "data.loading",
         "data.mixing",
+        "data.row_cache",
         "data.rows",
         "data.store",
         "data.streaming",
