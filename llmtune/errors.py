@@ -14,6 +14,7 @@ __all__ = [
     "MissingPackageError",
     "ModelError",
     "OutputError",
+    "ReadOnlyError",
     "RowError",
     "TemplateError",
     "TrainingError",
@@ -40,6 +41,10 @@ class UnknownKeyError(UsageError, LookupError):
 
 class DuplicateKeyError(UsageError):
     """A key that is registered already; names who registered it first."""
+
+
+class ReadOnlyError(UsageError, TypeError):
+    """An assignment to a registry, or an entry read by key as the dicts of 2023 were."""
 
 
 class DataError(LlmtuneError):

@@ -14,17 +14,36 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from llmtune.errors import DuplicateKeyError, LlmtuneError, UnknownKeyError, UsageError
+from llmtune.errors import DuplicateKeyError, LlmtuneError, ReadOnlyError, UnknownKeyError, UsageError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Registry", "resolve_reference"]
+__all__ = ["Entry", "Registry", "resolve_reference"]
 
 EntryT = TypeVar("EntryT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 PLUGINS_VARIABLE = "LLMTUNE_PLUGINS"
+
+
+class Entry:
+    """What entries have in common: they are read by attribute, where the dicts of 2023 were read by key.
+
+    `dict(entry)` makes such a dict.
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return ((field.name, getattr(self, field.name)) for field in dataclasses.fields(cast("Any", self)))
+
+    def __getitem__(self, name: str) -> Any:
+        kind = type(self).__name__
+        raise ReadOnlyError(f"An entry is read by attribute: entry.{name}; dict(entry) makes a dict of this {kind}.")
+
+    def get(self, name: str, *_: Any) -> Any:
+        return self[name]
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):
@@ -205,6 +224,17 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
                 raise UnknownKeyError(self._unknown_message(key))
             self._load_plugin(self._plugins[key])
         return self._entries[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise ReadOnlyError(
+            f"The registry is read-only: register_{self._slug}({key!r}, ...) adds an entry, with replace=True in the "
+            "place of another. An entry is read by attribute; dict(entry) makes a dict of it."
+        )
+
+    def __delitem__(self, key: str) -> None:
+        raise ReadOnlyError(
+            f"The registry is read-only: register_{self._slug}({key!r}, ..., replace=True) replaces {key!r}."
+        )
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self:  # Mapping's own get waits for a KeyError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtune.errors import UsageError
-from llmtune.registry import Registry
+from llmtune.registry import Entry, Registry
 
 __all__ = ["DATASET_MAPPING", "ONLY", "DatasetInfo", "register_dataset"]
 
@@ -16,7 +16,7 @@ ONLY: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetInfo:
+class DatasetInfo(Entry):
     """One data set: a function that makes it, the files that hold it, or the hub repository that it lies in.
 
     Attributes:

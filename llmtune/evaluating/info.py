@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmtune.errors import UsageError
-from llmtune.registry import Registry
+from llmtune.registry import Entry, Registry
 
 __all__ = ["METRIC_MAPPING", "MetricFunction", "MetricInfo", "register_metric"]
 
@@ -17,7 +17,7 @@ all in one order. Returns scores by name; a mean over the rows, usually."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MetricInfo:
+class MetricInfo(Entry):
     """One way to score.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmtune.errors import UsageError
-from llmtune.registry import Registry
+from llmtune.registry import Entry, Registry
 
 __all__ = ["AUTO", "MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
 
@@ -18,7 +18,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelInfo:
+class ModelInfo(Entry):
     """One checkpoint that can be fine-tuned.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from llmtune.utils.quiet import quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch
+
+OURS = ("trust_remote_code", "allow_pickle", "rope")
+"""Options of loading that are no arguments of `from_pretrained`; a get_function gets them by name, if it has them."""
 
 __all__ = ["check_requirements", "dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype"]
 
@@ -71,20 +75,41 @@ def get_model_tokenizer(
     use_flash_attn = kwargs.pop("use_flash_attn", None)
     if use_flash_attn is not None:
         kwargs["attn_implementation"] = "flash_attention_2" if use_flash_attn else "sdpa"
+    own = {name: kwargs.pop(name) for name in OURS if name in kwargs}
+    place = None if tokenizer_folder is None else str(model_folder(info, tokenizer_folder, hub=hub, weights=False))
+    own |= {"load_tokenizer": load_tokenizer, "tokenizer_dir": place, "model_info": info}
     model, tokenizer = function(
         str(folder),
         torch_dtype=dtype,
         model_kwargs=kwargs.pop("model_kwargs", {}) | kwargs,
         load_model=load_model,
-        load_tokenizer=load_tokenizer,
-        tokenizer_dir=None
-        if tokenizer_folder is None
-        else str(model_folder(info, tokenizer_folder, hub=hub, weights=False)),
-        model_info=info,
+        **_accepted(function, own, model_type),
     )
     if load_tokenizer:
         _complete_tokenizer(tokenizer, folder)
     return (model if load_model else None), (tokenizer if load_tokenizer else None)
+
+
+def _accepted(function: Any, options: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """Those of our own options that a get_function has a parameter for; what it loads by is then its own affair.
+
+    Raises:
+        ModelError: It would not do what was asked for.
+    """
+    parameters = inspect.signature(function).parameters
+    named = [name for name, one in parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    if options.get("rope") is not None and "rope" not in named and not _hands_on(function):
+        raise ModelError(
+            f"--rope_scaling cannot be followed: {model_type} is loaded by a get_function of its own, which has no "
+            "parameter `rope`."
+        )
+    takes_all = len(named) < len(parameters)
+    return {name: value for name, value in options.items() if takes_all or name in named}
+
+
+def _hands_on(function: Any) -> bool:
+    """Whether it is one of llmtune's, which hand all that they do not name on to `load_causal_lm`."""
+    return str(getattr(function, "__module__", "")).startswith("llmtune.")
 
 
 def load_causal_lm(
@@ -95,6 +120,9 @@ def load_causal_lm(
     load_model: bool = True,
     load_tokenizer: bool = True,
     tokenizer_dir: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    rope: tuple[str, float] | None = None,
     model_class: Any = None,
     new_tensors: Sequence[str] = (),
     **_: Any,
@@ -102,6 +130,10 @@ def load_causal_lm(
     """Load any causal language model that transformers has a class for: the get_function of most entries.
 
     Args:
+        model_kwargs: For `from_pretrained`: device_map, quantization_config, attn_implementation ...
+        trust_remote_code: Run Python code of the checkpoint.
+        allow_pickle: Read `.bin` files where there are no safetensors.
+        rope: Kind and factor of the RoPE scaling.
         model_class: What loads the weights instead of AutoModelForCausalLM or a port.
         new_tensors: Beginnings of the names of tensors that no file has to have: a classifier's new head, say.
 
@@ -110,9 +142,6 @@ def load_causal_lm(
     """
     folder = Path(model_dir)
     options = dict(model_kwargs)
-    trust_remote_code = bool(options.pop("trust_remote_code", False))
-    allow_pickle = bool(options.pop("allow_pickle", False))
-    rope = options.pop("rope", None)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     tokenizer = model = None

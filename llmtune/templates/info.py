@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from llmtune.errors import TemplateError, UsageError
-from llmtune.registry import Registry
+from llmtune.registry import Entry, Registry
 from llmtune.templates.pieces import Context
 from llmtune.templates.tools.info import TOOL_FORMAT_MAPPING, ToolFormat
 from llmtune.types import Json
@@ -38,7 +38,7 @@ WriteThought: TypeAlias = Callable[[str, str, Place], str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateInfo:
+class TemplateInfo(Entry):
     """How a conversation is written for a model.
 
     The text is prefix, then for each turn: prompt, answer, and chat_sep before the next prompt or suffix at the end.

@@ -97,6 +97,51 @@ def test_an_own_function(entry):
     assert seen["model_info"].lora_TM == ("q_proj",)
 
 
+def test_a_function_as_the_readme_of_2023_has_it(entry):
+    """It hands model_kwargs on to transformers, and has no parameters but these."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def load(model_dir, torch_dtype, model_kwargs, load_model=True, **kwargs):
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
+        model = None
+        if load_model:
+            model = AutoModelForCausalLM.from_pretrained(
+                model_dir, torch_dtype=torch_dtype, trust_remote_code=True, **model_kwargs
+            )
+        return model, tokenizer
+
+    def strict(model_dir, torch_dtype, model_kwargs, load_model=True):
+        return load(model_dir, torch_dtype, model_kwargs, load_model)
+
+    for function in (load, strict):
+        key = entry(get_function=function)
+        options = {"trust_remote_code": False, "allow_pickle": True, "use_flash_attn": False}
+        model, tokenizer = get_model_tokenizer(key, torch_dtype="bf16", model_kwargs={"use_cache": False}, **options)
+        assert model.dtype is torch.bfloat16
+        assert model.config._attn_implementation == "sdpa"
+        assert tokenizer is not None
+        with pytest.raises(ModelError, match=r"--rope_scaling cannot be followed"):
+            get_model_tokenizer(key, rope=("linear", 2.0))
+
+
+def test_such_a_function_trains_and_answers(entry, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmtune import InferArguments, SftArguments, infer, sft
+
+    def load(model_dir, torch_dtype, model_kwargs, load_model=True, **kwargs):
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, torch_dtype=torch_dtype, **model_kwargs)
+        return (model if load_model else None), tokenizer
+
+    key = entry(get_function=load, lora_TM=["q_proj"])
+    result = sft(SftArguments(
+        model_type=key, dataset=["tiny-qa#20"], max_steps=2, batch_size=2, gradient_accumulation_steps=1,
+        report_to=["none"], output_dir=str(tmp_path), dataset_test_ratio=0.1,
+    ))  # fmt: skip
+    assert infer(InferArguments(ckpt_dir=str(result.checkpoint), show_dataset_sample=1, max_new_tokens=2))
+
+
 def test_folders_that_are_no_models(tmp_path):
     def load(folder: Path) -> Any:
         return get_model_tokenizer("llmtune-tiny", model_id_or_path=str(folder))

@@ -89,8 +89,10 @@ def test_saved_and_served_alike(tmp_path, kind, sft_type):
 def test_resuming_needs_the_same(tmp_path):
     options = RUN | {"output_dir": str(tmp_path), "max_steps": 1, "save_steps": 1}
     found = sft(SftArguments(**options, rope_scaling="linear"))
-    with pytest.raises(CheckpointError, match="--rope_scaling linear"):
-        sft(SftArguments(**options, resume_from_checkpoint=str(found.last_checkpoint)))
+    with pytest.raises(CheckpointError, match=r"was trained with --rope_scaling linear, .* has --rope_scaling yarn"):
+        sft(SftArguments(**options, resume_from_checkpoint=str(found.last_checkpoint), rope_scaling="yarn"))
+    more = options | {"max_steps": 2, "resume_from_checkpoint": str(found.last_checkpoint)}
+    assert json.loads((sft(SftArguments(**more)).last_checkpoint / "sft_args.json").read_text())["rope_factor"] == 2.0
 
 
 def test_how_far():

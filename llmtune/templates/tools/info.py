@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from llmtune.errors import UsageError
-from llmtune.registry import Registry
+from llmtune.registry import Entry, Registry
 from llmtune.templates.pieces import Piece
 from llmtune.types import Json, ToolCall
 
@@ -38,7 +38,7 @@ class ParsedAnswer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ToolFormat:
+class ToolFormat(Entry):
     """How one family of models is told of tools, calls them, and reads what they gave.
 
     Give `write_tools` or `write_tools_apart`, and `write_results` or `write_results_as_question`. Text that holds
