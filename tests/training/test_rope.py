@@ -92,7 +92,9 @@ def test_resuming_needs_the_same(tmp_path):
     with pytest.raises(CheckpointError, match=r"was trained with --rope_scaling linear, .* has --rope_scaling yarn"):
         sft(SftArguments(**options, resume_from_checkpoint=str(found.last_checkpoint), rope_scaling="yarn"))
     more = options | {"max_steps": 2, "resume_from_checkpoint": str(found.last_checkpoint)}
-    assert json.loads((sft(SftArguments(**more)).last_checkpoint / "sft_args.json").read_text())["rope_factor"] == 2.0
+    saved = [json.loads((one / "sft_args.json").read_text())["rope_factor"]
+             for one in (found.last_checkpoint, sft(SftArguments(**more)).last_checkpoint)]  # fmt: skip
+    assert saved[0] == saved[1] > 1
 
 
 def test_how_far():
