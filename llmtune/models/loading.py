@@ -130,7 +130,8 @@ def load_causal_lm(
     """Load any causal language model that transformers has a class for: the get_function of most entries.
 
     Args:
-        model_kwargs: For `from_pretrained`: device_map, quantization_config, attn_implementation ...
+        model_kwargs: For `from_pretrained`: device_map, quantization_config, attn_implementation ... The next three are
+            taken out of it, too.
         trust_remote_code: Run Python code of the checkpoint.
         allow_pickle: Read `.bin` files where there are no safetensors.
         rope: Kind and factor of the RoPE scaling.
@@ -142,6 +143,9 @@ def load_causal_lm(
     """
     folder = Path(model_dir)
     options = dict(model_kwargs)
+    trust_remote_code = bool(options.pop("trust_remote_code", trust_remote_code))
+    allow_pickle = bool(options.pop("allow_pickle", allow_pickle))
+    rope = options.pop("rope", rope)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
     tokenizer = model = None

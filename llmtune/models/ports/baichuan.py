@@ -5,10 +5,12 @@ Source: modeling_baichuan.py of Baichuan-7B, Baichuan-13B-Base, Baichuan2-7B-Bas
 
 from __future__ import annotations
 
+from llmtune.errors import ModelError
 from llmtune.models.ports.port import LLAMA_MODULES, Config, Modules, Port, carry, consecutive, is_of
 
 __all__ = ["PORTS"]
 
+VOCABULARY_OF_FIRST, VOCABULARY_OF_SECOND = 64000, 125696
 ALIBI_TYPE = "llama_alibi"
 ALIBI_CLASS = "llmtune.models.ports.modeling_llama_alibi:LlamaAlibiForCausalLM"
 
@@ -47,8 +49,31 @@ def _has_alibi(old: Config) -> bool:
 
 
 def _is_second(old: Config) -> bool:
-    """Whether it is a Baichuan2, whose code alone reads z_loss_weight and normalises the rows of its head."""
-    return "z_loss_weight" in old or old.get("vocab_size") == 125696
+    """Whether it is a Baichuan2, whose code alone normalises the rows of its head.
+
+    No single key says it: z_loss_weight may have been lost, and vocabularies grow. All that either generation alone
+    writes into config.json is looked at.
+
+    Raises:
+        ModelError: It says both.
+    """
+    vocabulary = old.get("vocab_size") or 0
+    second = {
+        "z_loss_weight": "z_loss_weight" in old,
+        "tokenizer_class": old.get("tokenizer_class") == "BaichuanTokenizer",
+        "vocab_size": vocabulary >= VOCABULARY_OF_SECOND,
+    }
+    first = {
+        "architectures": "BaiChuanForCausalLM" in (old.get("architectures") or ()),
+        "vocab_size": VOCABULARY_OF_FIRST <= vocabulary < VOCABULARY_OF_SECOND,
+    }
+    for_second, for_first = ([name for name, holds in one.items() if holds] for one in (second, first))
+    if for_second and for_first:
+        raise ModelError(
+            f"This Baichuan checkpoint says of itself that it is a Baichuan2 ({', '.join(for_second)}) and that it is not "
+            f"({', '.join(for_first)}), whose heads differ. Correct its config.json: z_loss_weight is Baichuan2's."
+        )
+    return bool(for_second)
 
 
 def warnings(old: Config) -> list[str]:
