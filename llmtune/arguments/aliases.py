@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmtune.errors import UsageError
 
-__all__ = ["ALIASES", "Alias", "Tokens", "add_lengths", "translate"]
+__all__ = ["ALIASES", "Alias", "Tokens", "add_lengths", "join_dataset_names", "translate"]
 
 Tokens = list[tuple[str, list[str]]]
 """Flags without their dashes, each with its values."""
-
-LATER = "is not there yet: a later version of llmtune brings it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +25,12 @@ class Alias:
     Attributes:
         target: Our flag, where the value stays as it is.
         convert: The values to our flags, where it does not; raises ValueError for a value without a meaning here.
-        later: Comes with a later version.
         ignored: Why the flag has no effect here.
         silent: A spelling of our own, not worth a word.
     """
 
     target: str = ""
     convert: Callable[[list[str]], Tokens] | None = None
-    later: bool = False
     ignored: str = ""
     silent: bool = False
 
@@ -42,13 +39,11 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
     """Our flags for one of theirs, and the line to say about it ("" for our own).
 
     Raises:
-        UsageError: The value has no meaning here, or the flag comes later.
+        UsageError: The value has no meaning here.
     """
     alias = ALIASES.get(flag)
     if alias is None:
         return [(flag, values)], ""
-    if alias.later:
-        raise UsageError(f"--{flag} {LATER}")
     if alias.ignored:
         return [], f"--{flag} has no effect here: {alias.ignored}."
     if alias.convert is None:
@@ -78,6 +73,24 @@ def add_lengths(tokens: Tokens) -> Tokens:
         shown = " ".join(f"--{flag} {value}".strip() for flag, value in given.items())
         raise UsageError(f"{shown}: give both {' and '.join('--' + n for n in _LENGTHS)}, or --max_length N.") from err
     return [token for token in tokens if token[0] not in _LENGTHS] + [("max_length", [str(total)])]
+
+
+def join_dataset_names(tokens: Tokens) -> Tokens:
+    """M names a data set of Hugging Face and a part of it by two flags; here it is one item, `hf::name:part`.
+
+    Raises:
+        UsageError: The part without the data set.
+    """
+    given = {flag: values for flag, values in tokens if flag in _DATASET_NAMES}
+    if not given:
+        return tokens
+    name, part = ((given.get(flag) or [""])[0] for flag in _DATASET_NAMES)
+    if not name:
+        raise UsageError(f"--dataset_config_name {part} is a part of a data set: name it with --dataset_name.")
+    local = Path(name).expanduser().exists() or "/" not in name
+    item = name if local else f"hf::{name}"
+    tokens = [token for token in tokens if token[0] not in _DATASET_NAMES]
+    return [*tokens, ("dataset", [f"{item}:{part}" if part else item])]
 
 
 def _is_true(values: list[str]) -> bool:
@@ -147,9 +160,7 @@ def _checkpointing(values: list[str]) -> Tokens:
 
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
-        raise ValueError(
-            f"only the stage sft is there yet, as `llmtune sft`; {LATER.removeprefix('is not there yet: ')}"
-        )
+        raise ValueError("only the stage sft is there yet, as `llmtune sft`; a later version of llmtune brings others")
     return []
 
 
@@ -170,6 +181,7 @@ def _train_arg(name: str) -> Alias:
     return Alias(convert=lambda values: [("train_args", [f"{name}={(values or ['true'])[0]}"])])
 
 
+_DATASET_NAMES = ("dataset_name", "dataset_config_name")
 _LENGTHS = ("max_source_length", "max_target_length")
 _OURS = {
     "tuner_bankend": "tuner_backend",
@@ -246,6 +258,8 @@ _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
     "model_type": _model_type,
     "optim": _optim,
     "gradient_checkpointing": _checkpointing,
+    "add_version": lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],
+    "add_output_dir_suffix": lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],
     "activation_checkpointing": _checkpointing,
 }
 _TRAIN_ARGS = [
@@ -259,12 +273,6 @@ _TRAIN_ARGS = [
     "logging_first_step",
     "logging_strategy",
 ]
-_LATER = [
-    "lazy_tokenize",
-    "lazy_preprocess",
-    "dataset_name",
-    "dataset_config_name",
-]
 _NO_EFFECT = {
     "do_train": "the command says it",
     "do_eval": "evaluation runs where there is a validation part",
@@ -274,6 +282,8 @@ _NO_EFFECT = {
     "use_fast_tokenizer": "fast tokenizers are always used",
     "preprocessing_num_workers": "the tokenizer's own threads are used",
     "dataset_num_proc": "the tokenizer's own threads are used",
+    "lazy_preprocess": "rows are encoded once and kept on disk; --streaming true encodes them while training",
+    "lazy_tokenize": "rows are encoded once and kept on disk; --streaming true encodes them while training",
     "logging_dir": "curves are in the run's own folder, below runs/",
 }
 
@@ -282,6 +292,5 @@ ALIASES: dict[str, Alias] = {
     **{theirs: Alias(target=ours, silent=True) for theirs, ours in _OURS.items()},
     **{theirs: Alias(convert=convert) for theirs, convert in _CONVERTED.items()},
     **{theirs: _train_arg(theirs) for theirs in _TRAIN_ARGS},
-    **{theirs: Alias(later=True) for theirs in _LATER},
     **{theirs: Alias(ignored=reason) for theirs, reason in _NO_EFFECT.items()},
 }

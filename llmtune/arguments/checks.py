@@ -36,12 +36,15 @@ __all__ = [
     "check_numbers",
     "check_sources",
     "fill_model",
+    "forget_class_names",
     "is_pattern",
     "load_custom_register",
     "parse_chat_template_kwargs",
     "parse_train_args",
 ]
 
+CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
+"""What MedicalGPT's scripts take for --model_type."""
 DEFAULT_MODEL_TYPE = "qwen-7b-chat"
 DEFAULT_DATASET = "blossom-math-zh"
 
@@ -95,6 +98,7 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
     check_numbers(args, problems)
     if args.custom_register_path is not None:
         load_custom_register(args.custom_register_path)
+    forget_class_names(args, has_folder=args.model_id_or_path is not None)
     if args.model_type is None:
         _infer_model_type(args)
     assert args.model_type is not None
@@ -129,6 +133,19 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
             with_kwargs(template, kwargs)
     except (TemplateError, UsageError) as err:
         problems.need(False, f"--chat_template_kwargs: {err}.".replace("..", "."))
+
+
+def forget_class_names(args: Any, *, has_folder: bool) -> None:
+    """Let `--model_type llama` of MedicalGPT, a class and no key, be told from the model's own files."""
+    if args.model_type not in CLASS_NAMES or args.model_type in MODEL_MAPPING:
+        return
+    if not has_folder:
+        raise UsageError(
+            f"--model_type {args.model_type} names a family: give the model with --model_id_or_path FOLDER, or a key "
+            "(llmtune list models)."
+        )
+    get_logger().info("--model_type %s: the model's type is told from its own files.", args.model_type)
+    args.model_type = None
 
 
 def check_numbers(args: Any, problems: Problems) -> None:
@@ -267,7 +284,11 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
         if reason := not_by_train_args(key):
             problems.need(False, f"--train_args {key}: {reason}")
             continue
-        value = yaml.safe_load(text) if text else ""
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except (yaml.YAMLError, ValueError, RecursionError):
+            problems.need(False, f"--train_args {key}: its value cannot be read: {text[:60]!r}.")
+            continue
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
                 value = float(value)

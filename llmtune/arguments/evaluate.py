@@ -26,6 +26,9 @@ NOT_HERE = ("ckpt_dir", "inherited", "unused")
 class EvaluateArguments(InferArguments):
     """Evaluation."""
 
+    SYNONYMS = {ours: theirs for theirs, ours in InferArguments.SYNONYMS.items()}  # noqa: RUF012
+    """What `llmtune infer` calls the same."""
+
     ckpt_dir: list[str] = field(default_factory=list)  # type: ignore[assignment]
     """Checkpoint folders, one row of the table each. None: the model as it is."""
     with_base: bool = False

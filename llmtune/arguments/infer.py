@@ -49,6 +49,9 @@ class InferArguments(
 ):
     """Inference."""
 
+    SYNONYMS = {"num_samples": "show_dataset_sample", "eval_batch_size": "infer_batch_size", "output_dir": "result_dir"}  # noqa: RUF012
+    """What `llmtune eval` calls the same."""
+
     sft_type: SftType = None  # type: ignore[assignment]
     """What was trained. Default: as the checkpoint says."""
     dataset_test_ratio: float = None  # type: ignore[assignment]

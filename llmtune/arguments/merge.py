@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, read_sft_args
-from llmtune.arguments.checks import Problems
+from llmtune.arguments.checks import Problems, forget_class_names
 from llmtune.arguments.fields import Given, empty_is_not_given
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.strangers import check_strange_paths
-from llmtune.models.info import MODEL_MAPPING
-from llmtune.utils.logging import get_logger
 
 __all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
 
 OF_EXPORT = ("quant_method", "quantization_bit")
 """What these say of the folder that is written, InferArguments says of the checkpoint."""
-MEDICAL_TYPES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
-"""What MedicalGPT's merge_peft_adapter.py takes for --model_type: classes, which the folder itself names here."""
 
 
 @dataclass(kw_only=True)
@@ -82,9 +78,7 @@ class CheckpointArguments(Given):
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
             checkpoint_kind(self.checkpoint())
-        if self.model_type in MEDICAL_TYPES and self.model_type not in MODEL_MAPPING:
-            get_logger().info("--model_type %s: the class is told from the base's own files.", self.model_type)
-            self.model_type = None
+        forget_class_names(self, has_folder=True)
 
 
 def _base_of(folder: Path) -> str | None:

@@ -141,7 +141,7 @@ def _output(args: SftArguments) -> str:
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise OutputError(f"Cannot write into {there}. Give a writable folder with --output_dir.")
-    return str(folder / args.display_name() / "vN-TIME")
+    return str(folder) if args.output_dir_flat else str(folder / args.display_name() / "vN-TIME")
 
 
 def _notes(args: SftArguments, lacks: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, translate
+from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate
 from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError
@@ -31,6 +31,7 @@ ArgumentsT = TypeVar("ArgumentsT")
 DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212", "\ufe58", "\uff0d")
 """What word processors and web pages make of hyphens."""
 OF_TRAINING = ("sft", "check", "plan", "launch")
+MAX_CONFIG_BYTES = 1_000_000
 NEVER_EMPTY = ("dataset", "val_dataset")
 
 
@@ -45,11 +46,12 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
     if any(token in ("-h", "--help") for token in argv):
         parser.print_help()
         raise SystemExit(0)
-    given = _split(argv)
+    synonyms = getattr(cls, "SYNONYMS", {})
+    given = [(synonyms.get(flag, flag), values) for flag, values in _split(argv)]
     from_files: Tokens = []
     places: dict[str, str] = {}
     for path in _config_files(given):
-        tokens = _read_config(Path(path))
+        tokens = [(synonyms.get(flag, flag), values) for flag, values in _read_config(Path(path))]
         from_files += tokens
         places |= {flag: f" in {path}" for flag, _ in tokens}
     merged: dict[str, list[str]] = {}
@@ -225,7 +227,7 @@ def _split(argv: Sequence[str]) -> Tokens:
 def _translate(tokens: Tokens, known: set[str]) -> Tokens:
     """Our flags for those of other tools. What a command has under that very name is its own: --adapters of serve."""
     found: Tokens = []
-    for flag, values in add_lengths(tokens):
+    for flag, values in join_dataset_names(add_lengths(tokens)):
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
         own = flag in known and flag in ALIASES and bool(ALIASES[flag].target)
@@ -252,15 +254,19 @@ def _read_config(path: Path) -> Tokens:
     import yaml
 
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--config {path} is no file.")
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"--config {path} has {path.stat().st_size:,} bytes; a file of flags has a few thousand.")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
     except OSError as err:
         raise UsageError(f"--config {path}: {err.strerror}.") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(err).split())}") from err
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as err:
+        raise UsageError(f"--config {path} is not YAML: {' '.join(str(err).split())[:300]}") from err
     if not isinstance(content, dict):
         raise UsageError(f"--config {path} must hold one flag a line, as `name: value`.")
     return [
-        (str(key).replace("-", "_"), _config_values(value))
+        (str(key).replace("-", "_"), _config_values(value, f"--config {path}: {str(key)[:60]}"))
         for key, value in content.items()
         if value is not None and not str(key).startswith("_")
     ]
@@ -280,12 +286,14 @@ def _plain_loader() -> Any:
     return Loader
 
 
-def _config_values(value: object) -> list[str]:
+def _config_values(value: object, where: str) -> list[str]:
+    """A flag's values. Nothing is nested deeper, so that a file of a few lines cannot stand for gigabytes of text."""
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        raise UsageError(f"{where} holds a list or a table within another; a flag takes values, or name: value pairs.")
     if isinstance(value, dict):
         return [f"{key}={shown_value(item)}" for key, item in value.items()]
-    if isinstance(value, list):
-        return [shown_value(item) for item in value]
-    return [shown_value(value)]
+    return [shown_value(item) for item in items]
 
 
 def _ignores_errors(tokens: Tokens) -> bool:

@@ -6,12 +6,14 @@ Several machines: start the same line on each, with torchrun's variables NNODES,
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
+from llmtune.errors import UsageError
 from llmtune.utils.ranks import world_size
 
-__all__ = ["hand_over", "is_handed_over", "main", "planned_processes", "torchrun_arguments"]
+__all__ = ["check_launch", "hand_over", "is_handed_over", "main", "planned_processes", "torchrun_arguments"]
 
 SECONDS_TO_SAVE = "600"
 """What processes have, after SIGTERM, to end their step and save, before torchrun kills them."""
@@ -21,6 +23,7 @@ def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: in
     """Become torchrun, and do not return, where `nproc` asks for it and this is not one of its processes already."""
     if not is_handed_over(nproc, os.environ):
         return
+    check_launch(nproc, os.environ)
     words = torchrun_arguments(nproc, max_restarts, os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -33,11 +36,34 @@ def is_handed_over(nproc: int, environment: Mapping[str, str]) -> bool:
     return (nproc != 1 or "NNODES" in environment) and "LOCAL_RANK" not in environment
 
 
+def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
+    """Refuse what torchrun would end on with a traceback.
+
+    Raises:
+        UsageError: One of its variables is no number, or --nproc 0 counts GPUs where there are none.
+    """
+    for name in ("NNODES", "NODE_RANK", "MASTER_PORT"):
+        text = environment.get(name, "0")
+        if not text.isdecimal() and not (name == "NNODES" and re.fullmatch(r"\d+:\d+", text)):
+            raise UsageError(
+                f"{name}={text} in the environment is no number, which torchrun needs. Set it, or unset it."
+            )
+    if nproc == 0 and not _has_gpu():
+        raise UsageError("--nproc 0 starts a process for each GPU, and there is none. Say how many: --nproc 2.")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def planned_processes(nproc: int, environment: Mapping[str, str]) -> int | None:
     """Processes of the run that this command line starts, on all machines; None: as many as there are GPUs."""
     if not is_handed_over(nproc, environment):
         return world_size()
-    return nproc * int(environment.get("NNODES", "1")) or None
+    nodes = environment.get("NNODES", "1").partition(":")[0]
+    return nproc * int(nodes) or None if nodes.isdecimal() else None
 
 
 def torchrun_arguments(nproc: int, max_restarts: int, environment: Mapping[str, str]) -> list[str]:

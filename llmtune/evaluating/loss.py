@@ -24,7 +24,7 @@ __all__ = ["loss_scores"]
 
 
 def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, batch_size: int) -> dict[str, float]:
-    """`loss` (nats a token), `perplexity`, `token_acc` (percent); nothing where no row has an answer."""
+    """`loss` (nats a token), `perplexity`, `token_acc` (a share, as in training); nothing without answers."""
     answered = [row for row in rows if row.turns and row.turns[-1].role == "assistant"]
     if not answered:
         return {}
@@ -36,7 +36,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
     learned = sum(record["num_learned"] for record in records)
     loss = sum(record["loss"] for record in records) / (sum(record["weight"] for record in records) or 1)
     correct = sum(record["num_correct"] for record in records) / max(learned, 1)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token_acc": 100 * correct}
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token_acc": correct}
 
 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:

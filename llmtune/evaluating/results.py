@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Scores", "write_results"]
 
 Scores = dict[str, dict[str, float]]
-"""What each checkpoint reaches: percents, but for `loss` and `perplexity`."""
+"""What each checkpoint reaches: percents, but for `loss`, `perplexity` and `token_acc`, which is a share."""
 
 
 def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None:

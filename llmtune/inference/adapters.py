@@ -9,10 +9,15 @@ from typing import Any
 from llmtune.arguments.answering import BASE_NAME
 from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["BASE", "Adapters"]
+__all__ = ["BASE", "Adapters", "peft_name"]
 
 BASE = BASE_NAME
 """The name of the model without any adapter."""
+
+
+def peft_name(name: str) -> str:
+    """What PEFT calls an adapter, which becomes part of names of modules: no dot may stand in it."""
+    return name.replace("_", "__").replace(".", "_dot_")
 
 
 class Adapters:
@@ -50,7 +55,7 @@ class Adapters:
             with self.model.disable_adapter():
                 yield
         else:
-            wanted = name or self._main
+            wanted = self._main if name is None else peft_name(name)
             if self._active != wanted:
                 self.model.set_adapter(wanted, inference_mode=True)
                 self._active = wanted

@@ -14,7 +14,7 @@ from llmtune.arguments.checks import parse_chat_template_kwargs
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.long_context import rope_options
 from llmtune.errors import UsageError
-from llmtune.inference.adapters import BASE, Adapters
+from llmtune.inference.adapters import BASE, Adapters, peft_name
 from llmtune.inference.engine import Engine
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
@@ -82,7 +82,7 @@ def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | Non
         folder = Path(other.ckpt_dir)
         if has_own_tokens(folder):
             raise UsageError(f"{folder} has tokens of its own, so it cannot share a base. Serve it as --ckpt_dir.")
-        model = load_adapter(model, folder, name=name)
+        model = load_adapter(model, folder, name=peft_name(name))
         templates[name] = _template(other, tokenizer)
     main = "default" if kind == "lora" else ""
     return Engine(model.eval(), template, Adapters(model, template, templates, main))

@@ -14,7 +14,7 @@ from llmtune.types import Conversation, Message
 __all__ = ["InferResult", "result_of", "scored_pair"]
 
 InferResult = dict[str, Any]
-"""`query`, `response`, `history` (pairs), `system`, and `label` where the row has an answer.
+"""`query`, `response`, `history` (pairs), `system` (the one that was written), and `label` where the row has an answer.
 
 Where the template writes thoughts, `response` and `label` are without them, and `reasoning_content` is the thought. A
 row with tools also has `tools` and `messages`, the talk up to the answer in OpenAI's form, and what was read in the
@@ -33,7 +33,7 @@ def result_of(row: Conversation, answer: str, template: ChatTemplate) -> InferRe
         wanted = replace(wanted, content=marks.split(wanted.content, opened=True)[1])
     uses_tools = bool(row.tools) or any(turn.role == "tool" for turn in turns)
     query = turns[-1].content if turns else ""
-    result: InferResult = {"query": query, "response": answer, "history": [], "system": row.system}
+    result: InferResult = {"query": query, "response": answer, "history": [], "system": template.system_of(row)}
     if thought is not None:
         result["reasoning_content"] = thought
     if not uses_tools:

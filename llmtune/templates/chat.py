@@ -16,7 +16,14 @@ from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part
 from llmtune.templates.pieces import Piece
-from llmtune.templates.template import learned_answers, mark_learned, render, single_answer, split_chat_sep
+from llmtune.templates.template import (
+    learned_answers,
+    mark_learned,
+    render,
+    single_answer,
+    split_chat_sep,
+    system_prompt,
+)
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
 
@@ -207,6 +214,16 @@ class ChatTemplate:
         found = {} if marks is None else {text: self._single_token(text) for text in (marks.open, marks.close)}
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         return {ids[0]: text for text, ids in found.items() if ids and ids[0] in special}
+
+    def system_of(self, row: Row) -> str | None:
+        """The system prompt that is written for a row: its own, that of the settings, or the template's default.
+
+        None: there is none, or a tokenizer's own chat template adds one of its own.
+        """
+        conversation = as_conversation(row, need_answer=False)
+        if self.info.from_tokenizer:
+            return conversation.system if conversation.system is not None else self.system
+        return system_prompt(self.info, conversation, self.system)
 
     def opens_thought(self, row: Row) -> bool:
         """Whether the prompt of a row ends in the opening of a thought, which the model then continues."""

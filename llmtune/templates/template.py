@@ -13,7 +13,7 @@ from llmtune.templates.pieces import Context, Piece
 from llmtune.templates.tools.info import At, ToolFormat
 from llmtune.types import Conversation, Json, LossOn, Message
 
-__all__ = ["learned_answers", "mark_learned", "render", "single_answer", "split_chat_sep"]
+__all__ = ["learned_answers", "mark_learned", "render", "single_answer", "split_chat_sep", "system_prompt"]
 
 _PLACEHOLDER = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1|ROUND)\}\}")
 
@@ -69,7 +69,7 @@ def render(
     learned = set() if generation else set(learned_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
-    row = _Row(info, turns, learned, conversation.tools, _system_text(info, conversation, system))
+    row = _Row(info, turns, learned, conversation.tools, system_prompt(info, conversation, system))
     if row.tools and row.format.tools_in == "system" and row.format.write_tools is not None:
         row.system = row.format.write_tools(row.system, row.tools)
     row.image = info.image if images else ""
@@ -283,7 +283,8 @@ def _substitute(context: str, values: dict[str, str], image: str) -> Iterator[Pi
         yield Piece(context[position:])
 
 
-def _system_text(info: TemplateInfo, conversation: Conversation, system: str | None) -> str | None:
+def system_prompt(info: TemplateInfo, conversation: Conversation, system: str | None) -> str | None:
+    """What a conversation's system prompt is: its own, `system`, or the template's default."""
     text = conversation.system if conversation.system is not None else system
     if text is not None and not info.has_system_slot:
         raise TemplateError("this template has no place for a system text, and the row or --system gives one")

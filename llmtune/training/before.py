@@ -18,6 +18,7 @@ from llmtune.models.rope import rope_factor
 from llmtune.training.checkpoint import resume_run
 from llmtune.training.kernels import check_kernels
 from llmtune.training.named_layers import check_named_layers, check_peft_path
+from llmtune.training.run_folder import check_flat_folder
 from llmtune.training.strategy import check_processes
 from llmtune.training.trackers import need_trackers
 from llmtune.utils.files import ensure_writable_folder
@@ -38,6 +39,8 @@ def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
     args, resume = check_run(args)
     check_kernels(args)
     parent = Path(args.output_dir).expanduser() if resume is None else resume.parent
+    if args.output_dir_flat and resume is None:
+        check_flat_folder(parent)
     ensure_writable_folder(parent, flag="--output_dir")
     need_trackers(args.report_to)
     check_processes(args)

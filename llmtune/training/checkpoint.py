@@ -197,6 +197,9 @@ def find_resumable(args: SftArguments) -> Path | None:
 
 def _runs(args: SftArguments) -> list[Path]:
     """The runs of this model that have checkpoints, the newest first."""
+    if args.output_dir_flat:
+        run = Path(args.output_dir).expanduser()
+        return [run] if numbered_checkpoints(run) else []
     folder = Path(args.output_dir).expanduser() / args.display_name()
     numbered = [(int(found.group(1)), path) for path in folder.glob("v*-*") if (found := RUN_NAME.match(path.name))]
     return [run for _, run in sorted(numbered, reverse=True) if numbered_checkpoints(run)]

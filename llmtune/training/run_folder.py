@@ -15,24 +15,32 @@ from typing import TYPE_CHECKING, Any
 from llmtune import __version__
 from llmtune.arguments.secrets import SECRETS
 from llmtune.errors import OutputError
-from llmtune.utils.files import write_json
+from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.own import sealed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["args_record", "new_run_folder", "remove_leftovers", "write_metrics"]
+__all__ = ["args_record", "check_flat_folder", "new_run_folder", "remove_leftovers", "write_metrics"]
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def new_run_folder(output_dir: str, model_type: str) -> Path:
-    """Create the next v<N>-<time> folder; N is one above the highest there, from 0.
+def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> Path:
+    """Create the folder of a run: the next v<N>-<time> of its model, N being one above the highest there, from 0.
+
+    Args:
+        flat: `output_dir` itself is the run's folder, as other tools have it.
 
     Raises:
-        OutputError: The place cannot be written.
+        OutputError: The place cannot be written, or, where `flat`, holds a run already.
     """
+    if flat:
+        folder = Path(output_dir).expanduser().resolve()
+        check_flat_folder(folder)
+        ensure_writable_folder(folder, flag="--output_dir")
+        return folder
     parent = Path(output_dir).expanduser().resolve() / model_type
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +56,19 @@ def new_run_folder(output_dir: str, model_type: str) -> Path:
         raise OutputError(
             f"Cannot write into {parent} ({err.strerror}). Give a writable folder with --output_dir."
         ) from err
+
+
+def check_flat_folder(folder: Path) -> None:
+    """Refuse a folder for `--output_dir_flat` that another run has.
+
+    Raises:
+        OutputError: It holds a run already.
+    """
+    if (folder / "sft_args.json").exists():
+        raise OutputError(
+            f"{folder} holds a run already, and --output_dir_flat true gives it one. Resume that run with "
+            f"--resume_from_checkpoint {folder}, or choose another --output_dir."
+        )
 
 
 def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def _num_steps(prepared: Prepared, args: SftArguments) -> int:
 
 
 def _run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
-    run = new_run_folder(args.output_dir, args.display_name()) if resume is None else resume.parent
+    if resume is None:
+        run = new_run_folder(args.output_dir, args.display_name(), flat=args.output_dir_flat)
+    else:
+        run = resume.parent
     lock.take(run)
     remove_leftovers(run)
     if resume is not None:

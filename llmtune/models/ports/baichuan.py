@@ -70,8 +70,8 @@ def _is_second(old: Config) -> bool:
     for_second, for_first = ([name for name, holds in one.items() if holds] for one in (second, first))
     if for_second and for_first:
         raise ModelError(
-            f"This Baichuan checkpoint says of itself that it is a Baichuan2 ({', '.join(for_second)}) and that it is not "
-            f"({', '.join(for_first)}), whose heads differ. Correct its config.json: z_loss_weight is Baichuan2's."
+            f"This Baichuan checkpoint says of itself that it is a Baichuan2 ({', '.join(for_second)}) and that it is "
+            f"not ({', '.join(for_first)}), whose heads differ. Correct its config.json: z_loss_weight is Baichuan2's."
         )
     return bool(for_second)
 

@@ -3,6 +3,7 @@
 from llmtune.templates.families import (  # noqa: F401
     chatglm,
     chatml,
+    classic,
     deepseek,
     gemma,
     historical,

@@ -202,9 +202,10 @@ def test_baichuan2_13b(tmp_path, load):
     check(write(tmp_path / "second", original, tensors), load, native)
     del original["z_loss_weight"]
     check(write(tmp_path / "lost", original | {"tokenizer_class": "BaichuanTokenizer"}, tensors), load, native)
+    first = {"architectures": ["BaiChuanForCausalLM"], "tokenizer_class": "BaichuanTokenizer"}
+    both = write(tmp_path / "both", original | first, tensors)
     with pytest.raises(ModelError, match=r"it is a Baichuan2 \(tokenizer_class\) and that it is not \(architectures\)"):
-        first = {"architectures": ["BaiChuanForCausalLM"], "tokenizer_class": "BaichuanTokenizer"}
-        load(write(tmp_path / "both", original | first, tensors))
+        load(both)
     # the first Baichuan takes its head as it is
     model = load(write(tmp_path / "first", original, tensors))
     torch.testing.assert_close(model.lm_head.weight, native.lm_head.weight * lengths)
