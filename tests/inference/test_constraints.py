@@ -106,5 +106,5 @@ def test_a_form_at_the_highest_temperature_is_cheap(monkeypatch):
             row.add(int(next_scores(row, torch.randn(len(tokenizer), generator=draw)).argmax()))
             steps += 1
         counts.append(len(decoded) / len(row.ids))
-    assert sum(counts[8:]) / 8 < 30, "once the vocabulary is known"
+    assert sum(counts[8:]) / 8 < 16, "once the vocabulary is known"
     assert steps > 100
