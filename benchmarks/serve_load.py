@@ -6,6 +6,11 @@ gives to one client alone before the others come. What is measured is printed as
     llmtune serve --ckpt_dir ... --port 8000 &
     python benchmarks/serve_load.py --url http://127.0.0.1:8000 --clients 32 --seconds 60 --pid $!
 
+With `--hostile 8`, eight of the clients are those of hostile_clients.py, in a process of their own, and the others are
+measured twice, first without them; a p95 of more than twice that is a failure:
+
+    python benchmarks/serve_load.py --clients 64 --hostile 8 --seconds 60
+
 Needs `pip install openai`. With --pid, of the server on this machine (Linux), its memory is told after a sixth of the
 time and at the end.
 """
@@ -16,6 +21,7 @@ import argparse
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -55,13 +61,31 @@ def resident_mib(pid: int | None) -> float | None:
     return int(line.split()[1]) / 1024
 
 
-async def load(options: argparse.Namespace) -> dict[str, object]:
+def against_hostile(options: argparse.Namespace) -> dict[str, object]:
+    """The honest clients alone, then beside hostile ones."""
+    honest = argparse.Namespace(**vars(options) | {"clients": options.clients - options.hostile})
+    alone = asyncio.run(load(honest))
+    script = Path(__file__).with_name("hostile_clients.py")
+    asked = ["--url", options.url, "--model", str(alone["model"]), "--clients", str(options.hostile)]
+    command = [sys.executable, str(script), *asked, "--seconds", str(options.seconds + 5)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hostile:
+        time.sleep(3)  # their bodies have to be made
+        beside = asyncio.run(load(honest, right=alone.pop("right")))
+        hostile.wait(options.seconds + 120)
+        answers = json.loads(hostile.stdout.read()) if hostile.stdout is not None else {}
+    beside.pop("right")
+    ratio = round(float(str(beside["p95_s"])) / float(str(alone["p95_s"])), 2)
+    return {"p95_ratio": ratio, "hostile_answers": answers, "alone": alone, "beside": beside}
+
+
+async def load(options: argparse.Namespace, right: object = None) -> dict[str, object]:
+    """`right`: the answers, where they are known from before."""
     client = openai.AsyncOpenAI(
         base_url=f"{options.url}/v1", api_key=options.api_key, max_retries=0, timeout=options.seconds + 60
     )
     model = options.model or (await client.models.list()).data[0].id
     requests = requests_of(model)
-    right = [await ask(client, request, stream=False) for request in requests]
+    right = right or [await ask(client, request, stream=False) for request in requests]
     seconds: list[float] = []
     wrong: list[tuple[str, str]] = []
     failed: list[str] = []
@@ -92,6 +116,8 @@ async def load(options: argparse.Namespace) -> dict[str, object]:
     seconds.sort()
     took = time.monotonic() - started
     return {
+        "model": model,
+        "right": right,
         "clients": options.clients,
         "seconds": round(took, 1),
         "requests": len(seconds),
@@ -114,7 +140,15 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--pid", type=int)
-    found = asyncio.run(load(parser.parse_args()))
+    parser.add_argument("--hostile", type=int, default=0, help="So many of the clients are hostile.")
+    options = parser.parse_args()
+    if options.hostile:
+        found = against_hostile(options)
+        print(json.dumps(found, ensure_ascii=False))
+        sides = (found["alone"], found["beside"])
+        return 1 if found["p95_ratio"] > 2 or any(side["failed"] or side["wrong"] for side in sides) else 0
+    found = asyncio.run(load(options))
+    found.pop("right")
     print(json.dumps(found, ensure_ascii=False))
     return 1 if found["failed"] or found["wrong"] else 0
 

@@ -26,7 +26,7 @@ class ServeArguments(ServiceArguments):
     max_n: int = 8
     """Answers that one request may ask for."""
     max_body_size: int = 16 * 1024 * 1024
-    """Bytes of a request, images included."""
+    """Bytes of a request, images included; for a model of text alone, no more than its longest prompt takes."""
     max_prompt_length: int | None = None
     """Tokens of a prompt; longer ones are refused, never cut. Default: what the model's context holds."""
     request_timeout: float = 600.0

@@ -3,6 +3,10 @@
 A row joins a batch that is already being written: the batch is then read anew, with what its rows have so far behind
 their prompts. That costs the reading, so it happens only once the batch has been writing for twice as long as its last
 reading took.
+
+A request that has been given much already (all the answers of its `n` together) makes room for others: long and short
+ones never share a batch, in which each would be read anew at the length of the longest, and short ones have the larger
+part of the time. Otherwise a few clients who ask for thousands of tokens would hold every place.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row
@@ -23,6 +27,18 @@ READING_SHARE = 2
 """Writing time before newcomers may join, in reading times."""
 TURN_S = 1.0
 """Seconds after which a batch makes room for the requests of another adapter; its rows go to the end of the queue."""
+LONG_TOKENS = 128
+"""Tokens of a request's answers from which on it is long, while others wait."""
+LONG_TURN_S = 0.25
+"""Seconds after which a batch of long requests makes room for short ones."""
+SHORT_SHARE = 4
+"""Time of short requests for each second of long ones, where both wait."""
+
+ASK_S = 0.01
+"""Seconds between two looks at the queue: with hundreds of rows in it, one takes a part of a step."""
+
+Key = tuple[str | None, bool]
+"""What the rows of a batch have in common: the adapter, and whether their requests are long."""
 
 
 class QueueFull(Exception):
@@ -37,7 +53,11 @@ class Closed(Exception):
 class _Waiting:
     row: Row
     adapter: str | None
-    since: float = field(default_factory=time.monotonic)
+    request: Sequence[Row]
+
+    @property
+    def key(self) -> Key:
+        return self.adapter, sum(len(row.ids) for row in self.request) >= LONG_TOKENS
 
 
 class Batcher:
@@ -54,6 +74,10 @@ class Batcher:
         self.max_queue = max_queue
         self._waiting: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
+        self._key: Key = (None, False)  # of the batch that runs
+        self._long_took = 0.0  # seconds of the last turn of long requests, and when it ended
+        self._long_ended = 0.0
+        self._long_limit = max_batch_size
         self._limit = max_batch_size  # less, after a batch that did not fit into memory
         self._changed = threading.Condition()
         self._closed = False
@@ -73,7 +97,7 @@ class Batcher:
             free = self.max_batch_size - len(self._running) + self.max_queue
             if len(self._waiting) + len(rows) > free:
                 raise QueueFull
-            self._waiting.extend(_Waiting(row, adapter) for row in rows)
+            self._waiting.extend(_Waiting(row, adapter, rows) for row in rows)
             self._changed.notify_all()
 
     def forget_cancelled(self) -> None:
@@ -111,16 +135,48 @@ class Batcher:
 
     def _work(self) -> None:
         while self._admit():
-            rows, adapter = [one.row for one in self._running], self._running[0].adapter
+            rows, (adapter, is_long) = [one.row for one in self._running], self._key
+            started = time.monotonic()
             try:
                 self.engine.advance(rows, adapter=adapter, until=_Until(self))
             except Exception as err:
                 self._survive(err)
+            if is_long:
+                self._end_long_turn(time.monotonic() - started, len(rows))
             with self._changed:
-                self._running = [one for one in self._running if one.row.finish_reason is None]
-                if self._running and self._waiting and self._waiting[0].adapter != self._running[0].adapter:
-                    self._waiting.extend(self._running)
-                    self._running = []
+                self._make_room(time.monotonic() - started)
+
+    def _end_long_turn(self, seconds: float, num_rows: int) -> None:
+        """Reading long rows anew is most of their turn: so many take one as it lasts about two writing times."""
+        self._long_ended, self._long_took = time.monotonic(), seconds
+        if seconds > 2 * LONG_TURN_S:
+            self._long_limit = max(1, num_rows // 2)
+        elif self._long_limit < self.max_batch_size:
+            self._long_limit += 1
+
+    def _make_room(self, seconds: float) -> None:
+        """Rows whose turn is over go to the end of the queue; so do those that have become long, where others wait."""
+        self._running = [one for one in self._running if one.row.finish_reason is None]
+        if not self._waiting:
+            return
+        over = self._is_over(seconds)
+        gone = [one for one in self._running if over or one.key != self._key]
+        self._running = [one for one in self._running if one not in gone]
+        self._waiting.extend(gone)
+
+    def _is_over(self, seconds: float) -> bool:
+        """Whether others have the next turn, after so many seconds of this batch."""
+        adapter, is_long = self._key
+        keys = {one.key for one in list(self._waiting)}
+        if is_long and any(not key[1] for key in keys):
+            return seconds > LONG_TURN_S
+        if not is_long and any(key[1] for key in keys) and self._long_is_due():
+            return True
+        return seconds > TURN_S and any(key[0] != adapter and key[1] == is_long for key in keys)
+
+    def _long_is_due(self) -> bool:
+        rest = max(SHORT_SHARE * self._long_took, TURN_S)
+        return time.monotonic() - self._long_ended > rest
 
     def _admit(self) -> bool:
         """Fill the batch from the head of the queue; wait where there is nothing to do. False at the very end."""
@@ -133,19 +189,44 @@ class Batcher:
                 self._running = [one for one in self._running if one.row.finish_reason is None]
                 if not self._running:
                     self._limit = self.max_batch_size if len(self._waiting) < self._limit else self._limit
-                while self._joins():
-                    self._running.append(self._waiting.popleft())
+                self._fill()
                 if self._running:
                     return True
                 if self._closed:
                     return False
                 self._changed.wait()
 
-    def _joins(self) -> bool:
-        """Whether the head of the queue can join: first come, first served, also between adapters."""
-        if not self._waiting or len(self._running) >= self._limit:
-            return False
-        return not self._running or self._waiting[0].adapter == self._running[0].adapter
+    def _fill(self) -> None:
+        """Let rows join: first come, first served among the short and among the long ones, also between adapters."""
+        if not self._waiting:
+            return
+        if not self._running:
+            self._key = self._next_key()
+        adapter, is_long = self._key
+        most = self._limit
+        if is_long and any(not one.key[1] for one in self._waiting):
+            most = min(most, self._long_limit)
+        left: deque[_Waiting] = deque()
+        closed = False
+        while self._waiting:
+            one = self._waiting.popleft()
+            key = one.key
+            closed = closed or (key[1] == is_long and key[0] != adapter)
+            if key == self._key and not closed and len(self._running) < most:
+                self._running.append(one)
+            else:
+                left.append(one)
+        self._waiting = left
+
+    def _next_key(self) -> Key:
+        """Whose turn it is: the first short one's, unless long ones have waited for theirs."""
+        keys = [one.key for one in self._waiting]
+        first_long = next((key for key in keys if key[1]), None)
+        first_short = next((key for key in keys if not key[1]), None)
+        if first_short is None or (first_long is not None and self._long_is_due()):
+            assert first_long is not None or first_short is not None
+            return first_long or keys[0]
+        return first_short
 
     def newcomers(self, seconds: float) -> bool:
         """Whether somebody could join, with the places that have become free since, or has the next turn.
@@ -153,13 +234,15 @@ class Batcher:
         Args:
             seconds: For which the batch has been worked on.
         """
-        waiting = next(iter(self._waiting), None)
+        waiting = list(self._waiting)
         left = [one for one in self._running if one.row.finish_reason is None]
-        if waiting is None or not left:
+        if not waiting or not left:
             return False
-        if waiting.adapter != left[0].adapter:
-            return seconds > TURN_S
-        return len(left) < self._limit
+        if self._is_over(seconds):
+            return True
+        first = next((one for one in waiting if one.key[1] == self._key[1]), None)
+        room = len(left) < self._limit or any(one.key != self._key for one in left)
+        return first is not None and first.key == self._key and room
 
     def _drop_cancelled(self) -> None:
         gone = [one for one in self._waiting if one.row.is_cancelled]
@@ -191,6 +274,7 @@ class _Until:
         self.batcher = batcher
         self.started = time.monotonic()
         self.read: float | None = None
+        self.asked = self.started
 
     def __call__(self) -> bool:
         now = time.monotonic()
@@ -199,4 +283,7 @@ class _Until:
             return False
         if now - self.read < READING_SHARE * (self.read - self.started):
             return False
+        if now - self.asked < ASK_S:
+            return False
+        self.asked = now
         return self.batcher.newcomers(now - self.started)

@@ -11,7 +11,7 @@ import torch
 
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.stops import StopAutomaton
-from llmtune.inference.texts import Frame, StopWords, TokenText
+from llmtune.inference.texts import HALF, Frame, StopWords, TokenText
 from llmtune.types import Encoded
 
 if TYPE_CHECKING:
@@ -124,11 +124,34 @@ class Row:
         assert self.constraint is not None
         if token in self._stop_ids:
             return self.constraint.is_complete
+        return self._may_go_on(token) and self._goes_on(token)
+
+    def _may_go_on(self, token: int) -> bool:
+        """Whether a token could, by its text alone, which is kept: at most places of a form nearly none can.
+
+        Behind others it may have a blank before it. What is half a character is looked at in its place.
+        """
+        assert self.constraint is not None
+        texts = self._template.token_texts
+        if token not in texts:
+            texts[token] = str(self._template.tokenizer.decode([token], skip_special_tokens=True))
+        text = texts[token]
+        if not text or HALF in text:
+            return True
+        return self.constraint.after(text) is not None or self.constraint.after(f" {text}") is not None
+
+    def _goes_on(self, token: int) -> bool:
+        assert self.constraint is not None
         text = self._text.peek(token)
         return bool(text) and self.constraint.after(text) is not None
 
     def single_characters(self) -> list[int]:
         """Tokens of one ASCII character each."""
+        if self._template.single_characters is None:
+            self._template.single_characters = self._find_single_characters()
+        return self._template.single_characters
+
+    def _find_single_characters(self) -> list[int]:
         encode = self._template.tokenizer.convert_tokens_to_ids
         found = [encode(chr(code)) for code in range(33, 127)]
         ids = [self._template.tokenizer(chr(code), add_special_tokens=False)["input_ids"] for code in (32, 10)]

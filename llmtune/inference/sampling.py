@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RowSampler", "Sampling", "next_scores"]
 
-NUM_TRIED = 256
+NUM_TRIED = 128
 """Candidates that a constraint looks at before it falls back on single characters."""
 
 

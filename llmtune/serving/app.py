@@ -40,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     # The pages of /docs would load their scripts from other hosts.
     app = FastAPI(title="llmtune", version=__version__, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
+    app.state.max_messages = service.max_messages
     handle_errors(app)
     app.add_middleware(Gate, service=service)
 

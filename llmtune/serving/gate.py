@@ -82,7 +82,7 @@ class Gate:
         except ConnectionError:
             return
         if body is None:
-            text = f"The body is larger than the {self.service.args.max_body_size:,} bytes that this server takes."
+            text = f"The body is larger than the {self.service.max_body:,} bytes that this server takes."
             await error_response(413, text, code="body_too_large")(scope, receive, send)
             return
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -114,7 +114,7 @@ class Gate:
         Raises:
             TimeoutError: It does not go on, or does not end. ConnectionError: The client has gone.
         """
-        limit = self.service.args.max_body_size
+        limit = self.service.max_body
         if length.isdigit() and int(length) > limit:
             return None
         body = bytearray()

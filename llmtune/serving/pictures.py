@@ -62,7 +62,7 @@ def _check(data: bytes, declared: str) -> None:
 
     if declared not in FORMATS:
         types = ", ".join(f"image/{name}" for name in FORMATS)
-        raise ApiError(400, f"image_url: image/{declared[:40]} is not taken; {types} are.", param="messages")
+        raise ApiError(400, f"messages: image_url: image/{declared[:40]} is not taken; {types} are.", param="messages")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -71,10 +71,12 @@ def _check(data: bytes, declared: str) -> None:
     except Exception as err:  # whatever a reader raises for bytes that are no image of its kind
         if isinstance(err, Image.DecompressionBombError):
             raise _too_large() from None
-        raise ApiError(400, f"image_url: its data is no image/{declared} that can be read.", param="messages") from None
+        raise ApiError(
+            400, f"messages: image_url: its data is no image/{declared} that can be read.", param="messages"
+        ) from None
     if width * height > MAX_PIXELS:
         raise _too_large()
 
 
 def _too_large() -> ApiError:
-    return ApiError(400, f"image_url: an image has more than {MAX_PIXELS:,} pixels.", param="messages")
+    return ApiError(400, f"messages: image_url: an image has more than {MAX_PIXELS:,} pixels.", param="messages")

@@ -19,7 +19,7 @@ from llmtune.inference.stops import StopAutomaton
 from llmtune.serving.choose import choose_batcher
 from llmtune.serving.errors import ApiError
 from llmtune.serving.metrics import Metrics
-from llmtune.serving.protocol import MAX_SEED, GenerationRequest
+from llmtune.serving.protocol import MAX_MESSAGES, MAX_SEED, GenerationRequest
 from llmtune.serving.writers import Writers
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools.jsons import to_json
@@ -31,6 +31,7 @@ SMALLEST_TEMPERATURE = 1e-3
 CHARACTERS_A_TOKEN = 16
 """On average of a whole prompt: text has 4, deeply indented code 8."""
 MIN_CHARACTERS = 20_000
+MIN_MESSAGES = 64
 MAX_CHARACTERS = 4_000_000
 """Where the model's context is not known."""
 
@@ -138,6 +139,23 @@ class Service:
                 param=param,
                 code="context_length_exceeded",
             )
+
+    @property
+    def max_messages(self) -> int:
+        """Each takes three tokens at least, of its role and its end."""
+        limit = self.max_prompt_tokens
+        return MAX_MESSAGES if limit is None else min(MAX_MESSAGES, max(limit // 3, MIN_MESSAGES))
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body; where the model sees no images, no more than the longest prompt takes, with a MiB around it.
+
+        A character takes six bytes where it is escaped.
+        """
+        limit = self.max_prompt_tokens
+        if limit is None or self.engine.template.images is not None:
+            return self.args.max_body_size
+        return min(self.args.max_body_size, 6 * max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS) + (1 << 20))
 
     @property
     def max_prompt_tokens(self) -> int | None:

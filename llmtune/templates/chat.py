@@ -79,6 +79,10 @@ class ChatTemplate:
         self.loss_on = loss_on
         self.control_as_text = special_tokens_in_text == "text"
         self.images = images_of(tokenizer) if info.image else None
+        self.token_texts: dict[
+            int, str
+        ] = {}  # of single tokens, and those of one character: for generations with a form
+        self.single_characters: list[int] | None = None
         self._encoder = TextEncoder(tokenizer, control_as_text=self.control_as_text)
         stop, _ = split_chat_sep(info)
         # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.

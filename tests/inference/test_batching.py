@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmtune import InferArguments
+from llmtune.inference import batching
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import JsonObject
 from llmtune.inference.engine import Engine, Sampling
@@ -219,3 +220,45 @@ def test_json_by_a_model_that_writes_none(engine):
     greedy = row(engine, "x", constraint=JsonObject(), logit_bias=((2, 100.0), (0, 100.0)))
     engine.advance([greedy])  # it would end at once, and may not
     assert greedy.text.startswith("{")
+
+
+def test_long_requests_make_room_and_still_go_on(engine, monkeypatch):
+    """Two that hold every place: short ones pass them, and among short ones without end they are finished, too."""
+    monkeypatch.setattr(batching, "LONG_TOKENS", 40)
+    monkeypatch.setattr(batching, "TURN_S", 0.1)
+    monkeypatch.setattr(batching, "LONG_TURN_S", 0.02)
+    expected = row(engine, "a", max_new_tokens=200)
+    engine.advance([expected])
+    batcher = Batcher(engine, max_batch_size=2)
+    long = [row(engine, "a", max_new_tokens=200) for _ in range(2)]
+    batcher.submit(long)
+    while len(long[0].ids) < 40:
+        time.sleep(0.005)
+    passed = 0
+    for number in range(500):
+        short = row(engine, f"b {number}", max_new_tokens=4)
+        batcher.submit([short])
+        while short.finish_reason is None:
+            time.sleep(0.002)
+        passed += any(one.finish_reason is None for one in long)
+        if all(one.finish_reason is not None for one in long):
+            break
+    batcher.close()
+    assert passed > 2
+    assert [one.text for one in long] == [expected.text] * 2
+
+
+def test_the_answers_of_one_request_are_long_together(engine):
+    many = [row(engine, "a") for _ in range(8)]
+    for one in many:
+        one.ids = [1] * (batching.LONG_TOKENS // 8)
+    assert batching._Waiting(many[0], None, many).key == (None, True)
+    assert batching._Waiting(many[0], None, many[:1]).key == (None, False)
+
+
+def test_beam_search_answers_every_batch(engine):
+    """A `break` for the `continue` behind a batch would lose all rows after the first."""
+    asked = [Conversation((Message("user", text),)) for text in ("a", "b", "c")]
+    sampling = Sampling(max_new_tokens=4, num_beams=2)
+    assert len(list(engine.answer(asked, sampling, batch_size=1))) == 3
+    assert len(list(engine.answer(asked, sampling, batch_size=2))) == 3

@@ -79,3 +79,32 @@ def test_a_call_that_is_asked_for():
     assert state.after("}").is_complete
     assert ForcedCall(heads).after("Hello") is None
     assert ForcedCall(heads).after(heads[0] + "[") is None
+
+
+def test_a_form_at_the_highest_temperature_is_cheap(monkeypatch):
+    """Where nearly no token can go on, its text alone says so: it is decoded once, and not at every step."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from llmtune.inference.rows import Row
+    from llmtune.inference.sampling import Sampling, next_scores
+    from llmtune.models.tiny import tiny_folder
+    from llmtune.templates.chat import get_template
+    from llmtune.types import Encoded
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_folder()))
+    template = get_template("chatml", tokenizer)
+    decoded, own = [], tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda *given, **named: (decoded.append(1), own(*given, **named))[1])
+    steps, counts = 0, []
+    draw = torch.Generator().manual_seed(0)
+    for seed in range(16):
+        sampling = Sampling(max_new_tokens=40, do_sample=True, temperature=100.0, seed=seed)
+        row = Row(Encoded([1]), sampling, template, constraint=JsonObject())
+        decoded.clear()
+        while row.finish_reason is None:
+            row.add(int(next_scores(row, torch.randn(len(tokenizer), generator=draw)).argmax()))
+            steps += 1
+        counts.append(len(decoded) / len(row.ids))
+    assert sum(counts[8:]) / 8 < 16, "once the vocabulary is known"
+    assert steps > 100

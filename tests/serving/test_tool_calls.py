@@ -69,6 +69,22 @@ def test_a_call_that_was_asked_for(hermes):
 
 
 @pytest.mark.parametrize("name", list(TOOL_FORMAT_MAPPING))
+def test_a_call_cut_by_max_tokens_is_content(name):
+    """However far it has come: all that was written is told, and no call is made of it."""
+    fmt = TOOL_FORMAT_MAPPING[name]
+    asked = asked_call(fmt, ["one", "two"])
+    head = next(head for head, function in asked.heads.items() if function == "two")
+    written = f'{head}{{"x": [1, 2]'
+    for end in range(len(written) + 1):
+        text = AnswerText(fmt, asked)
+        assert told(text, written[:end], 3) == written[:end]
+        assert text.calls == ()
+    other = AnswerText(fmt, asked)
+    assert told(other, "no call", 3) == "no call"
+    assert other.calls == ()
+
+
+@pytest.mark.parametrize("name", list(TOOL_FORMAT_MAPPING))
 def test_every_format_can_be_asked_for_a_call(name):
     """What is held to the form of a family is a call to that family's own reader."""
     fmt = TOOL_FORMAT_MAPPING[name]
@@ -91,6 +107,22 @@ def ask(client: openai.OpenAI, city: str, messages=(), **options):
     asked = [{"role": "user", "content": f"weather in {city}"}, *messages]
     settings = {"model": "llmtune-tiny", "messages": asked, "tools": TOOLS} | options
     return client.chat.completions.create(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_cut_by_max_tokens_over_the_api(client, stream):
+    found = ask(client, "Paris", tool_choice="required", max_tokens=4, stream=stream)
+    if stream:
+        chunks = [chunk.choices[0] for chunk in found]
+        content, reason = "".join(chunk.delta.content or "" for chunk in chunks), chunks[-1].finish_reason
+        calls = [chunk.delta.tool_calls for chunk in chunks if chunk.delta.tool_calls]
+    else:
+        message, reason = found.choices[0].message, found.choices[0].finish_reason
+        content, calls = message.content, message.tool_calls
+    assert content
+    assert not calls
+    assert reason == "length"
 
 
 @pytest.mark.slow
