@@ -10,7 +10,7 @@ from typing import Any, Literal
 from llmtune.arguments.answering import BASE_NAME
 from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.arguments.checks import Problems
-from llmtune.arguments.fields import empty_is_not_given
+from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.infer import InferArguments
 from llmtune.errors import CheckpointError
 from llmtune.evaluating.info import METRIC_MAPPING
@@ -67,7 +67,7 @@ class EvaluateArguments(InferArguments):
     result_dir: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        empty_is_not_given(self)
+        settle_texts(self)
         problems = Problems()
         for name in self.metrics:
             METRIC_MAPPING[name]

@@ -16,11 +16,15 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union
 
-__all__ = ["Given", "OnResume", "empty_is_not_given", "fits", "fixed", "free", "on_resume", "shown", "taken"]
+from llmtune.errors import UsageError
+
+__all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "settle_texts", "shown", "taken"]
 
 OnResume = Literal["fixed", "taken", "free"]
 KEY = "on_resume"
-EMPTY_HAS_A_MEANING = ("system",)
+TEXTS = ("system", "chat_template_kwargs", "api_key", "hub_token", "setup")
+"""Texts that name nothing; an empty one may mean something."""
+MAX_NAME_BYTES = 255
 LISTS_OF_PATHS = ("ckpt_dir", "adapters")
 
 
@@ -74,18 +78,27 @@ class Given:
         return made
 
 
-def empty_is_not_given(args: Any) -> None:
+def settle_texts(args: Any) -> None:
     """Let an empty text mean what leaving the flag out means: as a path, it would be the working folder.
 
     An empty system prompt is one.
+
+    Raises:
+        UsageError: A name that no file system has room for.
     """
     for item in dataclasses.fields(args):
         value = getattr(args, item.name)
-        if value == "" and item.name not in EMPTY_HAS_A_MEANING and item.default is not dataclasses.MISSING:
+        if value == "" and item.name not in TEXTS and item.default is not dataclasses.MISSING:
             setattr(args, item.name, item.default)
             args.given = args.given - {item.name}
         elif isinstance(value, list) and item.name in LISTS_OF_PATHS:
             setattr(args, item.name, [one for one in value if one != ""])
+        elif isinstance(value, str) and item.name not in TEXTS:
+            longest = max(len(part.encode("utf-8", "replace")) for part in value.split("/"))
+            if longest > MAX_NAME_BYTES:
+                raise UsageError(
+                    f"--{item.name} has a name of {longest} bytes, and no file system takes more than 255."
+                )
 
 
 def fits(value: Any, hint: Any) -> bool:

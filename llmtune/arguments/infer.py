@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from llmtune.arguments.checkpoint_folder import checkpoint_of, read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
-from llmtune.arguments.fields import empty_is_not_given
+from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 from llmtune.arguments.long_context import RopeArguments, check_rope
 from llmtune.arguments.speed import AttentionArguments, check_attention
@@ -90,7 +90,7 @@ class InferArguments(
     unused: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        empty_is_not_given(self)
+        settle_texts(self)
         given = [name for name in [*WITHOUT_EFFECT, *OF_4_BITS] if not self._is_default(name)]
         if self.val_dataset and not self._is_default("val_dataset_sample"):  # val_dataset is answered whole
             given.append("val_dataset_sample")

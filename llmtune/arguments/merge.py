@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, read_sft_args
 from llmtune.arguments.checks import Problems, forget_class_names
-from llmtune.arguments.fields import Given, empty_is_not_given
+from llmtune.arguments.fields import Given, settle_texts
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.strangers import check_strange_paths
 
@@ -73,7 +73,7 @@ class CheckpointArguments(Given):
         return InferArguments(**(given | {"eval_human": True} | changes))
 
     def check_checkpoint(self, problems: Problems, command: str) -> None:
-        empty_is_not_given(self)
+        settle_texts(self)
         problems.need(self.ckpt_dir is not None, f"llmtune {command} needs --ckpt_dir FOLDER (or --lora_model FOLDER).")
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))

@@ -14,7 +14,7 @@ from llmtune.arguments.checks import (
     parse_train_args,
 )
 from llmtune.arguments.distributed import DistributedArguments, check_distributed
-from llmtune.arguments.fields import empty_is_not_given
+from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments
 from llmtune.arguments.long_context import LongContextArguments, check_long_context
 from llmtune.arguments.speed import AttentionArguments, SpeedArguments, check_attention
@@ -67,7 +67,7 @@ class SftArguments(
     """
 
     def __post_init__(self) -> None:
-        empty_is_not_given(self)
+        settle_texts(self)
         if isinstance(self.gradient_checkpointing, bool):
             self.gradient_checkpointing = "full" if self.gradient_checkpointing else "none"
         problems = Problems()

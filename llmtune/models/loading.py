@@ -20,6 +20,7 @@ from llmtune.utils.quiet import quiet_gptqmodel
 if TYPE_CHECKING:
     import torch
 
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py", "*.vocab")
 OURS = ("trust_remote_code", "allow_pickle", "rope")
 """Options of loading that are no arguments of `from_pretrained`; a get_function gets them by name, if it has them."""
 
@@ -153,6 +154,7 @@ def load_causal_lm(
         from llmtune.models.ports.tokenizers import tokenizer_loader
 
         place = tokenizer_dir or model_dir
+        _check_tokenizer_files(Path(place))
         loader = tokenizer_loader(place, trust_remote_code=trust_remote_code)
         tokenizer = _load(loader, place, trust_remote_code=trust_remote_code)
     if load_model:
@@ -245,6 +247,15 @@ def _load_whole(loader: Any, folder: str, *, new_tensors: Sequence[str], **optio
     model, report = _load(loader, folder, output_loading_info=True, **options)
     check_loaded(Path(folder), report, model.config, new=new_tensors)
     return model
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Refuse a folder without a tokenizer, of which transformers would make one that knows no token."""
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model, vocab.json ...). The download may be "
+            "incomplete; another folder's is given with --tokenizer_id_or_path."
+        )
 
 
 def _check_weights(folder: Path, allow_pickle: bool) -> None:
