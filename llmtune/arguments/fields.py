@@ -23,7 +23,8 @@ __all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "settle_te
 OnResume = Literal["fixed", "taken", "free"]
 KEY = "on_resume"
 TEXTS = ("system", "chat_template_kwargs", "api_key", "hub_token", "setup")
-"""Texts that name nothing; an empty one may mean something."""
+"""Texts that name nothing, and may be long."""
+EMPTY_IS_ONE = "system"
 MAX_NAME_BYTES = 255
 LISTS_OF_PATHS = ("ckpt_dir", "adapters")
 
@@ -69,11 +70,14 @@ class Given:
     `changed_on_resume`: those that differ from the checkpoint's, once a run is resumed.
     """
 
+    __slots__ = ("changed_on_resume", "given")  # beside the fields, which `vars` has
+
     given: frozenset[str]
-    changed_on_resume: frozenset[str] = frozenset()
+    changed_on_resume: frozenset[str]
 
     def __new__(cls: type[ArgumentsT], *_: Any, **values: Any) -> ArgumentsT:
         made = super().__new__(cls)
+        made.changed_on_resume = frozenset()
         made.given = frozenset(name for name, value in values.items() if value is not None and value != [])
         return made
 
@@ -88,7 +92,7 @@ def settle_texts(args: Any) -> None:
     """
     for item in dataclasses.fields(args):
         value = getattr(args, item.name)
-        if value == "" and item.name not in TEXTS and item.default is not dataclasses.MISSING:
+        if value == "" and item.name != EMPTY_IS_ONE and item.default is not dataclasses.MISSING:
             setattr(args, item.name, item.default)
             args.given = args.given - {item.name}
         elif isinstance(value, list) and item.name in LISTS_OF_PATHS:

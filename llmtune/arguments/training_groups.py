@@ -20,7 +20,7 @@ class TrainingFlags:
     output_dir: str = free("output")
     """Folder of all runs; this one's is <output_dir>/<model_type>/v<N>-<time>."""
     output_dir_flat: bool = free(False)
-    """Put the run's files into output_dir itself, without folders for model and version; false as --add_version."""
+    """Put the files of the run into output_dir itself, without those of model and version. Also --add_version false."""
     resume_from_checkpoint: str | None = free(None)
     """Checkpoint to go on from, with optimizer, random state and place in the data; a run's folder, for its last whole
     one; or last, for that of the newest run."""

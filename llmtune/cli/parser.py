@@ -48,6 +48,9 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
         raise SystemExit(0)
     synonyms = getattr(cls, "SYNONYMS", {})
     given = [(synonyms.get(flag, flag), values) for flag, values in _split(argv)]
+    for flag, values in given:
+        if flag in NEVER_EMPTY and not values:
+            raise UsageError(f"--{flag} is given without a name.")
     from_files: Tokens = []
     places: dict[str, str] = {}
     for path in _config_files(given):
@@ -170,7 +173,7 @@ class _CommaList(argparse.Action):
         parts = [part for value in values for part in ([value] if self._is_one(value) else value.split(","))]
         former = getattr(namespace, self.dest, [])
         found = [part for part in parts if part]
-        if not found and self.dest in NEVER_EMPTY:
+        if values and not found and self.dest in NEVER_EMPTY:
             found = [""]  # refused where data is checked: an empty variable would train on the default
         setattr(namespace, self.dest, [*former, *found])
 

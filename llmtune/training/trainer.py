@@ -30,7 +30,7 @@ from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.types import IGNORE_INDEX
-from llmtune.utils.files import write_json
+from llmtune.utils.files import is_full_disk, write_json
 from llmtune.utils.logging import get_logger
 
 __all__ = ["SftTrainer"]
@@ -271,7 +271,7 @@ class SftTrainer(Trainer):
             shutil.rmtree(made.saving, ignore_errors=True)
         if some_failed:
             raise OutputError(
-                f"{made.name} could not be saved ({_reason(failed)}). "
+                f"{made.name} could not be saved ({_reason(failed, run)}). "
                 f"No part of it is left; earlier ones in {run} are whole. Free some space and resume from the last."
             ) from failed
         if self.args.should_save:
@@ -350,7 +350,9 @@ def _failure_of(work: Callable[[], Any]) -> Exception | None:
     return None
 
 
-def _reason(err: Exception | None) -> str:
+def _reason(err: Exception | None, folder: Path | None = None) -> str:
     if err is None:
         return "in another process"
+    if folder is not None and is_full_disk(err, folder):
+        return "no space left on the disk"
     return " ".join(str(err).split())[:200] or type(err).__name__

@@ -18,6 +18,7 @@ from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, tem
 __all__ = [
     "atomic_folder",
     "ensure_writable_folder",
+    "is_full_disk",
     "is_sealed",
     "link_or_copy",
     "read_json",
@@ -25,6 +26,9 @@ __all__ = [
     "write_sealed",
     "write_text",
 ]
+
+FULL_BYTES = 50_000_000
+"""Free bytes below which a write that torch broke off is taken for one on a full disk."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -85,6 +89,23 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         if err.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
             raise _exists_already(target) from err
         raise _cannot_write(target, err) from err
+    except Exception as err:  # safetensors and torch report a full disk by types of their own
+        if not is_full_disk(err, target.parent):
+            raise
+        raise OutputError(f"Cannot write {target}: no space left. Free some space or choose another folder.") from err
+
+
+def is_full_disk(err: BaseException, folder: Path) -> bool:
+    """Whether an error, of whatever library, says that the disk of `folder` is full."""
+    text = str(err)
+    if getattr(err, "errno", None) == errno.ENOSPC or "No space left" in text or "os error 28" in text:
+        return True
+    if "inline_container" not in text and "PytorchStreamWriter" not in text:  # torch tells where it stopped, not why
+        return False
+    try:
+        return shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError:
+        return False
 
 
 def ensure_writable_folder(path: Path, *, flag: str) -> None:

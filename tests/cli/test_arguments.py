@@ -108,6 +108,8 @@ def test_every_text_field_takes_an_empty_text_for_nothing():
 def test_an_empty_dataset_is_not_the_default_one(command, flag, value, capsys):
     assert main([command, "--model_type", "llmtune-tiny", flag, value]) == 2
     assert f"{flag} is given without a name" in capsys.readouterr().err
+    assert main([command, "--model_type", "llmtune-tiny", flag]) == 2
+    assert f"{flag} is given without a name" in capsys.readouterr().err
 
 
 REFUSED: dict[str, list[Any]] = {

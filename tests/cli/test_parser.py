@@ -182,7 +182,7 @@ FIELDS = {
     "system": st.none()
     | st.sampled_from(["null", "no", "1e-5", "~", "- x", "--x", "a: b", "", " y ", "a\n b\n"])
     | TEXTS,
-    "dataset": st.lists(TEXTS.filter(lambda text: "," not in text and text.strip()), min_size=1, max_size=3),
+    "dataset": st.lists(TEXTS.filter(lambda text: "," not in text and text.strip(" ,")), min_size=1, max_size=3),
     "train_args": st.lists(st.sampled_from(["adam_beta1=0.5", "run_name=a, b", "run_name=no"]), max_size=2),
     "eval_strategy": st.sampled_from(["no", "steps", "epoch"]),
     "save_steps": st.none() | st.integers(1, 99),
@@ -236,9 +236,9 @@ quantization_bit quant_method bnb_4bit_comp_dtype bnb_4bit_quant_type bnb_4bit_u
 rope_scaling rope_factor ignore_args_error
 """
 SFT = """
-output_dir resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size gradient_accumulation_steps
-learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm gradient_checkpointing
-neftune_noise_alpha packing padding_free group_by_length dataloader_num_workers test_oom_error
+output_dir output_dir_flat resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size
+gradient_accumulation_steps learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm
+gradient_checkpointing neftune_noise_alpha packing padding_free group_by_length dataloader_num_workers test_oom_error
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
 predict_with_generate report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio

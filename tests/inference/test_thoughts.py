@@ -25,7 +25,7 @@ CASES = [
     ("\n Yes, 1 < 2.\n", False, None, "\n Yes, 1 < 2.\n"),
     ("<thin", False, None, "<thin"),
     ("Cut in the thou", True, "Cut in the thou", ""),
-    ("<think>Cut </thi", False, "Cut </thi", ""),
+    ("<think>Cut </th", False, "Cut </th", ""),
     ("Say <think> and </think>.", False, None, "Say <think> and </think>."),
     ("<think>a</think>b </think> c", False, "a", "b </think> c"),
     ("", True, "", ""),

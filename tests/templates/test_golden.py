@@ -23,7 +23,7 @@ def generator() -> ModuleType:
 
 
 def test_each_template_has_a_file():
-    assert len(WRITTEN) == 50
+    assert len(WRITTEN) == 52
     assert {file.stem for file in FOLDER.glob("*.json")} == set(WRITTEN)
 
 

@@ -163,3 +163,20 @@ def test_seals(tmp_path):
         assert not is_whole(file, wrong)
     file.unlink()
     assert not is_whole(file, seal)
+
+
+@pytest.mark.parametrize(
+    "err",
+    [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)"),
+     Exception("Error while serializing: I/O error: No space left on device")],
+)  # fmt: skip
+def test_a_full_disk_is_told_in_our_words(tmp_path, err):
+    expected = pytest.raises(OutputError, match=r"Cannot write .*model: [Nn]o space left.*Free some space")
+    with expected, atomic_folder(tmp_path / "model"):
+        raise err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="something else"), atomic_folder(tmp_path / "model"):
+        raise RuntimeError("something else")
