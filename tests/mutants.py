@@ -67,7 +67,7 @@ COVERED = {
     "tuners/whole_adapter models/whole_weights": "models/test_whole_weights exporting/test_merge",
     "tuners/merge": "inference/test_infer exporting/test_merge training/test_quantization",
     "exporting/weights exporting/merge exporting/shards exporting/hollow exporting/files":
-    "exporting/test_merge exporting/test_weights exporting/test_export",
+    "exporting/test_shards exporting/test_merge exporting/test_weights exporting/test_export",
 }  # fmt: skip
 """Modules that matter, and the tests that hold them."""
 

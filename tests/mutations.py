@@ -96,7 +96,9 @@ def _deciding(tree: ast.Module) -> Iterator[ast.AST]:
         if id(function) not in inner:
             for statement in function.body:
                 yield from _below(statement)
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in inner):
+    decorators = {id(one) for node in ast.walk(tree) for one in getattr(node, "decorator_list", ())}
+    outside = (node for node in ast.walk(tree) if id(node) not in inner | decorators)
+    for call in (node for node in outside if isinstance(node, ast.Call)):
         for keyword in call.keywords:
             yield from (node for node in ast.walk(keyword) if isinstance(getattr(node, "value", None), int | float))
 

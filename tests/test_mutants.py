@@ -16,6 +16,11 @@ SIZE = 3
 ranged(ge=2)
 
 
+@dataclass(slots=True)
+class Shape:
+    size: int = 1
+
+
 def function(a, b, *rest):
     """Is 1."""
     for item in rest:
