@@ -134,4 +134,4 @@ def _is_text(*nodes: ast.AST) -> bool:
 
 def _may_swap(function: ast.expr, first: ast.expr, second: ast.expr) -> bool:
     starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
-    return not starred and ast.dump(first) != ast.dump(second) and ast.unparse(function) != "cast"
+    return not starred and ast.dump(first) != ast.dump(second) and ast.unparse(function) not in ("cast", "max", "min")
