@@ -16,6 +16,7 @@ from llmtune.arguments.checks import Problems
 from llmtune.arguments.distributed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.arguments.train_args import BY_FLAG, BY_US, OTHERS, not_by_train_args
 from llmtune.cli.main import main
+from llmtune.cli.parser import parse
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.planning.sharding import sharding_of
 from llmtune.training.training_arguments import training_arguments
@@ -108,6 +109,18 @@ def test_every_text_field_takes_an_empty_text_for_nothing():
 def test_an_empty_dataset_is_not_the_default_one(command, flag, value, capsys):
     assert main([command, "--model_type", "llmtune-tiny", flag, value]) == 2
     assert f"{flag} is given without a name" in capsys.readouterr().err
+
+
+def test_none_written_down_as_an_empty_list_is_none(tmp_path):
+    """As sft_args.json has it, which `--config` takes; a `dataset` of nothing would mean the default one."""
+    for text, refused in (("val_dataset: []", False), ('{"val_dataset": []}', False), ("dataset: []", True)):
+        (tmp_path / "run.yaml").write_text(text)
+        flags = ["--config", str(tmp_path / "run.yaml"), "--model_type", "llmtune-tiny"]
+        if refused:
+            with pytest.raises(UsageError, match="--dataset is given without a name"):
+                parse(SftArguments, flags, command="sft")
+        else:
+            assert parse(SftArguments, flags, command="sft").val_dataset == []
 
 
 REFUSED: dict[str, list[Any]] = {
