@@ -6,10 +6,14 @@ TORCH_ARGS ?=
 # Processes that run the tests; each computes with one thread.
 WORKERS ?= 2
 
+# Which mutants are drawn, and how many.
+SEED ?= 0
+COUNT ?= 48
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help demo test test-fast check format golden docs clean
+.PHONY: help demo test test-fast mutants check format golden docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -56,6 +60,9 @@ test: check ## Everything that CI runs: the checks and all the tests.
 
 test-fast: .venv/.installed-test ## The tests without the slow ones and those that need a GPU.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+
+mutants: .venv/.installed-test ## Small faults of the code, drawn by SEED: do the tests of their modules fail? An hour at most; not in CI.
+	$(BIN)/python -m tests.mutants --seed $(SEED) --count $(COUNT)
 
 check: .venv/.installed-test ## Lint, format, types and spelling.
 	$(BIN)/ruff check

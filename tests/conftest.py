@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads and those of other processes would fight
 os.environ["LLMTUNE_PLUGINS"] = ""
@@ -14,6 +15,8 @@ os.environ["LLMTUNE_OFFLINE"] = "1"  # no test asks a hub, but those that bring 
 
 import pytest
 from hypothesis import settings
+
+from llmtune.cli.list import REGISTRIES
 
 from .tiny_vision import make_vision
 
@@ -34,6 +37,31 @@ def assets() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LLMTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+CUSTOM = "llmtune_custom_"
+"""What modules of --custom_register_path are called; each is run once in a process."""
+
+
+@pytest.fixture(autouse=True)
+def _registrations_end_with_their_test() -> Iterator[None]:
+    """Else the tests after it would depend on it; no other test needs to reach into a registry.
+
+    What a module registers while it is collected, or a fixture of a wider scope, stays.
+    """
+    before: list[tuple[Any, dict[str, Any]]] = []
+    for registry in REGISTRIES.values():
+        len(registry)  # loads what ships with llmtune, which would not be loaded a second time
+        before.append(
+            (registry, {name: dict(getattr(registry, name)) for name in ("_entries", "_origins", "_aliases")})
+        )
+    files = {name for name in sys.modules if name.startswith(CUSTOM)}
+    yield
+    for registry, parts in before:
+        for name, values in parts.items():
+            setattr(registry, name, values)
+    for name in [name for name in sys.modules if name.startswith(CUSTOM) and name not in files]:
+        del sys.modules[name]
 
 
 _modules_at_last_freeze = 0

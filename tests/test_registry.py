@@ -394,3 +394,11 @@ def test_the_habits_of_2023_are_told_todays_way():
         with pytest.raises(UsageError, match=r"entry\.template; dict\(entry\) makes a dict"):
             read()
     assert dict(entry)["template"] == entry.template
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_a_registration_ends_with_its_test(time):
+    """See tests/conftest.py: without it, the second time would meet a DuplicateKeyError."""
+    before = len(MODEL_MAPPING)
+    MODEL_MAPPING.register("of-one-test", MODEL_MAPPING["llmtune-tiny"], aliases=("of-one-test-too",))
+    assert len(MODEL_MAPPING) == before + 1 > 100

@@ -16,6 +16,7 @@ from llmtune.arguments.checks import Problems
 from llmtune.arguments.distributed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.arguments.train_args import BY_FLAG, BY_US, OTHERS, not_by_train_args
 from llmtune.cli.main import main
+from llmtune.cli.parser import parse
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.planning.sharding import sharding_of
 from llmtune.training.training_arguments import training_arguments
@@ -112,6 +113,18 @@ def test_an_empty_dataset_is_not_the_default_one(command, flag, value, capsys):
     assert f"{flag} is given without a name" in capsys.readouterr().err
 
 
+def test_none_written_down_as_an_empty_list_is_none(tmp_path):
+    """As sft_args.json has it, which `--config` takes; a `dataset` of nothing would mean the default one."""
+    for text, refused in (("val_dataset: []", False), ('{"val_dataset": []}', False), ("dataset: []", True)):
+        (tmp_path / "run.yaml").write_text(text)
+        flags = ["--config", str(tmp_path / "run.yaml"), "--model_type", "llmtune-tiny"]
+        if refused:
+            with pytest.raises(UsageError, match="--dataset is given without a name"):
+                parse(SftArguments, flags, command="sft")
+        else:
+            assert parse(SftArguments, flags, command="sft").val_dataset == []
+
+
 REFUSED: dict[str, list[Any]] = {
     "lora_alpha": [0, -1], "weight_decay": [float("nan"), -1.0, float("inf")], "max_grad_norm": [-1.0, float("nan")],
     "learning_rate": [float("nan"), 0.0, float("inf")], "warmup_ratio": [-0.1, 1.5, float("nan")],
@@ -125,6 +138,40 @@ REFUSED: dict[str, list[Any]] = {
 def test_numbers_without_a_meaning(name, value):
     with pytest.raises(UsageError, match=f"--{name} "):
         SftArguments(model_type="llmtune-tiny", **{name: value})
+
+
+FIRST = {
+    1: "max_pixels batch_size eval_batch_size gradient_accumulation_steps eval_steps save_steps logging_steps "
+    "lora_rank lora_alpha max_new_tokens num_beams",
+    0: "seed dataset_seed freeze_layers top_k nproc weight_decay max_grad_norm neftune_noise_alpha temperature "
+    "dataset_test_ratio lora_dropout_p warmup_ratio",
+    -1: "train_dataset_sample val_dataset_sample",
+}  # fmt: skip
+"""The smallest value that a flag takes -> flags."""
+ABOVE_0 = "num_train_epochs learning_rate lorap_lr_ratio top_p repetition_penalty"
+UP_TO = {"top_p": 1, "warmup_ratio": 1, "seed": 2**32 - 1, "dataset_seed": 2**63 - 1, "max_length": 2**63 - 1}
+BELOW = {"dataset_test_ratio": 1.0, "lora_dropout_p": 1.0}
+HOLES = {"max_length": ([-1, 2], [-2, 0, 1]), "save_total_limit": ([-1, 1], [-2, 0])}
+"""Flags whose -1 means something else: taken, refused."""
+
+
+def test_ranges_end_where_they_are_said_to():
+    taken = [(name, first) for first, names in FIRST.items() for name in names.split()]
+    refused = [(name, first - 1) for name, first in taken]
+    taken += [(name, 1e-9) for name in ABOVE_0.split()] + list(UP_TO.items())
+    refused += [(name, 0.0) for name in ABOVE_0.split()] + [(name, last + 1) for name, last in UP_TO.items()]
+    taken += [(name, 1 - 1e-9) for name in BELOW]
+    refused += list(BELOW.items())
+    for name, (good, bad) in HOLES.items():
+        taken += [(name, value) for value in good]
+        refused += [(name, value) for value in bad]
+    for name, value in taken:
+        assert getattr(SftArguments(model_type="llmtune-tiny", **{name: value}), name) == value
+    for name, value in refused:
+        with pytest.raises(UsageError, match=f"--{name} "):
+            SftArguments(model_type="llmtune-tiny", **{name: value})
+    for ratio in (0.0, 1.0):  # all that there is may be asked, and none of it be trained on
+        assert InferArguments(model_type="llmtune-tiny", dataset_test_ratio=ratio, eval_human=True)
 
 
 def test_no_float_takes_nan():

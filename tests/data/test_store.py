@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from llmtune.data import store as store_module
 from llmtune.data.canonical import to_record
-from llmtune.data.store import TokenStore, encode_dataset
+from llmtune.data.store import EncodeReport, TokenStore, encode_dataset
 from llmtune.errors import DataError
-from llmtune.templates.chat import ChatTemplate, get_template
-from llmtune.types import Conversation, Message
+from llmtune.templates.chat import ChatTemplate, EncodedRow, get_template
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING
+from llmtune.types import Conversation, Encoded, Message
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,60 @@ def test_what_is_left_out_is_told(tokenizer, capsys):
         encode_dataset(data, template, strict=True)
     with pytest.raises(DataError, match="Mend them"):
         encode_dataset(rows(5, turns=2), template)
+
+
+def test_every_count_of_a_row_reaches_the_report():
+    encoded = Encoded([1, 2, 3], [-100, 2, 3])
+    weighted = Encoded([1, 2], [-100, 2], weights=[1.0, 0.5])
+    names = [field.name for field in dataclasses.fields(EncodedRow) if field.type == "int"]
+    report = EncodeReport()
+    for number in (1, 2):
+        counts = {name: number * 10**place for place, name in enumerate(names)}
+        report.count(EncodedRow([encoded, weighted][:number], **counts), "row")
+    assert {name: getattr(report, name) for name in names} == {name: 3 * 10**place for place, name in enumerate(names)}
+    assert (report.num_rows, report.num_samples, report.num_split_rows) == (2, 3, 1)
+    assert (report.num_tokens, report.num_learned, report.num_weighted) == (8, 5, 1)
+    for number in range(7):
+        report.count(EncodedRow([encoded], problem=f"why {number}"), f"row {number}")
+    assert (report.num_rows, report.num_samples, report.num_problems) == (9, 3, 7)
+    assert report.problems == [f"row {number}: why {number}" for number in range(5)], "the first few"
+
+
+@pytest.mark.parametrize(("num_long", "level"), [(1, "info"), (2, "warning")])
+def test_cutting_is_warned_of_above_one_in_a_hundred(tokenizer, num_long, level, monkeypatch):
+    """Questions lose their start, and nothing that was to be trained on."""
+    texts = ["a long text of many words " * 50] * num_long + ["short"] * (100 - num_long)
+    pairs = [(Message("user", text), Message("assistant", "yes", loss=True)) for text in texts]
+    told = {"info": [], "warning": []}
+    for name, lines in told.items():
+        monkeypatch.setattr(store_module.get_logger(), name, lambda text, *args, lines=lines: lines.append(text % args))
+    data = datasets.Dataset.from_list([to_record(Conversation(pair)) for pair in pairs])
+    encode_dataset(data, get_template("chatml", tokenizer, max_length=40))
+    (line,) = told[level]
+    assert line.startswith(f"{num_long} of 100 training samples are longer than --max_length 40 and lost")
+    assert ("--truncation_strategy delete" in line) == (level == "warning")
+
+
+def test_a_template_is_known_by_all_that_writes(tokenizer):
+    """Its fields, the source of its functions, the tokenizer's own template and what that is given."""
+
+    chatml = get_template("chatml", tokenizer)
+    files = [encode_dataset(rows(), chatml).file]
+    key = chatml.info.tool_format
+    assert key is not None
+    changed_format = dataclasses.replace(TOOL_FORMAT_MAPPING[key], write_tools=lambda system, tools: "no tools")
+    TOOL_FORMAT_MAPPING.register(key, changed_format, replace=True)
+    changed = [chatml, get_template("chatml", tokenizer)]
+    changed[1].info = dataclasses.replace(chatml.info, suffix=["<|im_end|>", "\n"])
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    own.chat_template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    longer = copy.deepcopy(own)
+    longer.chat_template += "{# a word #}"
+    changed += [get_template("auto", own), get_template("auto", longer)]
+    changed.append(get_template("auto", own, template_kwargs={"enable_thinking": False}))
+    files += [encode_dataset(rows(), template).file for template in changed]
+    assert len(set(files)) == len(changed) + 1
 
 
 def test_split_rows_know_where_they_come_from(tokenizer):

@@ -25,7 +25,7 @@ from llmtune.errors import (
 )
 from llmtune.evaluating.answers import continuation
 from llmtune.evaluating.choices import choice_question
-from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo
+from llmtune.evaluating.info import MetricInfo
 from llmtune.evaluating.likelihood import likelihoods
 from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
@@ -58,13 +58,6 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("questions") / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
-
-
-@pytest.fixture
-def own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    list(METRIC_MAPPING)
-    monkeypatch.setattr(METRIC_MAPPING, "_entries", dict(METRIC_MAPPING._entries))
-    monkeypatch.setattr(METRIC_MAPPING, "_origins", dict(METRIC_MAPPING._origins))
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -131,7 +124,7 @@ def test_going_on(run, tmp_path, monkeypatch):
         evaluate(EvaluateArguments(output_dir=str(tmp_path / "stopped"), **options, num_samples=3))
 
 
-def test_metrics_of_ones_own(run, tmp_path, own_metrics, capsys):
+def test_metrics_of_ones_own(run, tmp_path, capsys):
     @register_metric("shortness", description="How short answers are.")
     def shortness(predictions: Any, references: Any, rows: Any) -> dict[str, float]:
         assert [row.turns[-1].content for row in rows] == references

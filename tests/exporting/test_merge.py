@@ -22,7 +22,7 @@ from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.exporting import merge as merge_module
 from llmtune.exporting.export import merge
-from llmtune.models.info import MODEL_MAPPING, register_model
+from llmtune.models.info import register_model
 from llmtune.models.tiny import tiny_folder
 from llmtune.tuners.vocabulary import grow_vocabulary
 
@@ -65,6 +65,13 @@ def merged_in_memory(base: Path, adapter: Path, num_rows: int = 0) -> Any:
     if num_rows:
         grow_vocabulary(model, num_rows)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def add_record(adapter: Path) -> dict[str, Any]:
+    """The record of the run that trained it; what that of the merged model has to be."""
+    record = {"sft_type": "lora", "quantization_bit": 4, "system": "be short", "template_type": "chatml"}
+    (adapter / "sft_args.json").write_text(json.dumps(record))
+    return record | {"sft_type": "full", "quantization_bit": 0}
 
 
 def arguments(adapter: Path, base: Path, target: Path, **changes: Any) -> MergeArguments:
@@ -114,11 +121,13 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_same_as_in_memory(tmp_path, kind, tied):
     base = make_base(tmp_path / "base", "qwen2", tie_word_embeddings=tied)
     adapter = make_adapter(base, tmp_path / "adapter", KINDS[kind].__class__(**KINDS[kind].to_dict()))
+    record = add_record(adapter)
     merged = merge(arguments(adapter, base, tmp_path / "merged", max_shard_size="100KB"))
     assert merged == tmp_path / "merged"
     assert_like(merged, merged_in_memory(base, adapter))
     sizes = [file.stat().st_size for file in merged.glob("*.safetensors")]
     assert len(sizes) > 1
+    assert json.loads((merged / "sft_args.json").read_text()) == record
     config = json.loads((merged / "config.json").read_text())
     assert config["tie_word_embeddings"] is (tied and kind != "head")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -246,7 +255,7 @@ def test_a_wrong_sum_is_found(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
-def test_what_cannot_be_streamed_goes_through_memory(tmp_path, capfd, monkeypatch):
+def test_what_cannot_be_streamed_goes_through_memory(tmp_path, capfd):
     def load(folder: str, *, load_model: bool = True, load_tokenizer: bool = True, **options: Any) -> Any:
         from llmtune.models.loading import load_causal_lm
 
@@ -254,10 +263,11 @@ def test_what_cannot_be_streamed_goes_through_memory(tmp_path, capfd, monkeypatc
 
     base = make_base(tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapter", LoraConfig(r=4, target_modules=LINEAR))
-    monkeypatch.setattr(MODEL_MAPPING, "_entries", dict(MODEL_MAPPING._entries))
     register_model("of-my-own", model_id_or_path=str(base), template="chatml", get_function=load)
-    args = InferArguments(ckpt_dir=str(adapter), model_type="of-my-own", eval_human=True)
+    record = add_record(adapter)
+    args = InferArguments(ckpt_dir=str(adapter), model_type="of-my-own", eval_human=True, load_args_from_ckpt_dir=False)
     merged = merge_module.merge_checkpoint(args, tmp_path / "merged")
+    assert json.loads((merged / "sft_args.json").read_text()) == record
     assert "of-my-own is loaded by a function of its own" in capfd.readouterr().err
     assert_like(merged, merged_in_memory(base, adapter))
     config = AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj"])

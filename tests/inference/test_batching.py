@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -17,6 +18,8 @@ from llmtune.inference.load import load_engine
 from llmtune.inference.rows import Row
 from llmtune.inference.texts import TokenText
 from llmtune.types import Conversation, Message
+
+from ..waiting import SECONDS, until
 
 ENDLESS = ((0, -100.0), (2, -100.0))
 
@@ -138,6 +141,39 @@ def test_a_full_queue_and_rows_that_nobody_waits_for(engine):
     assert running.finish_reason == "cancelled"
     assert len(running.ids) < 1400
     assert waiting[1].finish_reason == "length"
+
+
+class Writer:
+    """An engine that answers in one step; it is held until told to go on."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str | None, list[str]]] = []
+        self.go_on = threading.Event()
+
+    def advance(self, rows: list[Row], *, adapter: str | None, until: object) -> None:
+        self.go_on.wait(SECONDS)
+        self.batches.append((adapter, [str(one.keeps) for one in rows]))
+        for one in rows:
+            one.finish("stop")
+
+
+def test_a_batch_is_of_one_adapter_and_the_first_come_is_the_first_served(engine):
+    writer = Writer()
+    batcher = Batcher(writer, max_batch_size=3)
+    names = ["red", "red", "red", "red", "blue", "red", "blue", None, None]
+    batcher.submit([row(engine, "x")], adapter="first")
+    until(lambda: batcher.num_running == 1)
+    together = []
+    for number, name in enumerate(names):
+        together.append(row(engine, "x"))
+        together[-1].keeps = number
+        batcher.submit(together[-1:], adapter=name)
+    assert (batcher.num_running, batcher.num_waiting) == (1, len(names))
+    writer.go_on.set()
+    batcher.close()
+    expected = [("red", [0, 1, 2]), ("red", [3]), ("blue", [4]), ("red", [5]), ("blue", [6]), (None, [7, 8])]
+    assert writer.batches[1:] == [(name, [str(number) for number in numbers]) for name, numbers in expected]
+    assert {one.finish_reason for one in together} == {"stop"}
 
 
 def test_one_bad_row_takes_nobody_with_it(engine, alone, monkeypatch):

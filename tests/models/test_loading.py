@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,15 @@ from llmtune.models.tiny import tiny_folder
 
 
 @pytest.fixture
-def entry(request: pytest.FixtureRequest):
-    """Register a model for one test."""
-    made: list[str] = []
+def entry() -> Callable[..., str]:
+    """Register a model, under a key of its own."""
 
     def register(**fields: Any) -> str:
-        key = f"test-{request.node.name}-{len(made)}"
+        key = f"test-{len(MODEL_MAPPING)}"
         register_model(key, **({"model_id_or_path": str(tiny_folder()), "template": "chatml"} | fields))
-        made.append(key)
         return key
 
-    yield register
-    for key in made:
-        MODEL_MAPPING._entries.pop(key)
-        MODEL_MAPPING._origins.pop(key)
+    return register
 
 
 def test_both_or_either():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import accumulate
 
 import openai
 import pytest
 
+from llmtune.errors import TemplateError
 from llmtune.serving.tool_calls import AnswerText, asked_call
 from llmtune.templates.chat import get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING, tool_format_of
@@ -66,6 +68,16 @@ def test_a_call_that_was_asked_for(hermes):
         assert text.calls == (ToolCall("get_time", '{"zone": "CET"}'),)
     assert asked.constraint().after(CALL[: CALL.rindex("}")]).is_complete
     assert asked.constraint().after(CALL.replace("}}", "} }")[: CALL.rindex("}") + 2]) is None
+
+
+def test_a_function_that_a_format_cannot_write_is_not_asked_for_and_the_others_are(hermes):
+    def write_calls(content, calls, at):
+        if calls[0].name == "two words":
+            raise TemplateError("no blanks in names")
+        return hermes.write_calls(content, calls, at)
+
+    asked = asked_call(dataclasses.replace(hermes, write_calls=write_calls), ["one", "two words", "three"])
+    assert list(asked.heads.values()) == ["one", "three"]
 
 
 @pytest.mark.parametrize("name", list(TOOL_FORMAT_MAPPING))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmtune import SftArguments, sft
-from llmtune.errors import CheckpointError
+from llmtune.errors import CheckpointError, OutputError
 from llmtune.training.checkpoint import last_checkpoint, resume_run, rotate, what_is_missing
+from llmtune.training.trainer import SftTrainer
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#16"], "max_steps": 6, "save_steps": 2, "save_total_limit": -1,
@@ -89,8 +94,22 @@ def test_another_strategy(run):
         resumable(run, deepspeed_config_path="zero2")
 
 
+@pytest.mark.parametrize(("num_processes", "resumes"), [(1, True), (2, False), (4, False)])
+@pytest.mark.parametrize("strategy", ["", "deepspeed"])
+def test_deepspeed_resumes_with_as_many_processes_and_ddp_with_any(run, strategy, num_processes, resumes, capsys):
+    seal = json.loads((run / "checkpoint-6/checkpoint.json").read_text())
+    seal |= {"strategy": strategy, "world_size": num_processes}
+    (run / "checkpoint-6/checkpoint.json").write_text(json.dumps(seal))
+    options = {"deepspeed_config_path": "zero2"} if strategy else {}
+    if resumes or not strategy:
+        assert resumable(run, **options) == run / "checkpoint-6"
+        assert (f"1 processes go on where {num_processes} stopped" in capsys.readouterr().err) is not resumes
+    else:
+        with pytest.raises(CheckpointError, match=f"among {num_processes} processes, and this run has 1"):
+            resumable(run, **options)
+
+
 def test_a_failed_save_leaves_no_trace(tmp_path, monkeypatch):
-    from llmtune.errors import OutputError
     from llmtune.training import trainer
 
     def full(*_: Any) -> None:
@@ -101,6 +120,61 @@ def test_a_failed_save_leaves_no_trace(tmp_path, monkeypatch):
         sft(SftArguments(**RUN, output_dir=str(tmp_path)))
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert last_checkpoint(run) is None
+    assert not list(run.glob(".saving*"))
+
+
+class InBackground:
+    """Saves whose shares are written by a thread, as those of FSDP with --async_save are; one or other of them fails.
+
+    Attributes:
+        seen: What the run's folder held while they were written.
+    """
+
+    def __init__(self, *failures: Exception | None) -> None:
+        self.failures = iter(failures)
+        self.seen: list[list[str]] = []
+        self.threads = ThreadPoolExecutor(1)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = SftTrainer.__init__
+
+        def init(trainer: Any, *args: Any, **options: Any) -> None:
+            own(trainer, *args, **options)
+            trainer._background = self
+            self.folder = Path(trainer.args.output_dir)
+
+        monkeypatch.setattr(SftTrainer, "__init__", init)
+
+    @contextlib.contextmanager
+    def divert(self) -> Iterator[list[Future[Any]]]:
+        running: list[Future[Any]] = []
+        yield running
+        running.append(self.threads.submit(self._write, next(self.failures)))
+
+    def _write(self, failure: Exception | None) -> None:
+        time.sleep(0.1)
+        self.seen.append(sorted(path.name for path in self.folder.glob("checkpoint-*")))
+        if failure is not None:
+            raise failure
+
+
+def test_a_checkpoint_appears_when_its_last_share_is_written(tmp_path, monkeypatch, capsys):
+    saves = InBackground(None, None, None)
+    saves.install(monkeypatch)
+    run = sft(SftArguments(**RUN, output_dir=str(tmp_path))).output_dir
+    assert saves.seen == [[], ["checkpoint-2"], ["checkpoint-2", "checkpoint-4"]]
+    assert capsys.readouterr().err.count("was written while training went on") == 3
+    assert resumable(run) == run / "checkpoint-6"
+
+
+@pytest.mark.parametrize(("failing", "whole"), [(0, None), (1, "checkpoint-2"), (2, "checkpoint-4")])
+def test_a_share_that_cannot_be_written_in_the_background_seals_nothing(tmp_path, monkeypatch, failing, whole):
+    saves = InBackground(*[OSError(28, "No space left on device") if n == failing else None for n in range(3)])
+    saves.install(monkeypatch)
+    with pytest.raises(OutputError, match=rf"checkpoint-{2 * failing + 2} could not be saved .*No space left"):
+        sft(SftArguments(**RUN, output_dir=str(tmp_path)))
+    (run,) = (tmp_path / "llmtune-tiny").iterdir()
+    assert last_checkpoint(run) == (run / whole if whole else None)
     assert not list(run.glob(".saving*"))
 
 

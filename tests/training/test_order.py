@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtune import SftArguments, sft
 from llmtune.training.loss_watch import LossWatch
-from llmtune.training.order import FILLER, EpochOrder, Numbered
+from llmtune.training.order import FILLER, EpochOrder, Numbered, sample_order
 
 
 class Lengths:
@@ -74,6 +75,20 @@ def test_steps_of_like_length():
 
 def test_longest_first():
     assert list(EpochOrder(Lengths([3, 9, 1, 9]), "longest_first", seed=1)) == [1, 3, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ({}, "random"),
+        ({"group_by_length": True}, "by_length"),
+        ({"packing": True}, "random"),  # a pack is as long as the others
+        ({"group_by_length": True, "test_oom_error": True}, "longest_first"),
+        ({"test_oom_error": True}, "longest_first"),
+    ],
+)
+def test_the_order_that_flags_ask_for(flags, kind):
+    assert sample_order(SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], **flags)) == kind
 
 
 def test_a_filler_is_one_token_and_learns_nothing():

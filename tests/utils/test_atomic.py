@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from llmtune.errors import OutputError
 from llmtune.utils import atomic
-from llmtune.utils.atomic import is_whole, publish, seal_of, sweep, temporary_file, temporary_folder
+from llmtune.utils.atomic import is_whole, publish, publish_over, seal_of, sweep, temporary_file, temporary_folder
 from llmtune.utils.files import atomic_folder, write_json, write_text
 
 WRITE = """
@@ -89,6 +90,43 @@ def test_all_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     synced.clear()
     write_json(tmp_path / "a.json", {})
     assert [path == "renamed" for path in synced] == [False, True, False]
+
+
+@pytest.mark.parametrize(("number", "is_fault"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_disk_that_cannot_sync_is_taken_and_one_that_fails_is_not(tmp_path, monkeypatch, number, is_fault):
+    def fsync(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a").write_text("old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    if is_fault:
+        with pytest.raises(OutputError, match="Cannot write"):
+            write_text(tmp_path / "a", "new")
+    else:
+        write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == ("old" if is_fault else "new")
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_over_another_of_its_name(tmp_path):
+    """Files of the same name are replaced, so that who has the old one open reads on; others stay."""
+    for there in (None, "file", "folder", "link"):
+        target = tmp_path / f"over {there}"
+        if there == "file":
+            target.write_text("x")
+        elif there == "link":
+            target.symlink_to(tmp_path / "nowhere")
+        elif there == "folder":
+            target.mkdir()
+            (target / "a").write_text("old")
+            (target / "kept").write_text("kept")
+        with temporary_folder(target) as folder:
+            for name in "ab":
+                (folder / name).write_text("new")
+            publish_over(folder, target)
+        texts = {file.name: file.read_text() for file in target.iterdir()}
+        assert texts == {"a": "new", "b": "new"} | ({"kept": "kept"} if there == "folder" else {})
+    assert hidden(tmp_path) == []
 
 
 def test_a_file_takes_the_place_of_whatever_is_there(tmp_path):
