@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,8 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
         problems.need(
             False,
             f"--model_type takes a key, and {args.model_type!r} is a path or hub id. "
-            f"Give it as --model_id_or_path {args.model_type}, with --model_type KEY (llmtune list models).",
+            f"Give it as --model_id_or_path {shlex.quote(args.model_type)}, "
+            "with --model_type KEY (llmtune list models).",
         )
         return
     args.model_type = MODEL_MAPPING.canonical(args.model_type)

@@ -8,6 +8,7 @@ done in this way is merged in memory, as `llmtune.tuners.merge` does, and the re
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def merge_checkpoint(
         raise CheckpointError(f"{checkpoint} holds whole weights: there is nothing to merge.")
     target = target or merged_folder(checkpoint)
     if target.exists():
-        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
+        place = shlex.quote(str(target))
+        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge anew.")
     size = parse_size(max_shard_size)
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import time
@@ -112,7 +113,8 @@ class HubPush(TrainerCallback):
     def _give_up(self, checkpoint: Path, err: LlmtuneError) -> None:
         self.failed.append(checkpoint)
         hub = "true" if self.where.hub.name == "Hugging Face" else "false"
+        words = ["llmtune", "push", "--ckpt_dir", str(checkpoint), "--hub_model_id", self.where.repo.repo_id]
+        command = shlex.join([*words, "--use_hf", hub])
         get_logger().warning(
-            f"{checkpoint.name} could not be pushed: {err} The training goes on. Push it by hand: "
-            f"llmtune push --ckpt_dir {checkpoint} --hub_model_id {self.where.repo.repo_id} --use_hf {hub}"
+            f"{checkpoint.name} could not be pushed: {err} The training goes on. Push it by hand: {command}"
         )

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -67,7 +68,7 @@ def check_flat_folder(folder: Path) -> None:
     if (folder / "sft_args.json").exists():
         raise OutputError(
             f"{folder} holds a run already, and --output_dir_flat true gives it one. Resume that run with "
-            f"--resume_from_checkpoint {folder}, or choose another --output_dir."
+            f"--resume_from_checkpoint {shlex.quote(str(folder))}, or choose another --output_dir."
         )
 
 

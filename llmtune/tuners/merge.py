@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | 
     """
     target = target or merged_folder(checkpoint)
     if target.exists():
-        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {target}, or remove it to merge anew.")
+        place = shlex.quote(str(target))
+        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge anew.")
     base = model.get_base_model()
     if is_quantized(base) and saved_quantization(base.name_or_path):
         raise CheckpointError(

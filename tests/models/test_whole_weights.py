@@ -189,3 +189,18 @@ def test_whole_weights_are_whole_when_they_are_resumed(tmp_path):
     (checkpoint / "checkpoint.json").unlink()
     with pytest.raises(ModelError, match="25 tensors are missing"):
         sft(SftArguments(**full, resume_from_checkpoint=str(checkpoint)))
+
+
+@pytest.mark.parametrize("spoil", ["qweight", "scales", "norm.weight"])
+def test_a_quantised_checkpoint_is_whole(tmp_path, spoil):
+    pytest.importorskip("gptqmodel")
+    from ..quantised import quantise_folder
+
+    folder = quantise_folder(tiny_folder(), tmp_path / "gptq", "gptq", 4)
+    load(folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    gone = next(name for name in tensors if name.endswith(spoil))
+    save_file({name: one for name, one in tensors.items() if name != gone}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensor is missing|lacks"):
+        load(folder)
