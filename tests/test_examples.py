@@ -83,7 +83,8 @@ def test_custom_register(run, tmp_path: Path) -> None:
     )
     (checkpoint,) = (tmp_path / "output" / "my-model").glob("v0-*/checkpoint-2")
     assert "my-template" in (checkpoint / "sft_args.json").read_text(encoding="utf-8")
-    out = run(*llmtune("infer", "--ckpt_dir", checkpoint, "--show_dataset_sample", "1", "--max_new_tokens", "4"))
+    own = ("--custom_register_path", script)
+    out = run(*llmtune("infer", "--ckpt_dir", checkpoint, *own, "--show_dataset_sample", "1", "--max_new_tokens", "4"))
     assert "System: Answer in one sentence.\n\nQuestion 1: What is" in out
 
 
