@@ -4,7 +4,7 @@ From the command line, where the file is read before the flags are checked:
 
     llmtune sft --custom_register_path examples/custom_register.py --model_type my-model --dataset my-data
 
-`llmtune infer --ckpt_dir ...` asks for the same flag: no code is run because a checkpoint names it. In Python the same is
+`llmtune infer --ckpt_dir ...` asks for the same flag: no code is run because a checkpoint names it. The same in Python:
 
     from llmtune import SftArguments, sft
     sft(SftArguments(custom_register_path="examples/custom_register.py", model_type="my-model", dataset=["my-data"]))
