@@ -159,7 +159,7 @@ def test_resumes(tmp_path):
     middle.rename(stopped / "checkpoint-2")
     resumed = quick(tmp_path / "b", resume_from_checkpoint=str(stopped / "checkpoint-2"), **options)
     assert losses(resumed.output_dir) == losses(found.output_dir)[2:]
-    with pytest.raises(CheckpointError, match="trained with --quantization_bit 4, .* has --quantization_bit 8"):
+    with pytest.raises(CheckpointError, match=r"trained with --quantization_bit 4, .* has --quantization_bit 8"):
         quick(tmp_path / "b", resume_from_checkpoint=str(stopped / "checkpoint-2"), quantization_bit=8)
 
 
