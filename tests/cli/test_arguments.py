@@ -213,6 +213,16 @@ def test_a_field_with_a_flag_of_ours_is_refused(text):
         SftArguments(model_type="llmtune-tiny", train_args=[text])
 
 
+def test_every_fault_of_train_args_is_named_at_once():
+    texts = ["no equals", "seed=1", "a b=1", "output_dir=x", "adam_beta2=0.9"]
+    with pytest.raises(UsageError) as caught:
+        SftArguments(model_type="llmtune-tiny", train_args=texts)
+    assert [line[:30] for line in str(caught.value).splitlines()] == [
+        "--train_args takes key=value, "[:30], "--train_args seed: give --seed", "--train_args takes key=value, ",
+        "--train_args output_dir: give "[:30],
+    ]  # fmt: skip
+
+
 FREE = {"adam_beta2": 0.9, "adam_epsilon": 1e-6, "run_name": "mine", "ddp_timeout": 99, "logging_first_step": True,
         "torch_empty_cache_steps": 3, "eval_delay": 2, "dataloader_drop_last": True, "optim_args": "a=1"}  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,6 +175,19 @@ def test_a_batch_is_of_one_adapter_and_the_first_come_is_the_first_served(engine
     expected = [("red", [0, 1, 2]), ("red", [3]), ("blue", [4]), ("red", [5]), ("blue", [6]), (None, [7, 8])]
     assert writer.batches[1:] == [(name, [str(number) for number in numbers]) for name, numbers in expected]
     assert {one.finish_reason for one in together} == {"stop"}
+
+
+def test_a_batch_is_read_anew_only_when_it_has_been_writing_for_twice_as_long(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
+    asked: list[float] = []
+    asks = batching._Until(SimpleNamespace(newcomers=lambda seconds: asked.append(seconds) or True))
+    found = []
+    for at in (101.0, 101.5, 102.99, 103.0, 103.001, 103.02):  # it was read until 101
+        now[0] = at
+        found.append(asks())
+    assert found == [False, False, False, True, False, True]
+    assert asked == [pytest.approx(3.0), pytest.approx(3.02)], "the queue is looked at every ten milliseconds"
 
 
 def test_one_bad_row_takes_nobody_with_it(engine, alone, monkeypatch):
