@@ -177,6 +177,44 @@ def test_a_batch_is_of_one_adapter_and_the_first_come_is_the_first_served(engine
     assert {one.finish_reason for one in together} == {"stop"}
 
 
+LONG = "long"
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "size", "from_s"),
+    [
+        ("red", ["red"], 2, 0.0),  # there is a place
+        ("red", ["red"], 1, None),  # there is none, and nobody else's turn
+        ("red", ["blue"], 2, batching.TURN_S),
+        ("red", ["blue", "red"], 2, batching.TURN_S),  # red is behind blue, and does not overtake it
+        ("red", [], 2, None),
+        (LONG, ["red"], 1, batching.LONG_TURN_S),  # a long request makes room for a short one of any adapter
+        (LONG, [LONG], 1, None),
+        (LONG, [LONG, "red"], 1, batching.LONG_TURN_S),
+    ],
+)
+def test_when_others_have_the_next_turn(engine, running, waiting, size, from_s):
+    """Seconds of a batch from which on it stops for those who wait; None: it goes on to its end."""
+    writer = Writer()
+    batcher = Batcher(writer, max_batch_size=size)
+
+    def submit(kind: str) -> None:
+        one = row(engine, "x")
+        one.ids = [5] * (batching.LONG_TOKENS if kind == LONG else 0)
+        batcher.submit([one], adapter=kind)
+
+    submit(running)
+    until(lambda: batcher.num_running == 1)
+    for kind in waiting:
+        submit(kind)
+    try:
+        for seconds in (0.01, 0.2, 0.3, 0.9, 1.1, 50.0):
+            assert batcher.newcomers(seconds) is (from_s is not None and seconds > from_s), seconds
+    finally:
+        writer.go_on.set()
+        batcher.close()
+
+
 def test_a_batch_is_read_anew_only_when_it_has_been_writing_for_twice_as_long(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
