@@ -114,15 +114,13 @@ def test_an_empty_dataset_is_not_the_default_one(command, flag, value, capsys):
 
 
 def test_none_written_down_as_an_empty_list_is_none(tmp_path):
-    """As sft_args.json has it, which `--config` takes; a `dataset` of nothing would mean the default one."""
-    for text, refused in (("val_dataset: []", False), ('{"val_dataset": []}', False), ("dataset: []", True)):
+    """As sft_args.json has it, which `--config` takes; a flag of nothing is an empty variable of a script."""
+    for text in ("val_dataset: []", '{"val_dataset": []}', "dataset: [tiny-qa]\nval_dataset:"):
         (tmp_path / "run.yaml").write_text(text)
         flags = ["--config", str(tmp_path / "run.yaml"), "--model_type", "llmtune-tiny"]
-        if refused:
-            with pytest.raises(UsageError, match="--dataset is given without a name"):
-                parse(SftArguments, flags, command="sft")
-        else:
-            assert parse(SftArguments, flags, command="sft").val_dataset == []
+        assert parse(SftArguments, flags, command="sft").val_dataset == []
+        with pytest.raises(UsageError, match="--val_dataset is given without a name"):
+            parse(SftArguments, [*flags, "--val_dataset"], command="sft")
 
 
 REFUSED: dict[str, list[Any]] = {
