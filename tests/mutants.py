@@ -48,8 +48,9 @@ COVERED = {
     "data/canonical data/rows": "data/test_canonical data/test_loading data/test_messages",
     "data/mixing": "data/test_mixing",
     "data/snapshot": "data/test_snapshot",
-    "templates/encode templates/template templates/matching": "templates/test_encode templates/test_tools "
-    "templates/test_linear templates/test_golden templates/test_parity_rows",
+    "templates/matching": "models/test_identify templates/test_own templates/test_vetted",
+    "templates/encode templates/template": "templates/test_encode templates/test_tools "
+    "templates/test_linear templates/test_golden templates/test_parity_rows templates/test_own",
     "templates/own templates/own_answer templates/own_render templates/kept templates/stops":
     "templates/test_own templates/test_own_answers templates/test_parity templates/test_parity_rows",
     "arguments/resume arguments/fields": "training/test_resume",
@@ -58,7 +59,8 @@ COVERED = {
     "utils/own": "utils/test_own cli/test_strangers",
     "utils/atomic": "utils/test_atomic data/test_store",
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/stops":
-    "inference/test_batching inference/test_infer inference/test_texts serving/test_bounds serving/test_choose",
+    "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
+    "serving/test_choose serving/test_images serving/test_thoughts",
     "serving/protocol serving/chat serving/gate": "serving/test_refusals serving/test_bounds serving/test_chat "
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",

@@ -271,8 +271,8 @@ def _read_config(path: Path) -> Tokens:
     return [
         (str(key).replace("-", "_"), _config_values(value, f"--config {path}: {str(key)[:60]}"))
         for key, value in content.items()
-        if value is not None and not str(key).startswith("_") and not (key == "val_dataset" and value == [])
-    ]  # val_dataset: [] is how a run without one is written down, and no empty variable of a script
+        if value is not None and not str(key).startswith("_")
+    ]
 
 
 def _plain_loader() -> Any:

@@ -114,15 +114,13 @@ def test_an_empty_dataset_is_not_the_default_one(command, flag, value, capsys):
 
 
 def test_none_written_down_as_an_empty_list_is_none(tmp_path):
-    """As sft_args.json has it, which `--config` takes; a `dataset` of nothing would mean the default one."""
-    for text, refused in (("val_dataset: []", False), ('{"val_dataset": []}', False), ("dataset: []", True)):
+    """As sft_args.json has it, which `--config` takes; a flag of nothing is an empty variable of a script."""
+    for text in ("val_dataset: []", '{"val_dataset": []}', "dataset: [tiny-qa]\nval_dataset:"):
         (tmp_path / "run.yaml").write_text(text)
         flags = ["--config", str(tmp_path / "run.yaml"), "--model_type", "llmtune-tiny"]
-        if refused:
-            with pytest.raises(UsageError, match="--dataset is given without a name"):
-                parse(SftArguments, flags, command="sft")
-        else:
-            assert parse(SftArguments, flags, command="sft").val_dataset == []
+        assert parse(SftArguments, flags, command="sft").val_dataset == []
+        with pytest.raises(UsageError, match="--val_dataset is given without a name"):
+            parse(SftArguments, [*flags, "--val_dataset"], command="sft")
 
 
 REFUSED: dict[str, list[Any]] = {
@@ -211,6 +209,16 @@ def test_each_field_of_trainingarguments_is_given_in_one_way():
 def test_a_field_with_a_flag_of_ours_is_refused(text):
     with pytest.raises(UsageError, match=f"--train_args {text.partition('=')[0]}: "):
         SftArguments(model_type="llmtune-tiny", train_args=[text])
+
+
+def test_every_fault_of_train_args_is_named_at_once():
+    texts = ["no equals", "seed=1", "a b=1", "output_dir=x", "adam_beta2=0.9"]
+    with pytest.raises(UsageError) as caught:
+        SftArguments(model_type="llmtune-tiny", train_args=texts)
+    assert [line[:30] for line in str(caught.value).splitlines()] == [
+        "--train_args takes key=value, "[:30], "--train_args seed: give --seed", "--train_args takes key=value, ",
+        "--train_args output_dir: give "[:30],
+    ]  # fmt: skip
 
 
 FREE = {"adam_beta2": 0.9, "adam_epsilon": 1e-6, "run_name": "mine", "ddp_timeout": 99, "logging_first_step": True,

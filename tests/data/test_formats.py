@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llmtune.data.formats import rename_columns, shape_of, to_conversation
+from llmtune.data.shapes import recognise
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Message, ToolCall
 
@@ -316,3 +317,24 @@ def test_rename_columns():
     assert rename_columns({"a": 1, "b": 2}, {"a": "b", "b": "a"}) == {"b": 1, "a": 2}
     with pytest.raises(RowError, match="has a column 'b' already"):
         rename_columns(row, {"a": "b"})
+
+
+SHOWN = {"system": "s", "tools": [], "images": [], "image": "1.png", "chat_template_kwargs": {}, "template_kwargs": {}}
+
+
+@pytest.mark.parametrize("extra", SHOWN)
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"query": "a", "response": "b"}, ["query", "response"]),
+        ({"messages": [{"role": "user", "content": "a"}]}, ["messages"]),
+        ({"query": "a", "chosen": "b", "rejected": "c"}, ["query", "chosen"]),
+        ({"text": "a"}, ["text"]),
+        ({"response": "a"}, ["response"]),
+    ],
+)
+def test_the_columns_that_a_row_is_read_from(row, columns, extra):
+    """And no others: what stands in none of them is reported as not used."""
+    assert list(recognise(row).columns) == columns
+    known = {"template_kwargs": "chat_template_kwargs"}.get(extra, extra)
+    assert list(recognise(row | {extra: SHOWN[extra], "id": 3}).columns) == [*columns, known]

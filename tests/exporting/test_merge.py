@@ -207,7 +207,7 @@ def test_resized_embeddings(tmp_path):
     adapter = make_adapter(base, tmp_path / "adapter", config, num_rows=2050)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     options = {"tokenizer_id_or_path": str(tmp_path / "tokenizer")}
-    with pytest.raises(CheckpointError, match="--resize_emb true"):
+    with pytest.raises(CheckpointError, match=r"does not fit the model: was it trained on another.*--resize_emb true"):
         merge(arguments(adapter, base, tmp_path / "merged", **options))
     assert not (tmp_path / "merged").exists()
     merged = merge(arguments(adapter, base, tmp_path / "merged", resize_emb=True, **options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,6 +175,57 @@ def test_a_batch_is_of_one_adapter_and_the_first_come_is_the_first_served(engine
     expected = [("red", [0, 1, 2]), ("red", [3]), ("blue", [4]), ("red", [5]), ("blue", [6]), (None, [7, 8])]
     assert writer.batches[1:] == [(name, [str(number) for number in numbers]) for name, numbers in expected]
     assert {one.finish_reason for one in together} == {"stop"}
+
+
+LONG = "long"
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "size", "from_s"),
+    [
+        ("red", ["red"], 2, 0.0),  # there is a place
+        ("red", ["red"], 1, None),  # there is none, and nobody else's turn
+        ("red", ["blue"], 2, batching.TURN_S),
+        ("red", ["blue", "red"], 2, batching.TURN_S),  # red is behind blue, and does not overtake it
+        ("red", [], 2, None),
+        (LONG, ["red"], 1, batching.LONG_TURN_S),  # a long request makes room for a short one of any adapter
+        (LONG, [LONG], 1, None),
+        (LONG, [LONG, "red"], 1, batching.LONG_TURN_S),
+    ],
+)
+def test_when_others_have_the_next_turn(engine, running, waiting, size, from_s):
+    """Seconds of a batch from which on it stops for those who wait; None: it goes on to its end."""
+    writer = Writer()
+    batcher = Batcher(writer, max_batch_size=size)
+
+    def submit(kind: str) -> None:
+        one = row(engine, "x")
+        one.ids = [5] * (batching.LONG_TOKENS if kind == LONG else 0)
+        batcher.submit([one], adapter=kind)
+
+    submit(running)
+    until(lambda: batcher.num_running == 1)
+    for kind in waiting:
+        submit(kind)
+    try:
+        for seconds in (0.01, 0.2, 0.3, 0.9, 1.1, 50.0):
+            assert batcher.newcomers(seconds) is (from_s is not None and seconds > from_s), seconds
+    finally:
+        writer.go_on.set()
+        batcher.close()
+
+
+def test_a_batch_is_read_anew_only_when_it_has_been_writing_for_twice_as_long(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
+    asked: list[float] = []
+    asks = batching._Until(SimpleNamespace(newcomers=lambda seconds: asked.append(seconds) or True))
+    found = []
+    for at in (101.0, 101.5, 102.99, 103.0, 103.001, 103.02):  # it was read until 101
+        now[0] = at
+        found.append(asks())
+    assert found == [False, False, False, True, False, True]
+    assert asked == [pytest.approx(3.0), pytest.approx(3.02)], "the queue is looked at every ten milliseconds"
 
 
 def test_one_bad_row_takes_nobody_with_it(engine, alone, monkeypatch):

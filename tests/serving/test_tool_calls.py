@@ -10,7 +10,9 @@ import openai
 import pytest
 
 from llmtune.errors import TemplateError
-from llmtune.serving.tool_calls import AnswerText, asked_call
+from llmtune.serving.errors import ApiError
+from llmtune.serving.protocol import ChatRequest
+from llmtune.serving.tool_calls import AnswerText, asked_call, call_asked_by
 from llmtune.templates.chat import get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING, tool_format_of
 from llmtune.types import ToolCall
@@ -108,6 +110,84 @@ def test_every_format_can_be_asked_for_a_call(name):
     text = AnswerText(fmt, asked)
     told(text, f'{head}{{"x": [1, 2]}}', 4)
     assert text.calls == (ToolCall("two", '{"x": [1, 2]}'),)
+
+
+def request(**fields):
+    return ChatRequest(model="m", messages=[{"role": "user", "content": "a"}], **fields)
+
+
+def test_what_tool_choice_asks_for(hermes):
+    named = {"type": "function", "function": {"name": "calculate"}}
+    names = [tool["function"]["name"] for tool in TOOLS]
+    for choice, expected in ((None, None), ("none", None), ("auto", None), ("required", names), (named, ["calculate"])):
+        asked = call_asked_by(request(tools=TOOLS, tool_choice=choice), hermes)
+        assert (asked and list(asked.heads.values())) == expected
+    unwritable = dataclasses.replace(hermes, write_calls=lambda content, calls, at: [])
+    for fields, fmt, text in (
+        ({"tools": TOOLS, "tool_choice": named | {"function": {"name": "other"}}}, hermes, "none of tools"),
+        ({"tool_choice": "required"}, None, "there are no tools"),
+        ({"tools": TOOLS, "tool_choice": "required"}, None, "no format of calls"),
+        ({"tools": TOOLS, "tool_choice": "required"}, unwritable, "no format of calls"),
+    ):
+        with pytest.raises(ApiError, match=text):
+            call_asked_by(request(**fields), fmt)
+
+
+@pytest.fixture(scope="module")
+def server(serving, tuned):
+    with serving(ckpt_dir=str(tuned), template_type="qwen2.5") as found:
+        yield found
+
+
+@pytest.fixture
+def written(server, monkeypatch):
+    """`written(text)`: what the model writes from now on, token by token."""
+
+    def write(text: str) -> None:
+        def advance(rows, *, adapter=None, until=None):
+            for row in rows:
+                for token in server.service.engine.tokenizer(text, add_special_tokens=False)["input_ids"]:
+                    if row.add(token):
+                        break
+                row.finish("stop")
+
+        monkeypatch.setattr(server.service.engine, "advance", advance)
+
+    return write
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("text", "options", "content", "cities", "reason"),
+    [
+        ("It is warm.", {}, "It is warm.", [], "stop"),
+        (CALL, {}, "", ["Paris"], "tool_calls"),
+        (f"Let me look.\n{CALL}\n{CALL.replace('Paris', 'Rome')}", {}, "Let me look.", ["Paris", "Rome"], "tool_calls"),
+        (f"{CALL}\n{CALL}", {"parallel_tool_calls": False}, "", ["Paris"], "tool_calls"),
+        ("It is very warm.", {"max_tokens": 2}, None, [], "length"),
+    ],
+)
+def test_calls_over_the_api(server, written, stream, text, options, content, cities, reason):
+    written(text)
+    asked = {"model": "llmtune-tiny", "messages": [{"role": "user", "content": "weather?"}], "tools": TOOLS}
+    asked |= {"max_tokens": 400} | options
+    found = server.client().chat.completions.create(**asked, stream=stream)
+    if stream:
+        choices = [chunk.choices[0] for chunk in found]
+        calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
+        assert [call.index for call in calls] == list(range(len(calls)))
+        told = "".join(choice.delta.content or "" for choice in choices)
+        reasons = [choice.finish_reason for choice in choices]
+        assert reasons[:-1] == [None] * (len(choices) - 1)
+    else:
+        calls = found.choices[0].message.tool_calls or []
+        told, reasons = found.choices[0].message.content or "", [found.choices[0].finish_reason]
+    assert reasons[-1] == reason
+    assert [(call.type, call.function.name) for call in calls] == [("function", "get_weather")] * len(cities)
+    assert [json.loads(call.function.arguments)["city"] for call in calls] == cities
+    assert len({call.id for call in calls}) == len(calls)
+    if content is not None:
+        assert told.strip() == content
 
 
 @pytest.fixture

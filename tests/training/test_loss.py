@@ -9,7 +9,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, Qwen2Config
 
 from llmtune.training import loss as loss_module
-from llmtune.training.loss import CHUNK_POSITIONS, LogitMap, install_learned_loss, learned_cross_entropy
+from llmtune.training.loss import (
+    CHUNK_POSITIONS,
+    LogitMap,
+    has_divided_weights,
+    install_learned_loss,
+    learned_cross_entropy,
+)
 from llmtune.types import IGNORE_INDEX
 
 V, H, K = 64, 16, 2 * CHUNK_POSITIONS + 17
@@ -171,3 +177,10 @@ def test_a_model_with_logits_of_its_own_keeps_its_forward(capsys):
     install_learned_loss(model)
     assert "way of its own" in capsys.readouterr().err
     torch.testing.assert_close(model(**inputs).loss, plain)
+
+
+def test_weights_that_zero3_has_divided_are_known_by_their_mark():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    assert has_divided_weights(model) is False
+    model[1].bias.ds_id = 3  # as DeepSpeed marks each parameter that it has divided
+    assert has_divided_weights(model) is True
