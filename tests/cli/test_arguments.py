@@ -212,11 +212,11 @@ def test_a_field_with_a_flag_of_ours_is_refused(text):
 
 
 def test_every_fault_of_train_args_is_named_at_once():
-    texts = ["no equals", "seed=1", "a b=1", "output_dir=x", "adam_beta2=0.9"]
+    texts = ["no equals", "seed=1", "adam_beta1=[1", "a b=1", "output_dir=x", "adam_beta2=0.9"]
     with pytest.raises(UsageError) as caught:
         SftArguments(model_type="llmtune-tiny", train_args=texts)
     assert [line[:30] for line in str(caught.value).splitlines()] == [
-        "--train_args takes key=value, "[:30], "--train_args seed: give --seed", "--train_args takes key=value, ",
+        "--train_args takes key=value, "[:30], "--train_args seed: give --seed", "--train_args adam_beta1: its v", "--train_args takes key=value, ",
         "--train_args output_dir: give "[:30],
     ]  # fmt: skip
 

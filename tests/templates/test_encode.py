@@ -305,3 +305,35 @@ def test_a_tokenizer_that_prepends_a_blank_does_not_before_an_answer(prepending_
     encoded, prompt = template.encode(row), template.encode(row, generation=True)["input_ids"]
     assert encoded["input_ids"][: len(prompt)] == prompt
     assert prepending_tokenizer.decode(encoded["input_ids"]) == f"Human: hello\n\nAssistant: {answer}</s>"
+
+
+@pytest.fixture(scope="module")
+def blank_first():
+    """A tokenizer that puts a blank before each text, as Llama's does, and makes one token of two line ends."""
+    from tokenizers import Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["\u2581", "\n", "a", "b", "\u2581a", "\n\n"])}
+    made = Tokenizer(models.BPE(words, [("\u2581", "a"), ("\n", "\n")]))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "learned"),
+    [
+        ("ab", [2, 3], (1, 2)),  # no blank in the middle of a text
+        ("b\n\na", [3, 5, 2], (1, 3)),
+        ("\nab", [0, 1, 2, 3], (2, 4)),  # what stands before it would be one token with it: as a text of its own
+    ],
+)
+def test_a_text_that_goes_on_gets_no_blank_where_that_can_be_had(blank_first, text, ids, learned):
+    from llmtune.templates.encode import TextEncoder
+    from llmtune.templates.locate import Part
+
+    encoder = TextEncoder(blank_first)
+    (found,) = encoder._tokenize([Part(text, learned=((1, len(text)),), continued=True)])
+    assert list(found.ids) == ids
+    assert found.learned == [learned]
+    (alone,) = encoder._tokenize([Part(text)])
+    assert alone.ids[0] in (0, 4), "a text of its own begins with a blank"
