@@ -215,10 +215,9 @@ def test_every_fault_of_train_args_is_named_at_once():
     texts = ["no equals", "seed=1", "adam_beta1=[1", "a b=1", "output_dir=x", "adam_beta2=0.9"]
     with pytest.raises(UsageError) as caught:
         SftArguments(model_type="llmtune-tiny", train_args=texts)
-    assert [line[:30] for line in str(caught.value).splitlines()] == [
-        "--train_args takes key=value, "[:30], "--train_args seed: give --seed", "--train_args adam_beta1: its v", "--train_args takes key=value, ",
-        "--train_args output_dir: give "[:30],
-    ]  # fmt: skip
+    said = [line.removeprefix("--train_args ")[:18] for line in str(caught.value).splitlines()]
+    assert said == ["takes key=value, n", "seed: give --seed ", "adam_beta1: its va", "takes key=value, n",
+                    "output_dir: give -"]  # fmt: skip
 
 
 FREE = {"adam_beta2": 0.9, "adam_epsilon": 1e-6, "run_name": "mine", "ddp_timeout": 99, "logging_first_step": True,
