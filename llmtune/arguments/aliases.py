@@ -87,8 +87,10 @@ def join_dataset_names(tokens: Tokens) -> Tokens:
     name, part = ((given.get(flag) or [""])[0] for flag in _DATASET_NAMES)
     if not name:
         raise UsageError(f"--dataset_config_name {part} is a part of a data set: name it with --dataset_name.")
-    local = Path(name).expanduser().exists() or "/" not in name
-    item = name if local else f"hf::{name}"
+    from llmtune.data.info import DATASET_MAPPING
+
+    known = name in DATASET_MAPPING or Path(name).expanduser().exists()
+    item = name if known else f"hf::{name}"
     tokens = [token for token in tokens if token[0] not in _DATASET_NAMES]
     return [*tokens, ("dataset", [f"{item}:{part}" if part else item])]
 

@@ -53,9 +53,7 @@ def spread_options(device_map: str | None) -> dict[str, Any]:
     own = own_gpus(num_gpus, local_rank(), local_world_size()) if num_gpus else []
     if len(own) < 2:
         place = f"cuda:{own[0]}" if own else "the CPU"
-        get_logger().info(
-            f"--device_map {device_map}: one device is there for this process, so all layers go to {place}."
-        )
+        get_logger().info(f"--device_map {device_map}: this process has one device, so all layers go to {place}.")
         return {}
     free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in own}
     return {"device_map": device_map, "max_memory": memory_limits(free)}

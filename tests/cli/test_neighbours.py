@@ -13,7 +13,6 @@ from llmtune.errors import UsageError
 
 from .flags import TINY, changed, sft
 
-LATER = "is not there yet"
 IGNORED = "has no effect here"
 NOTHING: dict[str, Any] = {}
 FULL = {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True}
@@ -36,7 +35,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--fp16 True", {"dtype": "fp16"}),
     ("--bf16 False", NOTHING),
     ("--data_path d --eval_data_path e", {"dataset": ["d"], "val_dataset": ["e"]}),
-    ("--dataset_name n --dataset_config_name c", LATER),
+    ("--dataset_name o/n --dataset_config_name c", {"dataset": ["hf::o/n:c"]}),
     ("--train_file_dir ./d --validation_file_dir ./e", {"dataset": ["./d"], "val_dataset": ["./e"]}),
     ("--max_train_samples -1 --max_eval_samples 9", {"train_dataset_sample": -1, "val_dataset_sample": 9}),
     ("--validation_split_percentage 5", {"dataset_test_ratio": 0.05}),
@@ -44,8 +43,10 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--preprocessing_num_workers 4", IGNORED),
     ("--dataset_num_proc 4", IGNORED),
     ("--overwrite_cache", {"overwrite_cache": True}),
-    ("--lazy_preprocess True", LATER),
-    ("--lazy_tokenize True", LATER),
+    ("--lazy_preprocess True", IGNORED),
+    ("--add_version false", {"output_dir_flat": True}),
+    ("--add_output_dir_suffix false", {"output_dir_flat": True}),
+    ("--lazy_tokenize True", IGNORED),
     ("--packing true", {"packing": True}),
     ("--streaming true --max_steps 9", {"streaming": True, "max_steps": 9}),
     ("--train_on_inputs", {"loss_on": "everything"}),
