@@ -115,6 +115,10 @@ class InferArguments(
             self.quant_method == "bnb" or self.quantization_bit in (0, 8),
             "--quant_method torchao has 8 bits: give --quantization_bit 8, or 4 with --quant_method bnb.",
         )
+        problems.need(
+            self.show_dataset_sample >= -1,
+            f"--show_dataset_sample is a number of rows, or -1 for all, not {self.show_dataset_sample}.",
+        )
         problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
             not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."

@@ -90,6 +90,11 @@ class SftArguments(
         for name in ("save_steps", "eval_batch_size"):
             value = getattr(self, name)
             problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
+        problems.need(
+            self.max_steps == -1 or self.max_steps >= 1, f"--max_steps is 1 or more, or -1, not {self.max_steps}."
+        )
+        for name in ("dataloader_num_workers", "max_restarts", "no_repeat_ngram_size"):
+            problems.need(getattr(self, name) >= 0, f"--{name} must be 0 or more, not {getattr(self, name)}.")
         problems.need(self.max_steps > 0 or self.num_train_epochs > 0, "--num_train_epochs must be above 0.")
         problems.need(0 <= self.warmup_ratio <= 1, f"--warmup_ratio is a share from 0 to 1, not {self.warmup_ratio}.")
         problems.need(

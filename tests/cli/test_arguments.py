@@ -126,7 +126,8 @@ def test_none_written_down_as_an_empty_list_is_none(tmp_path):
 REFUSED: dict[str, list[Any]] = {
     "lora_alpha": [0, -1], "weight_decay": [float("nan"), -1.0, float("inf")], "max_grad_norm": [-1.0, float("nan")],
     "learning_rate": [float("nan"), 0.0, float("inf")], "warmup_ratio": [-0.1, 1.5, float("nan")],
-    "seed": [-1, 2**32, 2**70], "dataset_seed": [-1, 2**63], "max_steps": [2**63], "save_total_limit": [0, -2],
+    "seed": [-1, 2**32, 2**70], "dataset_seed": [-1, 2**63], "max_steps": [2**63, -2, 0],
+    "dataloader_num_workers": [-1], "max_restarts": [-1], "no_repeat_ngram_size": [-1], "save_total_limit": [0, -2],
     "num_train_epochs": [float("nan"), float("inf")], "neftune_noise_alpha": [-1.0], "nproc": [-1],
     "temperature": [float("nan")], "dataset_test_ratio": [float("nan")], "lora_dropout_p": [float("nan"), 1.0],
 }  # fmt: skip
