@@ -15,6 +15,7 @@ from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.prequantized import check_prequantized, leave_uncompiled, loads_with, saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
+from llmtune.utils.files import read_json
 from llmtune.utils.quiet import quiet_gptqmodel
 
 if TYPE_CHECKING:
@@ -251,6 +252,8 @@ def _load_whole(loader: Any, folder: str, *, new_tensors: Sequence[str], **optio
 
 def _check_tokenizer_files(folder: Path) -> None:
     """Refuse a folder without a tokenizer, of which transformers would make one that knows no token."""
+    if "auto_map" in read_json(folder / "tokenizer_config.json"):  # code of its own, of which the loader speaks
+        return
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model, vocab.json ...). The download may be "

@@ -354,5 +354,5 @@ def _reason(err: Exception | None, folder: Path | None = None) -> str:
     if err is None:
         return "in another process"
     if folder is not None and is_full_disk(err, folder):
-        return "no space left on the disk"
+        return "No space left on device"
     return " ".join(str(err).split())[:200] or type(err).__name__

@@ -92,7 +92,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except Exception as err:  # safetensors and torch report a full disk by types of their own
         if not is_full_disk(err, target.parent):
             raise
-        raise OutputError(f"Cannot write {target}: no space left. Free some space or choose another folder.") from err
+        raise OutputError(
+            f"Cannot write {target}: No space left on device. Free some space or choose another folder."
+        ) from err
 
 
 def is_full_disk(err: BaseException, folder: Path) -> bool:

@@ -116,7 +116,7 @@ def test_a_failed_save_leaves_no_trace(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(trainer, "complete_checkpoint", full)
-    with pytest.raises(OutputError, match=r"checkpoint-2 could not be saved \(no space left on the disk\)"):
+    with pytest.raises(OutputError, match=r"checkpoint-2 could not be saved \(No space left on device\)"):
         sft(SftArguments(**RUN, output_dir=str(tmp_path)))
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert last_checkpoint(run) is None
