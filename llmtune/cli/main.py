@@ -44,7 +44,7 @@ usage: llmtune COMMAND [--flag value ...]
 A first run, with nothing to download:
   llmtune sft --model_type llmtune-tiny --sft_type full --dataset self-intro --num_train_epochs 10 \\
       --batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-3
-  llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true     (ask: Who are you?)
+  llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
 
 `llmtune COMMAND --help` explains a command. Add --debug to see the traceback of an error."""
 
