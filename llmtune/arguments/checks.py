@@ -146,7 +146,7 @@ def forget_class_names(args: Any, *, has_folder: bool) -> None:
             f"--model_type {args.model_type} names a family: give the model with --model_id_or_path FOLDER, or a key "
             "(llmtune list models)."
         )
-    get_logger().info("--model_type %s: the model's type is told from its own files.", args.model_type)
+    get_logger().info("--model_type %s: the model's type is read from its own files.", args.model_type)
     args.model_type = None
 
 

@@ -112,8 +112,7 @@ def zero_stage(name: str | None) -> int:
     file = None if name is None else deepspeed_file(name)
     if file is None:
         return 0
-    zero = read_deepspeed(file).get("zero_optimization", {})
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+    stage = read_deepspeed(file).get("zero_optimization", {}).get("stage", 0)
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         raise UsageError(f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}; it is 0, 1, 2 or 3.")
     return int(stage)

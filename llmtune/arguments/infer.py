@@ -12,7 +12,7 @@ from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 from llmtune.arguments.long_context import RopeArguments, check_rope
 from llmtune.arguments.speed import AttentionArguments, check_attention
-from llmtune.arguments.strangers import check_register_file, check_saved_types, check_strange_paths
+from llmtune.arguments.strangers import WITHOUT, check_register_file, check_saved_types, check_strange_paths
 from llmtune.utils.logging import get_logger
 
 __all__ = ["InferArguments"]
@@ -152,7 +152,7 @@ class InferArguments(
         names = [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]
         names = [name for name in names if self._is_default(name) and saved.get(name) not in (None, [])]
         names = [name for name in names if not self._has_it_inside(name, folder)]
-        check_register_file(saved, self.custom_register_path, folder)
+        check_register_file(saved, self.custom_register_path, folder, advice=WITHOUT)
         check_saved_types(saved, get_type_hints(InferArguments), names, folder)
         check_strange_paths(saved, names, folder)
         for name in names:

@@ -11,18 +11,17 @@ from llmtune.arguments.fields import fits
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.utils.own import is_own
 
-__all__ = ["PATHS", "check_register_file", "check_saved_types", "check_strange_paths", "is_strange"]
+__all__ = ["PATHS", "WITHOUT", "check_register_file", "check_saved_types", "check_strange_paths"]
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "cache_dir", "dataset", "val_dataset")
 """Arguments that may name a place of this machine. `custom_register_path` names code, and has a rule of its own."""
 
 
-def is_strange(saved: Mapping[str, Any]) -> bool:
-    """Whether the settings were written, or changed, by anything but this user's own llmtune."""
-    return not is_own(saved)
+WITHOUT = " To do without it: --load_args_from_ckpt_dir false."
+"""Further advice of commands that have this flag; resuming has not."""
 
 
-def check_register_file(saved: Mapping[str, Any], given: str | None, place: Path) -> None:
+def check_register_file(saved: Mapping[str, Any], given: str | None, place: Path, *, advice: str = "") -> None:
     """Refuse to run Python code that a checkpoint names and this command does not.
 
     Raises:
@@ -33,7 +32,7 @@ def check_register_file(saved: Mapping[str, Any], given: str | None, place: Path
         return
     raise UsageError(
         f"{place} was trained with code of its own, {path}, which is not run unasked. If you trust it: "
-        f"{_flag('custom_register_path', [path])}. To do without it: --load_args_from_ckpt_dir false."
+        f"{_flag('custom_register_path', [path])}.{advice}"
     )
 
 
@@ -46,7 +45,7 @@ def check_strange_paths(saved: Mapping[str, Any], names: Iterable[str], place: P
     Raises:
         UsageError: With the flag to type for those who mean that path.
     """
-    if not is_strange(saved):
+    if is_own(saved):
         return
     for name in PATHS:
         values = saved.get(name)
@@ -70,7 +69,7 @@ def check_saved_types(saved: Mapping[str, Any], hints: Mapping[str, Any], names:
         if value is not None and name in hints and not fits(value, hints[name]):
             raise CheckpointError(
                 f"The settings of {place} (sft_args.json) hold {name} {str(value)[:60]!r}, which cannot be meant. "
-                f"Give --{name}, or leave them out with --load_args_from_ckpt_dir false."
+                f"Give --{name}."
             )
 
 

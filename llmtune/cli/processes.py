@@ -40,13 +40,13 @@ def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
     """Refuse what torchrun would end on with a traceback.
 
     Raises:
-        UsageError: One of its variables is no number, or --nproc 0 counts GPUs where there are none.
+        UsageError: One of its variables is not a number, or --nproc 0 counts GPUs where there are none.
     """
     for name in ("NNODES", "NODE_RANK", "MASTER_PORT"):
         text = environment.get(name, "0")
         if not text.isdecimal() and not (name == "NNODES" and re.fullmatch(r"\d+:\d+", text)):
             raise UsageError(
-                f"{name}={text} in the environment is no number, which torchrun needs. Set it, or unset it."
+                f"{name}={text} in the environment is not a number, which torchrun needs. Set it, or unset it."
             )
     if nproc == 0 and not _has_gpu():
         raise UsageError("--nproc 0 starts a process for each GPU, and there is none. Say how many: --nproc 2.")

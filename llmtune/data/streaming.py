@@ -71,7 +71,7 @@ class RecordStream:
         model_author: Sequence[str] = (),
     ) -> None:
         self.strict = strict
-        self._reported = False  # a pass is told of once: the others are the same
+        self._reported = False  # one pass is reported: the others are the same
         self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ class Tokens:
 
 
 def locate(part: Part, encoding: Encoding) -> Tokens:
-    """Learned characters to learned tokens.
+    """Trainable characters to trainable tokens.
 
     Through the offsets, once: `encoding.char_to_token` looks through all of them each time it is asked.
     """
@@ -67,7 +67,7 @@ def locate(part: Part, encoding: Encoding) -> Tokens:
 
 
 def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
-    """Learned characters to learned tokens, by where tokens end in the text's bytes."""
+    """Trainable characters to trainable tokens, by where tokens end in the text's bytes."""
     text, ids = part.text, fast.ids(part.text)
     found = Tokens(ids)
     ends = fast.ends(ids) if part.learned else []

@@ -76,7 +76,7 @@ def test_a_class_as_the_model_type(name, capsys):
     folder = Path(shutil.copytree(tiny_folder(), "Qwen2-0.5B-Instruct"))
     args = told("--model_type", name, "--model_id_or_path", str(folder), "--dataset", "tiny-qa")
     assert args.model_type not in (None, name)
-    assert "told from its own files" in capsys.readouterr().err
+    assert "read from its own files" in capsys.readouterr().err
     with pytest.raises(UsageError, match=f"--model_type {name} names a family: give the model with --model_id_or_path"):
         told("--model_type", name)
 
@@ -181,7 +181,7 @@ def test_printed_commands_are_quoted(capsys):
 
 @pytest.mark.parametrize(("name", "text"), [("NNODES", "zwei"), ("NODE_RANK", "-1"), ("MASTER_PORT", "http")])
 def test_torchruns_variables(name, text):
-    with pytest.raises(UsageError, match=f"{name}={text} in the environment is no number"):
+    with pytest.raises(UsageError, match=f"{name}={text} in the environment is not a number"):
         check_launch(2, {name: text})
     assert planned_processes(2, {name: text}) in (None, 2)
 
