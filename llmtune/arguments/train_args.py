@@ -39,8 +39,6 @@ BY_US = frozenset((
     *("label_smoothing_factor", "fp16_full_eval", "bf16_full_eval", "length_column_name"),
 ))  # fmt: skip
 """Fields that llmtune sets itself, or whose work its own loss and order do."""
-
-
 OTHERS = frozenset((
     *("dataloader_drop_last", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_pin_memory"),
     *("dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_broadcast_buffers", "ddp_bucket_cap_mb"),
@@ -59,7 +57,8 @@ def unknown_flag_hint(flag: str) -> str:
     if flag in OTHERS:
         return f"it is a field of transformers' TrainingArguments: give --train_args {flag}=VALUE."
     if flag in BY_US or flag in BY_FLAG:
-        return f"it is a field of transformers' TrainingArguments: {not_by_train_args(flag)}"
+        reason = not_by_train_args(flag)
+        return f"it is a field of transformers' TrainingArguments, of which --train_args takes others: {reason}"
     return ""
 
 

@@ -235,6 +235,8 @@ def test_trainingarguments_own_names_say_how_they_are_given(capsys):
     for flag in ("save_on_each_node", "eval_delay", "ddp_bucket_cap_mb"):
         assert main(["sft", *TINY, f"--{flag}", "1"]) == 2
         assert f"--train_args {flag}=" in capsys.readouterr().err
+    assert main(["sft", *TINY, "--label_smoothing_factor", "0.1"]) == 2
+    assert "of which --train_args takes others: llmtune sets it itself" in capsys.readouterr().err
 
 
 # The command line
