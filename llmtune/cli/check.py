@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.checks import check_sources
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.parser import parse
 from llmtune.cli.processes import planned_processes
@@ -56,7 +55,6 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    check_sources(args)
     run, resume = check_run(args)
     prepared = prepare(run)
     if resume is not None:

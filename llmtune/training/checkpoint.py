@@ -130,7 +130,8 @@ def rotate(run: Path, keep: int | None, *, best: Path | None, newest: Path) -> N
 
 def set_aside_later(checkpoint: Path) -> None:
     """Rename the checkpoints behind the one that a run resumes from: its steps are going to be trained again."""
-    later = [path for path in numbered_checkpoints(checkpoint.parent) if _step(path) > _step(checkpoint)]
+    done = read_json(checkpoint / STATE_FILE)["global_step"]  # whatever its folder is called
+    later = [path for path in numbered_checkpoints(checkpoint.parent) if int(path.name[11:]) > done]
     for path in later:
         aside = path.with_name(f"superseded-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -139,11 +140,6 @@ def set_aside_later(checkpoint: Path) -> None:
         names = ", ".join(path.name for path in later)
         text = "Resuming from %s: %s, trained after it, set aside as superseded-checkpoint-N."
         get_logger().warning(text, checkpoint.name, names)
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.removeprefix("checkpoint-")
-    return int(number) if number.isdigit() else 0
 
 
 def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:

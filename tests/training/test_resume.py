@@ -228,6 +228,12 @@ def test_checkpoints_behind_the_one_that_is_resumed_are_set_aside(run, capsys):
     assert "checkpoint-4, trained after it, set aside" in capsys.readouterr().err
 
 
+def test_a_checkpoint_under_another_name_sets_nothing_of_before_aside(run):
+    (run / "checkpoint-4").rename(run / "copy")
+    sft(SftArguments(max_steps=5, save_steps=5, resume_from_checkpoint=str(run / "copy")))
+    assert {path.name for path in run.glob("*checkpoint-*")} == {"checkpoint-2", "checkpoint-5"}
+
+
 DAMAGE = {
     "optimizer.pt": "optimizer's state",
     "scheduler.pt": "optimizer's state",
