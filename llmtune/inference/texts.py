@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,11 +56,13 @@ class TokenText:
 
 def text_of(tokenizer: Any, ids: list[int], shown: Mapping[int, str]) -> str:
     """Tokens as text, without special ones but those that are `shown`."""
-    place = next((place for place, token in enumerate(ids) if token in shown), None) if shown else None
-    if place is None:
-        return str(tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
-    before = str(tokenizer.decode(ids[:place], skip_special_tokens=True)) if place else ""
-    return before + shown[ids[place]] + text_of(tokenizer, ids[place + 1 :], shown)
+    parts: list[str] = []
+    for is_shown, run in itertools.groupby(ids, key=shown.__contains__):
+        if is_shown:
+            parts += [shown[token] for token in run]
+        else:
+            parts.append(str(tokenizer.decode(list(run), skip_special_tokens=True)))
+    return "".join(parts)
 
 
 class StopWords:

@@ -69,3 +69,14 @@ def test_a_frame_is_taken_off_piece_by_piece(text, cuts, frame):
     taken = Frame(frame, " ")
     told = "".join(taken.add(text[start:end]) for start, end in pairwise(borders))
     assert told + taken.rest() == text.removeprefix(frame).removesuffix(" ")
+
+
+def test_a_model_that_writes_nothing_but_marks_of_thoughts():
+    """As one does at a high temperature: the text is as long as it is, and no stack is."""
+    from llmtune.inference.texts import text_of
+    from llmtune.models.loading import get_model_tokenizer
+
+    _, tokenizer = get_model_tokenizer("llmtune-tiny", load_model=False)
+    ids = tokenizer.encode(" one two", add_special_tokens=False)
+    assert text_of(tokenizer, [*ids, 9, *ids, *([9] * 5000)], {9: "<t>"}) == " one two<t> one two" + "<t>" * 5000
+    assert text_of(tokenizer, [], {9: "<t>"}) == ""
