@@ -45,7 +45,7 @@ COVERED = {
     "data/store": "data/test_store",
     "data/formats data/formats_messages data/contents data/turns data/shapes data/tool_schemas":
     "data/test_formats data/test_messages data/test_turns data/test_canonical",
-    "data/canonical data/rows": "data/test_canonical data/test_loading data/test_messages",
+    "data/canonical data/rows": "data/test_canonical data/test_loading data/test_row_cache data/test_messages",
     "data/mixing": "data/test_mixing",
     "data/snapshot": "data/test_snapshot",
     "templates/matching": "models/test_identify templates/test_own templates/test_vetted",

@@ -379,26 +379,3 @@ def test_registering_everything_is_quick_and_pure():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_habits_of_2023_are_told_todays_way():
-    """MODEL_MAPPING was a dict of dicts."""
-    from llmtune import MODEL_MAPPING
-
-    with pytest.raises(UsageError, match=r"register_model\('mine', \.\.\.\) adds an entry"):
-        MODEL_MAPPING["mine"] = {"model_id": "a/b"}  # type: ignore[index]
-    with pytest.raises(UsageError, match=r"register_model\('llmtune-tiny'"):
-        del MODEL_MAPPING["llmtune-tiny"]  # type: ignore[attr-defined]
-    entry = MODEL_MAPPING["llmtune-tiny"]
-    for read in (lambda: entry["template"], lambda: entry.get("template")):
-        with pytest.raises(UsageError, match=r"entry\.template; dict\(entry\) makes a dict"):
-            read()
-    assert dict(entry)["template"] == entry.template
-
-
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_a_registration_ends_with_its_test(time):
-    """See tests/conftest.py: without it, the second time would meet a DuplicateKeyError."""
-    before = len(MODEL_MAPPING)
-    MODEL_MAPPING.register("of-one-test", MODEL_MAPPING["llmtune-tiny"], aliases=("of-one-test-too",))
-    assert len(MODEL_MAPPING) == before + 1 > 100

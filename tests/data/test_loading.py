@@ -1,19 +1,13 @@
-"""Every file of the shared data, the cache, and what happens to bad rows."""
+"""Every file of the shared data, and what happens to bad rows."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 
 import pytest
 
 from llmtune.data.canonical import SCHEMA, from_record
-from llmtune.data.info import register_dataset
 from llmtune.data.loading import load_source
-from llmtune.data.mixing import get_dataset
-from llmtune.data.row_cache import row_folder
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
 from llmtune.types import Conversation, Message, ToolCall
@@ -298,152 +292,3 @@ def test_rows_without_answer(tmp_path):
     name = write(tmp_path / "a.jsonl", [{"query": "q"}, {"query": "q", "response": "r"}])
     assert len(load_source(name).train) == 1
     assert len(load_source(name, need_answer=False).train) == 2
-
-
-# Cache
-
-
-def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
-    name = write(tmp_path / "cache.jsonl", [GOOD, {"text": "only in this test"}])
-    first = load_source(name)
-    file = first.train.cache_files[0]["filename"]
-    assert str(cache_root()) in file
-    with monkeypatch.context() as patch:
-        patch.setattr("llmtune.data.loading.read_files", lambda path, folder: pytest.fail("read again"))
-        again = load_source(name)
-    assert again.train._fingerprint == first.train._fingerprint
-    assert again.train.to_list() == first.train.to_list()
-    read: list[object] = []
-    from llmtune.data.readers import read_files
-
-    monkeypatch.setattr(
-        "llmtune.data.loading.read_files", lambda path, folder: read.append(path) or read_files(path, folder)
-    )
-    assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
-    assert len(read) == 1
-    assert first.train.to_list() == again.train.to_list()
-    assert not list((cache_root() / "rows").glob(".*"))
-
-
-DAMAGE = {
-    "cut": lambda raw: raw[: len(raw) // 2],
-    "emptied": lambda raw: b"",
-    "zeroed": lambda raw: bytes(len(raw)),
-    "zeroed_inside": lambda raw: raw[: len(raw) // 3] + bytes(len(raw) // 3) + raw[len(raw) // 3 * 2 :],
-    "garbage": lambda raw: bytes(range(256)),
-    "null": lambda raw: b"null",
-    "list": lambda raw: b"[1]",
-    "object": lambda raw: b"{}",
-    "deep": lambda raw: b"[" * 100_000,
-    "other_types": lambda raw: b'{"rows.arrow": {"a": 1}, "report.json": [null, "x"], "rows_read": "x"}',
-}
-
-
-@pytest.mark.parametrize("name", ["rows.arrow", "report.json", "seal.json"])
-@pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
-def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch, name, damage, capsys):
-    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
-    source = write(tmp_path / "a.jsonl", [GOOD, {"text": "t"}, {"foo": 1}])
-    whole = load_source(source)
-    folder = row_folder(whole.train._fingerprint)
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    rows = whole.train.to_list()
-    (folder / name).unlink()
-    if damage in DAMAGE:
-        (folder / name).write_bytes(DAMAGE[damage](before[name]))
-    elif damage == "a folder":
-        (folder / name).mkdir()
-    capsys.readouterr()
-    again = load_source(source)
-    assert f"{source}: its rows in the cache are damaged; they are read anew\n" in capsys.readouterr().err
-    assert (again.train.to_list(), again.report) == (rows, whole.report)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    load_source(source)
-    assert "are damaged" not in capsys.readouterr().err
-    assert load_source(source, overwrite_cache=True).train.to_list() == rows
-
-
-@pytest.mark.parametrize("make", [lambda path: path.write_text("x"), lambda path: path.mkdir()])
-def test_something_else_in_the_place_of_the_rows(tmp_path, monkeypatch, make):
-    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
-    source = write(tmp_path / "a.jsonl", [GOOD])
-    key = load_source(source).train._fingerprint
-    shutil.rmtree(row_folder(key))
-    make(row_folder(key))
-    assert len(load_source(source).train) == 1
-
-
-def test_rows_that_are_filled_in_are_mended_too(tmp_path, monkeypatch):
-    """Every way into the cache, not that of files alone."""
-    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
-    source = write(tmp_path / "a.jsonl", [{"query": "{{NAME}}?", "response": "{{NAME}}"}])
-    register_dataset("t-made", get_function=lambda: [GOOD], replace=True)
-
-    def contents() -> list[object]:
-        filled = get_dataset(source, dataset_test_ratio=0, model_name="Tiny")[0]
-        head = RecordStream([source]).head(1)
-        made = get_dataset("t-made", dataset_test_ratio=0)[0]
-        return [filled.to_list(), head.to_list(), made.to_list()]
-
-    before = contents()
-    assert before[0][0]["messages"][1]["content"] == "Tiny"
-    for file in [*(cache_root() / "rows").glob("*/rows.arrow")]:
-        file.write_bytes(bytes(100))
-    assert contents() == before
-
-
-def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
-    def rows(path, folder):
-        yield "line 1", {"foo": 1}
-        pytest.fail("read on")
-
-    monkeypatch.setattr("llmtune.data.loading.read_files", rows)
-    with pytest.raises(DataError, match="line 1: it fits no known shape"):
-        load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
-
-
-def test_content_decides_not_the_name(tmp_path):
-    one = load_source(write(tmp_path / "a.jsonl", [GOOD]))
-    other = load_source(write(tmp_path / "b.jsonl", [GOOD]))
-    changed = load_source(write(tmp_path / "a.jsonl", [GOOD, GOOD]))
-    assert one.train._fingerprint == other.train._fingerprint != changed.train._fingerprint
-    assert len(changed.train) == 2
-
-
-def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(Exception, match="Set LLMTUNE_CACHE to another folder"):
-        load_source(write(tmp_path / "a.jsonl", [GOOD]))
-
-
-RACE = """
-import sys
-from llmtune.data.loading import load_source
-for _ in range(4):
-    train = load_source(sys.argv[1], overwrite_cache=True).train
-print(len(train), train._fingerprint)
-"""
-
-
-def test_processes_race_for_one_key(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
-    name = write(tmp_path / "race.jsonl", [GOOD] * 1000)
-    command = [sys.executable, "-c", RACE, name]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    outputs = {process.communicate()[0] for process in running}
-    assert [process.returncode for process in running] == [0] * 4
-    assert len(outputs) == 1
-    assert outputs.pop().startswith("1000 ")
-    assert [path.name for path in (cache_root() / "rows").iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_new_version_samples_the_same_rows(tmp_path, monkeypatch):
-    """Else a run that is resumed after an upgrade would go on with other rows."""
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(f'{{"query": "q{n}", "response": "a"}}\n' for n in range(50)))
-    before = get_dataset([str(file)], train_dataset_sample=10, dataset_test_ratio=0.1)
-    monkeypatch.setattr("llmtune.data.row_cache.FORMATS_VERSION", 1_000_000)
-    after = get_dataset([str(file)], train_dataset_sample=10, dataset_test_ratio=0.1)
-    assert [list(part) for part in before] == [list(part) for part in after]
-    assert row_folder("x").name == "x-1000000"

@@ -21,6 +21,8 @@ from llmtune.templates.chat import ChatTemplate, EncodedRow, get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 from llmtune.types import Conversation, Encoded, Message
 
+from .made import DAMAGED
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
@@ -205,16 +207,7 @@ def test_what_is_cut_is_told_in_tokens(tokenizer, capsys, strategy, text):
     assert capsys.readouterr().err == told
 
 
-DAMAGE = {
-    "cut": lambda raw: raw[: len(raw) // 2],
-    "emptied": lambda raw: b"",
-    "zeroed": lambda raw: bytes(len(raw)),
-    "zeroed_inside": lambda raw: raw[: len(raw) // 3] + bytes(len(raw) // 3) + raw[len(raw) // 3 * 2 :],
-    "garbage": lambda raw: bytes(range(256)),
-    "null": lambda raw: b"null",
-    "list": lambda raw: b"[1]",
-    "object": lambda raw: b"{}",
-    "deep": lambda raw: b"[" * 100_000,
+DAMAGE = DAMAGED | {
     "other_numbers": lambda raw: raw.replace(b'"num_rows": 30', b'"num_rows": 31'),
     "other_types": lambda raw: raw.replace(b'"num_rows": 30', b'"num_rows": {}'),
     "other_names": lambda raw: raw.replace(b'"num_rows"', b'"num_rosw"'),

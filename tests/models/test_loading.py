@@ -138,6 +138,27 @@ def test_such_a_function_trains_and_answers(entry, tmp_path):
     assert infer(InferArguments(ckpt_dir=str(result.checkpoint), show_dataset_sample=1, max_new_tokens=2))
 
 
+def test_the_habits_of_2023_are_told_todays_way():
+    """MODEL_MAPPING was a dict of dicts."""
+    with pytest.raises(UsageError, match=r"register_model\('mine', \.\.\.\) adds an entry"):
+        MODEL_MAPPING["mine"] = {"model_id": "a/b"}  # type: ignore[index]
+    with pytest.raises(UsageError, match=r"register_model\('llmtune-tiny'"):
+        del MODEL_MAPPING["llmtune-tiny"]  # type: ignore[attr-defined]
+    entry = MODEL_MAPPING["llmtune-tiny"]
+    for read in (lambda: entry["template"], lambda: entry.get("template")):
+        with pytest.raises(UsageError, match=r"entry\.template; dict\(entry\) makes a dict"):
+            read()
+    assert dict(entry)["template"] == entry.template
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_a_registration_ends_with_its_test(time):
+    """See tests/conftest.py: without it, the second time would meet a DuplicateKeyError."""
+    before = len(MODEL_MAPPING)
+    MODEL_MAPPING.register("of-one-test", MODEL_MAPPING["llmtune-tiny"], aliases=("of-one-test-too",))
+    assert len(MODEL_MAPPING) == before + 1 > 100
+
+
 def test_folders_that_are_no_models(tmp_path):
     def load(folder: Path) -> Any:
         return get_model_tokenizer("llmtune-tiny", model_id_or_path=str(folder))
