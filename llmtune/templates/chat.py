@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 from llmtune.data.formats import to_conversation
 from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import RowError, TemplateError, UsageError
+from llmtune.templates.cut import EncodedRow, cut_prompt, keep
 from llmtune.templates.encode import Sample, TextEncoder
 from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, with_kwargs
@@ -30,21 +31,6 @@ from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, Tru
 __all__ = ["ChatTemplate", "EncodedRow", "get_template"]
 
 Row = Mapping[str, Any] | Conversation
-
-
-@dataclass(slots=True)
-class EncodedRow:
-    """What one row became. `problem`: why it became nothing."""
-
-    samples: list[Encoded] = field(default_factory=list)
-    num_truncated: int = 0
-    num_cut_tokens: int = 0
-    num_cut_trainable: int = 0
-    num_deleted: int = 0
-    num_unlearned: int = 0
-    num_plain: int = 0
-    num_cut_images: int = 0
-    problem: str | None = None
 
 
 class ChatTemplate:
@@ -185,7 +171,8 @@ class ChatTemplate:
         found: list[Encoded] = []
         for conversation, encoded in zip(conversations, self._encoder.encode(samples), strict=True):
             assert encoded is not None, "a prompt has no answer whose border could lie inside a token"
-            found.append(self._cut_prompt(replace(encoded, images=self._images_of(conversation))))
+            made = replace(encoded, images=self._images_of(conversation))
+            found.append(cut_prompt(made, self.max_length, image_token=self._image_token))
         return found
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
@@ -285,39 +272,9 @@ class ChatTemplate:
                 again += [(index, part) for part in _one_by_one(conversation)]
             else:
                 rows[index].num_plain += sample.num_plain
-                self._keep(replace(encoded, images=self._images_of(conversation)), rows[index])
+                made = replace(encoded, images=self._images_of(conversation))
+                keep(made, rows[index], self.max_length, self.truncation_strategy, image_token=self._image_token)
         return again
-
-    def _keep(self, encoded: Encoded, row: EncodedRow) -> None:
-        limit = self.max_length
-        num_tokens, num_trainable = len(encoded.input_ids), encoded.num_learned
-        if limit is not None and len(encoded.input_ids) > limit:
-            if self.truncation_strategy == "delete":
-                row.num_deleted += 1
-                return
-            kept = slice(-limit, None) if self.truncation_strategy == "left" else slice(limit)
-            if self._cuts_images(encoded, kept):
-                row.num_cut_images += 1
-                return
-            weights = None if encoded.weights is None else encoded.weights[kept]
-            encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept], weights=weights)
-            encoded.labels[0] = IGNORE_INDEX
-            row.num_truncated += 1
-            row.num_cut_tokens += num_tokens - len(encoded.input_ids)
-            row.num_cut_trainable += num_trainable - encoded.num_learned
-        if encoded.num_learned == 0:
-            row.num_unlearned += 1
-        else:
-            row.samples.append(encoded)
-
-    def _cut_prompt(self, prompt: Encoded) -> Encoded:
-        limit = self.max_length
-        if not limit or len(prompt.input_ids) <= limit:
-            return prompt
-        if self._cuts_images(prompt, slice(-limit, None)):
-            size = f"{len(prompt.input_ids):,} tokens, with those of its images,"
-            raise TemplateError(f"A question has {size} and --max_length is {limit:,}. Raise it, or give -1.")
-        return replace(prompt, input_ids=prompt.input_ids[-limit:])
 
     # Images, where the model sees them
 
@@ -345,11 +302,9 @@ class ChatTemplate:
             pieces = fill_images(pieces, conversation.images, sizes, token, may_spell=bool(is_text))
         return self._encoder.sample(pieces)
 
-    def _cuts_images(self, encoded: Encoded, kept: slice) -> bool:
-        if self.images is None or not encoded.images:
-            return False
-        token = self.images.token_id
-        return encoded.input_ids[kept].count(token) != encoded.input_ids.count(token)
+    @property
+    def _image_token(self) -> int | None:
+        return None if self.images is None else self.images.token_id
 
     def _limit_text(self) -> str:
         if self.max_length is None:

@@ -1,0 +1,74 @@
+"""Samples and prompts longer than `--max_length`: what they lose, and what is counted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from llmtune.errors import TemplateError
+from llmtune.types import IGNORE_INDEX, Encoded, TruncationStrategy
+
+__all__ = ["EncodedRow", "cut_prompt", "keep"]
+
+
+@dataclass(slots=True)
+class EncodedRow:
+    """What one row became. `problem`: why it became nothing."""
+
+    samples: list[Encoded] = field(default_factory=list)
+    num_truncated: int = 0
+    num_cut_tokens: int = 0
+    num_cut_trainable: int = 0
+    num_deleted: int = 0
+    num_unlearned: int = 0
+    num_plain: int = 0
+    num_cut_images: int = 0
+    problem: str | None = None
+
+
+def keep(
+    encoded: Encoded, row: EncodedRow, limit: int | None, strategy: TruncationStrategy, *, image_token: int | None
+) -> None:
+    """Add a sample to its row, cut to the limit, or count why it is left out.
+
+    Args:
+        limit: Tokens; None for any number. image_token: Where the model sees images, the id that stands for them.
+    """
+    num_tokens, num_trainable = len(encoded.input_ids), encoded.num_learned
+    if limit is not None and num_tokens > limit:
+        if strategy == "delete":
+            row.num_deleted += 1
+            return
+        kept = slice(-limit, None) if strategy == "left" else slice(limit)
+        if _cuts_images(encoded, kept, image_token):
+            row.num_cut_images += 1
+            return
+        weights = None if encoded.weights is None else encoded.weights[kept]
+        encoded = replace(encoded, input_ids=encoded.input_ids[kept], labels=encoded.labels[kept], weights=weights)
+        encoded.labels[0] = IGNORE_INDEX
+        row.num_truncated += 1
+        row.num_cut_tokens += num_tokens - len(encoded.input_ids)
+        row.num_cut_trainable += num_trainable - encoded.num_learned
+    if encoded.num_learned == 0:
+        row.num_unlearned += 1
+    else:
+        row.samples.append(encoded)
+
+
+def cut_prompt(prompt: Encoded, limit: int | None, *, image_token: int | None) -> Encoded:
+    """The end of a prompt.
+
+    Raises:
+        TemplateError: The cut would go through an image.
+    """
+    if not limit or len(prompt.input_ids) <= limit:
+        return prompt
+    if _cuts_images(prompt, slice(-limit, None), image_token):
+        size = f"{len(prompt.input_ids):,} tokens, with those of its images,"
+        raise TemplateError(f"A question has {size} and --max_length is {limit:,}. Raise it, or give -1.")
+    return replace(prompt, input_ids=prompt.input_ids[-limit:])
+
+
+def _cuts_images(encoded: Encoded, kept: slice, image_token: int | None) -> bool:
+    if image_token is None or not encoded.images:
+        return False
+    return encoded.input_ids[kept].count(image_token) != encoded.input_ids.count(image_token)
