@@ -13,12 +13,14 @@ from transformers import TrainerCallback, TrainingArguments
 from llmtune.arguments.distributed import need_deepspeed, zero_stage
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.deepspeed import leave_unimported
+from llmtune.distributed.extensions import release_dead_builds
 from llmtune.distributed.fsdp import is_divided, let_cpus_divide
 from llmtune.errors import UsageError
 from llmtune.training.decisions import Decisions
 from llmtune.training.training_arguments import training_arguments
 from llmtune.utils.logging import get_logger
-from llmtune.utils.ranks import is_distributed, world_size
+from llmtune.utils.ranks import is_distributed, local_rank, world_size
+from llmtune.utils.turns import first_on_this_machine
 
 __all__ = ["AtStart", "NoteStrategy", "check_processes", "meet", "strategy_text"]
 
@@ -78,6 +80,9 @@ def meet(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
 
 
 def _ready_deepspeed(on_cpu: bool) -> None:
+    with first_on_this_machine("extensions"):
+        if local_rank() == 0:
+            release_dead_builds()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not is_distributed():  # DeepSpeed asks for a group even of one
