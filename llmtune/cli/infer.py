@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.parser import parse
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 
 SUMMARY = """
 Answer a data set with a checkpoint, or talk to it. The checkpoint knows how it was trained:
