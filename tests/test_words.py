@@ -16,8 +16,6 @@ from llmtune.cli.parser import build_parser
 ROOT = Path(__file__).parents[1]
 
 NOT_YET: tuple[str, ...] = (
-    "llmtune/arguments/",
-    "llmtune/cli/",
     "llmtune/data/",
     "llmtune/distributed/",
     "llmtune/evaluating/",
@@ -53,7 +51,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "taken for": (r"\b(?:is|are|was|be|and) taken for\b", "is read as; --old -> --new"),
     "goes on": (r"\b(?:goes?|going|gone|went) on (?:from|with|at|after|by)\b|\btaken up again\b", "resumes; continues"),
     "talk": (r"\btalk(?:s|ed|ing)? to\b|\ba talk\b", "chat with; a conversation"),
-    "no number": (r"\b(?:is|are|was|were|be) (?:no|not a) number\b(?! of)|without a sound loss", "is NaN or infinite"),
+    "no number": (r"\b(?:is|are|was|were|be) no number\b(?! of)|without a sound loss", "is NaN or infinite"),
     "run away": (r"\brun away\b|\bruns away\b|\bran away\b", "diverged"),
     "number format": (r"\bnumber formats?\b", "dtype"),
     "behind one another": (r"\bbehind (?:one another|each other)\b", "packed sequences; concatenated"),
@@ -70,15 +68,17 @@ WORDS: dict[str, tuple[str, str]] = {
         "per step, per sample, per epoch",
     ),
     "data set": (r"\bdata sets?\b", "dataset"),
-    "system text": (r"\bsystem texts?\b", "system prompt"),
+    "system text": (r"\b[Ss]ystem texts?\b", "system prompt"),
     "hollow": (r"\bhollow\b", "on the meta device"),
-    "faces": (r"\bfaces?\b(?!\w)(?<!Hugging Face)(?<!hugging face)", "adapters"),
+    "faces": (r"\bfaces?\b", "adapters"),
     "sees": (
         r"\b(?:models?|that|which|who|to) sees? (?:images|pictures)\b|\bdo not see each other\b",
         "vision model; do not attend to each other",
     ),
 }
-PATTERNS = {name: re.compile(pattern, re.I if name != "faces" else 0) for name, (pattern, _) in WORDS.items()}
+CASE = ("faces", "system text")
+"""Patterns that mind upper case: Hugging Face and `--system TEXT` are right."""
+PATTERNS = {name: re.compile(pattern, 0 if name in CASE else re.I) for name, (pattern, _) in WORDS.items()}
 RIDDLE = re.compile(r"What\b(?! (?:is|are|does|do)\b[^.]*\?)")
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint folder is, and what the run that wrote it says of itself: no torch."""
+"""Checkpoint folders and the settings saved in them, without torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["checkpoint_kind", "checkpoint_of", "numbered_checkpoints", "read_sft
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint-N of a run's folder, in the order of their steps."""
+    """The checkpoint-N of a run folder, ordered by step."""
     numbered = [(int(path.name[11:]), path) for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
     return [path for _, path in sorted(numbered) if path.is_dir()]
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a folder means: itself, or of a run's folder its best checkpoint, else its last one."""
+    """The checkpoint of a folder: itself, or the best (else the last) checkpoint of a run folder."""
     found = numbered_checkpoints(folder) if folder.is_dir() else []
     if not found:
         return folder
@@ -28,26 +28,26 @@ def checkpoint_of(folder: Path) -> Path:
     named = Path(str(state.get("best_model_checkpoint") or "")).name
     best = next((path for path in found if path.name == named), None)
     chosen = best or found[-1]
-    get_logger().info(f"{folder} is a run's folder: taking its {'best' if best else 'last'} checkpoint, {chosen.name}.")
+    get_logger().info(f"{folder} is a run folder: using its {'best' if best else 'last'} checkpoint, {chosen.name}.")
     return chosen
 
 
 def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
-    """`lora` for a folder with adapters of whatever kind, `full` for a folder with all the weights.
+    """`lora` for a folder with adapters of any kind, `full` for a folder with full weights.
 
     Raises:
         CheckpointError: It is missing, or is neither.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Look below output/.")
     if _adapter_config(folder) is not None:
         return "lora"
     if (folder / "config.json").is_file():
         return "full"
     runs = [run for below in ("*/", "*/*/") for run in sorted(folder.glob(below)) if numbered_checkpoints(run)]
     latest = numbered_checkpoints(runs[-1])[-1] if runs else None
-    hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another one of the run."
-    raise CheckpointError(f"{folder} is no checkpoint: it has neither adapter_config.json nor config.json. {hint}")
+    hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another checkpoint of the run."
+    raise CheckpointError(f"{folder} is not a checkpoint: it has neither adapter_config.json nor config.json. {hint}")
 
 
 def trained_kind(folder: Path) -> str:
@@ -78,7 +78,7 @@ def read_sft_args(folder: Path) -> dict[str, Any]:
         CheckpointError: The folder does not exist, or its sft_args.json cannot be read.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Look below output/.")
     for place in (folder, folder.parent):
         file = place / "sft_args.json"
         if file.is_file():
