@@ -144,7 +144,7 @@ def peak(tokenizer_folder: str, num_rows: int) -> None:
         from transformers import AutoTokenizer
 
         from llmtune import get_dataset, get_template
-        from llmtune.data.store import encode_dataset
+        from llmtune.samples.store import encode_dataset
 
         file = Path(folder) / "rows.jsonl"
         with file.open("w", encoding="utf-8") as opened:

@@ -84,7 +84,7 @@ def useful_tokens(batch: dict[str, Any]) -> int:
         return int(batch["attention_mask"].sum())
     if "position_ids" not in batch:
         return batch["input_ids"].numel()
-    from llmtune.training.collate import num_useful
+    from llmtune.samples.collate import num_useful
 
     return int(num_useful({"position_ids": batch["position_ids"]}))
 

@@ -13,10 +13,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from llmtune.arguments.parser import field_help, fields_by_owner, inner_type, shown_value
 from llmtune.cli import list as list_command
 from llmtune.cli import show as show_command
 from llmtune.cli.main import COMMANDS
-from llmtune.cli.parser import field_help, fields_by_owner, inner_type, shown_value
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
 ALWAYS = {

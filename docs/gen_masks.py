@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from llmtune import get_template
 from llmtune.data.formats import to_conversation
-from llmtune.inspect.mask_view import TokenView, token_views
+from llmtune.templates.mask_view import TokenView, token_views
 from llmtune.types import Json
 
 COLUMNS = 92

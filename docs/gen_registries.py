@@ -9,7 +9,7 @@ from types import ModuleType
 
 from gen_commands import cell, table
 
-from llmtune.evaluating.info import METRIC_MAPPING
+from llmtune.metrics.info import METRIC_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def tool_formats() -> Iterator[Row]:
 def metrics() -> Iterator[Row]:
     for key in METRIC_MAPPING:
         info = METRIC_MAPPING[key]
-        if "/evaluating/builtin" in METRIC_MAPPING.origin(key):
+        if "/metrics/builtin" in METRIC_MAPPING.origin(key):
             yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
 
 

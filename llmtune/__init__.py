@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
-    from llmtune.evaluating.evaluate import evaluate
-    from llmtune.evaluating.info import METRIC_MAPPING, MetricInfo, register_metric
+    from llmtune.evaluation.evaluate import evaluate
     from llmtune.exporting.export import export, merge
     from llmtune.inference.infer import infer
+    from llmtune.metrics.info import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
-    from llmtune.templates.chat import ChatTemplate, get_template
+    from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
+    from llmtune.templates.lookup import get_template
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
     from llmtune.training.sft import SftResult, sft
 
@@ -38,10 +39,10 @@ _HOMES = {
     "ExportArguments": "llmtune.arguments.export",
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
-    "METRIC_MAPPING": "llmtune.evaluating.info",
+    "METRIC_MAPPING": "llmtune.metrics.info",
     "MergeArguments": "llmtune.arguments.merge",
     "MODEL_MAPPING": "llmtune.models.info",
-    "MetricInfo": "llmtune.evaluating.info",
+    "MetricInfo": "llmtune.metrics.info",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
     "SftResult": "llmtune.training.sft",
@@ -49,15 +50,15 @@ _HOMES = {
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
     "ToolFormat": "llmtune.templates.tools",
-    "evaluate": "llmtune.evaluating.evaluate",
+    "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
     "get_model_tokenizer": "llmtune.models.loading",
-    "get_template": "llmtune.templates.chat",
+    "get_template": "llmtune.templates.lookup",
     "infer": "llmtune.inference.infer",
     "merge": "llmtune.exporting.export",
     "register_dataset": "llmtune.data.info",
-    "register_metric": "llmtune.evaluating.info",
+    "register_metric": "llmtune.metrics.info",
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",

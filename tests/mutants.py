@@ -34,15 +34,16 @@ EQUIVALENT = Path(__file__).with_suffix(".csv")
 """Mutants that change nothing that anyone could see, and why: module, the lines before and after."""
 
 COVERED = {
-    "training/loss": "training/test_loss training/test_equalities training/test_weights models/test_vision",
-    "training/packing training/collate": "training/test_packing training/test_equalities training/test_weights",
-    "training/order": "training/test_order training/test_packed_runs training/test_sft",
-    "training/streaming": "training/test_streaming",
+    "models/supervised_loss":
+    "models/test_supervised_loss training/test_equalities training/test_weights models/test_vision",
+    "samples/packing samples/collate": "samples/test_packing training/test_equalities training/test_weights",
+    "samples/sampler": "samples/test_sampler training/test_packed_runs training/test_sft",
+    "samples/streaming": "samples/test_streaming",
     "training/trainer": "training/test_checkpoint training/test_sft training/test_resume training/test_weights "
     "training/test_throughput training/test_equalities",
-    "training/checkpoint": "training/test_checkpoint training/test_resume",
-    "training/run_lock": "training/test_lock",
-    "data/store": "data/test_store",
+    "checkpoint run/resume": "training/test_checkpoint training/test_resume cli/test_doors",
+    "run/lock": "training/test_lock",
+    "samples/store": "samples/test_store",
     "data/formats data/formats_messages data/contents data/turns data/shapes data/tool_schemas":
     "data/test_formats data/test_messages data/test_turns data/test_canonical",
     "data/canonical data/rows": "data/test_canonical data/test_loading data/test_row_cache data/test_messages",
@@ -57,7 +58,7 @@ COVERED = {
     "arguments/strangers": "cli/test_strangers training/test_resume",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/own": "utils/test_own cli/test_strangers",
-    "utils/atomic": "utils/test_atomic data/test_store",
+    "utils/atomic": "utils/test_atomic samples/test_store",
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/stops":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
     "serving/test_choose serving/test_images serving/test_thoughts",
@@ -65,11 +66,11 @@ COVERED = {
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
-    "training/test_equalities training/test_experts training/test_sft exporting/test_merge models/test_vision",
-    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights exporting/test_merge",
-    "tuners/merge": "inference/test_infer exporting/test_merge training/test_quantization",
-    "exporting/weights exporting/merge exporting/shards exporting/hollow exporting/files":
-    "exporting/test_shards exporting/test_merge exporting/test_weights exporting/test_export",
+    "training/test_equalities training/test_experts training/test_sft merging/test_streamed models/test_vision",
+    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_streamed",
+    "merging/in_memory": "inference/test_infer merging/test_streamed training/test_quantization",
+    "merging/weights merging/streamed merging/shards merging/meta_model merging/files":
+    "merging/test_shards merging/test_streamed merging/test_weights exporting/test_export",
 }  # fmt: skip
 """Modules that matter, and the tests that hold them."""
 

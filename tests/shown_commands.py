@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from llmtune.arguments.parser import parse
 from llmtune.cli.main import main
-from llmtune.cli.parser import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")

@@ -13,47 +13,36 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "llmtune").rglob("*.py"))
 
-# A module may import those of its own floor and of the floors below. The longest name that fits decides.
-PORTS = {
-    f"models.ports.{name}"
-    for name in ("port", "find", "qwen_v1", "baichuan", "chatglm", "internlm", "internlm2", "xverse")
-}
-FLOORS = [
+# A package may import those below it, within functions as well; what is for type checkers alone does not count.
+LAYERS = [
     {"errors", "types"},
-    {"utils", "hub.settings"},
-    {"registry"},
-    {"models", *PORTS, "data", "templates", "evaluating.info", "evaluating.builtin"},
+    {"utils"},
+    {"registry", "checkpoint"},
+    {"hub", "metrics", "distributed"},
+    {"data"},
+    {"templates"},
+    {"models"},
     {"arguments"},
-    {"launching"},
-    {
-        "data.canonical",
-        "data.identity",
-        "data.loading",
-        "data.mixing",
-        "data.row_cache",
-        "data.rows",
-        "data.store",
-        "data.streaming",
-        "distributed",
-        "hub",
-        "inspect",
-        "models.loading",
-        "models.ports",
-        "models.shifted",
-        "models.tiny",
-        "models.varlen",
-        "models.vision",
-        "tuners",
-    },
-    {"training", "inference", "planning", "evaluating", "exporting"},
-    {"serving", "web"},
-    {"cli", "web.page"},  # the page is a program: it reads the flags of its command line
-    {"", "__main__"},
+    {"tuners", "launch"},
+    {"samples"},
+    {"planning", "run"},
+    {"merging"},
+    {"inference"},
+    {"training", "evaluation", "serving", "web"},
+    {"exporting"},
+    {"cli"},
+    {"__main__"},
 ]
-FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-LOADING = FLOOR_OF["models.loading"]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 HEAVY = {"accelerate", "datasets", "matplotlib", "modelscope", "peft", "pyarrow", "torch", "transformers"}
 DATA_MAY = {"datasets", "pyarrow"}
+LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "cli", "__main__"}
+"""Packages that import nothing heavy at module level, apart from the files below."""
+WORK_ON_TENSORS = {
+    *("distributed.background", "distributed.collectives", "distributed.fsdp"),
+    *("models.flops", "models.packing_check", "models.shifted", "models.supervised_loss", "models.varlen"),
+    *("models.ports.modeling_llama_alibi", "models.ports.tensors"),
+}
 
 
 def name_of(file: Path) -> str:
@@ -61,44 +50,50 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def floor(name: str) -> int:
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if ".".join(parts[:end]) in FLOOR_OF:
-            return FLOOR_OF[".".join(parts[:end])]
-    raise AssertionError(f"llmtune.{name} has no floor: say in this test where it belongs")
+NAMES = {name_of(file) for file in FILES}
 
 
-def module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run at import; not those of functions, nor what is for type checkers alone."""
+def package_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def statements(body: list[ast.stmt], *, functions: bool) -> Iterator[ast.stmt]:
+    """Statements that run at import, or, with `functions`, ever; not what is for type checkers alone."""
     for statement in body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and not functions:
             continue
         if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
-            yield from module_level(statement.orelse)
+            yield from statements(statement.orelse, functions=functions)
             continue
         yield statement
         for name in ("body", "orelse", "finalbody"):
-            yield from module_level(getattr(statement, name, []))
-        for handler in getattr(statement, "handlers", []):
-            yield from module_level(handler.body)
+            yield from statements(getattr(statement, name, []), functions=functions)
+        for part in (*getattr(statement, "handlers", []), *getattr(statement, "cases", [])):
+            yield from statements(part.body, functions=functions)
 
 
-def imports(source: str, package: str = "") -> set[str]:
-    found: set[str] = set()
-    for statement in module_level(ast.parse(source).body):
+def imports(source: str, *, functions: bool = False) -> set[str]:
+    """Names of the modules that a source imports; `from llmtune.data import rows` names a module, not a function."""
+    modules: set[str] = set()
+    for statement in statements(ast.parse(source).body, functions=functions):
         if isinstance(statement, ast.Import):
-            found |= {alias.name for alias in statement.names}
+            modules |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
             assert statement.level == 0, "imports are absolute"
-            found.add(statement.module or "")
-            # `from llmtune.data import rows` names a module, not a function.
-            found |= {
-                f"{statement.module}.{alias.name}"
-                for alias in statement.names
-                if (ROOT / f"{statement.module}.{alias.name}".replace(".", "/")).with_suffix(".py").is_file()
-            }
-    return found
+            base = statement.module or ""
+            below = {f"{base}.{alias.name}" for alias in statement.names}
+            below &= {f"llmtune.{name}" for name in NAMES}
+            modules |= below or {base}
+    return modules
+
+
+def ours(file: Path, *, functions: bool) -> set[str]:
+    """The files of llmtune that a file imports; llmtune itself, which holds the version and lazy names, apart."""
+    names = imports(file.read_text("utf-8"), functions=functions)
+    return {name.removeprefix("llmtune.") for name in names if name.startswith("llmtune.")} - {name_of(file)}
+
+
+GRAPH = {name_of(file): ours(file, functions=True) for file in FILES if name_of(file)}
 
 
 def test_reads_what_it_should():
@@ -106,33 +101,37 @@ def test_reads_what_it_should():
         "import a\nfrom llmtune import errors\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\n"
         "try:\n    import d\nexcept ImportError:\n    import e\ndef f():\n    import g\nclass C:\n    import h\n"
     )
-    assert imports(source) == {"a", "llmtune", "llmtune.errors", "c", "d", "e", "h"}
-    assert floor("data.formats") < floor("data.store") < floor("training.sft") < floor("cli.main")
+    assert imports(source) == {"a", "llmtune.errors", "c", "d", "e", "h"}
+    assert imports(source, functions=True) == {"a", "llmtune.errors", "c", "d", "e", "g", "h"}
     assert len(FILES) > 60
+    assert GRAPH["training.sft"] > {"training.build", "samples.prepare"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_one_direction(file: Path):
-    name = name_of(file)
-    ours = {
-        found.removeprefix("llmtune").removeprefix(".") for found in imports(file.read_text("utf-8")) if is_ours(found)
-    }
-    ours -= {""}  # llmtune itself holds the version and lazy names
-    assert {other for other in ours if floor(other) > floor(name)} == set()
+def test_every_package_has_a_layer():
+    assert {package_of(name) for name in GRAPH} == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH))
+def test_imports_run_down_the_layers(name: str):
+    own = LAYER_OF[package_of(name)]
+    others = {other for other in GRAPH[name] if package_of(other) != package_of(name)}
+    assert {other for other in others if LAYER_OF[package_of(other)] >= own} == set()
+
+
+def test_no_files_import_each_other_in_a_circle():
+    left = {name: set(others) for name, others in GRAPH.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert set(left) == set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_light_until_loading(file: Path):
     name = name_of(file)
-    heavy = {found.split(".")[0] for found in imports(file.read_text("utf-8"))} & HEAVY
-    if floor(name) < LOADING or name.startswith("cli") or name in ("", "__main__", "inspect.mask_view"):
-        assert heavy == set()
-    elif name.startswith("data."):
-        assert heavy <= DATA_MAY
-
-
-def is_ours(module: str) -> bool:
-    return module == "llmtune" or module.startswith("llmtune.")
+    if package_of(name) not in LIGHT | {""} or name in WORK_ON_TENSORS:
+        return
+    heavy = {module.split(".")[0] for module in imports(file.read_text("utf-8"))} & HEAVY
+    assert heavy <= (DATA_MAY if name.startswith("data.") else set())
 
 
 COMMANDS = [

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import llmtune
 from llmtune.arguments.fields import fixed, free
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
+from llmtune.errors import UsageError
 
 if TYPE_CHECKING:
     from llmtune.arguments.checks import Problems
@@ -20,17 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DistributedArguments",
     "check_distributed",
-    "deepspeed_file",
-    "need_deepspeed",
-    "packaged_configs",
-    "read_deepspeed",
-    "zero_stage",
 ]
-
-
-GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
-"""deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""
-GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")
 
 
 @dataclass(kw_only=True)
@@ -101,69 +87,3 @@ def _stage(args: SftArguments, problems: Problems) -> int:
     except UsageError as err:
         problems.need(False, str(err))
         return 0
-
-
-def zero_stage(name: str | None) -> int:
-    """ZeRO stage of a DeepSpeed configuration, read from the file's content; 0 without one.
-
-    Raises:
-        UsageError: The file is not a DeepSpeed configuration.
-    """
-    file = None if name is None else deepspeed_file(name)
-    if file is None:
-        return 0
-    stage = read_deepspeed(file).get("zero_optimization", {}).get("stage", 0)
-    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
-        raise UsageError(
-            f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}; it must be 0, 1, 2 or 3."
-        )
-    return int(stage)
-
-
-def read_deepspeed(file: Path) -> dict[str, Any]:
-    """A DeepSpeed configuration, as written.
-
-    Raises:
-        UsageError: The file is not a JSON object.
-    """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
-        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
-    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-        raise UsageError(f"--deepspeed_config_path {file} is not a DeepSpeed configuration (a JSON object).")
-    return config
-
-
-def packaged_configs() -> list[str]:
-    """Names of the DeepSpeed configurations that come with llmtune."""
-    return sorted(file.stem for file in _packaged_folder().glob("*.json"))
-
-
-def deepspeed_file(name: str) -> Path | None:
-    """The file of `--deepspeed_config_path`: a path, or the name of a packaged one."""
-    given = Path(name).expanduser()
-    if given.is_file():
-        return given
-    if given.parent.name not in ("", "ds_config", *GUIDES_KEEP_THEM_IN):
-        return None
-    stem = given.name.removesuffix(".json")
-    packaged = _packaged_folder() / f"{stem}.json"
-    if not packaged.is_file() and (found := GUIDES_CALL_THEM.search(stem)):
-        offload = "_offload" if "offload" in stem else ""
-        packaged = _packaged_folder() / f"zero{found[1]}{offload}.json"
-    return packaged if packaged.is_file() else None
-
-
-def _packaged_folder() -> Path:
-    package = Path(llmtune.__file__).parent
-    installed = package / "ds_config"
-    return installed if installed.is_dir() else package.parent / "ds_config"
-
-
-def need_deepspeed() -> None:
-    """Raise MissingPackageError where deepspeed is not installed; it is not imported, which takes seconds."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise MissingPackageError(
-            "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"
-        )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.arguments.answering import BASE_NAME
-from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.infer import InferArguments
+from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.errors import CheckpointError
-from llmtune.evaluating.info import METRIC_MAPPING
+from llmtune.metrics.info import METRIC_MAPPING
 
 __all__ = ["BASE", "EvaluateArguments"]
 

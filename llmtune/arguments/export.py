@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.merge import CheckpointArguments, HubPushArguments
+from llmtune.checkpoint import checkpoint_kind
 
 __all__ = ["ExportArguments"]
 

@@ -6,13 +6,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from llmtune.arguments.checkpoint_folder import checkpoint_of, read_sft_args, trained_kind
 from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
 from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
 from llmtune.arguments.long_context import RopeArguments, check_rope
 from llmtune.arguments.speed import AttentionArguments, check_attention
 from llmtune.arguments.strangers import WITHOUT, check_register_file, check_saved_types, check_strange_paths
+from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 
 __all__ = ["InferArguments"]
@@ -97,7 +97,7 @@ class InferArguments(
         problems = Problems()
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
-            self._take_kind(trained_kind(Path(self.ckpt_dir)), problems)
+            self._take_kind(adapter_kind(Path(self.ckpt_dir)), problems)
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
         self.unused = [f"--{name}" for name in given if name not in OF_4_BITS or self.quantization_bit != 4]
@@ -146,7 +146,7 @@ class InferArguments(
 
     def _inherit(self, folder: Path) -> None:
         """Inherit arguments that were not given from the run that wrote the checkpoint."""
-        saved = read_sft_args(folder)
+        saved = read_settings(folder)
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
         names = [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind, checkpoint_of, read_sft_args
 from llmtune.arguments.checks import Problems, forget_class_names
 from llmtune.arguments.fields import Given, settle_texts
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.strangers import check_strange_paths
+from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
 __all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
 
@@ -66,8 +65,8 @@ class CheckpointArguments(Given):
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         given = {name: value for name, value in given.items() if value not in (None, [])}
         folder = self.checkpoint()
-        if "model_id_or_path" not in given and checkpoint_kind(folder) == "lora" and not read_sft_args(folder):
-            base = {"model_id_or_path": _base_of(folder)}
+        if "model_id_or_path" not in given and checkpoint_kind(folder) == "lora" and not read_settings(folder):
+            base = {"model_id_or_path": base_of(folder)}
             check_strange_paths(base, base, folder)
             given |= base
         return InferArguments(**(given | {"eval_human": True} | changes))
@@ -79,17 +78,6 @@ class CheckpointArguments(Given):
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
             checkpoint_kind(self.checkpoint())
         forget_class_names(self, has_folder=True)
-
-
-def _base_of(folder: Path) -> str | None:
-    places = [
-        file for file in (folder / "adapter_config.json", folder / "default/adapter_config.json") if file.is_file()
-    ]
-    try:
-        found = json.loads(places[0].read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError, IndexError):
-        return None
-    return None if found is None else str(found)
 
 
 @dataclass(kw_only=True)

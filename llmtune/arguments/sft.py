@@ -26,8 +26,8 @@ from llmtune.arguments.training_groups import (
     TrainingFlags,
     VisionArguments,
 )
+from llmtune.distributed.ranks import world_size
 from llmtune.models.info import AUTO, MODEL_MAPPING
-from llmtune.utils.ranks import world_size
 
 __all__ = ["SftArguments"]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.parser import parse
-from llmtune.cli.processes import planned_processes
+from llmtune.distributed.launch import planned_processes
 
 if TYPE_CHECKING:
-    from llmtune.data.store import TokenStore
-    from llmtune.training.prepare import Prepared
+    from llmtune.samples.prepare import Prepared
+    from llmtune.samples.store import TokenStore
 
 SUMMARY = """
 Show the training data of `llmtune sft` with the same flags: the first samples as text and as tokens, with those that
@@ -45,12 +45,12 @@ def run(argv: Sequence[str]) -> int:
         from llmtune.cli.check_template import check_template
 
         return check_template(args)
-    from llmtune.inspect.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
+    from llmtune.run.resume import check_same_data
+    from llmtune.samples.identity import data_identity
+    from llmtune.samples.positions import note_positions
+    from llmtune.samples.prepare import prepare
+    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
     from llmtune.training.before import check_run
-    from llmtune.training.checkpoint import check_same_data
-    from llmtune.training.data_identity import data_identity
-    from llmtune.training.positions import note_positions
-    from llmtune.training.prepare import prepare
     from llmtune.utils.files import write_text
     from llmtune.utils.quiet import quiet_libraries
 
@@ -98,9 +98,9 @@ def _rendered(prepared: Prepared, row: int) -> str:
 
 
 def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
-    from llmtune.training.packing import packs_text
-    from llmtune.training.prepare import steps_per_epoch, total_steps
-    from llmtune.training.streaming import StreamedSamples
+    from llmtune.samples.packing import packs_text
+    from llmtune.samples.prepare import steps_per_epoch, total_steps
+    from llmtune.samples.streaming import StreamedSamples
 
     tokens = prepared.train_tokens
     report = tokens.report

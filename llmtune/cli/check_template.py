@@ -17,7 +17,7 @@ def check_template(args: SftArguments) -> int:
     """Print one line per probe, and the first difference in full. Return 1 if any differs."""
     from llmtune.arguments.checks import parse_chat_template_kwargs
     from llmtune.models.loading import get_model_tokenizer
-    from llmtune.templates.chat import get_template
+    from llmtune.templates.lookup import get_template
     from llmtune.templates.probes import PROBES
     from llmtune.utils.quiet import quiet_libraries
 

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.distributed import deepspeed_file, need_deepspeed, read_deepspeed, zero_stage
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli import dry_run
-from llmtune.cli.processes import is_handed_over, planned_processes, torchrun_arguments
+from llmtune.distributed.deepspeed import deepspeed_file, need_deepspeed, read_deepspeed, zero_stage
+from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
+from llmtune.distributed.ranks import world_size
 from llmtune.errors import MissingPackageError, OutputError, UsageError
 from llmtune.models.attention import best_flash
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports.find import native_target_modules
 from llmtune.training.named_layers import check_named_layers, check_peft_path
-from llmtune.utils.ranks import world_size
 
 __all__ = ["show_sft"]
 

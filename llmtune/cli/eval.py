@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.evaluate import EvaluateArguments
+from llmtune.arguments.parser import parse
 from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 
 SUMMARY = """
 Evaluate checkpoints on their validation data, or on a file: loss, ROUGE, BLEU, exact match, multiple choice.
@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     if args.dry_run:
         _show(args)
         return 0
-    from llmtune.evaluating.evaluate import evaluate
+    from llmtune.evaluation.evaluate import evaluate
 
     evaluate(args)
     return 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.parser import parse
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 
 SUMMARY = """
 Generate for a dataset with a checkpoint, or chat with it. Its training settings are read from the checkpoint:

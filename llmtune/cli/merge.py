@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.merge import MergeArguments
+from llmtune.arguments.parser import parse
 from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 
 SUMMARY = """
 Merge a LoRA checkpoint into its base, tensor by tensor: memory holds one layer and one shard, not the whole model.

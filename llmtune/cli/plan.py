@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.arguments.checks import check_sources
+from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.parser import parse
 
 SUMMARY = """
 Estimate what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk
@@ -33,7 +33,7 @@ ARGUMENTS = PlanArguments
 
 def run(argv: Sequence[str]) -> int:
     args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
-    from llmtune.planning.cards import find_cards
+    from llmtune.models.gpus import find_cards
 
     cards, card = (1, None) if args.gpu is None else find_cards(args.gpu)
     check_sources(args)
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _advice(suggestions: Sequence[object]) -> str:
-    from llmtune.planning.cards import gib
+    from llmtune.models.gpus import gib
 
     if not suggestions:
         return "No setting that llmtune knows makes it fit: use a smaller model or a larger GPU.\n"

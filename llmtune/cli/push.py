@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.arguments.checkpoint_folder import checkpoint_of
-from llmtune.cli.parser import parse
+from llmtune.arguments.parser import parse
+from llmtune.checkpoint import checkpoint_of
 from llmtune.errors import UsageError
 
 SUMMARY = """
@@ -49,7 +49,7 @@ ARGUMENTS = PushArguments
 def run(argv: Sequence[str]) -> int:
     args = parse(PushArguments, argv, command="push", summary=SUMMARY)
     from llmtune.hub.push import destination, push_folder
-    from llmtune.training.card import card_of
+    from llmtune.run.model_card import card_of
 
     assert args.ckpt_dir is not None
     assert args.hub_model_id is not None

@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmtune.arguments.parser import parse
 from llmtune.arguments.serve import ServeArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 from llmtune.errors import MissingPackageError
 
 SUMMARY = """

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from llmtune.arguments.checks import check_sources
+from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
-from llmtune.cli.processes import hand_over
+from llmtune.distributed.launch import hand_over
 
 SUMMARY = """
 Fine-tune a model. You need a model and data:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.arguments.parser import parse
 from llmtune.arguments.web import WebArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.cli.parser import parse
 from llmtune.errors import MissingPackageError
 from llmtune.utils.addresses import free_port, shown_host
 from llmtune.utils.logging import get_logger

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
-import torch
+import llmtune
+from llmtune.errors import MissingPackageError, UsageError
 
-from llmtune.arguments.distributed import deepspeed_file, read_deepspeed
-from llmtune.arguments.sft import SftArguments
+__all__ = [
+    "deepspeed_config",
+    "deepspeed_file",
+    "leave_unimported",
+    "need_deepspeed",
+    "packaged_configs",
+    "read_deepspeed",
+    "zero_stage",
+]
 
-__all__ = ["deepspeed_config", "leave_unimported"]
+GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
+"""deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""
+GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")
 
 
 def leave_unimported() -> None:
@@ -24,22 +38,24 @@ def leave_unimported() -> None:
     other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
 
 
-def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:
-    """The configuration of `--deepspeed_config_path`, or None.
+def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[str, Any] | None:
+    """The configuration of `--deepspeed_config_path`, as this machine can run it; None without one.
 
     A CPU has no pinned memory, and DeepSpeed's own CPU optimizer is left out there: it would be compiled first. Both
     are the same in result.
 
     Raises:
-        UsageError: The file is no JSON object.
+        UsageError: The file is not a JSON object.
     """
-    if args.deepspeed_config_path is None:
+    import torch
+
+    if name is None:
         return None
-    file = deepspeed_file(args.deepspeed_config_path)
+    file = deepspeed_file(name)
     assert file is not None
     config = read_deepspeed(file)
     zero = config.setdefault("zero_optimization", {})
-    if zero.get("stage") == 3 and not args.only_save_model:
+    if zero.get("stage") == 3 and not only_save_model:
         zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)
     if not torch.cuda.is_available():
         config["zero_force_ds_cpu_optimizer"] = False
@@ -47,3 +63,67 @@ def deepspeed_config(args: SftArguments) -> dict[str, Any] | None:
             if name in zero:
                 zero[name]["pin_memory"] = False
     return config
+
+
+def zero_stage(name: str | None) -> int:
+    """ZeRO stage of a DeepSpeed configuration, read from the file's content; 0 without one.
+
+    Raises:
+        UsageError: The file is not a DeepSpeed configuration.
+    """
+    file = None if name is None else deepspeed_file(name)
+    if file is None:
+        return 0
+    stage = read_deepspeed(file).get("zero_optimization", {}).get("stage", 0)
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        raise UsageError(f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}, not 0, 1, 2 or 3.")
+    return int(stage)
+
+
+def read_deepspeed(file: Path) -> dict[str, Any]:
+    """A DeepSpeed configuration, as written.
+
+    Raises:
+        UsageError: The file is not a JSON object.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
+    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
+        raise UsageError(f"--deepspeed_config_path {file} is not a DeepSpeed configuration (a JSON object).")
+    return config
+
+
+def packaged_configs() -> list[str]:
+    """Names of the DeepSpeed configurations that come with llmtune."""
+    return sorted(file.stem for file in _packaged_folder().glob("*.json"))
+
+
+def deepspeed_file(name: str) -> Path | None:
+    """The file of `--deepspeed_config_path`: a path, or the name of a packaged one."""
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    if given.parent.name not in ("", "ds_config", *GUIDES_KEEP_THEM_IN):
+        return None
+    stem = given.name.removesuffix(".json")
+    packaged = _packaged_folder() / f"{stem}.json"
+    if not packaged.is_file() and (found := GUIDES_CALL_THEM.search(stem)):
+        offload = "_offload" if "offload" in stem else ""
+        packaged = _packaged_folder() / f"zero{found[1]}{offload}.json"
+    return packaged if packaged.is_file() else None
+
+
+def _packaged_folder() -> Path:
+    package = Path(llmtune.__file__).parent
+    installed = package / "ds_config"
+    return installed if installed.is_dir() else package.parent / "ds_config"
+
+
+def need_deepspeed() -> None:
+    """Raise MissingPackageError where deepspeed is not installed; it is not imported, which takes seconds."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingPackageError(
+            "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from llmtune.arguments.sft import SftArguments
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
 
 __all__ = ["fsdp_fields", "is_divided", "let_cpus_divide", "stored_names", "whole_state_dict"]
 

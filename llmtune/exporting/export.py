@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.merge import CheckpointArguments, MergeArguments
+from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import OutputError, UsageError
-from llmtune.exporting.merge import merge_checkpoint
-from llmtune.training.card import card_of, write_card
-from llmtune.utils.files import atomic_folder, read_json, write_json
+from llmtune.merging.streamed import merge_checkpoint
+from llmtune.run.model_card import card_of, write_card
+from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
-from llmtune.utils.own import with_changes
 from llmtune.utils.quiet import quiet_libraries
 
 __all__ = ["export", "merge"]
@@ -109,7 +108,7 @@ def _write(args: ExportArguments, target: Path) -> None:
 
             report = quantize(args, whole, folder)
             done.append(f"quantised to {report['bits']} bits with {args.quant_method}")
-            _copy_args(whole, folder)
+            copy_settings(whole, folder, quantization_bit=0)
         else:
             from llmtune.exporting.gguf_file import write_gguf
 
@@ -127,12 +126,6 @@ def _whole(args: ExportArguments, target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-merged-", dir=target.parent) as place:
         yield merge_checkpoint(args.inferred, Path(place) / "merged", max_shard_size=args.max_shard_size)
-
-
-def _copy_args(whole: Path, folder: Path) -> None:
-    saved = read_json(whole / "sft_args.json")
-    if saved:
-        write_json(folder / "sft_args.json", with_changes(saved, quantization_bit=0))
 
 
 # Pushing

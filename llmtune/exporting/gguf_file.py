@@ -22,19 +22,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.export import ExportArguments
+from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, LlmtuneError, MissingPackageError, ModelError, UsageError
 from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
 from llmtune.hub.settings import HubOptions
+from llmtune.merging.in_memory import probe_ids
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
 from llmtune.models.whole_weights import check_loaded
-from llmtune.tuners.merge import probe_ids
 from llmtune.utils.logging import get_logger
 
 __all__ = ["need_converter", "write_gguf"]

@@ -21,12 +21,12 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError
-from llmtune.evaluating.journal import Journal
-from llmtune.evaluating.loss import loss_scores
-from llmtune.exporting.files import EYES, GENERATION, TOKENIZER, copy_files
+from llmtune.evaluation.journal import Journal
+from llmtune.evaluation.loss import loss_scores
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.infer import rows_to_answer
 from llmtune.inference.load import load_engine
+from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files
 from llmtune.models.prequantized import PACKAGES
 from llmtune.models.quantization import need_bitsandbytes
 from llmtune.types import Conversation

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
+from llmtune.checkpoint import ADAPTER_CONFIG, SETTINGS_FILE, STATE_FILE, correct_size
 from llmtune.errors import CheckpointError, HubError, UsageError
 from llmtune.hub.explain import explain, http_status
 from llmtune.hub.huggingface import HuggingFace
@@ -24,7 +25,7 @@ __all__ = ["Destination", "destination", "push_folder"]
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
 """What resuming needs and serving does not; pickles, all of them."""
 
-WITH_PLACES = ("adapter_config.json", "sft_args.json", "trainer_state.json")
+WITH_PLACES = (ADAPTER_CONFIG, SETTINGS_FILE, STATE_FILE)
 """Files that name folders of this machine: data, the run, the base model."""
 EMPTY_FORM = "[More Information Needed]"
 """What PEFT's card has in the place of every fact."""
@@ -110,16 +111,8 @@ def _without_places(folder: Path) -> Iterator[Path]:
                 shown["base_model_name_or_path"] = None  # its last part alone could be somebody's on the hub
             if shown != found:
                 write_json(file, shown)
-                _correct_size(file)
+                correct_size(file)
         yield kept
-
-
-def _correct_size(file: Path) -> None:
-    """In the list by which resuming knows that a checkpoint is whole."""
-    listed = read_json(file.with_name("checkpoint.json"))
-    if file.name in listed.get("files", {}):
-        listed["files"][file.name] = file.stat().st_size
-        write_json(file.with_name("checkpoint.json"), listed)
 
 
 def _named(value: Any) -> Any:
@@ -147,6 +140,6 @@ def _set_card(folder: Path, write: Callable[[Path], None] | None) -> None:
         return
     if write is not None:
         write(folder)
-        _correct_size(card)
+        correct_size(card)
     elif is_local:  # Hugging Face refuses it, and nobody else should read it
         card.unlink()

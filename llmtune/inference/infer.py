@@ -14,17 +14,18 @@ from typing import Any
 
 from transformers import set_seed
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind
 from llmtune.arguments.checks import check_images
 from llmtune.arguments.infer import InferArguments
+from llmtune.checkpoint import checkpoint_kind
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.inference.chat import chat
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
-from llmtune.inference.metrics import text_metrics
 from llmtune.inference.results import InferResult, result_of, scored_pair
+from llmtune.merging.streamed import merge_checkpoint
+from llmtune.metrics.text import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.images import ImageError
 from llmtune.types import Conversation
@@ -172,8 +173,6 @@ def _result_file(args: InferArguments) -> Path:
 
 
 def _merge(args: InferArguments) -> InferArguments:
-    from llmtune.exporting.merge import merge_checkpoint
-
     assert args.ckpt_dir is not None
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":

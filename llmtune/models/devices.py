@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmtune.distributed.ranks import local_rank, local_world_size
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
-from llmtune.utils.ranks import local_rank, local_world_size
 
 __all__ = ["first_device", "memory_limits", "own_gpus", "spread_options"]
 

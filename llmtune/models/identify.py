@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtune.checkpoint import saved_settings
 from llmtune.errors import ModelError, UsageError
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import is_hub_id, model_folder
@@ -56,7 +57,7 @@ def identify(model_id_or_path: str, hub: HubOptions | None = None) -> Identity:
 
 def _by_run(folder: Path) -> Identity | None:
     """A checkpoint that llmtune wrote says what it was made from."""
-    saved = read_json(folder / "sft_args.json")
+    saved = saved_settings(folder)
     if saved.get("model_type") in MODEL_MAPPING and saved.get("sft_type") == "full":
         return Identity(saved["model_type"], saved.get("template_type"), "the sft_args.json of the run that wrote it")
     return None

@@ -11,8 +11,8 @@ import torch
 from llmtune.errors import LlmtuneError
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
+from llmtune.models.gpus import gib
 from llmtune.models.loading import resolve_dtype
-from llmtune.planning.cards import gib
 from llmtune.planning.memory import Batch, Estimator
 from llmtune.planning.sharding import sharding_of
 from llmtune.planning.workload import Workload, rows_of
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from llmtune.arguments.sft import SftArguments
     from llmtune.models.info import ModelInfo
-    from llmtune.training.decisions import Decisions
-    from llmtune.training.prepare import Prepared
+    from llmtune.run.log import Decisions
+    from llmtune.samples.prepare import Prepared
 
 __all__ = ["decide_checkpointing", "free_memory", "least_checkpointing", "resolve_checkpointing", "surely_fits"]
 

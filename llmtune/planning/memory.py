@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
 from llmtune.models.ports import native_config
-from llmtune.planning.flops import ModelFlops, model_flops
 from llmtune.planning.optimizers import DEFAULT_OPTIMIZER, state_bytes, step_bytes
 from llmtune.planning.shapes import layer_count, shapes, weight_bytes
 from llmtune.planning.sharding import Sharding

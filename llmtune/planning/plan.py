@@ -12,15 +12,15 @@ import torch
 from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
+from llmtune.models.gpus import Card, card_of_device, gib
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
-from llmtune.planning.cards import Card, card_of_device, gib
 from llmtune.planning.memory import Estimate, Estimator
 from llmtune.planning.sharding import sharding_of
 from llmtune.planning.suggestions import Suggestion, suggest
 from llmtune.planning.workload import Rows, Workload, rows_of
-from llmtune.training.prepare import prepare
+from llmtune.samples.prepare import prepare
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
 

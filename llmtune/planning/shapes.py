@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llmtune.checkpoint import adapter_folder
 from llmtune.errors import ModelError
 from llmtune.models.info import ModelInfo
 from llmtune.models.ports import find_port, native_config, read_config
@@ -107,8 +108,7 @@ def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code
 def _like_checkpoint(model: Any, folder: Path) -> Any:
     from peft import PeftConfig
 
-    place = folder if (folder / "adapter_config.json").is_file() else folder / "default"
-    config = PeftConfig.from_pretrained(str(place))
+    config = PeftConfig.from_pretrained(str(adapter_folder(folder)))
     config.inference_mode = False
     return attach(model, config)
 

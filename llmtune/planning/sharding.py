@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.arguments.distributed import deepspeed_file, read_deepspeed, zero_stage
-from llmtune.utils.ranks import local_world_size
+from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
+from llmtune.distributed.ranks import local_world_size
 
 __all__ = ["Sharding", "sharding_of"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmtune.planning.memory import Batch
-from llmtune.training.prepare import Prepared, total_steps
+from llmtune.samples.prepare import Prepared, total_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.serve import API_KEY_VARIABLE, BASE_NAME, ServeArguments
+from llmtune.checkpoint import read_adapter_config
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
@@ -116,9 +117,9 @@ def run_vllm(args: Any) -> int:
 
 def _rank(folder: str) -> int:
     try:
-        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        config = read_adapter_config(Path(folder))
         return int(max([config["r"], *dict(config.get("rank_pattern") or {}).values()]))
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError) as err:
         raise UsageError(f"{folder}: its adapter_config.json cannot be read ({err}).") from err
 
 

@@ -14,7 +14,7 @@ from llmtune.errors import RowError, TemplateError, UsageError
 from llmtune.templates.cut import EncodedRow, cut_prompt, keep
 from llmtune.templates.encode import Sample, TextEncoder
 from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
-from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, with_kwargs
+from llmtune.templates.info import TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import (
@@ -28,7 +28,7 @@ from llmtune.templates.template import (
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
 
-__all__ = ["ChatTemplate", "EncodedRow", "get_template"]
+__all__ = ["ChatTemplate", "EncodedRow"]
 
 Row = Mapping[str, Any] | Conversation
 
@@ -320,53 +320,6 @@ class ChatTemplate:
     def _single_token(self, text: str) -> list[int]:
         ids = self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
         return list(ids) if len(ids) == 1 else []
-
-
-def get_template(
-    template_type: str,
-    tokenizer: Any,
-    *,
-    system: str | None = None,
-    max_length: int | None = None,
-    truncation_strategy: TruncationStrategy = "left",
-    loss_on: LossOn = "auto",
-    special_tokens_in_text: Literal["text", "special"] = "text",
-    tool_format: str | None = None,
-    template_kwargs: Mapping[str, Json] | None = None,
-) -> ChatTemplate:
-    """Bind a registered template to a tokenizer.
-
-    Args:
-        template_type: Key in TEMPLATE_MAPPING.
-        tokenizer: A transformers tokenizer.
-        system: System text for rows without one of their own; None means the template's default.
-        max_length: Tokens kept of a sample, special tokens included; None or -1 keeps all.
-        truncation_strategy: What a longer sample loses: its start, its end, or all of it.
-        loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
-        special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
-        tool_format: Key in TOOL_FORMAT_MAPPING, in the place of the template's own.
-        template_kwargs: Variables for the tokenizer's own chat template, `{"enable_thinking": False}` say; a row's own
-            come on top. A registered template knows `enable_thinking` alone.
-
-    Raises:
-        UnknownKeyError: No such template or format. UsageError: It has no place for the system text, or the tools.
-    """
-    from llmtune.templates.own import OwnTemplate
-
-    info = TEMPLATE_MAPPING[template_type]
-    info = info if tool_format is None else info.with_tools(tool_format)
-    kind = OwnTemplate if info.from_tokenizer else ChatTemplate
-    return kind(
-        info,
-        tokenizer,
-        name=TEMPLATE_MAPPING.canonical(template_type),
-        system=system,
-        max_length=max_length,
-        truncation_strategy=truncation_strategy,
-        loss_on=loss_on,
-        special_tokens_in_text=special_tokens_in_text,
-        template_kwargs=template_kwargs,
-    )
 
 
 def _as_dict(sample: Encoded) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.metrics import text_metrics
+from llmtune.metrics.text import text_metrics
+from llmtune.samples.prepare import Prepared
 from llmtune.training.kernels import without_compiling
-from llmtune.training.prepare import Prepared
 from llmtune.types import Conversation
 
 __all__ = ["answer_metrics", "sample_answers"]

@@ -9,11 +9,11 @@ import torch
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import ModelError
 from llmtune.models.attention import asked_attention, best_flash
+from llmtune.models.packing_check import keeps_rows_apart
 from llmtune.models.shifted import group_size, register_shifted
+from llmtune.models.supervised_loss import has_divided_weights
 from llmtune.models.varlen import VARLEN, register_varlen
-from llmtune.training.decisions import Decisions
-from llmtune.training.isolation import keeps_rows_apart
-from llmtune.training.loss import has_divided_weights
+from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
 
 __all__ = ["attention_options", "settle_attention"]

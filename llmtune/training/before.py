@@ -15,10 +15,10 @@ from llmtune.models.ports import native_config
 from llmtune.models.prequantized import check_prequantized
 from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 from llmtune.models.rope import rope_factor
-from llmtune.training.checkpoint import resume_run
+from llmtune.run.folder import check_flat_folder
+from llmtune.run.resume import resume_run
 from llmtune.training.kernels import check_kernels
 from llmtune.training.named_layers import check_named_layers, check_peft_path
-from llmtune.training.run_folder import check_flat_folder
 from llmtune.training.strategy import check_processes
 from llmtune.training.trackers import need_trackers
 from llmtune.utils.files import ensure_writable_folder

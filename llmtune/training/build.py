@@ -14,9 +14,9 @@ from llmtune.models.devices import first_device, spread_options
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.models.supervised_loss import has_divided_weights, install_learned_loss
+from llmtune.run.log import Decisions
 from llmtune.training.attention import attention_options, settle_attention
-from llmtune.training.decisions import Decisions
-from llmtune.training.loss import has_divided_weights, install_learned_loss
 from llmtune.tuners.experts import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary

@@ -12,11 +12,11 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.distributed.processes import any_process
+from llmtune.checkpoint import read_state
+from llmtune.distributed.collectives import any_process
+from llmtune.distributed.ranks import launcher_is_gone
 from llmtune.training.throughput import Throughput
-from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.ranks import launcher_is_gone
 
 __all__ = ["FollowArguments", "Interrupt", "JsonLog", "LastStep", "Progress"]
 
@@ -131,7 +131,7 @@ class FollowArguments(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         state.compute_steps(args, state.max_steps)
-        named = read_json(self.checkpoint / "trainer_state.json").get("best_model_checkpoint")
+        named = read_state(self.checkpoint).get("best_model_checkpoint")
         best = self.checkpoint.parent / Path(str(named or "")).name
         state.best_model_checkpoint = str(best) if named and best.is_dir() else None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmtune.arguments.sft import SftArguments
-from llmtune.training.packing import packs_text
-from llmtune.training.prepare import Prepared
+from llmtune.samples.packing import packs_text
+from llmtune.samples.prepare import Prepared
 from llmtune.utils.logging import get_logger
 
 __all__ = ["tell_data"]
@@ -14,7 +14,7 @@ SHOWN_TOKENS = 400
 
 def tell_data(prepared: Prepared, args: SftArguments) -> None:
     """Say how much there is, and show the first sample."""
-    from llmtune.inspect.mask_view import to_ansi, token_views, with_short_images
+    from llmtune.templates.mask_view import to_ansi, token_views, with_short_images
 
     log = get_logger()
     tokens = prepared.train_tokens

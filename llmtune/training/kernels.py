@@ -13,7 +13,7 @@ from torch import nn
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.training.decisions import Decisions
+from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
 
 __all__ = [

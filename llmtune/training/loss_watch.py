@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.distributed.processes import any_process
+from llmtune.distributed.collectives import any_process
 from llmtune.errors import TrainingError
-from llmtune.training.order import FILLER
+from llmtune.samples.sampler import FILLER
 from llmtune.utils.logging import get_logger
 
 __all__ = ["LossWatch", "OnNan"]

@@ -10,13 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.checkpoint_folder import checkpoint_kind, trained_kind
+from llmtune.arguments.names import is_name_pattern
+from llmtune.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    adapter_folder,
+    adapter_kind,
+    checkpoint_kind,
+    read_adapter_config,
+)
 from llmtune.errors import CheckpointError, LlmtuneError, UsageError
 from llmtune.models.headers import module_names, read_header, tensor_shapes
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
-from llmtune.tuners.names import is_name_pattern
-from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -109,13 +115,13 @@ def check_peft_path(args: SftArguments, folder: Path | None) -> None:
         raise UsageError(
             f"--peft_path {args.peft_path} holds whole weights, not an adapter: give it as --model_id_or_path."
         )
-    kind = trained_kind(place)
+    kind = adapter_kind(place)
     if kind != args.sft_type:
         raise UsageError(f"--peft_path {args.peft_path} holds adapters of another kind: give --sft_type {kind}.")
-    inner = place if (place / "adapter_config.json").is_file() else place / "default"
-    file = inner / "adapter_model.safetensors"
-    if not read_json(inner / "adapter_config.json"):
-        raise CheckpointError(f"{inner}/adapter_config.json is damaged. Use another checkpoint of the run.")
+    inner = adapter_folder(place)
+    file = inner / ADAPTER_FILE
+    if not read_adapter_config(place):
+        raise CheckpointError(f"{inner / ADAPTER_CONFIG} is damaged. Use another checkpoint of the run.")
     if not file.is_file():
         if (inner / "adapter_model.bin").is_file():
             return

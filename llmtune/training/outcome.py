@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmtune.checkpoint import last_checkpoint, link_last_state
+from llmtune.distributed.ranks import is_first
+from llmtune.run.curves import draw_curves
+from llmtune.run.folder import write_metrics
+from llmtune.run.log import Decisions
+from llmtune.run.report import Report
+from llmtune.samples.packing import packs_text
+from llmtune.samples.prepare import Prepared
 from llmtune.training.answers import sample_answers
 from llmtune.training.callbacks import Interrupt
-from llmtune.training.checkpoint import last_checkpoint, link_last_state
-from llmtune.training.curves import draw_curves
-from llmtune.training.decisions import Decisions
-from llmtune.training.packing import packs_text
-from llmtune.training.prepare import Prepared
-from llmtune.training.report import Report
-from llmtune.training.run_folder import write_metrics
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import SftTrainer
 from llmtune.tuners.tune import count_parameters
 from llmtune.utils.logging import get_logger
-from llmtune.utils.ranks import is_first
 
 __all__ = ["SftResult", "last_evaluation", "leave_report", "result_of"]
 

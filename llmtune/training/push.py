@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from llmtune.checkpoint import checkpoint_folder
 from llmtune.errors import LlmtuneError
-from llmtune.training.card import card_of
+from llmtune.run.model_card import card_of
 from llmtune.utils.files import link_or_copy
 from llmtune.utils.logging import get_logger
 
@@ -58,7 +59,7 @@ class HubPush(TrainerCallback):
         self._waiting: list[Future[None]] = []
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        checkpoint = checkpoint_folder(Path(args.output_dir), state.global_step)
         if not state.is_world_process_zero or not checkpoint.is_dir():
             return
         is_best = state.best_global_step == state.global_step

@@ -11,32 +11,35 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
-from llmtune.distributed.processes import told_by_first
+from llmtune.checkpoint import set_aside_later, write_settings
+from llmtune.distributed.collectives import told_by_first
+from llmtune.distributed.locks import first_on_this_machine
+from llmtune.distributed.ranks import is_distributed, is_first, launch_id, world_size
+from llmtune.models.flops import model_flops
 from llmtune.models.loading import dtype_name, resolve_dtype
+from llmtune.models.packing_check import check_isolation, takes_one_sequence
+from llmtune.models.supervised_loss import has_divided_weights
 from llmtune.planning.auto import resolve_checkpointing
-from llmtune.planning.flops import model_flops
+from llmtune.run.folder import args_record, new_run_folder, remove_leftovers
+from llmtune.run.lock import RunLock
+from llmtune.run.log import Decisions
+from llmtune.run.resume import check_same_data, check_steps_left
+from llmtune.samples.collate import PackingCollator, PaddingCollator
+from llmtune.samples.identity import data_identity
+from llmtune.samples.positions import note_positions
+from llmtune.samples.prepare import Prepared, prepare, total_steps
+from llmtune.samples.sampler import Numbered, sample_order
+from llmtune.samples.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.answers import answer_metrics
 from llmtune.training.before import preflight
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import FollowArguments, Interrupt, JsonLog, LastStep, Progress
-from llmtune.training.checkpoint import check_same_data, check_steps_left, set_aside_later
-from llmtune.training.collate import PackingCollator, PaddingCollator
-from llmtune.training.data_identity import data_identity
-from llmtune.training.decisions import Decisions
 from llmtune.training.first_look import tell_data
-from llmtune.training.isolation import check_isolation, takes_one_sequence
 from llmtune.training.kernels import compile_layers, note_kernels
-from llmtune.training.loss import has_divided_weights
 from llmtune.training.loss_watch import LossWatch
-from llmtune.training.order import Numbered, sample_order
 from llmtune.training.outcome import SftResult, last_evaluation, leave_report, result_of
-from llmtune.training.positions import note_positions
-from llmtune.training.prepare import Prepared, prepare, total_steps
 from llmtune.training.push import hub_push
-from llmtune.training.run_folder import args_record, new_run_folder, remove_leftovers
-from llmtune.training.run_lock import RunLock
 from llmtune.training.strategy import AtStart, NoteStrategy, meet
-from llmtune.training.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.training.trackers import placed_trackers
 from llmtune.training.trainer import SftTrainer
@@ -46,8 +49,6 @@ from llmtune.tuners.loraplus import loraplus_optimizer
 from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.quiet import quiet_libraries
-from llmtune.utils.ranks import is_distributed, is_first, launch_id, world_size
-from llmtune.utils.turns import first_on_this_machine
 
 __all__ = ["SftResult", "sft"]
 
@@ -164,7 +165,7 @@ def _trainer(
         dtype=dtype_name(resolve_dtype(prepared.info, args.dtype)[0]),
     )
     if is_first():
-        write_json(run / "sft_args.json", record)
+        write_settings(run, record)
         write_json(run / "training_args.json", arguments.to_dict())
     optimizer = None
     if args.lorap_lr_ratio is not None and args.sft_type == "lora":

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from llmtune.arguments.distributed import need_deepspeed, zero_stage
 from llmtune.arguments.sft import SftArguments
-from llmtune.distributed.deepspeed import leave_unimported
+from llmtune.distributed.deepspeed import leave_unimported, need_deepspeed, zero_stage
 from llmtune.distributed.extensions import release_dead_builds
 from llmtune.distributed.fsdp import is_divided, let_cpus_divide
+from llmtune.distributed.locks import first_on_this_machine
+from llmtune.distributed.ranks import is_distributed, local_rank, world_size
 from llmtune.errors import UsageError
-from llmtune.training.decisions import Decisions
+from llmtune.run.log import Decisions
 from llmtune.training.training_arguments import training_arguments
 from llmtune.utils.logging import get_logger
-from llmtune.utils.ranks import is_distributed, local_rank, world_size
-from llmtune.utils.turns import first_on_this_machine
 
 __all__ = ["AtStart", "NoteStrategy", "check_processes", "meet", "strategy_text"]
 

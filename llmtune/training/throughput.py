@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from llmtune.distributed.processes import sum_over_processes
-from llmtune.planning.cards import card_of_device
-from llmtune.planning.flops import ModelFlops
-from llmtune.training.collate import num_useful
-from llmtune.training.order import FILLER
+from llmtune.distributed.collectives import sum_over_processes
+from llmtune.distributed.ranks import world_size
+from llmtune.models.flops import ModelFlops
+from llmtune.models.gpus import card_of_device
+from llmtune.samples.collate import num_useful
+from llmtune.samples.sampler import FILLER
 from llmtune.types import IGNORE_INDEX
-from llmtune.utils.ranks import world_size
 
 __all__ = ["Throughput", "peak_memory_gib"]
 
@@ -27,7 +27,7 @@ class Throughput(TrainerCallback):
     """Counts tokens and operations of all processes together, and time as this one sees it.
 
     Useful tokens are those of samples, computed ones include padding, learned ones have a label. Operations are the
-    model's, see `llmtune.planning.flops`: those of computed tokens, without what checkpointing computes again.
+    model's, see `llmtune.models.flops`: those of computed tokens, without what checkpointing computes again.
 
     Args:
         flops: Of the model; None leaves out all that follows from it.

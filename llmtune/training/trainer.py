@@ -16,17 +16,19 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
+from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
 from llmtune.distributed.background import BackgroundSaves
+from llmtune.distributed.collectives import any_process, sum_over_processes, wait_for_all
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
-from llmtune.distributed.processes import any_process, sum_over_processes, wait_for_all
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError
 from llmtune.models.whole_weights import check_names
-from llmtune.training.checkpoint import RATES, complete_checkpoint, rotate, seal_checkpoint
-from llmtune.training.collate import SAMPLES, WEIGHTS
+from llmtune.run.resume import RATES
+from llmtune.samples.collate import SAMPLES, WEIGHTS
+from llmtune.samples.sampler import EpochOrder, Kind, SetEpoch
+from llmtune.samples.streaming import PLACE_FILE, StreamedSamples
+from llmtune.templates.images import images_of
 from llmtune.training.loss_watch import LossWatch
-from llmtune.training.order import EpochOrder, Kind, SetEpoch
 from llmtune.training.rates import follow_rates, rates_of
-from llmtune.training.streaming import PLACE_FILE, StreamedSamples
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.types import IGNORE_INDEX
@@ -236,7 +238,7 @@ class SftTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write into a hidden folder, to be renamed when it is whole: a checkpoint-N is complete or is not there."""
         self.finish_saving()
-        name = f"checkpoint-{self.state.global_step}"
+        name = checkpoint_folder(Path(), self.state.global_step).name
         saving = Path(self.args.output_dir) / f".saving-{name}"
         self.store_flos()
         if self.args.should_save:
@@ -304,8 +306,8 @@ class SftTrainer(Trainer):
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
-        self.state.save_to_json(str(made / "trainer_state.json"))
-        write_json(made / "sft_args.json", self._sft_args)
+        self.state.save_to_json(str(made / STATE_FILE))
+        write_settings(made, self._sft_args)
         complete_checkpoint(made, self.model, self.processing_class)
         if isinstance(self.train_dataset, StreamedSamples):
             place = self.train_dataset.place_after(self.state.global_step * self._step_size())
@@ -340,6 +342,19 @@ def _total_weight(batch: dict[str, Any]) -> torch.Tensor:
     if WEIGHTS not in batch:
         return learned.sum()
     return batch[WEIGHTS].view(torch.float32)[:, 1:][learned].double().sum()
+
+
+def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Add to a checkpoint what serving it needs and Trainer leaves out.
+
+    The generation settings of an adapter, and how images are read.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is not None and not (folder / "generation_config.json").exists():
+        config.save_pretrained(str(folder))
+    images = images_of(tokenizer)
+    if images is not None:
+        images.save(folder)
 
 
 def _failure_of(work: Callable[[], Any]) -> Exception | None:

@@ -14,12 +14,12 @@ from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.deepspeed import deepspeed_config
 from llmtune.distributed.fsdp import fsdp_fields
+from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
-from llmtune.utils.ranks import is_distributed
 
 __all__ = ["checkpoint_activations", "training_arguments"]
 
@@ -113,7 +113,7 @@ def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
 def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {**fsdp_fields(args)}
     if args.deepspeed_config_path is not None:
-        fields["deepspeed"] = deepspeed_config(args)
+        fields["deepspeed"] = deepspeed_config(args.deepspeed_config_path, only_save_model=args.only_save_model)
     if not is_distributed():
         return fields
     fields["ddp_backend"] = args.ddp_backend or ("gloo" if on_cpu else "nccl")

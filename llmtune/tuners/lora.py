@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.arguments.names import is_name_pattern
+from llmtune.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, adapter_folder
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
 from llmtune.tuners.mutated import save_as_difference
-from llmtune.tuners.names import is_name_pattern
 from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
 from llmtune.tuners.whole_adapter import check_adapter
@@ -106,9 +107,8 @@ def _adapter_folder(folder: Path) -> Path:
     """Where its files are."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no adapter folder {folder}.")
-    if not (folder / "adapter_config.json").is_file() and (folder / "default/adapter_config.json").is_file():
-        folder = folder / "default"  # so Swift wrote them until 2024
-    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
+    folder = adapter_folder(folder)
+    for names in ((ADAPTER_CONFIG,), (ADAPTER_FILE, "adapter_model.bin")):
         if not any((folder / name).is_file() for name in names):
             raise CheckpointError(
                 f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."

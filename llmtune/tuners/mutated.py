@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmtune.checkpoint import ADAPTER_CONFIG
 from llmtune.errors import CheckpointError
 from llmtune.utils.files import write_json
 
@@ -50,7 +51,7 @@ def _save(tuned: Any, own_save: Any, beginning: Beginning, folder: str, **option
             key = f"{name}.{part}.weight"
             tensors[key] = torch.cat([tensors[key], tensor.to(tensors[key])], axis).contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
-    config_file = Path(folder) / "adapter_config.json"
+    config_file = Path(folder) / ADAPTER_CONFIG
     config = json.loads(config_file.read_text(encoding="utf-8"))
     growth = math.sqrt(2) if config["use_rslora"] else 2  # the scale, alpha by rank or by its root, must stay
     config |= {"init_lora_weights": True, "r": config["r"] * 2, "lora_alpha": config["lora_alpha"] * growth}

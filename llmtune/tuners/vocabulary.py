@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmtune.checkpoint import read_adapter_config
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
@@ -63,9 +63,8 @@ def has_own_tokens(folder: Path) -> bool:
 def _num_trained_rows(folder: Path) -> int:
     """Rows that the embedding of its base must have, at least; 0 where the adapter trained none."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        indices = config.get("trainable_token_indices") or {}
+        indices = read_adapter_config(folder).get("trainable_token_indices") or {}
         rows = indices.values() if isinstance(indices, dict) else [indices]
         return max((max(ids) + 1 for ids in rows if ids), default=0)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         return 0  # PEFT says what is wrong with the file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from llmtune.training.curves import read_scalars
+from llmtune.run.curves import read_scalars
 from llmtune.web.runs import LOG, find_runs, last_record
 from llmtune.web.texts import Key
 

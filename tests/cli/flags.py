@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.parser import parse
 
 TINY = ["--model_type", "llmtune-tiny"]
 

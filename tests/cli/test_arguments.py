@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 from llmtune import InferArguments, SftArguments, sft
 from llmtune.arguments.aliases import ALIASES
 from llmtune.arguments.checks import Problems
-from llmtune.arguments.distributed import deepspeed_file, packaged_configs, zero_stage
+from llmtune.arguments.parser import parse
 from llmtune.arguments.train_args import BY_FLAG, BY_US, OTHERS, not_by_train_args
 from llmtune.cli.main import main
-from llmtune.cli.parser import parse
+from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.planning.sharding import sharding_of
 from llmtune.training.training_arguments import training_arguments
@@ -44,7 +44,7 @@ def no_encoding(monkeypatch):
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rows were read first")
 
-    monkeypatch.setattr("llmtune.training.prepare.get_dataset", never)
+    monkeypatch.setattr("llmtune.samples.prepare.get_dataset", never)
 
 
 @pytest.mark.parametrize("case", UNKNOWN_LAYERS)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from llmtune import SftArguments, get_template, sft
+from llmtune.arguments.parser import parse
 from llmtune.cli.main import USAGE, main
-from llmtune.cli.parser import parse
-from llmtune.cli.processes import check_launch, planned_processes
+from llmtune.distributed.launch import check_launch, planned_processes
 from llmtune.errors import OutputError, UsageError
 from llmtune.inference.adapters import peft_name
 from llmtune.models.loading import get_model_tokenizer

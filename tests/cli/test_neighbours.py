@@ -8,7 +8,7 @@ import pytest
 
 from llmtune.arguments.aliases import ALIASES
 from llmtune.arguments.infer import InferArguments
-from llmtune.cli.parser import parse
+from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
 
 from .flags import TINY, changed, sft

@@ -15,8 +15,8 @@ from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.merge import MergeArguments
+from llmtune.arguments.parser import build_parser, field_help, parse
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.parser import build_parser, field_help, parse
 from llmtune.errors import UsageError
 
 from .flags import changed, sft

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.launch import LaunchArguments
+from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
-from llmtune.cli.parser import parse
-from llmtune.launching.job import Job, make_job
-from llmtune.launching.ray import ray_text
-from llmtune.launching.sky import sky_text
-from llmtune.launching.slurm import slurm_text
+from llmtune.launch.job import Job, make_job
+from llmtune.launch.ray import ray_text
+from llmtune.launch.sky import sky_text
+from llmtune.launch.slurm import slurm_text
 
 FOLDER = Path(__file__).parent / "launch"
 WORKDIR = "/shared/runs"

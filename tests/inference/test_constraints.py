@@ -89,7 +89,7 @@ def test_a_form_at_the_highest_temperature_is_cheap(monkeypatch):
     from llmtune.inference.rows import Row
     from llmtune.inference.sampling import Sampling, next_scores
     from llmtune.models.tiny import tiny_folder
-    from llmtune.templates.chat import get_template
+    from llmtune.templates.lookup import get_template
     from llmtune.types import Encoded
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny_folder()))

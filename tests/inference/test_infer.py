@@ -18,7 +18,7 @@ from llmtune.inference import chat as chat_module
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.types import Conversation, Message
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12}
@@ -262,7 +262,7 @@ def test_merging(adapter):
 
 
 def test_merging_is_checked(adapter, monkeypatch, tmp_path):
-    from llmtune.tuners import merge
+    from llmtune.merging import in_memory as merge
 
     engine = load_engine(InferArguments(ckpt_dir=str(adapter.last_checkpoint), eval_human=True))
     monkeypatch.setattr(merge, "merged_folder", lambda _: tmp_path / "merged")
@@ -288,7 +288,7 @@ def test_an_adapter_that_learned_nothing_is_not_merged(tmp_path, monkeypatch):
         )
     )  # fmt: skip
     engine = load_engine(InferArguments(ckpt_dir=str(found.last_checkpoint), eval_human=True))
-    from llmtune.tuners.merge import merge_and_save
+    from llmtune.merging.in_memory import merge_and_save
 
     with pytest.raises(CheckpointError, match="changes nothing"):
         merge_and_save(engine.model, engine.tokenizer, found.last_checkpoint)

@@ -19,8 +19,8 @@ from llmtune.errors import OutputError
 from llmtune.models import tiny
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import resolve_reference
-from llmtune.templates.chat import get_template
 from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import first_difference
 
 from ..waiting import SECONDS

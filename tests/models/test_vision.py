@@ -21,14 +21,14 @@ from llmtune.inference.infer import infer
 from llmtune.models.identify import identify
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.supervised_loss import install_learned_loss
 from llmtune.models.vision import image_reader
-from llmtune.templates.chat import get_template
+from llmtune.samples import prepare as prepare_module
+from llmtune.samples.collate import PaddingCollator
+from llmtune.samples.prepare import prepare
 from llmtune.templates.images import ImageError, ImageReader, images_of, open_image
 from llmtune.templates.info import TEMPLATE_MAPPING
-from llmtune.training import prepare as prepare_module
-from llmtune.training.collate import PaddingCollator
-from llmtune.training.loss import install_learned_loss
-from llmtune.training.prepare import prepare
+from llmtune.templates.lookup import get_template
 from llmtune.tuners.lora import target_modules
 from llmtune.tuners.parts import freeze_parts, part_of
 

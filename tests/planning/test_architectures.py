@@ -9,7 +9,7 @@ from llmtune import SftArguments
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.planning.memory import Batch, Estimator
 
-from ..training.test_packing import TESTED, small
+from ..samples.test_packing import TESTED, small
 
 
 @pytest.mark.parametrize("architecture", TESTED)

@@ -20,8 +20,8 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.planning.memory import Batch, Estimator
+from llmtune.run.log import Decisions
 from llmtune.training.build import build_model
-from llmtune.training.decisions import Decisions
 
 TOLERANCE = 0.04
 BATCH, LENGTH, LEARNED = 2, 384, 300

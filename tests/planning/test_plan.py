@@ -15,10 +15,10 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 from llmtune import SftArguments
 from llmtune.cli.main import main
 from llmtune.cli.plan import _advice
+from llmtune.models.flops import model_flops
+from llmtune.models.gpus import Card, find_card
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
-from llmtune.planning.cards import Card, find_card
-from llmtune.planning.flops import model_flops
 from llmtune.planning.memory import Batch, Estimator
 from llmtune.planning.plan import make_plan
 from llmtune.planning.shapes import shapes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtune import SftArguments
-from llmtune.planning.cards import Card
+from llmtune.models.gpus import Card
 from llmtune.planning.plan import make_plan
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from llmtune.arguments.parser import parse
 from llmtune.cli.infer import InferCommand
 from llmtune.cli.main import main
-from llmtune.cli.parser import parse
 from llmtune.cli.sft import SftCommand
 from llmtune.models.info import MODEL_MAPPING
 

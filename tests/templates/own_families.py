@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from llmtune.models.tiny import tiny_folder
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 
 CONTROL = {
     "nemo": ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmtune.errors import TemplateError, UnknownKeyError, UsageError
-from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+from llmtune.templates.lookup import get_template
 from llmtune.templates.template import split_chat_sep
 from llmtune.types import IGNORE_INDEX, Conversation, Message
 

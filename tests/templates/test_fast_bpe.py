@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmtune.templates import fast_bpe as module
-from llmtune.templates.chat import get_template
 from llmtune.templates.encode import MANY_TEXTS, TextEncoder
 from llmtune.templates.fast_bpe import fast_bpe
+from llmtune.templates.lookup import get_template
 from llmtune.types import Conversation, Message
 
 pytest.importorskip("tiktoken")

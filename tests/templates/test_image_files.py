@@ -14,9 +14,10 @@ from PIL import Image
 from llmtune.data.canonical import from_record
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.mixing import get_dataset
-from llmtune.data.store import encode_dataset
 from llmtune.errors import DataError
-from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.samples.store import encode_dataset
+from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.lookup import get_template
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from transformers import AutoImageProcessor, LlavaProcessor, Qwen2VLProcessor
 from llmtune.data.image_marks import named_images, split_marks
 from llmtune.errors import RowError, TemplateError
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.images import images_of
 from llmtune.templates.jinja import to_jinja
+from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import first_difference
 from llmtune.types import IGNORE_INDEX, Conversation
 

@@ -9,9 +9,10 @@ from jinja2.exceptions import TemplateError as JinjaError
 
 from llmtune.errors import TemplateError
 from llmtune.models.tiny import tiny_folder
-from llmtune.templates.chat import ChatTemplate, get_template
+from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
 from llmtune.templates.jinja import to_jinja
+from llmtune.templates.lookup import get_template
 
 QUESTIONS = [" {{SYSTEM}} {{ messages }}{% if %}\n", "你好 🦜 \"quoted\" 'x' \\n {# note #}", "", "\n<|im_end|>\n"]
 ANSWERS = ["\nfirst {{QUERY}} ", "{{- 1 / 0 -}}", "third\n\n", ""]

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.types import IGNORE_INDEX, Conversation, Message
 
 contents = st.one_of(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.types import Conversation, Message, ToolCall
 
 TOOL = {"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}

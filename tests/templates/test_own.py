@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmtune.cli.main import main
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.tiny import tiny_folder
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.templates.matching import matching_template
 from llmtune.templates.parity import prompt_difference, sample_difference, upstream_ids
 from llmtune.templates.probes import PROBES

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmtune.data.formats import to_conversation
 from llmtune.errors import TemplateError
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import first_difference, upstream_ids
 from llmtune.types import IGNORE_INDEX, Conversation, Message, ToolCall
 

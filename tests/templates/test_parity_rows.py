@@ -12,7 +12,7 @@ import pytest
 
 from llmtune.data.formats import to_conversation
 from llmtune.errors import TemplateError
-from llmtune.templates.chat import get_template
+from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import upstream_ids
 from llmtune.templates.template import learned_answers, single_answer
 from llmtune.types import IGNORE_INDEX, Conversation

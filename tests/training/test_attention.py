@@ -16,9 +16,9 @@ from llmtune.inference.load import load_engine
 from llmtune.models import attention
 from llmtune.models.attention import asked_attention
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.run.log import Decisions
 from llmtune.training import attention as training_attention
 from llmtune.training.attention import active_attention, settle_attention
-from llmtune.training.decisions import Decisions
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 2, "gradient_accumulation_steps": 2,

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from llmtune import SftArguments, sft
+from llmtune.checkpoint import last_checkpoint, rotate, what_is_missing
 from llmtune.errors import CheckpointError, OutputError
-from llmtune.training.checkpoint import last_checkpoint, resume_run, rotate, what_is_missing
+from llmtune.run.resume import resume_run
 from llmtune.training.trainer import SftTrainer
 
 RUN: dict[str, Any] = {

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmtune import SftArguments, sft
-from llmtune.cli.parser import parse
+from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
@@ -20,9 +20,9 @@ from llmtune.planning import auto
 from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.planning.memory import Batch
 from llmtune.planning.trace import LiveBytes
+from llmtune.run.log import Decisions
 from llmtune.training import sft as sft_module
 from llmtune.training.build import build_model
-from llmtune.training.decisions import Decisions
 
 QUICK: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#24"], "batch_size": 4, "gradient_accumulation_steps": 1,

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.supervised_loss import install_learned_loss
 from llmtune.models.tiny import tiny_folder
-from llmtune.training.collate import PaddingCollator
-from llmtune.training.loss import install_learned_loss
+from llmtune.samples.collate import PaddingCollator
 from llmtune.tuners.lora import add_lora
 
 RUN: dict[str, Any] = {

@@ -15,8 +15,8 @@ import torch
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.run.log import Decisions
 from llmtune.training import kernels, training_arguments
-from llmtune.training.decisions import Decisions
 from llmtune.training.kernels import check_kernels, compile_layers, note_kernels, without_compiling
 
 RUN: dict[str, Any] = {

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from llmtune.arguments.sft import SftArguments
-from llmtune.training.checkpoint import last_checkpoint
+from llmtune.checkpoint import last_checkpoint
 from llmtune.training.sft import sft
 
 from .. import prepared
-from .launched import words
+from ..launched import words
 
 STEPS, SAVE_EVERY = 30, 4
 SETTINGS = {

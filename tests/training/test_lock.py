@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import OutputError
-from llmtune.training.run_lock import RunLock
+from llmtune.run.lock import RunLock
 
+from ..launched import newest, start
 from ..waiting import SECONDS
-from .launched import newest, start
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from llmtune.training.run_lock import RunLock
+from llmtune.run.lock import RunLock
 lock = RunLock()
 lock.take(Path(sys.argv[1]))
 print("held", flush=True)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from llmtune import SftArguments, sft
 
+from ..launched import RUN, launch, newest, records, start
 from ..waiting import SECONDS, until
-from .launched import RUN, launch, newest, records, start
 
 pytestmark = pytest.mark.slow
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.errors import CheckpointError, MissingPackageError
 from llmtune.inference.load import load_engine
+from llmtune.merging.in_memory import merge_and_save
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.quantization import is_bitsandbytes_optimizer, quantization_options
@@ -21,7 +22,6 @@ from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import sft as sft_module
 from llmtune.tuners.kbit import keep_unpacked, prepare_quantized
-from llmtune.tuners.merge import merge_and_save
 from llmtune.tuners.parts import part_of
 from llmtune.tuners.tune import count_parameters
 

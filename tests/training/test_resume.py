@@ -14,9 +14,10 @@ import pytest
 from llmtune import SftArguments, sft
 from llmtune.arguments.fields import on_resume
 from llmtune.arguments.resume import resumed_arguments
+from llmtune.checkpoint import last_checkpoint
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder
-from llmtune.training.checkpoint import RATES, last_checkpoint
+from llmtune.run.resume import RATES
 from llmtune.utils.own import sealed
 
 FIELDS = {field.name: field for field in dataclasses.fields(SftArguments) if field.init}

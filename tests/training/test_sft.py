@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmtune import SftArguments, sft
-from llmtune.arguments.checkpoint_folder import read_sft_args
+from llmtune.checkpoint import read_settings
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import trainer as trainer_module
@@ -90,14 +90,14 @@ def test_checkpoints_are_the_ecosystems_own(lora):
     assert not torch.allclose(tuned(ids).logits, before)
     tokenizer = AutoTokenizer.from_pretrained(str(lora.best_checkpoint))
     assert "system" in tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-    saved = read_sft_args(lora.best_checkpoint)
+    saved = read_settings(lora.best_checkpoint)
     assert json.loads((lora.best_checkpoint / "generation_config.json").read_text()).get("use_cache", True)
     assert (saved["model_type"], saved["dtype"], saved["max_steps"]) == ("llmtune-tiny", "fp32", 6)
     assert saved["_versions"]["torch"] == torch.__version__
 
 
 def test_saved_arguments_repeat_the_run(lora, tmp_path):
-    from llmtune.cli.parser import parse
+    from llmtune.arguments.parser import parse
 
     again = parse(SftArguments, ["--config", str(lora.output_dir / "sft_args.json")], command="sft")
     original = SftArguments(**(QUICK | {"output_dir": str(lora.output_dir.parents[1]), "lora_target_modules": ["ALL"]}))

@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmtune import SftArguments, sft
+from llmtune.models.flops import ModelFlops, model_flops
+from llmtune.models.gpus import find_card
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.planning.cards import find_card
-from llmtune.planning.flops import ModelFlops, model_flops
+from llmtune.run.log import Decisions
+from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.training import throughput as module
 from llmtune.training.build import build_model
-from llmtune.training.collate import PackingCollator, PaddingCollator
-from llmtune.training.decisions import Decisions
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import SftTrainer
 

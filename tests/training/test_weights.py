@@ -15,16 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
 from llmtune.data.canonical import SCHEMA, to_record
-from llmtune.data.store import encode_dataset
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.supervised_loss import LogitMap, install_learned_loss, learned_cross_entropy
 from llmtune.models.tiny import tiny_folder
-from llmtune.templates.chat import get_template
-from llmtune.training.collate import PackingCollator, PaddingCollator
-from llmtune.training.loss import LogitMap, install_learned_loss, learned_cross_entropy
-from llmtune.training.packing import PackedDataset
+from llmtune.samples.collate import PackingCollator, PaddingCollator
+from llmtune.samples.packing import PackedDataset
+from llmtune.samples.store import encode_dataset
+from llmtune.templates.lookup import get_template
 from llmtune.types import IGNORE_INDEX, Conversation, Message
 
-from .launched import launch, records
+from ..launched import launch, records
 
 WEIGHTS = (1.0, 0.25, 2.0)
 
@@ -136,7 +136,7 @@ def test_equals_the_sum_by_hand(tokenizer):
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(0.5, 3.0)])
 @pytest.mark.parametrize("linear", [True, False])
 def test_weights_in_chunks(monkeypatch, logit_map, linear):
-    monkeypatch.setattr("llmtune.training.loss.CHUNK_POSITIONS", 3)
+    monkeypatch.setattr("llmtune.models.supervised_loss.CHUNK_POSITIONS", 3)
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, 6, generator=draw, requires_grad=True)
     head = torch.nn.Linear(6, 11) if linear else torch.nn.Sequential(torch.nn.Linear(6, 11))

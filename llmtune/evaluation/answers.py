@@ -1,0 +1,99 @@
+"""Answers to the rows, and the choices that the model prefers: in batches of like length, each kept as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqdm import tqdm
+from transformers import set_seed
+
+from llmtune.evaluation.choices import ChoiceQuestion
+from llmtune.evaluation.journal import Journal
+from llmtune.evaluation.likelihood import Likelihood, Pair, likelihoods
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.results import result_of
+from llmtune.types import Conversation, Message
+
+__all__ = ["answer_rows", "choice_scores", "continuation"]
+
+
+def answer_rows(
+    engine: Engine, rows: Sequence[Conversation], sampling: Sampling, journal: Journal, batch_size: int, seed: int
+) -> list[dict[str, Any]]:
+    """The rows' answers, in the order of the rows."""
+    lengths = [len(ids) for ids in engine.template.encode_prompts(rows)]
+    for number, batch in enumerate(_batches(lengths, batch_size, "Answering")):
+        if all(index in journal.records for index in batch):
+            continue
+        set_seed(seed + number)  # so that an evaluation that goes on draws as one that was not stopped
+        answers = engine.answer([rows[index] for index in batch], sampling, batch_size=len(batch))
+        made = zip(batch, answers, strict=True)
+        journal.add({"index": index, **result_of(rows[index], answer, engine.template)} for index, answer in made)
+    return journal.finish()
+
+
+def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[list[int]]:
+    """Indices in batches, the longest first: what does not fit into memory fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    starts = range(0, len(order), batch_size)
+    yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False, disable=None))
+
+
+def choice_scores(
+    engine: Engine, questions: Sequence[ChoiceQuestion], journal: Journal, batch_size: int, style: str
+) -> dict[str, float]:
+    """Shares of questions, in percent, whose right choice is the most likely one.
+
+    `accuracy` compares sums of log-likelihoods, `accuracy_norm` those sums by the length of the choice in characters,
+    so that a long choice is not at a loss; the same two as the lm-eval harness has.
+    """
+    prompts = engine.template.encode_prompts([question.prompt(style) for question in questions])
+    for batch in _batches([len(prompt) for prompt in prompts], batch_size, "Choices"):
+        if all(index in journal.records for index in batch):
+            continue
+        pairs = [
+            (prompts[index], continuation(engine, questions[index].prompt(style), prompts[index], text))
+            for index in batch
+            for text in questions[index].texts(style)
+        ]
+        found = iter(_likelihoods(engine, pairs, batch_size))
+        journal.add(_choice_record(index, questions[index], style, found) for index in batch)
+    records = journal.finish()
+    return {
+        name: 100 * sum(record[key] == record["answer"] for record in records) / len(records)
+        for name, key in (("accuracy", "chosen"), ("accuracy_norm", "chosen_norm"))
+    }
+
+
+def _likelihoods(engine: Engine, pairs: Sequence[Pair], batch_size: int) -> Iterator[Likelihood]:
+    for start in range(0, len(pairs), batch_size):
+        yield from likelihoods(engine.model, pairs[start : start + batch_size], engine.tokenizer.pad_token_id)
+
+
+def _choice_record(index: int, question: ChoiceQuestion, style: str, found: Iterator[Likelihood]) -> dict[str, Any]:
+    sums = [next(found).logprob for _ in question.choices]
+    normal = [value / max(len(text), 1) for value, text in zip(sums, question.texts(style), strict=True)]
+    return {
+        "index": index,
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "chosen": sums.index(max(sums)),
+        "chosen_norm": normal.index(max(normal)),
+        "logprobs": sums,
+    }
+
+
+def continuation(engine: Engine, prompt: Conversation, prompt_ids: Sequence[int], text: str) -> list[int]:
+    """The ids that the model would write for an answer after this prompt, without the stop token."""
+    whole = replace(prompt, messages=(*prompt.messages, Message("assistant", text, loss=True)))
+    ids = list(engine.template.encode(whole)["input_ids"])
+    if ids[: len(prompt_ids)] != list(prompt_ids):  # cut to max_length: the answer is still at the end
+        start = len(ids) - len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) - 1
+        ids, prompt_ids = ids[start:], []
+    found = ids[len(prompt_ids) :]
+    stops = set(engine.template.stop_token_ids)
+    end = next((place for place, token in enumerate(found) if token in stops), len(found))
+    return found[:end]

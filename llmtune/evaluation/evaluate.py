@@ -1,0 +1,128 @@
+"""evaluate(): checkpoints side by side, on the same rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.arguments.evaluate import EvaluateArguments
+from llmtune.errors import DataError, LlmtuneError
+from llmtune.evaluation.answers import answer_rows, choice_scores
+from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
+from llmtune.evaluation.journal import Journal
+from llmtune.evaluation.loss import loss_scores
+from llmtune.evaluation.results import Scores, write_results
+from llmtune.evaluation.scores import answer_scores
+from llmtune.evaluation.settings import claim_folder, digest
+from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.infer import readable_rows, rows_to_answer
+from llmtune.inference.load import load_engine
+from llmtune.inference.results import InferResult, scored_pair
+from llmtune.metrics.info import METRIC_MAPPING
+from llmtune.types import Conversation
+from llmtune.utils.logging import get_logger
+from llmtune.utils.quiet import quiet_libraries
+
+__all__ = ["Scores", "evaluate"]
+
+DEFAULT_METRICS = ("loss", "rouge", "bleu", "exact_match")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every checkpoint is given."""
+
+    rows: list[Conversation]
+    questions: list[ChoiceQuestion]
+    metrics: list[str]
+
+    def wants(self, kind: str) -> bool:
+        return any(METRIC_MAPPING[key].kind == kind for key in self.metrics)
+
+
+def evaluate(args: EvaluateArguments) -> Scores:
+    """Measure checkpoints on the validation part of a data set, or on a file.
+
+    Writes, below `args.result_folder()`, for each checkpoint `predictions.jsonl`, `losses.jsonl` and `choices.jsonl`;
+    for all, `summary.json`, `summary.md` and, with `all_checkpoints`, pictures of the curves.
+
+    Raises:
+        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+    """
+    quiet_libraries()
+    log = get_logger()
+    args.tell("an evaluation")
+    if args.suite:
+        from llmtune.evaluation.suite import run_suite
+
+        return run_suite(args)
+    task = _task(args)
+    folder = claim_folder(args, task.metrics, digest(task.rows, task.questions))
+    scores: Scores = {}
+    for name, checkpoint in args.names().items():
+        log.info("Evaluating %s: %d rows, %d choice questions.", name, len(task.rows), len(task.questions))
+        found = args.arguments_of(checkpoint)
+        scores[name] = _evaluate_one(load_engine(found), task, args, folder / name)
+        gc.collect()  # the next one needs its memory
+    write_results(folder, scores, args)
+    return scores
+
+
+def _task(args: EvaluateArguments) -> _Task:
+    plain, with_choices = split_choices(args.first.val_dataset)
+    questions = read_choices(with_choices, args.num_samples)
+    rows: list[Conversation] = []
+    if plain or not with_choices:
+        if not (plain or args.first.dataset):
+            raise DataError(
+                "There is nothing to evaluate on: give --val_dataset, or the checkpoint of a run with data."
+            )
+        rows = rows_to_answer(
+            dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False), "--num_samples"
+        )
+    metrics = list(args.metrics)
+    if not metrics:
+        metrics = [*(DEFAULT_METRICS if rows else ()), *(["choice"] if questions else [])]
+    task = _Task(rows, questions, metrics)
+    if task.wants("choice") and not questions:
+        raise DataError(
+            "The metric choice needs rows with choices: a file for --val_dataset whose rows have a question, choices "
+            "and an answer."
+        )
+    unlabelled = sum(not _has_answer(row) for row in rows)
+    if unlabelled and task.wants("answers"):
+        get_logger().warning("%d rows have no answer of their own: theirs are written, and not scored.", unlabelled)
+    return task
+
+
+def _evaluate_one(engine: Engine, task: _Task, args: EvaluateArguments, folder: Path) -> dict[str, float]:
+    rows = readable_rows(task.rows, engine, args.first)
+    scores: dict[str, float] = {}
+    if task.wants("loss"):
+        scores |= loss_scores(engine, rows, Journal(folder / "losses.jsonl"), args.eval_batch_size)
+    if task.wants("answers") and rows:
+        journal = Journal(folder / "predictions.jsonl")
+        results = answer_rows(engine, rows, Sampling.of(args), journal, args.eval_batch_size, args.seed)
+        scores |= _score(task.metrics, results, rows)
+    if task.wants("choice"):
+        journal = Journal(folder / "choices.jsonl")
+        scores |= choice_scores(engine, task.questions, journal, args.eval_batch_size, args.choice_style)
+    if not scores:
+        raise LlmtuneError(f"Nothing could be measured with {', '.join(task.metrics)}: the rows have no answers.")
+    return {name: round(value, 6) for name, value in scores.items()}
+
+
+def _score(metrics: Sequence[str], results: Sequence[InferResult], rows: Sequence[Conversation]) -> dict[str, float]:
+    labelled = [number for number, result in enumerate(results) if result.get("label")]
+    if not labelled:
+        return {}
+    answers, references = map(list, zip(*(scored_pair(results[number]) for number in labelled), strict=True))
+    return answer_scores(metrics, answers, references, [rows[number] for number in labelled])
+
+
+def _has_answer(row: Conversation) -> bool:
+    last = row.turns[-1] if row.turns else None
+    return last is not None and last.role == "assistant" and bool(last.content or last.tool_calls)

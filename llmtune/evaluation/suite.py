@@ -1,0 +1,95 @@
+"""`--suite`: standard benchmarks of EleutherAI's lm-eval harness, on the engine that answers everywhere else.
+
+The harness brings questions, few-shot examples and scores; llmtune brings the model, and the template that it was
+trained with.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
+from llmtune.evaluation.results import Scores, write_results
+from llmtune.evaluation.settings import claim_folder
+from llmtune.inference.load import load_engine
+from llmtune.utils.files import write_json
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from llmtune.arguments.evaluate import EvaluateArguments
+
+__all__ = ["run_suite"]
+
+
+def run_suite(args: EvaluateArguments) -> Scores:
+    """The benchmarks' own scores, as fractions, by `task/metric`.
+
+    Raises:
+        MissingPackageError: lm-eval is not installed. UsageError: A benchmark that it does not know.
+    """
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("--suite needs lm-eval. Install it with: pip install 'llmtune[eval]'") from None
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_path=args.suite_path)
+    unknown = [name for name in args.suite if not manager.match_tasks([name])]
+    if unknown:
+        raise UsageError(f"--suite {' '.join(unknown)}: lm-eval has no such task. List them: lm-eval ls tasks")
+    folder = claim_folder(args, [], "")
+    scores: Scores = {}
+    for name, checkpoint in args.names().items():
+        get_logger().info("Evaluating %s on %s.", name, " ".join(args.suite))
+        engine = load_engine(args.arguments_of(checkpoint))
+        scores[name] = _run(engine, manager, args, folder / name)
+        del engine
+        gc.collect()
+    write_results(folder, scores, args)
+    return scores
+
+
+def _run(engine: Any, manager: Any, args: EvaluateArguments, folder: Path) -> dict[str, float]:
+    from lm_eval.evaluator import simple_evaluate
+
+    from llmtune.evaluation.harness import EngineLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = simple_evaluate(
+            model=EngineLM(
+                engine, is_chat=args.suite_chat, batch_size=args.eval_batch_size, max_new_tokens=args.max_new_tokens
+            ),
+            tasks=list(args.suite),
+            task_manager=manager,
+            num_fewshot=args.num_fewshot,
+            limit=None if args.num_samples == -1 else args.num_samples,
+            apply_chat_template=args.suite_chat,
+            fewshot_as_multiturn=args.suite_chat,
+            system_instruction=args.first.system if args.suite_chat else None,
+            use_cache=str(folder / "requests"),  # what was computed is not computed again
+            bootstrap_iters=0,
+            random_seed=args.seed,
+            numpy_random_seed=args.seed,
+            torch_random_seed=args.seed,
+            fewshot_random_seed=args.seed,
+        )
+    except (ConnectionError, OSError) as err:
+        raise LlmtuneError(
+            f"lm-eval cannot fetch the data of {' '.join(args.suite)}: {' '.join(str(err).split())[:200]}. "
+            "Fetch them where there is a network, or give your own tasks with --suite_path."
+        ) from err
+    assert found is not None
+    write_json(folder / "suite.json", {key: found[key] for key in ("results", "versions", "n-samples", "config")})
+    samples = found.get("samples") or {}
+    write_json(folder / "suite_samples.json", samples)
+    return {
+        f"{task}/{metric.removesuffix(',none')}": float(value)
+        for task, results in found["results"].items()
+        for metric, value in results.items()
+        if isinstance(value, int | float) and "stderr" not in metric and "," in metric
+    }

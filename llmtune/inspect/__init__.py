@@ -1,1 +1,0 @@
-"""Looking at what a run would do, or has done, without doing it."""

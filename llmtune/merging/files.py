@@ -1,0 +1,104 @@
+"""What a folder of weights needs beside them: config.json, tokenizer, generation settings, eyes, code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.long_context import rope_options
+from llmtune.checkpoint import copy_settings
+from llmtune.models.ports import find_port, read_config
+from llmtune.utils.files import write_json
+
+__all__ = ["complete_merged", "copy_files", "write_config"]
+
+TOKENIZER = re.compile(
+    r"tokenizer.*|vocab\..+|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\..+"
+    r"|additional_chat_templates|.+\.tiktoken|(spiece|sentencepiece.*|tokenizer)\.model"
+)
+GENERATION = re.compile(r"generation_config\.json")
+EYES = re.compile(r"(video_)?(pre)?processor_config\.json")
+CODE = re.compile(r".+\.py|LICENSE.*|NOTICE.*|USE_POLICY.*")
+
+
+def copy_files(source: Path, target: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Copy the files of these names byte by byte; those that are in the target already stay."""
+    copied = []
+    for file in sorted(source.iterdir()):
+        if pattern.fullmatch(file.name) and file.is_file() and not (target / file.name).exists():
+            shutil.copyfile(file, target / file.name)
+            copied.append(file.name)
+    return copied
+
+
+def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArguments) -> None:
+    """Copy what serving needs from the checkpoint or, what it does not have, from the base."""
+    place = args.tokenizer_id_or_path
+    is_copied = any(checkpoint.glob("tokenizer*")) and "tokenizer_id_or_path" in args.inherited
+    sources = [checkpoint, base] if place is None or is_copied else [Path(place)]
+    tokenizer = next((source for source in sources if any(source.glob("tokenizer*"))), None)
+    ported = not args.trust_remote_code and find_port(read_config(base)) is not None
+    if tokenizer is None or (ported and tokenizer == base):
+        _save_tokenizer(folder, base, args)
+    else:
+        copy_files(tokenizer, folder, TOKENIZER)
+    for source in (checkpoint, base):
+        copy_files(source, folder, GENERATION)
+        copy_files(source, folder, EYES)
+    if not ported:
+        copy_files(base, folder, CODE)
+    copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
+
+
+def _save_tokenizer(folder: Path, base: Path, args: InferArguments) -> None:
+    """Of the checkpoints of 2023, whose own tokenizers are code, in the form that transformers reads without it."""
+    from llmtune.models.loading import get_model_tokenizer
+
+    _, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=str(base),
+        load_model=False,
+        tokenizer_id_or_path=args.tokenizer_id_or_path,
+        trust_remote_code=args.trust_remote_code,
+    )
+    tokenizer.save_pretrained(str(folder))
+
+
+def write_config(
+    model: Any, base: Path, folder: Path, args: InferArguments, *, dtype: torch.dtype | None, untied: bool
+) -> None:
+    """The base's config.json with what merging changed: dtype, size of the vocabulary, ties."""
+    config = model.config
+    if untied:
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    ported = not args.trust_remote_code and find_port(read_config(base)) is not None
+    if ported or rope_options(args):
+        if dtype is not None:
+            config.dtype = dtype
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(str(folder))
+        return
+    written = read_config(base)
+    written.pop("_name_or_path", None)
+    parts = [written, *(written[key] for key in ("text_config", "llm_config") if isinstance(written.get(key), dict))]
+    if dtype is not None:
+        written[_dtype_key(written)] = str(dtype).removeprefix("torch.")
+        for part in parts[1:]:
+            if _dtype_key(part) in part:
+                part[_dtype_key(part)] = str(dtype).removeprefix("torch.")
+    for part in parts:
+        if "vocab_size" in part:
+            part["vocab_size"] = model.get_input_embeddings().weight.shape[0]
+    if untied:
+        for part in parts:
+            part["tie_word_embeddings"] = False
+    write_json(folder / "config.json", written)
+
+
+def _dtype_key(config: dict[str, Any]) -> str:
+    return "torch_dtype" if "torch_dtype" in config else "dtype"

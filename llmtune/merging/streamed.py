@@ -1,0 +1,286 @@
+"""Merge an adapter into its base, tensor by tensor: in memory are one layer, one shard and the adapter, not the model.
+
+PEFT itself adds what it trained to each layer, in fp32, while the layer's numbers are there; the sum is rounded once.
+That the result answers like base and adapter together is tried on a few tokens, again layer by layer. What cannot be
+done in this way is merged in memory, as `llmtune.merging.in_memory` does, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from llmtune.arguments.infer import InferArguments
+from llmtune.checkpoint import checkpoint_kind
+from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
+from llmtune.hub.settings import HubOptions
+from llmtune.merging.files import complete_merged, write_config
+from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
+from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
+from llmtune.merging.shards import ShardWriter, parse_size
+from llmtune.merging.weights import Group, Unstreamable, Weights
+from llmtune.models.folder import model_folder
+from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.prequantized import saved_quantization
+from llmtune.tuners.load import load_tuned
+from llmtune.utils.files import atomic_folder
+from llmtune.utils.logging import get_logger
+
+__all__ = ["DEFAULT_SHARD_SIZE", "merge_checkpoint"]
+
+DEFAULT_SHARD_SIZE = "2GB"
+STREAMED_LOADERS = ("llmtune.models.loading:load_causal_lm", "llmtune.models.vision:load_image_text")
+MADE_FROM_BASE = ("trainable_tokens_original",)
+"""Buffers of PEFT's that training needs, and merging does not."""
+
+
+def merge_checkpoint(
+    args: InferArguments,
+    target: Path | None = None,
+    *,
+    max_shard_size: str = DEFAULT_SHARD_SIZE,
+    resize_embeddings: bool = False,
+) -> Path:
+    """Write a folder of whole weights, which plain transformers loads.
+
+    Args:
+        args: `ckpt_dir` is the adapter's folder; `dtype` of the result, by default that of the base.
+        target: Default: `<ckpt_dir>-merged`.
+        resize_embeddings: Let the vocabulary grow to the tokenizer's length first.
+
+    Raises:
+        OutputError: The folder exists already, or cannot be written.
+        CheckpointError: Not an adapter, not of this base, one that changes nothing, or the merged model answers
+            differently; nothing is written then.
+    """
+    assert args.ckpt_dir is not None
+    checkpoint = Path(args.ckpt_dir)
+    if checkpoint_kind(checkpoint) != "lora":
+        raise CheckpointError(f"{checkpoint} holds whole weights: there is nothing to merge.")
+    target = target or merged_folder(checkpoint)
+    if target.exists():
+        place = shlex.quote(str(target))
+        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge anew.")
+    size = parse_size(max_shard_size)
+    assert args.model_type is not None
+    info = MODEL_MAPPING[args.model_type]
+    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
+    base = model_folder(info, args.model_id_or_path, hub=hub)
+    if saved_quantization(base):
+        raise CheckpointError(
+            f"{checkpoint} cannot be merged: its base was saved quantised, and the sum would be rounded once more. "
+            "Serve the adapter beside its base, as infer does, or merge it into the base before it was quantised "
+            "(--model_id_or_path FOLDER)."
+        )
+    if args.quantization_bit:
+        get_logger().info("Merged into the whole weights: they are loaded without quantisation for that.")
+    try:
+        if not isinstance(info.get_function, str) or info.get_function not in STREAMED_LOADERS:
+            raise Unstreamable(f"{args.model_type} is loaded by a function of its own")
+        rows = _tokenizer_length(args, base) if resize_embeddings else 0
+        return _Streamed(args, base, checkpoint, rows).write(target, size)
+    except Unstreamable as err:
+        if resize_embeddings:
+            raise UsageError(f"--resize_emb true cannot be followed for this checkpoint: {err}.") from err
+        get_logger().warning("Merging in memory, which takes as much as the whole model: %s.", err)
+    return _merge_in_memory(args, checkpoint, target)
+
+
+def _merge_in_memory(args: InferArguments, checkpoint: Path, target: Path) -> Path:
+    whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
+    model, tokenizer = load_tuned(whole)
+    return merge_and_save(model, tokenizer, checkpoint, target)
+
+
+def _tokenizer_length(args: InferArguments, base: Path) -> int:
+    from llmtune.models.loading import get_model_tokenizer
+
+    place = args.tokenizer_id_or_path
+    if place is None and any(Path(str(args.ckpt_dir)).glob("tokenizer*")):
+        place = args.ckpt_dir
+    _, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=str(base),
+        load_model=False,
+        tokenizer_id_or_path=place,
+        trust_remote_code=args.trust_remote_code,
+    )
+    return len(tokenizer)
+
+
+class _Streamed:
+    """One adapter on its way into one base."""
+
+    def __init__(self, args: InferArguments, base: Path, checkpoint: Path, num_rows: int) -> None:
+        self.args = args
+        self.base = base
+        self.checkpoint = checkpoint
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: None}[args.dtype]
+        try:
+            self.model = hollow_model(args, base, num_rows=num_rows, adapter=checkpoint)
+        except (ModelError, NotImplementedError, RuntimeError) as err:
+            raise Unstreamable(f"its class cannot be made without weights: {err}") from err
+        self.places = places_of(self.model)
+        self.changed = False
+        self.untied = False
+
+    def write(self, target: Path, max_bytes: int) -> Path:
+        with ExitStack() as stack:
+            self.weights = self._open(self.model, self.base, stack)
+            self.tuned = attach_hollow(self.model, self.checkpoint)
+            self.wrappers = list(wrappers_of(self.tuned).values())
+            self.wrapper_of = {id(part): wrapper for wrapper in self.wrappers for part in wrapper.modules()}
+            self._check_complete()
+            probe = probe_ids(self.model)
+            before = self._logits(self.tuned, self.places, self.wrappers, self.weights, probe)
+            with atomic_folder(target) as folder:
+                self._write_weights(ShardWriter(folder, max_bytes))
+                if not self.changed:
+                    raise CheckpointError(
+                        f"Merging {self.checkpoint} changes nothing: its adapter is still as it began. "
+                        "Was the run stopped at once?"
+                    )
+                write_config(self.model, self.base, folder, self.args, dtype=self.dtype, untied=self.untied)
+                complete_merged(folder, self.base, self.checkpoint, self.args)
+                difference = self._check(folder, before, probe, stack)
+        get_logger().info(MERGED, self.checkpoint, difference)
+        return target
+
+    def _open(self, model: Any, folder: Path, stack: ExitStack) -> Weights:
+        remote = self.args.trust_remote_code
+        return Weights(model, folder, stack, allow_pickle=self.args.allow_pickle, remote=remote)
+
+    def _check_complete(self) -> None:
+        """Refuse adapters of which a part is neither in their file nor in the base."""
+        base = {id(getattr(*place)) for place in self.places.values()}
+        for wrapper in self.wrappers:
+            for name, value in wrapper.state_dict(keep_vars=True).items():
+                if value.device.type == "meta" and id(value) not in base and not any(n in name for n in MADE_FROM_BASE):
+                    raise Unstreamable(f"{name} of its adapters is not in their file")
+
+    # The sum
+
+    def _write_weights(self, writer: ShardWriter) -> None:
+        ready: dict[str, Tensor] = {}
+        for group in tqdm(self.weights.groups, desc="Merging", unit=" tensors", leave=False, disable=None):
+            touched = any(self._is_touched(name) for name in group.names)
+            if touched or group.converter is None:
+                values = {name: self._value(name, ready) for name in group.names}
+                self._watch_ties(group, values, ready, writer)
+                for name, tensor in self.weights.as_in_files(group, values).items():
+                    writer.add(name, tensor)
+            else:
+                for name in group.files:
+                    writer.add(name, self._rounded(self.weights.tensors[name][...], name))
+        writer.finish()
+
+    def _is_touched(self, name: str) -> bool:
+        module, leaf = self.places[name]
+        return id(module) in self.wrapper_of or getattr(module, leaf).device.type != "meta"
+
+    def _value(self, name: str, ready: dict[str, Tensor]) -> Tensor:
+        """What becomes of a tensor, in the dtype that it is written in."""
+        module, leaf = self.places[name]
+        wrapper = self.wrapper_of.get(id(module))
+        if wrapper is None:
+            own = getattr(module, leaf)
+            if own.device.type == "meta":
+                return self._rounded(self.weights.read(name), name)
+            value = self._rounded(own.detach(), name, like=self.weights.read(name).dtype)  # a bias, say, of --lora_bias
+            self._compare(name, value)
+            return value
+        if name not in ready:
+            ready |= self._merged(wrapper)
+        return ready.pop(name)
+
+    def _merged(self, wrapper: Any) -> dict[str, Tensor]:
+        """The tensors of one layer with its adapters in them."""
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        inside = {id(module) for module in wrapper.modules()}
+        own = {name: place for name, place in self.places.items() if id(place[0]) in inside}
+        empty = [(name, place) for name, place in own.items() if getattr(*place).device.type == "meta"]
+        original = wrapper.original_module if isinstance(wrapper, AuxiliaryTrainingWrapper) else None
+        options: dict[str, Any] = {"merge": True, "safe_merge": True, "adapter_names": None}
+        with filled(empty, lambda name: self.weights.read(name, torch.float32)), torch.no_grad():
+            if original is None:
+                if hasattr(wrapper, "unload_and_optionally_merge_module"):  # fused experts: wrappers in wrappers
+                    wrapper.unload_and_optionally_merge_module(**options)
+                else:
+                    wrapper.merge(safe_merge=True)
+                found = {name: getattr(*place).detach() for name, place in own.items()}
+            else:
+                paths = {id(module): path for path, module in original.named_modules()}
+                whole: Any = wrapper.unload_and_optionally_merge_module(**options)
+                found = {}
+                for name, (module, leaf) in own.items():
+                    found[name] = getattr(whole.get_submodule(paths[id(module)]), leaf).detach()
+        values = {}
+        for name, value in found.items():
+            values[name] = self._rounded(value, name, like=self.weights.read(name).dtype)
+            self._compare(name, values[name])
+        return values
+
+    def _rounded(self, tensor: Tensor, name: str, like: torch.dtype | None = None) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        kept = [*(self.model._keep_in_fp32_modules or ()), *(self.model._keep_in_fp32_modules_strict or ())]
+        dtype = None if any(part in name for part in kept) else self.dtype
+        return tensor.to(dtype or like or tensor.dtype)
+
+    def _compare(self, name: str, value: Tensor) -> None:
+        if not self.changed:
+            self.changed = not torch.equal(value, self.weights.read(name).to(value.dtype))
+
+    def _watch_ties(
+        self, group: Group, values: dict[str, Tensor], ready: dict[str, Tensor], writer: ShardWriter
+    ) -> None:
+        """Where one of two tied tensors was trained alone, both are written."""
+        for name, value in values.items():
+            others = [other for other in self.weights.tied(name) if other != name]
+            if not others or not any(self._is_touched(one) for one in [name, *others]):
+                continue
+            for other in others:
+                theirs = self._value(other, ready)
+                if torch.equal(theirs, value):
+                    continue
+                self.untied = True
+                if self.weights.has(other):
+                    ready[other] = theirs
+                else:
+                    writer.add(self.weights.file_name(other), theirs)
+
+    # The proof
+
+    def _logits(self, model: Any, places: Places, wrappers: list[nn.Module], weights: Weights, ids: Tensor) -> Tensor:
+        with computing(model, places, wrappers, lambda name: weights.read(name, torch.float32)), torch.no_grad():
+            try:
+                found: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+            except (RuntimeError, NotImplementedError, TypeError) as err:
+                text = " ".join(str(err).split())[:200]
+                raise Unstreamable(f"its class does not compute layer by layer: {text}") from err
+        return found
+
+    def _check(self, folder: Path, before: Tensor, probe: Tensor, stack: ExitStack) -> float:
+        merged = hollow_model(dataclasses.replace(self.args, **NO_ROPE), folder)
+        weights = self._open(merged, folder, stack)
+        after = self._logits(merged, places_of(merged), [], weights, probe)
+        difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
+        dtype = self.dtype or next(value.dtype for value in map(weights.read, list(weights.shapes)[:1]))
+        if not difference < TOLERANCE.get(dtype, 1e-3):
+            raise CheckpointError(
+                f"Merging {self.checkpoint} failed its check: logits differ by {difference:.2%} of the largest one. "
+                "Nothing is written."
+            )
+        return difference
+
+
+NO_ROPE: dict[str, Any] = {"rope_scaling": None, "rope_factor": None, "load_args_from_ckpt_dir": False}
+"""The merged folder's own config.json has it."""

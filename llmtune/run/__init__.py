@@ -1,0 +1,1 @@
+"""One run: its folder, what it logs and leaves."""

@@ -1,0 +1,105 @@
+"""The folder of one run: output/<model_type>/v<N>-<time>, and what is written there beside the checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune import __version__
+from llmtune.arguments.secrets import SECRETS
+from llmtune.checkpoint import has_settings
+from llmtune.errors import OutputError
+from llmtune.utils.files import ensure_writable_folder, write_json
+from llmtune.utils.own import sealed
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+
+__all__ = ["args_record", "check_flat_folder", "new_run_folder", "remove_leftovers", "write_metrics"]
+
+PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> Path:
+    """Create the folder of a run: the next v<N>-<time> of its model, N being one above the highest there, from 0.
+
+    Args:
+        flat: `output_dir` itself is the run's folder, as other tools have it.
+
+    Raises:
+        OutputError: The place cannot be written, or, where `flat`, holds a run already.
+    """
+    if flat:
+        folder = Path(output_dir).expanduser().resolve()
+        check_flat_folder(folder)
+        ensure_writable_folder(folder, flag="--output_dir")
+        return folder
+    parent = Path(output_dir).expanduser().resolve() / model_type
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            numbers = [int(found.group(1)) for name in os.listdir(parent) if (found := re.match(r"v(\d+)-", name))]
+            folder = parent / f"v{max(numbers, default=-1) + 1}-{time.strftime('%Y%m%d-%H%M%S')}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as err:
+        raise OutputError(
+            f"Cannot write into {parent} ({err.strerror}). Give a writable folder with --output_dir."
+        ) from err
+
+
+def check_flat_folder(folder: Path) -> None:
+    """Refuse a folder for `--output_dir_flat` that another run has.
+
+    Raises:
+        OutputError: It holds a run already.
+    """
+    if has_settings(folder):
+        raise OutputError(
+            f"{folder} holds a run already, and --output_dir_flat true gives it one. Resume that run with "
+            f"--resume_from_checkpoint {shlex.quote(str(folder))}, or choose another --output_dir."
+        )
+
+
+def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
+    """The resolved arguments as sft_args.json has them; keys with _ tell of the run and are no flags. No secret."""
+    record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
+    for name in PATHS:  # a checkpoint is read from any folder
+        if record[name] is not None and Path(record[name]).exists():
+            record[name] = str(Path(record[name]).resolve())
+    for name in ("dataset", "val_dataset"):
+        record[name] = [str(Path(item).resolve()) if Path(item).exists() else item for item in record[name]]
+    versions = {"llmtune": __version__, "python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return sealed(record | resolved | {"_versions": versions, "_started": time.strftime("%Y-%m-%dT%H:%M:%S")})
+
+
+def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
+    """<split>_results.txt (key = value lines) and <split>_results.json."""
+    from llmtune.utils.files import write_text
+
+    write_text(folder / f"{split}_results.txt", "".join(f"{key} = {metrics[key]}\n" for key in sorted(metrics)))
+    write_json(folder / f"{split}_results.json", metrics)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what a killed run was writing, or pushing, when it died."""
+    for pattern in (".saving-*", ".pushing-*"):
+        for folder in run.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,124 @@
+"""report.md: what ran, on what, how long, how well, in one page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmtune.samples.store import EncodeReport
+from llmtune.utils.files import write_text
+
+__all__ = ["Report", "device_name"]
+
+
+@dataclass
+class Report:
+    """What report.md tells. `generations`: (question, reference, answer). `packs`: "" where nothing is packed.
+
+    `num_skipped`: steps that `--on_nan skip` left out.
+    """
+
+    title: str
+    command: str
+    decisions: Sequence[str]
+    data: EncodeReport
+    trainable: int
+    parameters: int
+    seconds: float
+    seconds_to_first_step: float
+    throughput: dict[str, float]
+    best_checkpoint: str
+    last_checkpoint: str
+    packs: str = ""
+    num_skipped: int = 0
+    interrupted: str = ""
+    generations: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / "report.md", self._text(_losses(folder / "logging.jsonl")))
+
+    def _text(self, losses: dict[str, float]) -> str:
+        share = self.trainable / max(self.parameters, 1)
+        table = {
+            "device": device_name(),
+            "duration": f"{self.seconds:.1f} s, of which {self.seconds_to_first_step:.1f} s to the first step",
+            "parameters": f"{self.parameters:,}, of which {self.trainable:,} trained ({share:.2%})",
+            "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
+            "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_learned:,} learned",
+            **({"packs": self.packs} if self.packs else {}),
+            "cut or left out": _cut_text(self.data),
+            **({"steps without a sound loss": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
+            "useful tokens/s": f"{self.throughput['useful_tokens_per_second']:,}",
+            "computed tokens/s": f"{self.throughput['computed_tokens_per_second']:,}",
+            "padding share": f"{self.throughput['padding_share']:.2%}",
+            "learned share": f"{self.throughput['learned_share']:.2%}",
+            **_compute_text(self.throughput),
+            "waiting for data": f"{self.throughput['data_wait_share']:.2%} of the steps' time",
+            "peak memory": f"{self.throughput['peak_memory_gib']:.2f} GiB",
+            **{name: f"{value:.4f}" for name, value in losses.items()},
+            "best checkpoint": self.best_checkpoint,
+            "last checkpoint": self.last_checkpoint,
+        }
+        interrupted = f"Interrupted by {self.interrupted}.\n" if self.interrupted else ""
+        lines = [f"# {self.title}", "", interrupted, f"`{self.command}`", ""]
+        lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in table.items()), ""]
+        lines += ["Decided for this run:", "", *(f"- {decision}" for decision in self.decisions), ""]
+        if self.generations:
+            lines += ["## What the model writes", ""]
+            for question, reference, answer in self.generations:
+                lines += [_quoted("asked", question), _quoted("reference", reference), _quoted("answer", answer), ""]
+        return "\n".join(lines) + "\n"
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
+    if "tflops" not in throughput:
+        return {}
+    share = f", {throughput['mfu']:.1%} of the card's peak (MFU)" if "mfu" in throughput else ""
+    return {"compute": f"{throughput['tflops']:g} TFLOP/s of the model's own operations{share}"}
+
+
+def _losses(log_file: Path) -> dict[str, float]:
+    if not log_file.is_file():
+        return {}
+    records: list[dict[str, Any]] = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()]
+    train = [record["loss"] for record in records if "loss" in record]
+    evaluated = [record["eval_loss"] for record in records if "eval_loss" in record]
+    found: dict[str, float] = {}
+    for name, values in (("loss", train), ("eval loss", evaluated)):
+        if values:
+            found |= {f"first {name}": values[0], f"last {name}": values[-1], f"best {name}": min(values)}
+    return found
+
+
+def _cut_text(data: EncodeReport) -> str:
+    parts = [
+        (data.num_truncated, "samples cut"),
+        (data.num_deleted, "too long, left out"),
+        (data.num_cut_images, "left out, since a cut would go through an image"),
+        (data.num_unlearned, "nothing to learn, left out"),
+        (data.num_problems, "rows that do not fit the template"),
+        (data.num_split_rows, "rows split into one sample an answer"),
+        (data.num_plain, "contents with a control token's spelling, as plain text"),
+    ]
+    return "; ".join(f"{number:,} {what}" for number, what in parts if number) or "nothing"
+
+
+def _quoted(name: str, text: str) -> str:
+    body = text.strip().replace("\n", "\n  > ") or "(nothing)"
+    return f"- {name}:\n\n  > {body}\n"
+
+
+def _skipped_text(number: int) -> str:
+    return f"{number:,} step{'s' if number > 1 else ''} left out (--on_nan skip)"

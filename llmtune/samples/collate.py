@@ -1,0 +1,109 @@
+"""Samples to a batch: padded on the right with the pixels of their images, or several rows in a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmtune.models.varlen import segments
+from llmtune.samples.packing import join_rows, loss_weights
+from llmtune.templates.images import ImageReader
+from llmtune.types import IGNORE_INDEX
+
+__all__ = ["SAMPLES", "WEIGHTS", "PackingCollator", "PaddingCollator", "num_useful"]
+
+WEIGHTS = "loss_weights"
+"""Key of a batch under which it weighs tokens: the bits of float32 as int32, [B, T]. What shards a model or computes in
+bf16 casts every floating-point input of it, and the weights would no more be those that the step's sum was made of."""
+SAMPLES = "samples"
+"""Key of a batch under which it says which samples it is made of."""
+
+
+@dataclass(frozen=True)
+class PaddingCollator:
+    """Pads each batch to its longest sample.
+
+    Gives `input_ids`, `attention_mask` and `labels`, all int64 [B, T]; padding has mask 0 and IGNORE_INDEX. Where
+    samples have images, also what `images` makes of them for the model.
+    """
+
+    pad_token_id: int
+    images: ImageReader | None = None
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        length = max(len(sample["input_ids"]) for sample in samples)
+        shape = (len(samples), length)
+        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.long)
+        labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            size = len(sample["input_ids"])
+            input_ids[row, :size] = torch.tensor(sample["input_ids"])
+            labels[row, :size] = torch.tensor(sample["labels"])
+            mask[row, :size] = 1
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels} | _numbers(samples)
+        batch |= _weights(samples, shape)
+        if self.images is not None:
+            batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
+        return batch
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """Batches in which restarting `position_ids` keep rows apart, of packs or of rows.
+
+    Gives `input_ids`, `position_ids` and `labels`, all int64 [B, T], and no attention_mask: with one, even of ones,
+    transformers takes a sequence for a single row. Padding has position 0 throughout, which makes each of its tokens a
+    row of its own, and IGNORE_INDEX.
+
+    Attributes:
+        flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
+            sequences it takes each for a single row.
+        with_segments: Also say where rows begin (see `models.varlen.segments`), which flash attention would otherwise
+            find out in every layer, waiting for the GPU each time. Needs `flat`.
+    """
+
+    pad_token_id: int
+    flat: bool = False
+    with_segments: bool = False
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        joined = [join_rows(samples)] if self.flat else [join_rows([sample]) for sample in samples]
+        shape = (len(joined), max(len(sample["input_ids"]) for sample in joined))
+        batch: dict[str, Any] = {}
+        for name, padding in (("input_ids", self.pad_token_id), ("position_ids", 0), ("labels", IGNORE_INDEX)):
+            batch[name] = torch.full(shape, padding, dtype=torch.long)
+            for row, sample in enumerate(joined):
+                batch[name][row, : len(sample[name])] = torch.from_numpy(sample[name])
+        batch |= segments(batch["position_ids"]) if self.with_segments else {}
+        return batch | _numbers(samples) | _weights(joined, shape)
+
+
+def _weights(samples: Sequence[dict[str, Any]], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """`loss_weights` where any sample of the batch has them."""
+    if not any(WEIGHTS in sample for sample in samples):
+        return {}
+    weights = torch.ones(shape, dtype=torch.float32)
+    for row, sample in enumerate(samples):
+        weights[row, : len(sample["input_ids"])] = torch.tensor(loss_weights(sample))
+    return {WEIGHTS: weights.view(torch.int32)}
+
+
+def _numbers(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`samples`, [n]: the index of each, where it is known. The trainer takes it out before the model sees a batch."""
+    if "sample" not in samples[0]:
+        return {}
+    return {SAMPLES: torch.tensor([sample["sample"] for sample in samples])}
+
+
+def num_useful(batch: dict[str, Tensor]) -> Tensor:
+    """Tokens of a batch that are no padding, [], on its device; without a mask, padding never leaves position 0."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].sum()
+    positions = batch["position_ids"]
+    starts = nn.functional.pad(positions, (0, 1))[:, 1:] == 1
+    return (starts | (positions > 0)).sum()

@@ -1,0 +1,141 @@
+"""Packs: several rows in one sequence of up to max_length tokens, so that next to nothing is padding.
+
+Rows of a pack never see each other: `position_ids` restart at every row, and attention is cut where they do. That
+holds only without a cache and without an attention_mask, see collate.py; isolation.py tries it on the model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmtune.types import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmtune.samples.store import EncodeReport, TokenStore
+
+__all__ = ["PackedDataset", "join_rows", "loss_weights", "packs_text", "plan_packs"]
+
+
+def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+    """Best fit decreasing over all rows: longest first, each into the fullest pack that still has room for it.
+
+    Args:
+        lengths: Tokens of each row, none above `capacity`.
+        capacity: Tokens of a pack at most.
+
+    Returns:
+        The pack of each row, numbered from 0. The same lengths give the same packs: resuming relies on it.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    pack_of = np.empty(len(sizes), np.int64)
+    if len(sizes) == 0:
+        return pack_of
+    shortest, longest = int(sizes.min()), int(sizes.max())
+    if longest > capacity:
+        raise ValueError(f"a row of {longest} tokens does not fit into a pack of {capacity}")
+    rooms: list[int] = []  # sorted: every amount of room that some open pack has
+    packs_with: dict[int, list[int]] = {}
+    num_packs = 0
+    order = np.argsort(-sizes, kind="stable")
+    for row, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        place = bisect_left(rooms, size)
+        if place == len(rooms):
+            pack, room = num_packs, capacity
+            num_packs += 1
+        else:
+            room = rooms[place]
+            pack = packs_with[room].pop()
+            if not packs_with[room]:
+                del packs_with[room], rooms[place]
+        pack_of[row] = pack
+        left = room - size
+        if left < shortest:
+            continue
+        if left not in packs_with:
+            packs_with[left] = []
+            insort(rooms, left)
+        packs_with[left].append(pack)
+    return pack_of
+
+
+class PackedDataset:
+    """Packs over a store: `packs[i]` gives `input_ids`, `labels` and `position_ids` of equal length [T].
+
+    With `loss_weights` where a row of the pack has them.
+
+    Nothing is copied before a pack is asked for. Without a row that has images: their pixels have no place here.
+    """
+
+    def __init__(self, store: TokenStore, capacity: int) -> None:
+        self.store = store
+        self.capacity = capacity
+        pack_of = plan_packs(store.lengths, capacity)
+        self._rows = np.argsort(pack_of, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of))]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return join_rows([self.store[row] for row in self.rows_of(index)])
+
+    def rows_of(self, index: int) -> list[int]:
+        """Which rows of the store a pack holds, in their order there."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return [int(row) for row in self._rows[self._starts[index] : self._starts[index + 1]]]
+
+    @property
+    def report(self) -> EncodeReport:
+        return self.store.report
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each pack."""
+        ends = np.concatenate([[0], np.cumsum(self.store.lengths[self._rows])])
+        return np.asarray(np.diff(ends[self._starts]), np.int64)
+
+
+def packs_text(items: object) -> str:
+    """One line for logs and reports; "" where nothing is packed."""
+    if not isinstance(items, PackedDataset):
+        return ""
+    rows, filled = len(items.store) / len(items), items.lengths.mean() / items.capacity
+    return f"{len(items):,} of up to {items.capacity:,} tokens, {rows:.1f} rows a pack, {filled:.2%} full"
+
+
+def join_rows(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows, or packs, behind one another as one sample.
+
+    The label of a row's first token is IGNORE_INDEX: the model shifts, so that it would be learned from the end of the
+    row before it. Alone, too, no row's first token is learned.
+    """
+    labels = np.concatenate([sample["labels"] for sample in samples])
+    starts = np.cumsum([0, *(len(sample["labels"]) for sample in samples)])[:-1]
+    labels[starts] = IGNORE_INDEX
+    joined = {
+        "input_ids": np.concatenate([sample["input_ids"] for sample in samples]),
+        "labels": labels,
+        "position_ids": np.concatenate([_positions(sample) for sample in samples]),
+    }
+    if any("loss_weights" in sample for sample in samples):
+        joined["loss_weights"] = np.concatenate([loss_weights(sample) for sample in samples])
+    return joined
+
+
+def loss_weights(sample: dict[str, Any]) -> NDArray[np.float32]:
+    """Of each token of a sample, in the loss; 1 where it says nothing."""
+    found = sample.get("loss_weights")
+    return np.ones(len(sample["input_ids"]), np.float32) if found is None else np.asarray(found, np.float32)
+
+
+def _positions(sample: dict[str, Any]) -> NDArray[np.int64]:
+    found = sample.get("position_ids")
+    return np.arange(len(sample["input_ids"])) if found is None else found

@@ -1,0 +1,190 @@
+"""From arguments to token ids, before any weights: what `sft` and `check` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
+from llmtune.data.canonical import from_record
+from llmtune.data.image_marks import any_images
+from llmtune.data.mixing import get_dataset
+from llmtune.distributed.ranks import local_rank, world_size
+from llmtune.errors import TemplateError, UsageError
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.models.loading import get_model_tokenizer
+from llmtune.samples.packing import PackedDataset
+from llmtune.samples.store import TokenStore, encode_dataset
+from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
+from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.images import limit_pixels
+from llmtune.templates.jinja import to_jinja
+from llmtune.templates.lookup import get_template
+from llmtune.templates.parity import first_difference
+from llmtune.tuners.vocabulary import add_new_tokens
+from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.data.streaming import RecordStream
+
+__all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
+
+PARITY_ROWS = 20
+HEAD_ROWS = 1000
+DATA_FLAGS = (
+    *("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "val_dataset_sample", "val_dataset", "strict"),
+    *("model_name", "model_author", "use_hf", "hub_token", "cache_dir"),
+)
+DESCRIBED_ROWS = 4
+EXCERPT_CHARS = 60
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run needs besides weights."""
+
+    info: ModelInfo
+    tokenizer: Any
+    template: ChatTemplate
+    train: Dataset
+    validation: Dataset | None
+    train_tokens: TokenStore
+    validation_tokens: TokenStore | None
+    train_set: TokenStore | PackedDataset | StreamedSamples
+    """What batches are made of: the tokens themselves, packs of them, or, under `--streaming`, a stream of either;
+    `train` and `train_tokens` are then the first rows of it."""
+    validation_set: TokenStore | PackedDataset | None
+
+    def describe(self, samples: Sequence[int]) -> str:
+        """Names samples of the training set by their rows, for messages."""
+        if isinstance(self.train_set, StreamedSamples):
+            return ", ".join(f"row {row} of the stream" for row in samples)
+        tokens = [row for sample in samples for row in self._rows_of(sample)]
+        rows = [self.train_tokens.row_of(index) for index in tokens]
+        shown = [f"row {row} ({_excerpt(self.train[row])})" for row in rows[:DESCRIBED_ROWS]]
+        more = len(rows) - len(shown)
+        return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+    def _rows_of(self, sample: int) -> list[int]:
+        return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
+
+    def ids_of(self, tokens: list[str]) -> list[int]:
+        return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
+
+
+def prepare(args: SftArguments) -> Prepared:
+    """Load the tokenizer and the rows, and encode them."""
+    assert args.model_type is not None
+    assert args.template_type is not None
+    overwrite = args.overwrite_cache and local_rank() == 0  # the others open what the first process made
+    stream = open_stream(args) if args.streaming else None
+    train, validation = _load(args, overwrite) if stream is None else _load_head(stream, args, overwrite)
+    if any_images(train) or (validation is not None and any_images(validation)):
+        check_images(args, MODEL_MAPPING[args.model_type])
+    _, tokenizer = get_model_tokenizer(
+        args.model_type,
+        model_id_or_path=args.model_id_or_path,
+        load_model=False,
+        tokenizer_id_or_path=args.tokenizer_id_or_path,
+        trust_remote_code=args.trust_remote_code,
+        **args.hub_options(),
+    )
+    add_new_tokens(tokenizer, args.new_special_tokens)
+    limit_pixels(tokenizer, args.max_pixels)
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        system=args.system,
+        max_length=args.max_length,
+        truncation_strategy=args.truncation_strategy,
+        loss_on=args.loss_on,
+        special_tokens_in_text=args.special_tokens_in_text,
+        tool_format=args.tool_format,
+        template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+    )
+    check_no_images(args, template.images is not None)
+    if stream is not None and template.images is not None:
+        raise UsageError("--streaming true is for models of text alone. Leave it away for one that sees images.")
+    options = {"strict": args.strict, "overwrite": overwrite}
+    train_tokens = encode_dataset(train, template, name="training", **options)
+    validation_tokens = None
+    if validation is not None:
+        validation_tokens = encode_dataset(validation, template, name="validation", required=False, **options)
+        validation_tokens = validation_tokens if len(validation_tokens) else None
+    _carry_template(template, train)
+    return Prepared(
+        MODEL_MAPPING[args.model_type],
+        tokenizer,
+        template,
+        train,
+        validation,
+        train_tokens,
+        validation_tokens,
+        _packed(train_tokens, args) if stream is None else stream_samples(stream, template, args),
+        None if validation_tokens is None else _packed(validation_tokens, args),
+    )
+
+
+def _load(args: SftArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
+    flags = {name: getattr(args, name) for name in DATA_FLAGS}
+    return get_dataset(**(flags | {"names": args.dataset, "overwrite_cache": overwrite} | options))
+
+
+def _load_head(stream: RecordStream, args: SftArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
+    """The first rows, by which templates are checked and answers shown, and the whole of `--val_dataset`."""
+    train = stream.head(HEAD_ROWS)
+    if not args.val_dataset:
+        return train, None
+    sample = -1 if args.val_dataset_sample is None else args.val_dataset_sample
+    whole = {"val_dataset": (), "dataset_test_ratio": 0.0, "train_dataset_sample": sample}
+    return train, _load(args, overwrite, names=args.val_dataset, **whole)[0]
+
+
+def _excerpt(record: Mapping[str, Any]) -> str:
+    turns = from_record(record).turns
+    text = " ".join(turns[0].content.split()) if turns else ""
+    return repr(text[:EXCERPT_CHARS])
+
+
+def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDataset:
+    return PackedDataset(tokens, args.max_length) if args.packing else tokens
+
+
+def total_steps(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+    """Optimizer steps of the whole run.
+
+    Args:
+        num_samples: Rows, or packs.
+        processes: That share them. None: those that there are.
+    """
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(steps_per_epoch(num_samples, args, processes) * args.num_train_epochs)
+
+
+def steps_per_epoch(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+    """Optimizer steps of one pass over the samples, by all processes together."""
+    batches = -(-num_samples // (args.batch_size * (processes or world_size())))
+    return -(-batches // args.gradient_accumulation_steps)
+
+
+def _carry_template(template: ChatTemplate, train: Dataset) -> None:
+    """Let the checkpoint's tokenizer carry the template that is trained, where its own is another one or missing."""
+    tokenizer, log = template.tokenizer, get_logger()
+    rows = [from_record(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
+    difference = first_difference(template, rows)
+    if difference is None and tokenizer.chat_template:
+        return
+    if difference is not None:
+        log.warning("Not the chat template that the tokenizer carries: %s.", difference)
+    try:
+        tokenizer.chat_template = to_jinja(template.info, tokenizer)
+    except TemplateError as err:
+        log.warning("The checkpoint cannot carry the template that is trained: %s.", err)
+    else:
+        log.info("The checkpoint's tokenizer will carry the template %r as its chat template.", template.name)

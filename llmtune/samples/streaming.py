@@ -1,0 +1,152 @@
+"""Samples made while they are trained on (`--streaming`), in an order that can be taken up again anywhere.
+
+Rows come in windows of a fixed number. A window is encoded as a whole, its samples (or packs) are shuffled among
+themselves, and the next one is made in the background meanwhile. A place in the stream is a window and an offset:
+to go on there, the rows before it are read, but not encoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+from llmtune.data.canonical import from_record
+from llmtune.errors import DataError
+from llmtune.hub.settings import HubOptions
+from llmtune.samples.packing import join_rows, plan_packs
+from llmtune.samples.store import EncodeReport
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.data.streaming import RecordStream
+    from llmtune.templates.chat import ChatTemplate
+
+__all__ = ["PLACE_FILE", "WINDOW_ROWS", "RestoreRandomness", "StreamedSamples", "open_stream", "stream_samples"]
+
+WINDOW_ROWS = 4096
+"""Rows of a window: enough to shuffle and to pack well, at some 20 MB of tokens."""
+
+PLACE_FILE = "stream.json"
+"""In a checkpoint: where the stream stands."""
+
+Record = dict[str, Any]
+Sample = dict[str, Any]
+
+
+class RestoreRandomness(TrainerCallback):
+    """Sets the random state of a checkpoint once the stream is open: to open it draws a number."""
+
+    def __init__(self, trainer: Any, checkpoint: Path) -> None:
+        self.trainer = trainer
+        self.checkpoint: Path | None = checkpoint
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if self.checkpoint is not None:
+            self.trainer._load_rng_state(str(self.checkpoint))
+            self.checkpoint = None
+
+
+class StreamedSamples(IterableDataset[Sample]):
+    """Samples without end, pass after pass.
+
+    Args:
+        seed: Of the order within windows.
+        capacity: Tokens of a pack; None for rows as they are.
+    """
+
+    def __init__(
+        self, records: RecordStream, template: ChatTemplate, *, seed: int, capacity: int | None, rows: int = WINDOW_ROWS
+    ) -> None:
+        self.report = EncodeReport()
+        self.capacity = capacity
+        self._records = records
+        self._template = template
+        self._seed = seed
+        self._rows = rows
+        self._first = (0, 0)
+        self._begins: list[tuple[int, int]] = [(0, 0)]  # of windows met so far: number, samples before it
+
+    def go_on_from(self, place: dict[str, int]) -> None:
+        """Begin where `place_after` says."""
+        self._first = (place["window"], place["offset"])
+        self._begins = [(place["window"], place["samples"] - place["offset"])]
+
+    def place_after(self, num_samples: int) -> dict[str, int]:
+        """Where the stream stands when so many samples of it have been trained on."""
+        window, before = max(begin for begin in self._begins if begin[1] <= num_samples)
+        return {"window": window, "offset": num_samples - before, "samples": num_samples}
+
+    def __iter__(self) -> Iterator[Sample]:
+        first, offset = self._first
+        windows = enumerate(self._windows())
+        for _ in range(first):
+            next(windows)
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as worker:
+            coming = worker.submit(self._next, windows)
+            while True:
+                number, samples = coming.result()
+                coming = worker.submit(self._next, windows)
+                self._begins.append((number + 1, self._begins[-1][1] + len(samples)))
+                yield from samples[offset:]
+                offset = 0
+
+    def _next(self, windows: Iterator[tuple[int, tuple[int, list[Record]]]]) -> tuple[int, list[Sample]]:
+        number, (start, records) = next(windows)
+        return number, self._samples(number, start, records)
+
+    def _windows(self) -> Iterator[tuple[int, list[Record]]]:
+        """The number of a window's first row in its pass, and its rows; without end."""
+        while True:
+            records, start = iter(self._records), 0
+            before = self.report.num_samples
+            encoded = self.report.num_rows
+            while window := list(itertools.islice(records, self._rows)):
+                yield start, window
+                start += len(window)
+            if self.report.num_rows > encoded and self.report.num_samples == before:
+                raise DataError(f"Nothing is left to learn of {start:,} rows. llmtune check shows what became of them.")
+
+    def _samples(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
+        found: list[Sample] = []
+        for row, encoded in enumerate(self._template.encode_rows([from_record(record) for record in records]), start):
+            self.report.count(encoded, f"row {row}")
+            for sample in encoded.samples if encoded.problem is None else ():
+                ids, labels = np.array(sample.input_ids, np.int32), np.array(sample.labels, np.int32)
+                one = {"input_ids": ids, "labels": labels, "sample": row}
+                if sample.weights is not None:
+                    one["loss_weights"] = np.array(sample.weights, np.float32)
+                found.append(one)
+        if self.capacity is not None:
+            found = _packed(found, self.capacity)
+        order = np.random.default_rng([self._seed, number]).permutation(len(found))
+        return [found[place] for place in order]
+
+
+def open_stream(args: SftArguments) -> RecordStream:
+    """The rows of `--dataset`, to be read while they are trained on."""
+    from llmtune.data.streaming import RecordStream
+
+    hub = HubOptions(use_hf=args.use_hf, token=args.hub_token, cache_dir=args.cache_dir)
+    return RecordStream(
+        args.dataset, strict=args.strict, hub=hub, model_name=args.model_name, model_author=args.model_author
+    )
+
+
+def stream_samples(records: RecordStream, template: ChatTemplate, args: SftArguments) -> StreamedSamples:
+    """Samples of a stream, or packs, as the flags ask for them."""
+    return StreamedSamples(records, template, seed=args.seed, capacity=args.max_length if args.packing else None)
+
+
+def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:
+    """Packs of them; each is named by its first row."""
+    packs: dict[int, list[Sample]] = {}
+    for sample, pack in zip(samples, plan_packs([len(one["labels"]) for one in samples], capacity), strict=True):
+        packs.setdefault(int(pack), []).append(sample)
+    return [join_rows(rows) | {"sample": rows[0]["sample"]} for rows in packs.values()]

@@ -1,0 +1,58 @@
+"""get_template(): a key of TEMPLATE_MAPPING, bound to a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.templates.own import OwnTemplate
+from llmtune.types import Json, LossOn, TruncationStrategy
+
+__all__ = ["get_template"]
+
+
+def get_template(
+    template_type: str,
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    max_length: int | None = None,
+    truncation_strategy: TruncationStrategy = "left",
+    loss_on: LossOn = "auto",
+    special_tokens_in_text: Literal["text", "special"] = "text",
+    tool_format: str | None = None,
+    template_kwargs: Mapping[str, Json] | None = None,
+) -> ChatTemplate:
+    """Bind a registered template to a tokenizer.
+
+    Args:
+        template_type: Key in TEMPLATE_MAPPING.
+        tokenizer: A transformers tokenizer.
+        system: System text for rows without one of their own; None means the template's default.
+        max_length: Tokens kept of a sample, special tokens included; None or -1 keeps all.
+        truncation_strategy: What a longer sample loses: its start, its end, or all of it.
+        loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
+        special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
+        tool_format: Key in TOOL_FORMAT_MAPPING, in the place of the template's own.
+        template_kwargs: Variables for the tokenizer's own chat template, `{"enable_thinking": False}` say; a row's own
+            come on top. A registered template knows `enable_thinking` alone.
+
+    Raises:
+        UnknownKeyError: No such template or format. UsageError: It has no place for the system text, or the tools.
+    """
+    info = TEMPLATE_MAPPING[template_type]
+    info = info if tool_format is None else info.with_tools(tool_format)
+    kind = OwnTemplate if info.from_tokenizer else ChatTemplate
+    return kind(
+        info,
+        tokenizer,
+        name=TEMPLATE_MAPPING.canonical(template_type),
+        system=system,
+        max_length=max_length,
+        truncation_strategy=truncation_strategy,
+        loss_on=loss_on,
+        special_tokens_in_text=special_tokens_in_text,
+        template_kwargs=template_kwargs,
+    )
