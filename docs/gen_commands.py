@@ -20,19 +20,19 @@ from llmtune.cli.main import COMMANDS
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
 ALWAYS = {
-    "config": ("FILE", "YAML file of flags; flags on the command line win."),
+    "config": ("FILE", "YAML file of flags; flags on the command line override it."),
     "debug": ("", "Show the traceback of an error."),
     "help": ("", "Show the flags in the terminal."),
 }
 WORDS = {
     "en": {
-        "head": ("Flag", "Value", "Default", "What it means"),
+        "head": ("Flag", "Value", "Default", "Meaning"),
         "text": "text",
         "int": "whole number",
         "float": "number",
         "bool": "`true` or `false`",
         "list": "one or several",
-        "flags": "{count} flags. The same text stands in `llmtune {command} --help`.",
+        "flags": "{count} flags. The same text is in `llmtune {command} --help`.",
         "always": "With every command",
         "other": "Chinese: [中文](../zh/commands/{command}.md).",
     },
@@ -174,14 +174,14 @@ def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
 
 def _index(lang: str, said: Mapping[str, str]) -> str:
     title, heads = {
-        "en": ("Commands", ("Command", "What it does")),
+        "en": ("Commands", ("Command", "Purpose")),
         "zh": ("命令与参数", ("命令", "用途")),
     }[lang]
     rows = ((f"[`llmtune {name}`]({name}.md)", cell(said[f"command.{name}"])) for name in COMMANDS)
     note = {
         "en": "Flags may be written with `-` or `_`, and as lines of a YAML file: `llmtune sft --config run.yaml`. A "
         "switch is on as `--packing` or `--packing true`, off as `--packing false` or `--no-packing`. A list takes "
-        "`a b` or `a,b`. `--dry_run true` checks the flags and says what would run.",
+        "`a b` or `a,b`. `--dry_run true` checks the flags and prints what would run.",
         "zh": "参数名中的 `_` 也可写作 `-`，也可以写进 YAML 文件：`llmtune sft --config run.yaml`，命令行优先。"
         "开关写作 `--packing` 或 `--packing true`，关闭写作 `--packing false` 或 `--no-packing`。"
         "列表写作 `a b` 或 `a,b`。`--dry_run true` 只检查参数并说明将要执行什么。",

@@ -1,13 +1,13 @@
-"""A checkpoint folder: the only reader and writer of what it says of itself. No torch.
+"""Checkpoint folders: the only reader and writer of their metadata. No torch.
 
-output/<model>/v0-<time>/          a run's folder
-sft_args.json                  the settings of the run, sealed where this user's own run wrote them
+output/<model>/v0-<time>/          a run folder
+sft_args.json                  the settings of the run, sealed if this user's own run wrote them
 checkpoint-50/                 a checkpoint, by its step
 adapter_config.json        of an adapter; in default/, where Swift put adapters until 2024
 adapter_model.safetensors
-config.json                of whole weights
+config.json                of full weights
 sft_args.json              the same settings
-trainer_state.json         step, best checkpoint, what was logged
+trainer_state.json         step, best checkpoint, log history
 checkpoint.json            written last: the files and their sizes, how the steps were divided
 """
 
@@ -87,7 +87,7 @@ def step_of(folder: Path) -> int:
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint-N of a run's folder, in the order of their steps."""
+    """The checkpoint-N of a run folder, ordered by step."""
     folders = [path for path in run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
     return sorted((path for path in folders if path.is_dir()), key=step_of)
 
@@ -98,14 +98,14 @@ def last_checkpoint(run: Path) -> Path | None:
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a folder means: itself, or of a run's folder its best checkpoint, else its last one."""
+    """The checkpoint of a folder: itself, or the best (else the last) checkpoint of a run folder."""
     checkpoints = numbered_checkpoints(folder) if folder.is_dir() else []
     if not checkpoints:
         return folder
     named = Path(str(read_state(checkpoints[-1]).get("best_model_checkpoint") or "")).name
     best = next((path for path in checkpoints if path.name == named), None)
     chosen = best or checkpoints[-1]
-    get_logger().info(f"{folder} is a run's folder: taking its {'best' if best else 'last'} checkpoint, {chosen.name}.")
+    get_logger().info(f"{folder} is a run folder: using its {'best' if best else 'last'} checkpoint, {chosen.name}.")
     return chosen
 
 
@@ -154,21 +154,21 @@ def link_last_state(checkpoint: Path, run: Path) -> None:
 
 
 def checkpoint_kind(folder: Path) -> Literal["lora", "full"]:
-    """`lora` for a folder with adapters of whatever kind, `full` for a folder with all the weights.
+    """`lora` for a folder with adapters of any kind, `full` for a folder with full weights.
 
     Raises:
         CheckpointError: It is missing, or is neither.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Look below output/.")
     if (adapter_folder(folder) / ADAPTER_CONFIG).is_file():
         return "lora"
     if (folder / "config.json").is_file():
         return "full"
     runs = [run for below in ("*/", "*/*/") for run in sorted(folder.glob(below)) if numbered_checkpoints(run)]
     latest = last_checkpoint(runs[-1]) if runs else None
-    hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another one of the run."
-    raise CheckpointError(f"{folder} is no checkpoint: it has neither {ADAPTER_CONFIG} nor config.json. {hint}")
+    hint = f"Did you mean {latest}?" if latest else "It may be incomplete: use another checkpoint of the run."
+    raise CheckpointError(f"{folder} is not a checkpoint: it has neither {ADAPTER_CONFIG} nor config.json. {hint}")
 
 
 def adapter_kind(folder: Path) -> str:
@@ -205,7 +205,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         CheckpointError: The folder does not exist, or its settings cannot be read.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {folder}. Runs print theirs; look below output/.")
+        raise CheckpointError(f"There is no checkpoint folder {folder}. Look below output/.")
     file = next((place / SETTINGS_FILE for place in (folder, folder.parent) if has_settings(place)), None)
     if file is None:
         return {}

@@ -1,7 +1,7 @@
-"""Flags of neighbouring tools, and what they mean here.
+"""Flags of other tools, translated to ours.
 
 HF: transformers' TrainingArguments and example scripts. Q: Qwen's finetune.py. M: MedicalGPT's scripts. S: ms-swift.
-L: LLaMA-Factory. Each is accepted, and said once what it was taken for.
+L: LLaMA-Factory. Each is accepted; one log line lists the translations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Alias:
         target: Our flag, where the value stays as it is.
         convert: The values to our flags, where it does not; raises ValueError for a value without a meaning here.
         ignored: Why the flag has no effect here.
-        silent: A spelling of our own, not worth a word.
+        silent: An old spelling of our own, not logged.
     """
 
     target: str = ""
@@ -36,7 +36,7 @@ class Alias:
 
 
 def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
-    """Our flags for one of theirs, and the line to say about it ("" for our own).
+    """Our flags for one of theirs, and the note for the log ("" for our own).
 
     Raises:
         UsageError: The value has no meaning here.
@@ -45,24 +45,24 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
     if alias is None:
         return [(flag, values)], ""
     if alias.ignored:
-        return [], f"--{flag} has no effect here: {alias.ignored}."
+        return [], f"--{flag} ({alias.ignored})"
     if alias.convert is None:
-        return [(alias.target, values)], "" if alias.silent else f"--{flag} is taken for --{alias.target}."
+        return [(alias.target, values)], "" if alias.silent else f"--{flag} -> --{alias.target}"
     try:
         tokens = alias.convert(values)
     except IndexError:
         raise UsageError(f"--{flag}: expected one argument.") from None
     except ValueError as err:
         raise UsageError(f"--{flag} {' '.join(values)}: {err}") from err
-    meaning = " ".join(f"--{name} {' '.join(given)}".strip() for name, given in tokens) or "nothing: it is the default"
-    return tokens, f"{' '.join(['--' + flag, *values])} is taken for {meaning}."
+    meaning = " ".join(f"--{name} {' '.join(given)}".strip() for name, given in tokens) or "the default"
+    return tokens, f"{' '.join(['--' + flag, *values])} -> {meaning}"
 
 
 def add_lengths(tokens: Tokens) -> Tokens:
-    """M limits the question and the answer apart; max_length is the sum of both.
+    """Sum up the two limits of M, for the prompt and the response, into one max_length.
 
     Raises:
-        UsageError: One of the two is missing, or no number.
+        UsageError: One of the two is missing or is not a number.
     """
     given = {flag: (values or [""])[0] for flag, values in tokens if flag in _LENGTHS}
     if not given:
@@ -76,17 +76,17 @@ def add_lengths(tokens: Tokens) -> Tokens:
 
 
 def join_dataset_names(tokens: Tokens) -> Tokens:
-    """M names a data set of Hugging Face and a part of it by two flags; here it is one item, `hf::name:part`.
+    """Join M's two flags for a Hugging Face dataset and its subset into one item, `hf::name:subset`.
 
     Raises:
-        UsageError: The part without the data set.
+        UsageError: The subset without the dataset.
     """
     given = {flag: values for flag, values in tokens if flag in _DATASET_NAMES}
     if not given:
         return tokens
     name, part = ((given.get(flag) or [""])[0] for flag in _DATASET_NAMES)
     if not name:
-        raise UsageError(f"--dataset_config_name {part} is a part of a data set: name it with --dataset_name.")
+        raise UsageError(f"--dataset_config_name {part} is a subset: give its dataset with --dataset_name.")
     from llmtune.data.info import DATASET_MAPPING
 
     known = name in DATASET_MAPPING or Path(name).expanduser().exists()
@@ -162,7 +162,7 @@ def _checkpointing(values: list[str]) -> Tokens:
 
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
-        raise ValueError("only the stage sft is there yet, as `llmtune sft`; a later version of llmtune brings others")
+        raise ValueError("only stage sft is available, as `llmtune sft`; others are planned for a later version")
     return []
 
 
@@ -276,17 +276,17 @@ _TRAIN_ARGS = [
     "logging_strategy",
 ]
 _NO_EFFECT = {
-    "do_train": "the command says it",
-    "do_eval": "evaluation runs where there is a validation part",
-    "overwrite_output_dir": "every run has a folder of its own",
-    "remove_unused_columns": "only the columns that are needed reach the model",
-    "ignore_pad_token_for_loss": "padding is never learned",
+    "do_train": "the command itself says so",
+    "do_eval": "evaluation runs whenever there is validation data",
+    "overwrite_output_dir": "every run has its own folder",
+    "remove_unused_columns": "only the columns that the model needs are passed on",
+    "ignore_pad_token_for_loss": "padding never contributes to the loss",
     "use_fast_tokenizer": "fast tokenizers are always used",
     "preprocessing_num_workers": "the tokenizer's own threads are used",
     "dataset_num_proc": "the tokenizer's own threads are used",
-    "lazy_preprocess": "rows are encoded once and kept on disk; --streaming true encodes them while training",
-    "lazy_tokenize": "rows are encoded once and kept on disk; --streaming true encodes them while training",
-    "logging_dir": "curves are in the run's own folder, below runs/",
+    "lazy_preprocess": "rows are encoded once and cached; --streaming true encodes them during training",
+    "lazy_tokenize": "rows are encoded once and cached; --streaming true encodes them during training",
+    "logging_dir": "curves are written to runs/ in the run folder",
 }
 
 ALIASES: dict[str, Alias] = {

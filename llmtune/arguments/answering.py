@@ -1,4 +1,4 @@
-"""What `llmtune serve` and `llmtune web` have in common: a checkpoint with adapters, behind an address."""
+"""The arguments shared by `llmtune serve` and `llmtune web`: a checkpoint with adapters, served at an address."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class ServiceArguments(InferArguments):
     """Service."""
 
     host: str = "127.0.0.1"
-    """Address to listen at. Any but this machine's own (127.0.0.1, ::1, localhost) needs an API key."""
+    """Address to listen on. Any address but loopback (127.0.0.1, ::1, localhost) needs an API key."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one, which the start message names."""
+    """Port to listen on; 0: a free one, shown in the start message."""
     api_key: str | None = None
-    """What clients have to send as `Authorization: Bearer KEY`. Better: LLMTUNE_API_KEY in the environment, which
-    other users of the machine cannot see in the list of processes."""
+    """Key that clients send as `Authorization: Bearer KEY`. Better: LLMTUNE_API_KEY in the environment, which other
+    users of the machine cannot see in the process list."""
     served_model_name: str | None = None
-    """What requests call the model. Default: its key, or the name of its folder."""
+    """Name of the model in requests. Default: its key, or the name of its folder."""
     adapters: list[str] = field(default_factory=list)
-    """Further LoRA checkpoints over the same base, as NAME=FOLDER; a request chooses one by its `model`. Where
-    --ckpt_dir is an adapter itself, the model without it answers as `base`."""
+    """More LoRA checkpoints of the same base, as NAME=FOLDER; a request selects one by its `model`. If --ckpt_dir is an
+    adapter itself, the base model is served as `base`."""
 
-    # Settings of `infer` that have no meaning for a server are no flags.
+    # Settings of `infer` that mean nothing to a server are not flags.
     dataset: list[str] = field(init=False, default_factory=list)
     val_dataset: list[str] = field(init=False, default_factory=list)
     dataset_test_ratio: float = field(init=False, default=0.01)
@@ -62,11 +62,11 @@ class ServiceArguments(InferArguments):
     def __post_init__(self) -> None:
         if not (self.ckpt_dir or self.model_type or self.model_id_or_path):
             raise UsageError(
-                "Which model? Give --ckpt_dir FOLDER, --model_type NAME (see `llmtune list models`) or "
+                "No model given. Use --ckpt_dir FOLDER, --model_type NAME (see `llmtune list models`) or "
                 "--model_id_or_path FOLDER."
             )
         super().__post_init__()
-        self.max_length = -1  # a service refuses a prompt that is too long; training cut it
+        self.max_length = -1  # a service refuses prompts that are too long; training truncated them
         self.inherited = [name for name in self.inherited if name != "max_length"]
         self.api_key = self.api_key or os.environ.get(API_KEY_VARIABLE) or None
         problems = Problems()
@@ -81,40 +81,40 @@ class ServiceArguments(InferArguments):
     def _check(self, problems: Problems) -> None:
         problems.need(
             self.api_key is not None or is_loopback(self.host),
-            f"--host {self.host} lets others in, so it needs a key: set {API_KEY_VARIABLE} in the environment, or give "
-            "--api_key. Without one it listens at 127.0.0.1 alone.",
+            f"--host {self.host} is reachable from other machines, so it needs an API key: set {API_KEY_VARIABLE} in "
+            "the environment, or give --api_key. Without a key, only 127.0.0.1 is allowed.",
         )
         problems.need(
             self.api_key is None or (self.api_key.isascii() and not any(map(str.isspace, self.api_key))),
-            "--api_key goes into an HTTP header: ASCII characters without blanks.",
+            "--api_key goes into an HTTP header: ASCII characters without spaces.",
         )
-        problems.need(0 <= self.port < 65536, f"--port is a number up to 65535, not {self.port}.")
+        problems.need(0 <= self.port < 65536, f"--port must be from 0 to 65535, not {self.port}.")
 
     def _adapters(self) -> dict[str, InferArguments]:
-        """The settings of each further adapter, from its own checkpoint."""
+        """Settings of each additional adapter, from its own checkpoint."""
         found: dict[str, InferArguments] = {}
         for item in self.adapters:
             name, equals, folder = item.partition("=")
             if not name or not equals or not folder:
-                raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}; the checkpoint itself is --ckpt_dir.")
+                raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}; the main checkpoint is --ckpt_dir.")
             if name in found or name in (self.main_name, BASE_NAME):
-                raise UsageError(f"--adapters {name}={folder}: the name {name!r} is taken already.")
+                raise UsageError(f"--adapters {name}={folder}: the name {name!r} is already in use.")
             args = InferArguments(
                 ckpt_dir=folder, eval_human=True, custom_register_path=self.custom_register_path, max_length=-1
             )
             if args.sft_type == "full":
                 raise UsageError(
-                    f"--adapters {item}: {folder} holds whole weights, not an adapter. A service has one base: "
-                    "start another for these."
+                    f"--adapters {item}: {folder} holds full weights, not an adapter. A server has one base model: "
+                    "start another server for these."
                 )
             if args.model_type != self.model_type:
                 raise UsageError(
-                    f"--adapters {item}: that adapter was trained on {args.model_type}, and the model here is "
+                    f"--adapters {item}: the adapter was trained on {args.model_type}, but the base model is "
                     f"{self.model_type}."
                 )
             if args.model_id_or_path != self.model_id_or_path and self.sft_type != "full":
                 get_logger().warning(
-                    "The adapter %s was trained on %s, and answers over %s.",
+                    "Adapter %s was trained on %s, but is served on %s.",
                     name,
                     args.model_id_or_path or args.model_type,
                     self.model_id_or_path or self.model_type,
@@ -124,7 +124,7 @@ class ServiceArguments(InferArguments):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody outside this machine can reach an address."""
+    """Whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:

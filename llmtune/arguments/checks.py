@@ -1,4 +1,4 @@
-"""Checks that need no torch. All problems of a command are collected and told at once."""
+"""Checks that need no torch. All problems of a command are collected and reported at once."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ __all__ = [
 ]
 
 CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
-"""What MedicalGPT's scripts take for --model_type."""
+"""Values of --model_type in MedicalGPT's scripts."""
 DEFAULT_MODEL_TYPE = "qwen-7b-chat"
 DEFAULT_DATASET = "blossom-math-zh"
 
 
 class Problems:
-    """Collects what is wrong with the arguments."""
+    """Collects the problems of a command's arguments."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -68,10 +68,10 @@ class Problems:
 
 
 def load_custom_register(path: str) -> None:
-    """Run a user's own registering module; a second time does nothing.
+    """Import a user's registering module; a second call does nothing.
 
     Raises:
-        UsageError: No such file. LlmtuneError: The file raises.
+        UsageError: No such file. LlmtuneError: The file raises an exception.
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
@@ -95,7 +95,7 @@ def load_custom_register(path: str) -> None:
 
 
 def fill_model(args: ModelArguments, problems: Problems) -> None:
-    """Find the model's entry and its template."""
+    """Look up the model's entry and its template."""
     check_numbers(args, problems)
     if args.custom_register_path is not None:
         load_custom_register(args.custom_register_path)
@@ -107,14 +107,14 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
         problems.need(
             False,
             f"--model_type takes a key, and {args.model_type!r} is a path or hub id. "
-            f"Give it as --model_id_or_path {shlex.quote(args.model_type)}, "
+            f"Use --model_id_or_path {shlex.quote(args.model_type)}, "
             "with --model_type KEY (llmtune list models).",
         )
         return
     args.model_type = MODEL_MAPPING.canonical(args.model_type)
     problems.need(
         args.model_type != AUTO or args.model_id_or_path is not None,
-        f"--model_type {AUTO} takes any model: say which one with --model_id_or_path.",
+        f"--model_type {AUTO} takes any model: give it with --model_id_or_path.",
     )
     info = MODEL_MAPPING[args.model_type]
     if args.template_type is None:
@@ -126,8 +126,8 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
     system = getattr(args, "system", None)
     problems.need(
         system is None or template.has_system_slot,
-        f"The template {args.template_type!r} has no place for a system text, so --system cannot be followed. "
-        "Leave --system away, or choose another --template_type.",
+        f"The template {args.template_type!r} has no slot for a system prompt: remove --system, or choose another "
+        "--template_type.",
     )
     try:
         kwargs = parse_chat_template_kwargs(getattr(args, "chat_template_kwargs", None))
@@ -138,47 +138,49 @@ def fill_model(args: ModelArguments, problems: Problems) -> None:
 
 
 def forget_class_names(args: Any, *, has_folder: bool) -> None:
-    """Let `--model_type llama` of MedicalGPT, a class and no key, be told from the model's own files."""
+    """Ignore MedicalGPT's `--model_type llama`, a class and not a key: the model's own files say what it is."""
     if args.model_type not in CLASS_NAMES or args.model_type in MODEL_MAPPING:
         return
     if not has_folder:
         raise UsageError(
-            f"--model_type {args.model_type} names a family: give the model with --model_id_or_path FOLDER, or a key "
-            "(llmtune list models)."
+            f"--model_type {args.model_type} is a model family: give --model_id_or_path FOLDER, or a key (llmtune list "
+            "models)."
         )
-    get_logger().info("--model_type %s: the model's type is read from its own files.", args.model_type)
+    get_logger().info(
+        "--model_type %s is a model family: the model type is read from the model's files.", args.model_type
+    )
     args.model_type = None
 
 
 def check_numbers(args: Any, problems: Problems) -> None:
-    """Numbers that no machine can count with: NaN and infinity, and what 64 bits do not hold."""
+    """Refuse NaN, infinity, and integers beyond 64 bits."""
     for item in dataclasses.fields(args):
         value = getattr(args, item.name)
         if isinstance(value, float):
             problems.need(math.isfinite(value), f"--{item.name} must be a finite number, not {value}.")
         elif isinstance(value, int):
-            problems.need(abs(value) < 2**63, f"--{item.name} {value} is beyond what 64 bits hold.")
+            problems.need(abs(value) < 2**63, f"--{item.name} {value} does not fit in 64 bits.")
     seed = getattr(args, "seed", 0)
-    problems.need(0 <= seed < 2**32, f"--seed is a number from 0 to {2**32 - 1}, not {seed}.")
+    problems.need(0 <= seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
 
 
 def parse_chat_template_kwargs(text: str | None) -> dict[str, Any]:
     """`--chat_template_kwargs` as an object.
 
     Raises:
-        UsageError: It is no JSON object.
+        UsageError: It is not a JSON object.
     """
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{text!r} is no JSON object, such as '{{\"enable_thinking\": false}}'")
+        raise UsageError(f"{text!r} is not a JSON object, e.g. '{{\"enable_thinking\": false}}'")
     return found
 
 
 def _infer_model_type(args: ModelArguments) -> None:
-    """Fill in the model's key, and its template where the model's own files name one."""
+    """Infer the model's key, and its template, from the model's own files."""
     if args.model_id_or_path is None:
         args.model_type = DEFAULT_MODEL_TYPE
         return
@@ -187,78 +189,78 @@ def _infer_model_type(args: ModelArguments) -> None:
     args.model_type = found.model_type
     if args.template_type is None:
         args.template_type = found.template
-    get_logger().info(f"No --model_type given: taking {found.model_type}, by {found.reason}.")
+    get_logger().info(f"Model type {found.model_type}, inferred from {found.reason}.")
 
 
 def check_sources(args: DataArguments) -> None:
-    """Find a data set that is not there before anything expensive starts.
+    """Check that all datasets exist before anything expensive starts.
 
     Raises:
-        UnknownKeyError: Neither a key nor anything that looks like a path. DataError: A file that is not there.
+        UnknownKeyError: Neither a key nor a path. DataError: A missing file.
     """
     check_items([*args.dataset, *args.val_dataset])
 
 
 def check_images(args: ModelArguments, info: ModelInfo) -> None:
-    """Refuse rows with images where the model cannot see them as it is going to be loaded.
+    """Refuse rows with images if the model needs remote code to process them.
 
     Raises:
-        ModelError: It sees through code of its own, which nobody allowed.
+        ModelError: It does, and --trust_remote_code is not set.
     """
     if info.images == "remote_code" and not args.trust_remote_code:
         raise ModelError(
-            f"The rows have images, which {args.model_type} sees with Python code of its own alone: "
-            "--trust_remote_code true if you trust it, or take a model that sees natively, --model_type "
+            f"The rows have images, which {args.model_type} only processes with Python code from its checkpoint: use "
+            "--trust_remote_code true if you trust it, or a vision model that transformers supports, e.g. --model_type "
             "qwen2.5-vl-7b-instruct. Rows without images need neither."
         )
 
 
-def check_no_images(args: SftArguments, sees: bool) -> None:
-    """Refuse to put rows behind one another for a model that sees: pixels and positions in space are a batch's own.
+def check_no_images(args: SftArguments, is_vision_model: bool) -> None:
+    """Refuse packing and padding_free for vision models: pixels and spatial positions are per batch.
 
     Raises:
-        UsageError: It sees, and packing or padding_free is asked for.
+        UsageError: A vision model with packing or padding_free.
     """
     flag = "--packing" if args.packing else "--padding_free"
-    if sees and (args.packing or args.padding_free):
+    if is_vision_model and (args.packing or args.padding_free):
         raise UsageError(
-            f"{flag} true is for models of text alone, and {args.model_type} sees images. Leave it away; "
+            f"{flag} true supports text models only, and {args.model_type} is a vision model. Remove it; "
             "--group_by_length true saves much of the padding."
         )
 
 
 def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
-    """Ranges of the data flags. `whole`: a dataset_test_ratio of 1 has a meaning."""
+    """Check the ranges of the data flags. `whole`: a dataset_test_ratio of 1 is allowed."""
     for name in ("dataset", "val_dataset"):
         problems.need(
             all(str(item).strip(" ,") for item in getattr(args, name)),
-            f"--{name} is given without a name: is a variable of your script empty? Leave it out for the default.",
+            f"--{name} is empty: is a variable of your script unset? Omit the flag for the default.",
         )
     length = args.max_length
     problems.need(
         length == -1 or length >= 2,
-        f"--max_length {length} leaves no room for a sample; give 2 or more, or -1 for no limit.",
+        f"--max_length {length} is too small: use 2 or more, or -1 for no limit.",
     )
     pixels = args.max_pixels
     problems.need(pixels is None or pixels >= 1, f"--max_pixels must be 1 or more, not {pixels}.")
     ratio = args.dataset_test_ratio
     problems.need(
-        0 <= ratio < 1 or (whole and ratio == 1), f"--dataset_test_ratio is a share from 0 to below 1, not {ratio}."
+        0 <= ratio < 1 or (whole and ratio == 1), f"--dataset_test_ratio must be from 0 to below 1, not {ratio}."
     )
-    problems.need(args.dataset_seed >= 0, f"--dataset_seed must not be negative, and is {args.dataset_seed}.")
+    problems.need(args.dataset_seed >= 0, f"--dataset_seed must be 0 or more, not {args.dataset_seed}.")
     for name in ("train_dataset_sample", "val_dataset_sample"):
         value = getattr(args, name)
-        problems.need(value is None or value >= -1, f"--{name} is a number of rows, or -1 for all, not {value}.")
+        problems.need(value is None or value >= -1, f"--{name} must be 0 or more, or -1 for all, not {value}.")
     for name in ("model_name", "model_author"):
         problems.need(len(getattr(args, name)) <= 2, f"--{name} takes one or two names (Chinese, other).")
 
 
 def check_generation(args: GenerationArguments, problems: Problems) -> None:
-    """Ranges of the generation flags."""
+    """Check the ranges of the generation flags."""
     problems.need(args.max_new_tokens >= 1, f"--max_new_tokens must be 1 or more, not {args.max_new_tokens}.")
-    problems.need(args.temperature >= 0, f"--temperature must not be negative, and is {args.temperature}.")
-    problems.need(0 < args.top_p <= 1, f"--top_p is a share above 0, up to 1, not {args.top_p}.")
-    problems.need(args.top_k >= 0, f"--top_k must not be negative, and is {args.top_k}.")
+    problems.need(args.temperature >= 0, f"--temperature must be 0 or more, not {args.temperature}.")
+    problems.need(0 < args.top_p <= 1, f"--top_p must be above 0, up to 1, not {args.top_p}.")
+    problems.need(args.top_k >= 0, f"--top_k must be 0 or more, not {args.top_k}.")
     problems.need(args.repetition_penalty > 0, f"--repetition_penalty must be above 0, not {args.repetition_penalty}.")
     problems.need(args.num_beams >= 1, f"--num_beams must be 1 or more, not {args.num_beams}.")
 
@@ -273,7 +275,7 @@ def is_pattern(text: str) -> bool:
 
 
 def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> dict[str, Any]:
-    """`["key=value", ...]` to a dict; values are read as YAML reads them, numbers such as 1e-5 included."""
+    """`["key=value", ...]` as a dict; values are parsed as YAML, and 1e-5 as a number."""
     import yaml
 
     problems = problems or Problems()
@@ -289,7 +291,7 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
         try:
             value = yaml.safe_load(text) if text else ""
         except (yaml.YAMLError, ValueError, RecursionError):
-            problems.need(False, f"--train_args {key}: its value cannot be read: {text[:60]!r}.")
+            problems.need(False, f"--train_args {key}: cannot parse its value {text[:60]!r}.")
             continue
         if isinstance(value, str):
             with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The flags of several processes and devices, and what of them contradicts itself."""
+"""Flags of distributed training, and their checks."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class DistributedArguments:
-    """Several processes and devices."""
+    """Distributed training."""
 
     nproc: int = free(1)
-    """Processes on this machine, one a device: above 1, torchrun takes over. 0: as many as there are GPUs."""
+    """Processes on this machine, one per device; above 1, torchrun starts them. 0: one per GPU."""
     max_restarts: int = free(0)
-    """With --nproc: how often all processes start again after one has died; they go on from the last checkpoint."""
+    """With --nproc: how often to restart all processes after one has died; they resume from the last checkpoint."""
     ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = free(None)
-    """How the processes talk to each other. Default: nccl on GPUs, gloo on CPUs."""
+    """Backend of torch.distributed. Default: nccl on GPUs, gloo on CPUs."""
     deepspeed_config_path: str | None = free(None)
-    """DeepSpeed: a JSON file, or zero2, zero3, zero2_offload, zero3_offload for the ones that come with llmtune."""
+    """DeepSpeed: a JSON file, or one of llmtune's own: zero2, zero3, zero2_offload, zero3_offload."""
     fsdp: bool = fixed(False)
-    """Divide weights, gradients and optimizer state among the processes (PyTorch's FSDP2)."""
+    """Shard weights, gradients and optimizer state over the processes (PyTorch FSDP2)."""
     fsdp_offload: bool = free(False)
-    """With --fsdp: keep each process's share in the machine's memory while the GPU does not need it."""
+    """With --fsdp: keep the shards in CPU memory while the GPU does not need them."""
     async_save: bool = free(False)
-    """With --fsdp: write the shares of model and optimizer while training goes on, from a copy in memory."""
+    """With --fsdp: write checkpoint shards in the background, from a copy in CPU memory."""
 
 
 def check_distributed(args: SftArguments, problems: Problems) -> None:
-    """Refuse what cannot be meant, before anything is loaded."""
+    """Refuse contradictions before anything is loaded."""
     problems.need(args.nproc >= 0, f"--nproc must be 0 or more, not {args.nproc}.")
     if args.deepspeed_config_path is not None:
         problems.need(
             deepspeed_file(args.deepspeed_config_path) is not None,
-            f"--deepspeed_config_path {args.deepspeed_config_path}: there is no such file. Give one of your own, or "
-            f"{', '.join(packaged_configs())}, which come with it.",
+            f"--deepspeed_config_path {args.deepspeed_config_path}: there is no such file. Give your own, or one of "
+            f"llmtune's: {', '.join(packaged_configs())}.",
         )
     problems.need(
         not (args.device_map and (args.fsdp or args.deepspeed_config_path)),
-        "--device_map spreads whole layers, --fsdp and --deepspeed_config_path divide each of them: give one of them.",
+        "--device_map places whole layers on GPUs, --fsdp and --deepspeed_config_path shard them: use one of them.",
     )
     problems.need(
         not (args.fsdp and args.deepspeed_config_path),
-        "--fsdp and --deepspeed_config_path divide the same things: give one of them.",
+        "--fsdp and --deepspeed_config_path both shard the model: use one of them.",
     )
     problems.need(
         not (args.fsdp and args.only_save_model),
-        "--fsdp saves each process's part together with what resuming needs: leave --only_save_model true away.",
+        "--fsdp saves each rank's shards together with the optimizer state: remove --only_save_model true.",
     )
     problems.need(
         not (args.quantization_bit and args.fsdp and args.quantization_bit == 8),
-        "--fsdp cannot divide weights of 8 bits; take --quantization_bit 4, or leave --fsdp away.",
+        "--fsdp cannot shard 8-bit weights: use --quantization_bit 4, or remove --fsdp.",
     )
     problems.need(
         not (args.on_nan == "skip" and args.deepspeed_config_path),
-        "--on_nan skip cannot leave a step out under --deepspeed_config_path, which takes it within the backward pass: "
-        "leave it away, and such a step stops the run.",
+        "--on_nan skip does not work with --deepspeed_config_path, which updates the weights within the backward pass: "
+        "remove it, and a NaN loss stops the run.",
     )
     problems.need(
         not args.async_save or (args.fsdp and not args.push_to_hub),
-        "--async_save needs --fsdp, whose shares are what is written meanwhile, and goes without --push_to_hub.",
+        "--async_save needs --fsdp, whose shards it writes in the background, and excludes --push_to_hub.",
     )
-    divided = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _stage(args, problems) == 3 else ""
+    sharding = "--fsdp" if args.fsdp else "--deepspeed_config_path" if _stage(args, problems) == 3 else ""
     problems.need(
-        not (divided and (args.lora_init != "default" or args.sft_type == "adalora")),
-        f"{divided} divides the weights, which --lora_init {args.lora_init} and --sft_type adalora read whole: "
-        "leave one of the two away.",
+        not (sharding and (args.lora_init != "default" or args.sft_type == "adalora")),
+        f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
+        "remove one of the two.",
     )
 
 

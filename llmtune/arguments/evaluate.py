@@ -18,7 +18,7 @@ from llmtune.metrics.info import METRIC_MAPPING
 __all__ = ["BASE", "EvaluateArguments"]
 
 BASE = BASE_NAME
-"""What the table calls the model without a checkpoint."""
+"""Name of the base model in the table."""
 NOT_HERE = ("ckpt_dir", "inherited", "unused")
 
 
@@ -27,36 +27,37 @@ class EvaluateArguments(InferArguments):
     """Evaluation."""
 
     SYNONYMS = {ours: theirs for theirs, ours in InferArguments.SYNONYMS.items()}  # noqa: RUF012
-    """What `llmtune infer` calls the same."""
+    """Names of `llmtune infer` for the same arguments."""
 
     ckpt_dir: list[str] = field(default_factory=list)  # type: ignore[assignment]
-    """Checkpoint folders, one row of the table each. None: the model as it is."""
+    """Checkpoint folders, one table row each. None: the base model."""
     with_base: bool = False
-    """Evaluate the model without the checkpoints as well."""
+    """Evaluate the base model too."""
     all_checkpoints: bool = False
-    """Evaluate every checkpoint of the run that --ckpt_dir names, in the order of steps, and draw the curves."""
+    """Evaluate every checkpoint of the run given by --ckpt_dir, ordered by step, and plot the curves."""
     metrics: list[str] = field(default_factory=list)
-    """What is measured (`llmtune list metrics`). Default: loss rouge bleu exact_match; choice, of choice questions."""
+    """Metrics (`llmtune list metrics`). Default: loss rouge bleu exact_match; choice for multiple-choice questions."""
     num_samples: int = -1
-    """Rows that are evaluated, from the first; -1 all."""
+    """Rows to evaluate, from the first; -1: all."""
     choice_style: Literal["text", "letter"] = "text"
-    """Choice questions: text compares the choices after the question; letter shows them, and compares A, B, C, D."""
+    """Multiple choice: text scores the text of each choice after the question; letter lists the choices in the prompt
+    and scores A, B, C, D."""
     suite: list[str] = field(default_factory=list)
-    """Standard benchmarks for the lm-eval harness, by its names, as hellaswag mmlu; then nothing else is measured."""
+    """Benchmarks run by lm-eval, by its task names (hellaswag mmlu); no other metrics are then computed."""
     suite_path: str | None = None
-    """Folder of further lm-eval tasks, one YAML file each."""
+    """Folder of more lm-eval tasks, one YAML file each."""
     suite_chat: bool = True
-    """Ask the questions of --suite through the chat template, as the model is served; false: as bare text."""
+    """Apply the chat template to the questions of --suite, as in serving; false: plain text."""
     num_fewshot: int | None = None
-    """Examples before each question of --suite. Default: as the benchmark says."""
+    """Few-shot examples per question of --suite. Default: the benchmark's."""
     eval_batch_size: int = 8
-    """Rows at a time."""
+    """Batch size."""
     output_dir: str | None = None
-    """Folder of the results. A second call goes on there. Default: eval, in the first checkpoint or the run."""
+    """Results folder; calling again resumes there. Default: eval, in the first checkpoint or in the run."""
     max_new_tokens: int = 512
-    """Tokens that an answer may have at most."""
+    """Max tokens per generation."""
     do_sample: bool = False
-    """Draw tokens by chance; false takes the most likely one."""
+    """Sample; false: greedy decoding, or beam search with --num_beams."""
 
     show_dataset_sample: int = field(default=-1, init=False)
     eval_human: bool | None = field(default=None, init=False)
@@ -72,16 +73,18 @@ class EvaluateArguments(InferArguments):
         for name in self.metrics:
             METRIC_MAPPING[name]
         problems.need(
-            self.num_samples == -1 or self.num_samples >= 1, f"--num_samples {self.num_samples}: -1, or 1 up."
+            self.num_samples == -1 or self.num_samples >= 1,
+            f"--num_samples must be -1, or 1 or more, not {self.num_samples}.",
         )
         problems.need(self.eval_batch_size >= 1, f"--eval_batch_size must be 1 or more, not {self.eval_batch_size}.")
         problems.need(not self.all_checkpoints or bool(self.ckpt_dir), "--all_checkpoints true needs --ckpt_dir RUN.")
         problems.need(
             bool(self.suite) or (self.suite_path is None and self.num_fewshot is None),
-            "--suite_path and --num_fewshot are for --suite TASK ... alone.",
+            "--suite_path and --num_fewshot need --suite TASK ...",
         )
         problems.need(
-            not (self.suite and self.metrics), "--suite has metrics of its own: leave --metrics away, or call twice."
+            not (self.suite and self.metrics),
+            "--suite has its own metrics: remove --metrics, or run the command twice.",
         )
         problems.raise_if_any()
         folders = [Path(folder) for folder in self.ckpt_dir]
@@ -90,14 +93,14 @@ class EvaluateArguments(InferArguments):
         else:
             self.checkpoints = [checkpoint_of(folder) for folder in folders]
         self.first = self.arguments_of(self.checkpoints[0] if self.checkpoints else None)
-        """What the first checkpoint says; the rows are its own, for all of them."""
+        """Settings of the first checkpoint; all are evaluated on its rows."""
         self.inherited, self.unused = self.first.inherited, self.first.unused
 
     def inherited_text(self) -> str:
         return self.first.inherited_text()
 
     def arguments_of(self, checkpoint: Path | None) -> InferArguments:
-        """What loads one of the checkpoints; None: the model alone."""
+        """Arguments that load one of the checkpoints; None: the base model."""
         if checkpoint is None and self.checkpoints:
             alone: dict[str, Any] = {"ckpt_dir": None, "sft_type": None, "load_args_from_ckpt_dir": False}
             return dataclasses.replace(self.first, **alone)
@@ -117,7 +120,7 @@ class EvaluateArguments(InferArguments):
         return (self.checkpoints[0].parent if self.all_checkpoints else self.checkpoints[0]) / "eval"
 
     def names(self) -> dict[str, Path | None]:
-        """What is evaluated, by the name that the table and the folders have for it, in order."""
+        """Models to evaluate, in order, by their name in the table and in folders."""
         found: dict[str, Path | None] = {}
         if self.with_base or not self.checkpoints:
             found[BASE] = None
@@ -132,10 +135,10 @@ class EvaluateArguments(InferArguments):
 
 def _of_run(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise CheckpointError(f"There is no run folder {folder}. Runs print theirs; look below output/.")
+        raise CheckpointError(f"There is no run folder {folder}. Look below output/.")
     found = numbered_checkpoints(folder)
     if not found:
-        raise CheckpointError(f"{folder} has no checkpoint-N: give the folder of a run.")
+        raise CheckpointError(f"{folder} has no checkpoint-N: give a run folder.")
     for path in found:
         checkpoint_kind(path)
     return found

@@ -21,25 +21,25 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
     """Export."""
 
     merge_lora: bool = False
-    """Merge the adapter into its base; what is quantised or converted is merged first in any case."""
+    """Merge the adapter into its base; quantising and converting do so anyway."""
     quant_method: Literal["gptq", "bnb"] | None = None
-    """Quantise the weights: gptq, with rows to calibrate on, or bnb (bitsandbytes), without."""
+    """Quantise the weights: gptq (calibrated on data), or bnb (bitsandbytes, no data)."""
     quantization_bit: Literal[4, 8] | None = None
-    """Bits of a quantised weight. Default: 4."""
+    """Bits per quantised weight. Default: 4."""
     calibration_dataset: list[str] = field(default_factory=list)
-    """Data sets to calibrate GPTQ on. Default: those that the checkpoint was trained on."""
+    """Datasets to calibrate GPTQ on. Default: the checkpoint's training datasets."""
     num_calibration_samples: int = 128
     """Rows to calibrate GPTQ on."""
     group_size: int = 128
-    """Weights of GPTQ that share a scale; -1 a whole row."""
+    """GPTQ: weights per quantisation group; -1: a whole row."""
     to: Literal["gguf"] | None = None
-    """Convert to a file of llama.cpp and Ollama. Also spelled --format."""
+    """Convert to GGUF, for llama.cpp and Ollama. Also spelled --format."""
     gguf_type: Literal["f32", "f16", "bf16", "q8_0"] = "f16"
-    """Number format of the GGUF file."""
+    """Data type of the GGUF file."""
     llama_cpp: str | None = None
-    """Folder of llama.cpp, whose own script then converts; for models that llmtune does not convert itself."""
+    """llama.cpp folder, to convert with its own script; for models that llmtune does not convert itself."""
     system: str | None = None
-    """System text of the Ollama Modelfile. Default: as in training, or the template's."""
+    """System prompt of the Ollama Modelfile. Default: as in training, or the template's."""
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -47,18 +47,18 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
         wanted = self.merge_lora or self.quant_method or self.to or self.push_to_hub
         problems.need(
             bool(wanted),
-            "Say what to export to: --merge_lora true, --quant_method gptq|bnb, --to gguf, or --push_to_hub true.",
+            "Choose what to export: --merge_lora true, --quant_method gptq|bnb, --to gguf, or --push_to_hub true.",
         )
         problems.need(
             not (self.quant_method and self.to),
-            "--quant_method and --to gguf exclude each other: see --gguf_type.",
+            "--quant_method and --to gguf exclude each other: GGUF files are quantised by --gguf_type.",
         )
         problems.need(
             self.quantization_bit is None or self.quant_method is not None,
             f"--quantization_bit {self.quantization_bit} needs --quant_method gptq or bnb.",
         )
         problems.need(self.num_calibration_samples >= 1, "--num_calibration_samples must be 1 or more.")
-        problems.need(self.group_size == -1 or self.group_size >= 8, "--group_size is -1, or 8 or more.")
+        problems.need(self.group_size == -1 or self.group_size >= 8, "--group_size must be -1, or 8 or more.")
         problems.raise_if_any()
         self.inferred = self.infer_arguments()
 
@@ -67,7 +67,7 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
         return self.quantization_bit or 4
 
     def unused_flags(self) -> list[str]:
-        """Flags that were given and change nothing."""
+        """Flags that were given and have no effect."""
         found = []
         for owner, flags in ((self.quant_method == "gptq", OF_GPTQ), (self.to == "gguf", OF_GGUF)):
             found += [f"--{name}" for name, default in flags.items() if not owner and getattr(self, name) != default]
@@ -80,7 +80,7 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
         return found
 
     def target(self) -> Path:
-        """The folder that is written."""
+        """The output folder."""
         if self.output_dir is not None:
             return Path(self.output_dir)
         checkpoint = self.checkpoint().resolve()

@@ -1,11 +1,11 @@
-"""What becomes of an argument when a run is resumed, written beside its default: fixed, taken or free.
+"""How an argument behaves on resume, declared next to its default: fixed, taken or free.
 
-One rule for all of them, which `llmtune.arguments.resume` follows. Whatever is not given in the resuming command is
-the checkpoint's, but for `free` ones. Where it is given and differs:
+`llmtune.arguments.resume` applies one rule. An argument that the resuming command does not give is the checkpoint's,
+except `free` ones. If it is given and differs:
 
-- `fixed`: refused, with both values. Another value would be another run under the old one's name.
-- `taken`: followed from here on, and the log says from what to what.
-- `free`: followed; it belongs to this start of the run alone (processes, places, tokens), and is never taken over.
+- `fixed`: refused, with both values: another value would be another run.
+- `taken`: used from here on, and the change is logged.
+- `free`: used; it belongs to one start of the run (processes, paths, tokens) and is never read from the checkpoint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "settle_te
 OnResume = Literal["fixed", "taken", "free"]
 KEY = "on_resume"
 TEXTS = ("system", "chat_template_kwargs", "api_key", "hub_token", "setup")
-"""Texts that name nothing, and may be long."""
+"""Free texts, which are not names and may be long."""
 EMPTY_IS_ONE = "system"
 MAX_NAME_BYTES = 255
 LISTS_OF_PATHS = ("ckpt_dir", "adapters")
@@ -35,20 +35,20 @@ def fixed(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | No
 
 
 def taken(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field that is taken over from a checkpoint where it is not given, and may change."""
+    """A field that is read from a checkpoint if not given, and may change."""
     return _marked("taken", default, factory)
 
 
 def free(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field that belongs to one start of a run alone."""
+    """A field that belongs to one start of a run."""
     return _marked("free", default, factory)
 
 
 def on_resume(field: dataclasses.Field[Any]) -> OnResume:
-    """What becomes of a field of the training arguments on resume.
+    """Return how a field of the training arguments behaves on resume.
 
     Raises:
-        KeyError: Nobody has said so beside the field.
+        KeyError: The field does not declare it.
     """
     found: OnResume = field.metadata[KEY]
     return found
@@ -64,9 +64,9 @@ ArgumentsT = TypeVar("ArgumentsT", bound="Given")
 
 
 class Given:
-    """Arguments that remember which of them were given; the others stand at their defaults.
+    """Arguments that remember which of them were given; the others have their defaults.
 
-    `given`: names of the arguments that the constructor got with a value: neither None nor an empty list.
+    `given`: names of the arguments that were passed with a value: neither None nor an empty list.
     `changed_on_resume`: those that differ from the checkpoint's, once a run is resumed.
     """
 
@@ -83,12 +83,12 @@ class Given:
 
 
 def settle_texts(args: Any) -> None:
-    """Let an empty text mean what leaving the flag out means: as a path, it would be the working folder.
+    """Treat an empty text as a flag that was not given: as a path, it would be the working folder.
 
-    An empty system prompt is one.
+    An empty system prompt counts as given.
 
     Raises:
-        UsageError: A name that no file system has room for.
+        UsageError: A name that is too long for any file system.
     """
     for item in dataclasses.fields(args):
         value = getattr(args, item.name)
@@ -101,12 +101,12 @@ def settle_texts(args: Any) -> None:
             longest = max(len(part.encode("utf-8", "replace")) for part in value.split("/"))
             if longest > MAX_NAME_BYTES:
                 raise UsageError(
-                    f"--{item.name} has a name of {longest} bytes, and no file system takes more than 255."
+                    f"--{item.name} has a name of {longest} bytes; file systems take at most {MAX_NAME_BYTES}."
                 )
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of the type of a field, as `typing.get_type_hints` tells it."""
+    """Whether a value read from JSON has the type of a field (`typing.get_type_hints`)."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
@@ -122,7 +122,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as a flag has it."""
+    """A value as written for a flag."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

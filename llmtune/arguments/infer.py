@@ -1,4 +1,4 @@
-"""The arguments of `infer()` and `llmtune infer`. What is not given comes from the checkpoint's sft_args.json."""
+"""The arguments of `infer()` and `llmtune infer`. Arguments not given are read from the checkpoint's sft_args.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INHERITED_DATA = [
     *("train_dataset_sample", "val_dataset_sample", "model_name", "model_author"),
 ]
 WITHOUT_EFFECT = [
-    *("loss_on", "truncation_strategy"),  # nothing is learned; a prompt always loses its start
+    *("loss_on", "truncation_strategy"),  # there is no loss; a prompt is always truncated at its start
 ]
 OF_ROPE = ["rope_scaling", "rope_factor"]
 SFT_DEFAULTS: dict[str, Any] = {"sft_type": ModelArguments.sft_type} | {
@@ -39,7 +39,7 @@ SFT_DEFAULTS: dict[str, Any] = {"sft_type": ModelArguments.sft_type} | {
         *("max_length", "special_tokens_in_text"),
     )
 }
-"""What stands where neither the flags nor the checkpoint say anything. Unset here, to see what was given."""
+"""Defaults if neither flags nor checkpoint set a value. Unset in the class, to tell what was given."""
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
@@ -50,42 +50,42 @@ class InferArguments(
     """Inference."""
 
     SYNONYMS = {"num_samples": "show_dataset_sample", "eval_batch_size": "infer_batch_size", "output_dir": "result_dir"}  # noqa: RUF012
-    """What `llmtune eval` calls the same."""
+    """Names of `llmtune eval` for the same arguments."""
 
     sft_type: SftType = None  # type: ignore[assignment]
-    """What was trained. Default: as the checkpoint says."""
+    """Kind of fine-tuning. Default: from the checkpoint."""
     dataset_test_ratio: float = None  # type: ignore[assignment]
-    """Share of each data set that was split off for validation. Default: as in training."""
+    """Fraction of each dataset that was split off for validation. Default: as in training."""
     dataset_seed: int = None  # type: ignore[assignment]
-    """Seed of sampling and splitting. Default: as in training."""
+    """Seed for sampling and splitting rows. Default: as in training."""
     train_dataset_sample: int = None  # type: ignore[assignment]
-    """Rows that training sampled. Default: as in training."""
+    """Number of training rows that were sampled. Default: as in training."""
     max_length: int = None  # type: ignore[assignment]
-    """Tokens kept of a prompt, its end; -1 keeps all. Default: as in training."""
+    """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     special_tokens_in_text: Literal["text", "special"] = None  # type: ignore[assignment]
-    """What a control token's spelling inside the data means. Default: as in training."""
+    """How the spelling of a control token inside the data is encoded. Default: as in training."""
     ckpt_dir: str | None = None
-    """Checkpoint folder of a run. All it was trained with is read from there; flags win."""
+    """Checkpoint folder of a run. Its training settings are read from there; flags override them."""
     load_args_from_ckpt_dir: bool = True
-    """Read the settings of training from the checkpoint's sft_args.json."""
+    """Read the training settings from the checkpoint's sft_args.json."""
     eval_human: bool | None = None
-    """Talk to the model instead of answering a data set. Default: when there is no data set."""
+    """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
     show_dataset_sample: int = 20
-    """Validation rows that are answered, from the first; -1 all."""
+    """Validation rows to generate for, from the first; -1: all."""
     stream: bool = True
-    """Show an answer while it is written. Also spelled --use_streamer."""
+    """Stream the generation to the terminal. Also spelled --use_streamer."""
     infer_batch_size: int = 1
-    """Rows answered at a time, in data set mode."""
+    """Batch size of generation on a dataset."""
     merge_lora_and_save: bool = False
-    """Merge the adapter into the weights and write <ckpt_dir>-merged first."""
+    """First merge the adapter into the weights and write <ckpt_dir>-merged."""
     save_generation_config: bool = False
-    """Write the generation settings into the checkpoint. Also spelled --overwrite_generation_config."""
+    """Save the generation settings in the checkpoint. Also spelled --overwrite_generation_config."""
     result_dir: str | None = None
-    """Folder of infer_result_<time>.jsonl. Default: the checkpoint, or the current folder."""
+    """Folder for infer_result_<time>.jsonl. Default: the checkpoint, else the current folder."""
     ignore_args_error: bool = False
     """Warn about unknown flags instead of stopping."""
     device: str | None = None
-    """Where to compute: cpu, cuda, cuda:1. Default: the first GPU, else the CPU."""
+    """Device: cpu, cuda, cuda:1. Default: the first GPU, else the CPU."""
     inherited: list[str] = field(default_factory=list, init=False)
     unused: list[str] = field(default_factory=list, init=False)
 
@@ -109,15 +109,15 @@ class InferArguments(
         check_rope(self, problems)
         problems.need(
             self.rope_scaling is None or self.rope_factor is not None,
-            f"--rope_scaling {self.rope_scaling} needs --rope_factor: how many times as long texts are to be read.",
+            f"--rope_scaling {self.rope_scaling} needs --rope_factor.",
         )
         problems.need(
             self.quant_method == "bnb" or self.quantization_bit in (0, 8),
-            "--quant_method torchao has 8 bits: give --quantization_bit 8, or 4 with --quant_method bnb.",
+            "--quant_method torchao supports 8 bits only: use --quantization_bit 8, or --quant_method bnb for 4.",
         )
         problems.need(
             self.show_dataset_sample >= -1,
-            f"--show_dataset_sample is a number of rows, or -1 for all, not {self.show_dataset_sample}.",
+            f"--show_dataset_sample must be 0 or more, or -1 for all, not {self.show_dataset_sample}.",
         )
         problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
         problems.need(
@@ -125,8 +125,8 @@ class InferArguments(
         )
         problems.raise_if_any()
 
-    def tell(self, about: str = "answers") -> None:
-        """Log what came from the checkpoint, and which flags change nothing."""
+    def tell(self, about: str = "generation") -> None:
+        """Log the settings from the checkpoint, and the flags without effect."""
         log = get_logger()
         for flag in self.unused:
             log.warning("%s has no effect on %s.", flag, about)
@@ -138,14 +138,14 @@ class InferArguments(
         return ", ".join(f"{name} {_short(getattr(self, name))}" for name in self.inherited)
 
     def _take_kind(self, kind: Any, problems: Problems) -> None:
-        """The folder shows what was trained; a flag that says otherwise is a mistake."""
+        """Take the kind of the checkpoint; refuse another --sft_type."""
         problems.need(
-            self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a checkpoint of {kind}."
+            self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
         )
         self.sft_type = kind
 
     def _inherit(self, folder: Path) -> None:
-        """Take over what was not given here from the run that wrote the checkpoint."""
+        """Inherit arguments that were not given from the run that wrote the checkpoint."""
         saved = read_settings(folder)
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
@@ -161,7 +161,7 @@ class InferArguments(
             setattr(self, name, saved[name])
 
     def _has_it_inside(self, name: str, folder: Path) -> bool:
-        """Whether the checkpoint itself holds what another place would be opened for."""
+        """Whether the checkpoint itself contains this model or tokenizer."""
         if name == "model_id_or_path":
             return self.sft_type == "full"
         return name == "tokenizer_id_or_path" and any(folder.glob("tokenizer*"))
@@ -172,7 +172,7 @@ class InferArguments(
         return bool(getattr(self, name) == default)
 
     def _fill(self) -> None:
-        """What neither the flags nor the checkpoint say: the defaults that sft documents."""
+        """Set what neither flags nor checkpoint give to the defaults of sft."""
         for name, value in SFT_DEFAULTS.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""The flags of `llmtune launch`: what a job asks its scheduler for, and what of them contradicts itself."""
+"""Flags of `llmtune launch`: the resources of a job, and their checks."""
 
 from __future__ import annotations
 
@@ -30,57 +30,58 @@ class LaunchArguments:
     """Launch."""
 
     slurm: bool = False
-    """Write a script for SLURM's sbatch: torchrun on every node, and back into the queue when the time is over."""
+    """Write an sbatch script for SLURM: torchrun on every node, requeued when the time limit is reached."""
     sky: bool = False
     """Write a task for SkyPilot, which rents the machines."""
     ray: bool = False
-    """Write a job for a Ray cluster: Ray Train starts the processes. Start it on one of the cluster's machines."""
+    """Write a Ray job: Ray Train starts the processes. Run it on a machine of the cluster."""
     dry_run: bool = False
-    """Print the file and submit nothing."""
+    """Print the file; submit nothing."""
     output: str | None = None
-    """File to write. Default: JOB_NAME.sbatch, .sky.yaml or .ray.py here; with --dry_run, none."""
+    """File to write. Default: JOB_NAME.sbatch, .sky.yaml or .ray.py in this folder; with --dry_run, none."""
     job_name: str | None = None
     """Name of the job. Default: the model's."""
     nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     gpus: int = 1
-    """GPUs of each machine, a process for each; 0: one process a machine, on its CPU."""
+    """GPUs per machine, one process each; 0: one CPU process per machine."""
     accelerator: str | None = None
-    """Kind of GPU, as the scheduler calls it: A100, say. SkyPilot has to be told."""
+    """GPU type, as the scheduler names it (A100). SkyPilot needs it."""
     cpus: int | None = None
-    """CPU cores of each machine. Default: what the scheduler gives."""
+    """CPU cores per machine. Default: the scheduler's."""
     memory: int | None = None
-    """GB of memory of each machine. Default: what the scheduler gives."""
+    """GB of memory per machine. Default: the scheduler's."""
     workdir: str | None = None
-    """Folder that the paths in the flags start from: on SLURM and Ray all machines see it (Default: this one);
-    SkyPilot uploads it."""
+    """Folder that relative paths start from: shared by all machines on SLURM and Ray (default: this one); SkyPilot
+    uploads it."""
     env: list[str] = field(default_factory=list)
-    """Names of variables in your shell that the job needs, HF_TOKEN say. Values are never written."""
+    """Environment variables to pass on, by name (HF_TOKEN). Values are never written."""
     setup: str | None = None
-    """Shell lines: SLURM runs them first (`source .venv/bin/activate`), SkyPilot once a machine (`pip install`)."""
+    """Shell lines to run first: on SLURM in the job (`source .venv/bin/activate`), on SkyPilot once per machine (`pip
+    install`)."""
     container: str | None = None
-    """Image that the run takes place in: SLURM's pyxis, SkyPilot's docker."""
+    """Container image: SLURM with pyxis, SkyPilot with docker."""
     time: str | None = None
     """SLURM: time limit, 24:00:00 or 2-12:00:00 (days-hours). Default: the partition's."""
     partition: str | None = None
     """SLURM: partition."""
     account: str | None = None
-    """SLURM: account that is charged."""
+    """SLURM: account to charge."""
     grace: int = 120
-    """SLURM: seconds before the time limit at which the run is told to save. Large models need more."""
+    """SLURM: seconds before the time limit at which the run is signalled to save. Large models need more."""
     cloud: str | None = None
-    """SkyPilot: where, as aws, gcp/us-central1 or kubernetes. Default: where it is cheapest."""
+    """SkyPilot: where to run (aws, gcp/us-central1, kubernetes). Default: the cheapest."""
     spot: bool = False
-    """SkyPilot: machines that can be taken away; the job moves on and resumes. Needs --bucket."""
+    """SkyPilot: spot instances; after preemption, the job moves to other machines and resumes. Needs --bucket."""
     bucket: str | None = None
-    """SkyPilot: bucket for the checkpoints, s3://NAME say, which outlives the machines."""
+    """SkyPilot: bucket for the checkpoints (s3://NAME), kept when the machines are gone."""
 
     def __post_init__(self) -> None:
         problems = Problems()
         chosen = [f"--{name}" for name in FOREIGN if getattr(self, name)]
         problems.need(
             len(chosen) == 1,
-            f"{' and '.join(chosen)}: give one of them." if chosen else "Say where to: --slurm, --sky or --ray.",
+            f"{' and '.join(chosen)}: use one of them." if chosen else "Choose a scheduler: --slurm, --sky or --ray.",
         )
         for name in ("nodes", "cpus", "memory", "grace"):
             value = getattr(self, name)
@@ -89,36 +90,38 @@ class LaunchArguments:
         self._check_texts(problems)
         problems.need(
             not (self.sky and self.gpus and not self.accelerator),
-            f"--sky has to know which GPU: add --accelerator A100, say (`sky show-gpus` lists them), for {self.gpus} "
-            "of them a machine; or --gpus 0.",
+            f"--sky needs the GPU type for --gpus {self.gpus}: add --accelerator, e.g. A100 (see `sky show-gpus`), "
+            "or use --gpus 0.",
         )
         problems.need(
             not (self.sky and self.spot and not self.bucket),
-            "--spot loses the machines' disks: add --bucket s3://NAME, where the checkpoints outlive them.",
+            "--spot machines lose their disks: add --bucket s3://NAME to keep the checkpoints.",
         )
         problems.raise_if_any()
 
     def _check_texts(self, problems: Problems) -> None:
         problems.need(
             self.job_name is None or NAME.fullmatch(self.job_name) is not None,
-            f"--job_name {self.job_name!r} is made of letters, digits, dots, dashes and underscores.",
+            f"--job_name {self.job_name!r} may only contain letters, digits, dots, dashes and underscores.",
         )
         for name in ("accelerator", "container", "partition", "account", "cloud"):
             value = getattr(self, name)
-            problems.need(value is None or re.fullmatch(r"\S+", value) is not None, f"--{name} {value!r} has a blank.")
+            problems.need(
+                value is None or re.fullmatch(r"\S+", value) is not None, f"--{name} {value!r} must not contain spaces."
+            )
         problems.need(
             self.time is None or TIME.fullmatch(self.time) is not None,
-            f"--time {self.time} is no time: give 24:00:00, or 2-12:00:00 for two and a half days.",
+            f"--time {self.time} is not a time limit: use 24:00:00, or 2-12:00:00 for two and a half days.",
         )
         problems.need(
             self.bucket is None or BUCKET.fullmatch(self.bucket) is not None,
-            f"--bucket {self.bucket} is no address of a bucket: give s3://NAME or gs://NAME.",
+            f"--bucket {self.bucket} is not a bucket URL: use s3://NAME or gs://NAME.",
         )
         secret = SECRET.search(self.setup or "")
         problems.need(
             secret is None,
-            f"--setup sets {secret[0] if secret else ''} and would be written into a file that others can read: export "
-            "it in your shell, and add its name with --env.",
+            f"--setup sets {secret[0] if secret else ''} and would be written to a file that others can read: export "
+            "it in your shell, and pass it on with --env.",
         )
         problems.need(
             self.workdir is None or Path(self.workdir).expanduser().is_dir(),
@@ -127,8 +130,8 @@ class LaunchArguments:
         for name in self.env:
             problems.need(
                 VARIABLE.fullmatch(name) is not None,
-                f"--env {name.partition('=')[0]}: give the name alone. Its value comes from your shell and is never "
-                "written.",
+                f"--env {name.partition('=')[0]}: give the name only. Its value is read from your shell and is "
+                "never written.",
             )
 
     @property
@@ -136,11 +139,11 @@ class LaunchArguments:
         return next(name for name in FOREIGN if getattr(self, name))
 
     def processes(self) -> int:
-        """Processes of each machine."""
+        """Processes per machine."""
         return max(self.gpus, 1)
 
     def unused_flags(self) -> list[str]:
-        """Flags that were given and mean nothing to this scheduler."""
+        """Flags that were given and do not apply to this scheduler."""
         fields = LaunchArguments.__dataclass_fields__
         unused = [name for name in FOREIGN[self.scheduler] if getattr(self, name) != fields[name].default]
         return [f"--{name}" for name in [*unused, *(["accelerator"] if self.accelerator and not self.gpus else [])]]

@@ -1,4 +1,4 @@
-"""The flags for texts longer than those that the model was trained on."""
+"""Flags for sequences longer than the model was trained on."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ __all__ = ["LongContextArguments", "RopeArguments", "check_long_context", "check
 
 @dataclass(kw_only=True)
 class RopeArguments:
-    """Rotary positions."""
+    """RoPE scaling."""
 
     rope_scaling: Literal["linear", "dynamic", "yarn"] | None = fixed(None)
-    """Stretch the rotary positions for texts that are longer than the model's training. Served with the same."""
+    """RoPE scaling for sequences longer than the model was trained on; saved with the checkpoint and applied at
+    inference."""
     rope_factor: float | None = fixed(None)
-    """How far they are stretched. Default: max_length / the model's trained length, rounded up."""
+    """RoPE scaling factor. Default: max_length / the context length the model was trained on, rounded up."""
 
 
 @dataclass(kw_only=True)
 class LongContextArguments(RopeArguments):
-    """Long texts."""
+    """Long context."""
 
     shift_attn: bool = fixed(False)
-    """Attend within groups of max_length / 4 tokens in training, half of the heads half a group further (LongLoRA)."""
+    """LongLoRA's shifted sparse attention in training: groups of max_length / 4 tokens, half of the heads shifted by
+    half a group."""
 
 
 def rope_options(args: RopeArguments) -> dict[str, Any]:
-    """What `get_model_tokenizer` is told of stretched positions; nothing where they stay as they are."""
+    """RoPE-scaling arguments of `get_model_tokenizer`; empty without scaling."""
     if args.rope_scaling is None or args.rope_factor is None:
         return {}
     return {"rope": (args.rope_scaling, args.rope_factor)}
@@ -52,17 +54,17 @@ def check_long_context(args: SftArguments, problems: Problems) -> None:
     check_rope(args, problems)
     problems.need(
         not (args.shift_attn and (args.packing or args.padding_free)),
-        "--shift_attn true takes one row a sequence: leave --packing and --padding_free away.",
+        "--shift_attn true needs one sample per sequence: remove --packing and --padding_free.",
     )
     problems.need(
         not args.shift_attn or args.attn_impl in (None, "sdpa"),
-        f"--shift_attn true is an attention of its own, on sdpa: leave --attn_impl {args.attn_impl} away.",
+        f"--shift_attn true has its own attention, based on sdpa: remove --attn_impl {args.attn_impl}.",
     )
     problems.need(
         not (args.shift_attn and args.use_flash_attn),
-        "--shift_attn true is an attention of its own, on sdpa: leave --use_flash_attn away.",
+        "--shift_attn true has its own attention, based on sdpa: remove --use_flash_attn.",
     )
     problems.need(
         not args.shift_attn or args.max_length != -1,
-        "--shift_attn true attends within a quarter of --max_length, so -1 leaves it without a size: give 8192, say.",
+        "--shift_attn true needs a finite --max_length, e.g. 8192: its groups are a quarter of it.",
     )

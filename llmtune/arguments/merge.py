@@ -1,4 +1,4 @@
-"""The arguments of `llmtune merge`, and what it shares with `llmtune export`: a checkpoint, its base, a new folder."""
+"""The arguments of `llmtune merge`, and those shared with `llmtune export`: checkpoint, base, output folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_set
 __all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
 
 OF_EXPORT = ("quant_method", "quantization_bit")
-"""What these say of the folder that is written, InferArguments says of the checkpoint."""
+"""Here they describe the folder to write; in InferArguments, the checkpoint."""
 
 
 @dataclass(kw_only=True)
@@ -25,9 +25,9 @@ class CheckpointArguments(Given):
     ckpt_dir: str | None = None
     """Checkpoint folder of a run, or any PEFT or transformers folder. Also spelled --lora_model."""
     model_type: str | None = None
-    """Key of the model (`llmtune list models`). Default: as the checkpoint says, or as the base's files do."""
+    """Key of the model (`llmtune list models`). Default: from the checkpoint, or from the base's files."""
     model_id_or_path: str | None = None
-    """Folder or hub id of the base. Default: as the checkpoint says. Also spelled --base_model."""
+    """Folder or hub id of the base. Default: from the checkpoint. Also spelled --base_model."""
     model_revision: str | None = None
     """Branch, tag or commit of the base on the hub. Default: as in training."""
     tokenizer_id_or_path: str | None = None
@@ -35,21 +35,21 @@ class CheckpointArguments(Given):
     template_type: str | None = None
     """Key of the chat template (`llmtune list templates`). Default: as in training."""
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
-    """Number format of the weights that are written. Default: as in training, or that of the base."""
+    """Data type of the weights to write. Default: as in training, or the base's."""
     max_shard_size: str = "2GB"
-    """Largest size of a file of weights; so much is held in memory at a time."""
+    """Max size of a weight file; about as much memory is used at a time."""
     output_dir: str | None = None
-    """Folder to write, which must not exist yet. Default: beside the checkpoint, named after it and what was done."""
+    """Folder to write; must not exist. Default: next to the checkpoint, named after it and the operation."""
     use_hf: bool | None = None
-    """Take models from Hugging Face instead of ModelScope, and push there. Default: as USE_HF in the environment."""
+    """Use Hugging Face instead of ModelScope, for downloads and pushing. Default: environment variable USE_HF."""
     hub_token: str | None = None
-    """Token of the hub. Default: the environment's MODELSCOPE_API_TOKEN or HF_TOKEN. Never written to a file."""
+    """Hub token. Default: MODELSCOPE_API_TOKEN or HF_TOKEN from the environment. Never written to a file."""
     cache_dir: str | None = None
-    """Folder for what is downloaded. Default: the hub client's own."""
+    """Download folder. Default: the hub client's own."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint."""
+    """Run Python code that ships with the checkpoint."""
     allow_pickle: bool = False
-    """Read weights from pickle files (.bin), which can run any code, where there are no safetensors."""
+    """Load pickle weights (.bin) where there are no safetensors. Pickle files can run arbitrary code."""
     custom_register_path: str | None = None
     """Python file with your own register_model, register_dataset and register_template calls."""
     ignore_args_error: bool = False
@@ -60,7 +60,7 @@ class CheckpointArguments(Given):
         return Path(self.ckpt_dir)
 
     def infer_arguments(self, **changes: Any) -> InferArguments:
-        """The same, as what loads checkpoints takes it; what is not given comes from the checkpoint."""
+        """The arguments that load the checkpoint; those not given are read from it."""
         names = {field.name for field in fields(InferArguments) if field.init} - set(OF_EXPORT)
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         given = {name: value for name, value in given.items() if value not in (None, [])}
@@ -85,11 +85,11 @@ class HubPushArguments:
     """Pushing."""
 
     push_to_hub: bool = False
-    """Push the folder that was written, with a model card, to ModelScope, or to Hugging Face with --use_hf true."""
+    """Push the written folder, with a model card, to ModelScope, or to Hugging Face with --use_hf true."""
     hub_model_id: str | None = None
-    """Name of the repository: owner/name, or a name below your own user. Default: the name of the folder."""
+    """Repository: owner/name, or a name under your own account. Default: the folder's name."""
     hub_private_repo: bool = True
-    """Whether a repository that has to be made is private."""
+    """Create the repository as private."""
 
 
 @dataclass(kw_only=True)
@@ -97,9 +97,9 @@ class MergeArguments(CheckpointArguments):
     """Merging."""
 
     resize_emb: bool = False
-    """Let the base's vocabulary grow to the tokenizer's length first, as MedicalGPT's trainers do."""
+    """First resize the base's embeddings to the tokenizer's length, as MedicalGPT's trainers do."""
     hf_hub_model_id: str | None = None
-    """Push the merged folder to this repository of Hugging Face."""
+    """Push the merged folder to this Hugging Face repository."""
 
     def __post_init__(self) -> None:
         problems = Problems()

@@ -29,7 +29,7 @@ __all__ = ["build_parser", "field_help", "fields_by_owner", "inner_type", "parse
 
 ArgumentsT = TypeVar("ArgumentsT")
 DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212", "\ufe58", "\uff0d")
-"""What word processors and web pages make of hyphens."""
+"""Characters that word processors and web pages use for hyphens."""
 OF_TRAINING = ("sft", "check", "plan", "launch")
 MAX_CONFIG_BYTES = 1_000_000
 NEVER_EMPTY = ("dataset", "val_dataset")
@@ -50,7 +50,7 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
     given = [(synonyms.get(flag, flag), values) for flag, values in _split(argv)]
     for flag, values in given:
         if flag in NEVER_EMPTY and not values:
-            raise UsageError(f"--{flag} is given without a name.")
+            raise UsageError(f"--{flag} is empty.")
     from_files: Tokens = []
     places: dict[str, str] = {}
     for path in _config_files(given):
@@ -71,7 +71,7 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
             get_logger().warning(message)
         elif len(values) > 1 and not inner_type(hints[flag])[1]:
             raise UsageError(
-                f"--{flag} takes one value, not {len(values)}: {' '.join(values)}. Quote a text with blanks."
+                f"--{flag} takes one value, not {len(values)}: {' '.join(values)}. Quote text that contains spaces."
             )
         elif flag == "train_args":
             merged.setdefault(flag, []).extend(values)
@@ -90,8 +90,8 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
         argument_default=argparse.SUPPRESS,
         usage=f"llmtune {command} [--config FILE.yaml] [--flag value ...]",
     )
-    parser.add_argument("-h", "--help", action="help", help="Show this text.")
-    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; flags on the command line win.")
+    parser.add_argument("-h", "--help", action="help", help="Show this help.")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; flags on the command line override it.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     hints = typing.get_type_hints(cls)
     for owner, names in fields_by_owner(cls):
@@ -104,7 +104,7 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """The text below each field of a class, which is its help."""
+    """Help of each field of a class: the text below it."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}
@@ -137,7 +137,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def fields_by_owner(cls: type) -> list[tuple[type, list[str]]]:
-    """Each field beside the class whose text explains it; shared subjects first."""
+    """Each class with the fields that it documents; shared classes first."""
     owners: dict[type, list[str]] = {owner: [] for owner in reversed(cls.__mro__) if dataclasses.is_dataclass(owner)}
     for field in dataclasses.fields(cls):
         if field.init:
@@ -178,7 +178,7 @@ class _CommaList(argparse.Action):
         setattr(namespace, self.dest, [*former, *found])
 
     def _is_one(self, value: str) -> bool:
-        """Whether a comma in it separates nothing: in a setting, a regular expression, or the path of a file."""
+        """Whether a comma is part of the value: of a setting, a regular expression, or the path of a file."""
         if self.dest == "train_args" or (self.dest == "lora_target_modules" and is_name_pattern(value)):
             return True
         try:
@@ -219,7 +219,7 @@ def _split(argv: Sequence[str]) -> Tokens:
             tokens.append((name.replace("-", "_"), [value] if equals else []))
         elif text[:1] in DASHES and text.lstrip("".join(DASHES))[:1].isalpha():
             flag = text.lstrip("".join(DASHES))
-            raise UsageError(f"Unexpected {text!r}: its dash is no hyphen, as a text program writes it. Type --{flag}.")
+            raise UsageError(f"Unexpected {text!r}: its dash is a word processor's, not a hyphen. Type --{flag}.")
         elif not tokens:
             raise UsageError(f"Unexpected {text!r}: flags begin with --.")
         else:
@@ -228,18 +228,22 @@ def _split(argv: Sequence[str]) -> Tokens:
 
 
 def _translate(tokens: Tokens, known: set[str]) -> Tokens:
-    """Our flags for those of other tools. What a command has under that very name is its own: --adapters of serve."""
+    """Translate other tools' flags, with one log line. A flag of the command itself is no alias: serve's --adapters."""
     found: Tokens = []
+    notes: dict[bool, list[str]] = {True: [], False: []}
     for flag, values in join_dataset_names(add_lengths(tokens)):
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
         own = flag in known and flag in ALIASES and bool(ALIASES[flag].target)
         ours, note = ([(flag, values)], "") if own else translate(flag, values)
         if note and ours != [(flag, values)]:
-            log_once(note, level=20)
+            notes[bool(ALIASES[flag].ignored)].append(note)
         found += [
             token for our, given in ours for token in (translate(our, given)[0] if our != flag else [(our, given)])
         ]
+    for ignored, title in ((False, "Translated flags"), (True, "Ignored flags")):
+        if notes[ignored]:
+            log_once(f"{title}: {', '.join(dict.fromkeys(notes[ignored]))}.", level=20)
     return found
 
 
@@ -258,16 +262,18 @@ def _read_config(path: Path) -> Tokens:
 
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"--config {path} is no file.")
+            raise UsageError(f"--config {path} is not a file.")
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"--config {path} has {path.stat().st_size:,} bytes; a file of flags has a few thousand.")
+            raise UsageError(
+                f"--config {path} is too large: {path.stat().st_size:,} bytes, at most {MAX_CONFIG_BYTES:,}."
+            )
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
     except OSError as err:
         raise UsageError(f"--config {path}: {err.strerror}.") from err
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as err:
         raise UsageError(f"--config {path} is not YAML: {' '.join(str(err).split())[:300]}") from err
     if not isinstance(content, dict):
-        raise UsageError(f"--config {path} must hold one flag a line, as `name: value`.")
+        raise UsageError(f"--config {path} must hold one flag per line, as `name: value`.")
     return [
         (str(key).replace("-", "_"), _config_values(value, f"--config {path}: {str(key)[:60]}"))
         for key, value in content.items()
@@ -293,7 +299,7 @@ def _config_values(value: object, where: str) -> list[str]:
     """A flag's values. Nothing is nested deeper, so that a file of a few lines cannot stand for gigabytes of text."""
     items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) for item in items):
-        raise UsageError(f"{where} holds a list or a table within another; a flag takes values, or name: value pairs.")
+        raise UsageError(f"{where} nests lists or mappings; a flag takes values, or name: value pairs.")
     if isinstance(value, dict):
         return [f"{key}={shown_value(item)}" for key, item in value.items()]
     return [shown_value(item) for item in items]

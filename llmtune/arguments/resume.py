@@ -1,6 +1,6 @@
-"""The arguments of a run that goes on from a checkpoint: its own, where the command says nothing else.
+"""The arguments of a resumed run: the checkpoint's, unless the command gives others.
 
-What may differ, and what becomes of it, is said beside each field: see `llmtune.arguments.fields`.
+Each field declares whether it may change: see `llmtune.arguments.fields`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["Resumed", "resumed_arguments"]
 
 EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
-"""Arguments that say the same thing in two ways: where one is given, the other is not taken over."""
+"""Arguments that set the same thing in two ways: if one is given, the other is not read from the checkpoint."""
 FREE_TRAIN_ARGS = ("run_name", "ddp_timeout", "ddp_find_unused_parameters", "logging_strategy", "logging_first_step")
-"""Fields of TrainingArguments, given by --train_args, that change no digit of a run."""
+"""Fields of TrainingArguments, given by --train_args, that do not affect the numbers of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """The arguments of the run that goes on.
+    """The arguments of the resumed run.
 
     Attributes:
-        taken: Arguments that are the checkpoint's and not the defaults.
-        changed: Argument -> what it was, of those that were given with another value.
+        taken: Arguments read from the checkpoint that differ from the defaults.
+        changed: Argument -> old value, for those given with another value.
     """
 
     args: SftArguments
@@ -41,7 +41,7 @@ class Resumed:
     changed: Mapping[str, Any]
 
     def lines(self, checkpoint: Path) -> list[str]:
-        """What the log says of it."""
+        """Return the lines for the log."""
         values = vars(self.args)
         found = []
         if self.taken:
@@ -54,14 +54,14 @@ class Resumed:
 
 
 def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
-    """Combine what this command gives with what the run was trained with.
+    """Combine the arguments given now with those the run was trained with.
 
     Args:
-        args: As given now. saved: The sft_args.json of the checkpoint; empty where it has none.
+        args: As given now. saved: The sft_args.json of the checkpoint; empty if there is none.
 
     Raises:
-        CheckpointError: An argument differs that the checkpoint fixes; all of them are named, with both values.
-        UsageError: The checkpoint comes from elsewhere and names code, or paths of this machine.
+        CheckpointError: A fixed argument differs; all of them are listed, with both values.
+        UsageError: The checkpoint comes from elsewhere and names code, or local paths.
     """
     kinds = {field.name: on_resume(field) for field in dataclasses.fields(args) if field.name in _names()}
     check_register_file(saved, args.custom_register_path, checkpoint)
@@ -84,8 +84,8 @@ def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: 
     values = {name: getattr(args, name) for name in kinds if name in args.given}
     values |= {name: saved[name] for name in from_saved}
     merged = _sft_arguments(values, args)
-    told = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
-    return Resumed(merged, told, {name: old for name, old in differing.items() if kinds[name] == "taken"})
+    inherited = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
+    return Resumed(merged, inherited, {name: old for name, old in differing.items() if kinds[name] == "taken"})
 
 
 def _names() -> set[str]:
@@ -117,7 +117,7 @@ def _same(name: str, ours: Any, theirs: Any) -> bool:
 
 
 def _digits(items: list[str]) -> dict[str, Any]:
-    """Those of --train_args that a run's numbers depend on."""
+    """The --train_args that affect the numbers of a run."""
     return {name: value for name, value in parse_train_args(items or []).items() if name not in FREE_TRAIN_ARGS}
 
 
@@ -130,6 +130,6 @@ def _refusal(args: SftArguments, fixed: Mapping[str, Any], checkpoint: Path) -> 
     theirs = ", ".join(f"--{name} {shown(old)}" for name, old in fixed.items())
     ours = ", ".join(f"--{name} {shown(getattr(args, name))}" for name in fixed)
     return (
-        f"{checkpoint} was trained with {theirs}, and this run has {ours}. Resume with the same, or without these "
-        "flags, or start anew without --resume_from_checkpoint."
+        f"{checkpoint} was trained with {theirs}, but this command has {ours}. Use the same values, omit these flags, "
+        "or start a new run without --resume_from_checkpoint."
     )

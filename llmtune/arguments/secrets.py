@@ -1,7 +1,7 @@
-"""Secrets that were typed on a command line: moved to where no tracker, report or list of processes shows them.
+"""Move secrets from the command line to the environment, where no tracker, report or process list shows them.
 
-Trackers keep `sys.argv`, and other users of a machine can read the words that a process was started with. So the
-command starts itself again without them, and finds them in its environment, which both leave alone.
+Trackers save `sys.argv`, and other users of a machine can read the command lines of processes. So the command restarts
+itself without the secrets, and reads them from its environment, which both leave alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def hidden_secret(flag: str) -> str | None:
 
 
 def hide_secrets() -> None:
-    """Start this command again without its secrets where it was given any; nothing may have read them before.
+    """Restart this command without its secrets, if it was given any; call this before anything reads them.
 
-    Where this process was not started with these words (a fork, a notebook), `sys.argv` alone is cleared of them.
+    If this process was not started with these words (a fork, a notebook), only `sys.argv` is cleared of them.
     """
     found, rest = _without_secrets(sys.argv)
     if not found:

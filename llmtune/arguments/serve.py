@@ -1,4 +1,4 @@
-"""The arguments of `llmtune serve`. What the checkpoint says about itself is read as in `infer`."""
+"""The arguments of `llmtune serve`. Settings of the checkpoint are read as in `infer`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class ServeArguments(ServiceArguments):
     """Server."""
 
     max_batch_size: int = 16
-    """Answers written side by side."""
+    """Max generations in one batch."""
     max_queue: int = 256
-    """Answers that may wait besides; one more is refused with 429."""
+    """Max generations waiting in the queue; further requests get 429."""
     batching: Literal["auto", "queue", "continuous"] = "auto"
-    """How answers share the model: queue works with every model and adapters side by side; continuous is
-    transformers' own scheduler with a paged cache, for one model of text without further adapters; auto takes
-    continuous on a GPU, where a first answer shows that it works, else the queue, and says why."""
+    """queue: llmtune's batching, for every model, with adapters side by side; continuous: continuous batching by
+    transformers with a paged cache, for one text model without further adapters; auto: continuous on a GPU if a trial
+    generation works, else queue, with the reason logged."""
     max_n: int = 8
-    """Answers that one request may ask for."""
+    """Max generations per request (`n`)."""
     max_body_size: int = 16 * 1024 * 1024
-    """Bytes of a request, images included; for a model of text alone, no more than its longest prompt takes."""
+    """Max bytes per request, images included; for text models, at most what the longest prompt takes."""
     max_prompt_length: int | None = None
-    """Tokens of a prompt; longer ones are refused, never cut. Default: what the model's context holds."""
+    """Max prompt tokens; longer prompts are refused, never cut. Default: the model's context length."""
     request_timeout: float = 600.0
-    """Seconds that a request may wait and be answered in."""
+    """Max seconds per request, waiting included."""
     backend: Literal["llmtune", "vllm"] = "llmtune"
-    """Who answers: llmtune itself, or vLLM, where it is installed, with the same flags."""
+    """Serving engine: llmtune, or vLLM if it is installed, with the same flags."""
 
     def _check(self, problems: Problems) -> None:
         super()._check(problems)
@@ -42,7 +42,9 @@ class ServeArguments(ServiceArguments):
         problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
         problems.need(
             self.batching != "continuous" or not self.adapters,
-            "--batching continuous serves one model: leave --adapters away, or give --batching queue.",
+            "--batching continuous serves one model: remove --adapters, or use --batching queue.",
         )
         room = self.max_batch_size + self.max_queue
-        problems.need(self.max_n <= room, f"--max_n {self.max_n}: the queue holds {room} answers in all.")
+        problems.need(
+            self.max_n <= room, f"--max_n {self.max_n} exceeds the {room} generations that batch and queue hold."
+        )

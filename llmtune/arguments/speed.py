@@ -1,4 +1,4 @@
-"""The flags that choose attention and kernels. They change speed and memory, and nothing else."""
+"""Flags of attention and kernels. They change speed and memory only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class AttentionArguments:
     """Attention."""
 
     attn_impl: AttentionName | None = taken(None)
-    """Attention to compute with; varlen is torch's own for rows behind one another. Default: the best there is."""
+    """Attention implementation; varlen: torch's variable-length attention for packed sequences. Default: the fastest
+    available."""
 
 
 @dataclass(kw_only=True)
@@ -31,19 +32,19 @@ class SpeedArguments:
     """Kernels."""
 
     use_liger: bool = taken(False)
-    """Take norms, rotation and activations from Liger's kernels, which need a GPU; the loss stays ours."""
+    """Use Liger kernels for norms, RoPE and activations (GPU only); the loss stays llmtune's."""
     use_kernels: bool = taken(False)
-    """Take layers from the kernels that their authors offer on Hugging Face, which needs a GPU and the hub."""
+    """Replace layers by kernels from Hugging Face's kernel hub (GPU and hub access needed)."""
     torch_compile: bool = taken(False)
-    """Compile the layers of the decoder: some minutes before the first step, faster steps after it."""
+    """Compile the decoder layers: minutes before the first step, faster steps after it."""
 
 
 def check_attention(args: ModelArguments, attn_impl: str | None, problems: Problems) -> None:
-    """`--use_flash_attn` and `--attn_impl` say the same thing twice; they must not differ."""
+    """Refuse `--use_flash_attn` and `--attn_impl` that contradict each other."""
     if attn_impl is None or args.use_flash_attn is None:
         return
     text = "true" if args.use_flash_attn else "false"
     problems.need(
         attn_impl.startswith("flash") == args.use_flash_attn,
-        f"--use_flash_attn {text} and --attn_impl {attn_impl} contradict each other: give --attn_impl alone.",
+        f"--use_flash_attn {text} and --attn_impl {attn_impl} contradict each other: use --attn_impl only.",
     )

@@ -1,4 +1,4 @@
-"""`--train_args`: which fields of transformers' TrainingArguments are given by it, and which by a flag of ours."""
+"""`--train_args`: fields of transformers' TrainingArguments, and those that have a flag of ours instead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BY_US = frozenset((
     *("auto_find_batch_size", "past_index", "local_rank", "parallelism_config", "eval_do_concat_batches"),
     *("label_smoothing_factor", "fp16_full_eval", "bf16_full_eval", "length_column_name"),
 ))  # fmt: skip
-"""Fields that llmtune sets itself, or whose work its own loss and order do."""
+"""Fields that llmtune sets itself, or that its own loss and sampler replace."""
 OTHERS = frozenset((
     *("dataloader_drop_last", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_pin_memory"),
     *("dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_broadcast_buffers", "ddp_bucket_cap_mb"),
@@ -49,26 +49,26 @@ OTHERS = frozenset((
     *("skip_memory_metrics", "tf32", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
     *("trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"),
 ))  # fmt: skip
-"""All other fields: they are given by --train_args alone."""
+"""All other fields: set by --train_args only."""
 
 
 def unknown_flag_hint(flag: str) -> str:
-    """How a field of TrainingArguments is given that is no flag of ours; "" for what is no field."""
+    """How to set a field of TrainingArguments that has no flag of ours; "" if there is no such field."""
     if flag in OTHERS:
-        return f"it is a field of transformers' TrainingArguments: give --train_args {flag}=VALUE."
+        return f"it is a field of transformers' TrainingArguments: use --train_args {flag}=VALUE."
     if flag in BY_US or flag in BY_FLAG:
         reason = not_by_train_args(flag)
-        return f"it is a field of transformers' TrainingArguments, of which --train_args takes others: {reason}"
+        return f"it is a field of transformers' TrainingArguments that --train_args does not take: {reason}"
     return ""
 
 
 def not_by_train_args(name: str) -> str:
-    """Why a field is not given by --train_args, and what to do; "" where it may be."""
+    """Why --train_args does not take a field, and what to do; "" if it does."""
     if name in BY_FLAG:
-        return f"give --{BY_FLAG[name] or name} instead."
+        return f"use --{BY_FLAG[name] or name} instead."
     if name in BY_US:
-        return "llmtune sets it itself; leave it out."
+        return "llmtune sets it itself; remove it."
     alias = ALIASES.get(name)
     if alias is not None and alias.target:
-        return f"give --{alias.target} instead."
+        return f"use --{alias.target} instead."
     return ""

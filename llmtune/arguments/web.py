@@ -15,15 +15,15 @@ class WebArguments(ServiceArguments):
     """Web page."""
 
     port: int = 8501
-    """Port of the page; 0 takes a free one, which the start message names."""
+    """Port of the page; 0: a free one, shown in the start message."""
     api_key: str | None = None
-    """What visitors have to type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other
-    users of the machine cannot see in the list of processes."""
+    """Key that visitors type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other users of
+    the machine cannot see in the process list."""
     served_model_name: str | None = None
-    """What the page calls the model. Default: its key, or the name of its folder."""
+    """Name of the model on the page. Default: its key, or the name of its folder."""
     adapters: list[str] = field(default_factory=list)
-    """Further LoRA checkpoints over the same base, as NAME=FOLDER, for the page's list of models. Where
-    --ckpt_dir is an adapter itself, the list also has the model without it, as `base`."""
+    """More LoRA checkpoints of the same base, as NAME=FOLDER, for the page's list of models. If --ckpt_dir is an
+    adapter itself, the list also has the base model, as `base`."""
     run_dir: str | None = None
     """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
     lang: Literal["en", "zh"] = "en"

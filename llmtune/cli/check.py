@@ -1,4 +1,4 @@
-"""`llmtune check`: what a run would learn from, before it costs anything."""
+"""`llmtune check`: the training data of a run, tokenized and masked, without loading weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from llmtune.samples.store import TokenStore
 
 SUMMARY = """
-Show what `llmtune sft` with the same flags would learn from: the first rows as text and as tokens, learned ones
-marked, token statistics, rows left out and why, steps. Loads no weights.
+Show the training data of `llmtune sft` with the same flags: the first samples as text and as tokens, with those that
+contribute to the loss marked; token statistics; skipped rows and why; steps. Loads no weights.
   llmtune check --model_type llmtune-tiny --dataset my.jsonl --html check.html
-  llmtune check --model_id_or_path FOLDER --template      (is it the tokenizer's own chat template, token by token?)
+  llmtune check --model_id_or_path FOLDER --template      (compares with the tokenizer's chat template, token by token)
 """
 
 
@@ -30,9 +30,9 @@ class CheckArguments(SftArguments):
     """Check."""
 
     rows: int = 3
-    """Rows to show."""
+    """Samples to show."""
     html: str | None = None
-    """File to write the same to, as a page."""
+    """HTML file to write as well."""
 
 
 ARGUMENTS = CheckArguments
@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
-    """`--template` alone asks for the comparison; with a key behind it, it is another tool's --template_type."""
+    """Split off `--template`: alone it asks for the comparison; with a key, it is another tool's --template_type."""
     for index, word in enumerate(argv):
         value = argv[index + 1] if index + 1 < len(argv) else "--"
         if word == "--template" and (value.startswith("--") or value == "true"):
@@ -109,15 +109,15 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
     processes = planned_processes(args.nproc, os.environ)
     counted = processes or 1
     samples = args.batch_size * args.gradient_accumulation_steps * counted
-    many = f" x {counted} processes" if counted > 1 else "" if processes else ", on each GPU; steps as with one"
+    many = f" x {counted} processes" if counted > 1 else "" if processes else " per GPU; steps as for one GPU"
     steps = {
-        "steps an epoch": f"{steps_per_epoch(num_items, args, counted):,}",
-        "steps in all": f"{total_steps(num_items, args, counted):,}",
+        "steps per epoch": f"{steps_per_epoch(num_items, args, counted):,}",
+        "total steps": f"{total_steps(num_items, args, counted):,}",
     }
     if args.streaming:
         steps = {
-            "streaming": "these are the first rows",
-            "steps in all": f"{args.max_steps:,}",
+            "streaming": "statistics of the first rows",
+            "total steps": f"{args.max_steps:,}",
         }
     validation = prepared.validation_tokens
     return {
@@ -127,16 +127,16 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "samples": f"{report.num_samples:,}",
         "validation samples": f"{len(validation):,}" if validation is not None else "none",
         "tokens": f"{report.num_tokens:,}",
-        "learned tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
-        "tokens a sample": _percentiles(tokens),
-        "samples cut": f"{report.num_truncated:,}",
-        "samples left out": f"{report.num_deleted + report.num_cut_images:,} too long, "
-        f"{report.num_unlearned:,} with nothing to learn",
-        "rows left out": f"{report.num_problems:,} that the template cannot express",
-        "rows split": f"{report.num_split_rows:,} into one sample an answer",
-        "control tokens": f"{report.num_plain:,} contents with the spelling of one, encoded as plain text",
+        "trainable tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
+        "tokens per sample": _percentiles(tokens),
+        "samples truncated": f"{report.num_truncated:,}",
+        "samples skipped": f"{report.num_deleted + report.num_cut_images:,} too long, "
+        f"{report.num_unlearned:,} without trainable tokens",
+        "rows skipped": f"{report.num_problems:,} that the template cannot express",
+        "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
+        "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
-        f"{'packs' if args.packing else 'samples'} a step": f"{samples:,}"
+        f"{'packs' if args.packing else 'samples'} per step": f"{samples:,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps}{many})",
         **steps,
     }

@@ -1,4 +1,4 @@
-"""`llmtune check --template`: is what llmtune encodes what the tokenizer's own chat template gives, token by token?"""
+"""`llmtune check --template`: compares llmtune's template with the tokenizer's chat template, token by token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEFORE, AFTER = 4, 6
 
 
 def check_template(args: SftArguments) -> int:
-    """Print one line a probe, and the first difference in full. Returns 1 where one differs."""
+    """Print one line per probe, and the first difference in full. Return 1 if any differs."""
     from llmtune.arguments.checks import parse_chat_template_kwargs
     from llmtune.models.loading import get_model_tokenizer
     from llmtune.templates.lookup import get_template
@@ -32,7 +32,7 @@ def check_template(args: SftArguments) -> int:
         **args.hub_options(),
     )
     if not tokenizer.chat_template:
-        sys.stdout.write(f"The tokenizer carries no chat template for {args.template_type!r} to differ from.\n")
+        sys.stdout.write(f"The tokenizer has no chat template to compare {args.template_type!r} with.\n")
         return 0
     template = get_template(
         args.template_type,
@@ -62,7 +62,7 @@ def _compare(template: Any, conversation: Conversation) -> tuple[str, Difference
     except TemplateError as err:
         return f"refused: {err}", None
     except UpstreamRefusal as err:
-        return f"refused by the tokenizer's own: {' '.join(str(err).split())[:80]}", None
+        return f"refused by the tokenizer's template: {' '.join(str(err).split())[:80]}", None
     return ("equal", None) if found is None else (f"differs at token {found.at} of {found.what}", found)
 
 

@@ -1,4 +1,4 @@
-"""What `llmtune infer --dry_run true` says."""
+"""The output of `llmtune infer --dry_run true`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["show_infer"]
 
 
 def show_infer(args: InferArguments) -> None:
-    """Print what would answer, and what.
+    """Print which model would generate, and for what.
 
     Raises:
-        LlmtuneError: What would stop it before any weights, as far as files on this machine tell it.
+        LlmtuneError: Whatever would stop it before weights are loaded, as far as local files show it.
     """
     lacks: list[str] = []
     whole = args.ckpt_dir is not None and args.sft_type == "full"
@@ -22,28 +22,28 @@ def show_infer(args: InferArguments) -> None:
     if not whole:
         model = dry_run.find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
     rows = {
-        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the model as it is",
+        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the base model",
         "model": f"{args.display_name()}, {model}",
         "template": str(args.template_type),
-        "number format": dry_run.dtype_text(args),
+        "dtype": dry_run.dtype_text(args),
         "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
         "merged": f"{Path(str(args.ckpt_dir)).name}-merged, first" if args.merge_lora_and_save else "",
-        **({"talk": "with whoever types"} if args.eval_human else dry_run.data_rows(args, args)),
-        "answers": f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
+        **({"input": "chat in the terminal"} if args.eval_human else dry_run.data_rows(args, args)),
+        "generation": f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
     }
     if not args.eval_human:
         number = "all" if args.show_dataset_sample == -1 else f"the first {args.show_dataset_sample}"
-        rows["rows"] = f"{number} of validation, {args.infer_batch_size} at a time"
+        rows["rows"] = f"{number} of validation, batch size {args.infer_batch_size}"
         rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
     notes = [f"missing here: {text}" for text in lacks]
     if args.inherited:
         notes.append(f"from the checkpoint: {args.inherited_text()}.")
     if args.unused:
-        notes.append(f"no effect on answers: {', '.join(args.unused)}.")
+        notes.append(f"no effect on generation: {', '.join(args.unused)}.")
     dry_run.show({name: text for name, text in rows.items() if text}, notes)
 
 
 def _sampling(args: InferArguments) -> str:
     if not args.do_sample or args.temperature == 0:
-        return "the most likely ones"
-    return f"drawn at temperature {args.temperature:g}, top_k {args.top_k}, top_p {args.top_p:g}"
+        return "greedy"
+    return f"temperature {args.temperature:g}, top_k {args.top_k}, top_p {args.top_p:g}"

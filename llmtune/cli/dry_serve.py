@@ -1,4 +1,4 @@
-"""What `llmtune serve` and `llmtune web` say with `--dry_run true`."""
+"""The output of `llmtune serve` and `llmtune web` with `--dry_run true`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["show_serve", "show_service"]
 
 def show_serve(args: ServeArguments) -> None:
     """Print what would be served, where, and within which limits."""
-    address = f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'without'} a key"
+    address = f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'no'} API key"
     limits = {
-        "batch": f"{args.max_batch_size} answers side by side, {args.max_queue} in the queue",
-        "limits": f"{args.max_body_size:,} bytes and {args.max_n} answers a request, {args.request_timeout:g} seconds",
+        "batch": f"up to {args.max_batch_size} generations, {args.max_queue} more in the queue",
+        "per request": f"{args.max_body_size:,} bytes, {args.max_n} generations, {args.request_timeout:g} seconds",
     }
     show_service(args, {"address": address}, limits)
 
 
 def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping[str, str] | None = None) -> None:
-    """Print what would answer. `first` and `last`: further lines.
+    """Print which models would be served. `first` and `last`: additional lines.
 
     Raises:
-        LlmtuneError: What would stop it before any weights, as far as files on this machine tell it.
+        LlmtuneError: Whatever would stop it before weights are loaded, as far as local files show it.
     """
     lacks: list[str] = []
     model = "in the checkpoint"
@@ -36,10 +36,10 @@ def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping
     rows = {
         **first,
         "models": ", ".join(names),
-        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the model as it is",
+        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the base model",
         "model": f"{args.display_name()}, {model}",
         "template": str(args.template_type),
-        "number format": dry_run.dtype_text(args),
+        "dtype": dry_run.dtype_text(args),
         "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
         **(last or {}),
     }

@@ -1,4 +1,4 @@
-"""What `llmtune sft --dry_run true` says."""
+"""The output of `llmtune sft --dry_run true`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def show_sft(args: SftArguments) -> None:
     """Print the run that these arguments ask for.
 
     Raises:
-        LlmtuneError: What would stop the run before any weights, as far as files on this machine tell it.
+        LlmtuneError: Whatever would stop the run before weights are loaded, as far as local files show it.
     """
     lacks: list[str] = []
     found = dry_run.find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
@@ -35,22 +35,20 @@ def show_sft(args: SftArguments) -> None:
         "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
         "training": _training(args),
         "target modules": _targets(args, dry_run.config_of(found)),
-        "number format": dry_run.dtype_text(args),
+        "dtype": dry_run.dtype_text(args),
         "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
         **dry_run.data_rows(args, args),
         "rows": _rows(args),
         "processes": _processes(args),
         "launch": _launch(args),
         "DeepSpeed": _deepspeed(args, lacks),
-        "a step": _step(args),
-        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type}, warm-up {args.warmup_ratio:.3g} of all",
-        "length": f"{args.max_steps:,} steps"
-        if args.max_steps > 0
-        else f"{args.num_train_epochs:g} epoch{'' if args.num_train_epochs == 1 else 's'}",
-        "checkpointing": f"gradient checkpointing {args.gradient_checkpointing}",
+        "per step": _step(args),
+        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type}, warmup ratio {args.warmup_ratio:.3g}",
+        **({"steps": f"{args.max_steps:,}"} if args.max_steps > 0 else {"epochs": f"{args.num_train_epochs:g}"}),
+        "gradient checkpointing": args.gradient_checkpointing,
         "evaluation": f"every {args.eval_steps} steps; saved every {args.save_steps}"
-        f", {args.save_total_limit} kept{', weights alone' if args.only_save_model else ''}",
-        "goes on from": _resume(args),
+        f", {args.save_total_limit} kept{', weights only' if args.only_save_model else ''}",
+        "resumes from": _resume(args),
         "output": _output(args),
     }
     dry_run.show({name: text for name, text in rows.items() if text}, _notes(args, lacks))
@@ -58,7 +56,7 @@ def show_sft(args: SftArguments) -> None:
 
 def _training(args: SftArguments) -> str:
     if args.sft_type == "full":
-        return "all the weights"
+        return "all weights"
     text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
     return text if args.peft_path is None else f"{text}, from {args.peft_path}"
 
@@ -68,35 +66,35 @@ def _targets(args: SftArguments, config: Any) -> str:
         return ""
     given = args.lora_target_modules
     if given == ["ALL"]:
-        return "ALL: every linear layer but the head"
+        return "ALL: every linear layer but the LM head"
     names = given if given and given != ["DEFAULT"] else MODEL_MAPPING[str(args.model_type)].lora_target_modules
-    whose = "" if given and given != ["DEFAULT"] else ", the model entry's"
+    whose = "" if given and given != ["DEFAULT"] else " (the model entry's)"
     if not names:
-        return "the model's own linear layers, found once it is built"
+        return "the model's linear layers, known once it is built"
     natives = native_target_modules(config, names) if config else tuple(names)
-    native = f", which are {' '.join(natives)} as it is loaded" if natives != tuple(names) else ""
+    native = f", loaded as {' '.join(natives)}" if natives != tuple(names) else ""
     return " ".join(names) + whose + native
 
 
 def _rows(args: SftArguments) -> str:
     sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
     length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
-    part = "as --val_dataset says" if args.val_dataset else f"{args.dataset_test_ratio:g} of each set"
+    part = "--val_dataset" if args.val_dataset else f"{args.dataset_test_ratio:g} of each dataset"
     return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
 
 
 def _processes(args: SftArguments) -> str:
-    devices = ", each on several devices" if args.device_map else ""
-    backend = f", talking by {args.ddp_backend}" if args.ddp_backend else ""
+    devices = ", several devices each" if args.device_map else ""
+    backend = f", backend {args.ddp_backend}" if args.ddp_backend else ""
     if is_handed_over(args.nproc, os.environ):
-        number = str(args.nproc) if args.nproc else "as many as GPUs"
+        number = str(args.nproc) if args.nproc else "one per GPU"
         machines = os.environ.get("NNODES", "1")
-        return f"{number}{f' on each of {machines} machines' if machines != '1' else ''}{devices}{backend}"
+        return f"{number}{f' per machine, {machines} machines' if machines != '1' else ''}{devices}{backend}"
     return f"{world_size()}{devices}{backend}"
 
 
 def _launch(args: SftArguments) -> str:
-    """The line that `--nproc` becomes; without the flags, in which a token may stand."""
+    """The torchrun command that `--nproc` becomes, without the flags, which may hold a token."""
     if not is_handed_over(args.nproc, os.environ):
         return ""
     return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
@@ -122,7 +120,7 @@ def _step(args: SftArguments) -> str:
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:
-        return f"{factors} {what} a GPU"
+        return f"{factors} {what} per GPU"
     many = f" x {processes} processes" if processes > 1 else ""
     return f"{args.batch_size * args.gradient_accumulation_steps * processes:,} {what} ({factors}{many})"
 
@@ -154,7 +152,9 @@ def _notes(args: SftArguments, lacks: list[str]) -> list[str]:
         except MissingPackageError as err:
             notes.append(f"missing here: {err}")
     if args.use_flash_attn and best_flash() is None:
-        notes.append("--use_flash_attn true: no package for it is installed here; the run would go on without.")
+        notes.append(
+            "--use_flash_attn true: no FlashAttention package is installed; the run would use another attention."
+        )
     if unused := args.unused_flags():
         notes.append(f"no effect in this run: {', '.join(unused)}.")
     return notes

@@ -12,7 +12,7 @@ from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
 
 SUMMARY = """
-Measure checkpoints on the validation part of their data, or on a file: loss, ROUGE, BLEU, exact match, choices.
+Evaluate checkpoints on their validation data, or on a file: loss, ROUGE, BLEU, exact match, multiple choice.
   llmtune eval --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --with_base true
   llmtune eval --ckpt_dir output/llmtune-tiny/v0-... --all_checkpoints true
   llmtune eval --ckpt_dir A B --val_dataset questions.jsonl --metrics choice
@@ -47,13 +47,13 @@ def _show(args: EvaluateArguments) -> None:
         "checkpoints": ", ".join(args.names()),
         "model": f"{first.display_name()}, {first.sft_type}",
         "template": str(first.template_type),
-        "number format": dry_run.dtype_text(first),
+        "dtype": dry_run.dtype_text(first),
     }
     if args.suite:
         rows["suite"] = " ".join(args.suite)
     else:
         rows |= dry_run.data_rows(first, first)
-        rows["metrics"] = " ".join(args.metrics) or "those that the rows allow"
+        rows["metrics"] = " ".join(args.metrics) or "all that the rows allow"
         rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
     rows["output"] = str(args.result_folder().resolve())
     if first.sft_type != "full":

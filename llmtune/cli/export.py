@@ -12,8 +12,8 @@ from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
 
 SUMMARY = """
-Make of a checkpoint what serves elsewhere: whole weights, weights in few bits, a GGUF file with an Ollama Modelfile,
-a repository on a hub. A LoRA checkpoint is merged on the way.
+Export a checkpoint: merged weights, quantised weights, a GGUF file with an Ollama Modelfile, or a hub repository. A
+LoRA checkpoint is merged first.
   llmtune export --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --merge_lora true
   llmtune export --ckpt_dir ... --quant_method gptq --quantization_bit 4 --calibration_dataset alpaca-zh
   llmtune export --ckpt_dir ... --to gguf --gguf_type q8_0

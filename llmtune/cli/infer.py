@@ -11,7 +11,7 @@ from llmtune.arguments.parser import parse
 from llmtune.cli.dry_run import DryRunArguments
 
 SUMMARY = """
-Answer a data set with a checkpoint, or talk to it. The checkpoint knows how it was trained:
+Generate for a dataset with a checkpoint, or chat with it. Its training settings are read from the checkpoint:
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --eval_human true
 """

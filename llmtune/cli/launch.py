@@ -23,13 +23,13 @@ from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
 
 SUMMARY = """
-Write a job for a cluster and submit it. The flags of the job come first; behind -- the run, checked as sft checks it:
+Write a cluster job and submit it. Flags of the job come first; after -- the run, checked as by `llmtune sft`:
   llmtune launch --slurm --nodes 2 --gpus 8 --time 24:00:00 --partition gpu --dry_run -- \\
       sft --model_type qwen2.5-7b-instruct --dataset my.jsonl
   llmtune launch --sky --gpus 8 --accelerator A100 --spot --bucket s3://mine --config run.yaml
   llmtune launch --ray --nodes 4 --gpus 8 --env HF_TOKEN -- sft --config run.yaml --learning_rate 2e-5
---dry_run prints the file and submits nothing. Each job writes to a folder of its own below --output_dir, and goes on
-from its last checkpoint when it is stopped, moved or queued again.
+--dry_run prints the file and submits nothing. Each job writes to its own folder below --output_dir, and resumes from
+its last checkpoint when it is preempted, moved or requeued.
 """
 
 EXAMPLE = "llmtune launch --slurm --gpus 8 -- sft --model_type KEY --dataset FILE"
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     own, words = _split(argv)
     launch = parse(LaunchArguments, own, command="launch", summary=SUMMARY)
     if not words:
-        raise UsageError(f"What to run is missing: {EXAMPLE}, or --config run.yaml with the flags of sft in a file.")
+        raise UsageError(f"Nothing to run. Give {EXAMPLE}, or --config run.yaml with the flags of sft.")
     with _inside(launch.workdir):  # where the run will look for its files
         args = parse(SftArguments, words, command="sft")
         check_sources(args)
@@ -73,7 +73,7 @@ def write_job(job: Job) -> str:
 
 
 def submit_command(launch: LaunchArguments, file: Path) -> list[str]:
-    """What hands the file to the scheduler.
+    """Command that submits the file to the scheduler.
 
     Raises:
         MissingPackageError, LlmtuneError: The scheduler's command is not on this machine.
@@ -95,7 +95,7 @@ def submit_command(launch: LaunchArguments, file: Path) -> list[str]:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The job's own flags, and those of sft: behind `--`, and in a --config file."""
+    """The job's own flags, and those of sft: after `--`, and in a --config file."""
     words = list(argv)
     if "--" not in words and any(
         word == "sft" and before != "--job_name" for before, word in zip(["", *words], words, strict=False)
@@ -106,7 +106,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if behind[:1] == ["llmtune"]:
         behind = behind[1:]
     if behind and behind[0] != "sft":
-        raise UsageError(f"Behind -- stands the run, sft and its flags, not {behind[0]!r}: {EXAMPLE}.")
+        raise UsageError(f"After -- comes sft with its flags, not {behind[0]!r}: {EXAMPLE}.")
     config: list[str] = []
     for index, word in enumerate(own):
         if word.partition("=")[0] == "--config":
@@ -127,14 +127,14 @@ def _inside(folder: str | None) -> Iterator[None]:
 
 
 def _left_behind(job: Job, args: SftArguments) -> list[str]:
-    """What SkyPilot does not upload."""
+    """Warnings about files that SkyPilot does not upload."""
     if not job.launch.sky:
         return []
     root = Path(job.launch.workdir or ".").expanduser().resolve()
     named = [*args.dataset, *args.val_dataset, args.model_id_or_path, args.tokenizer_id_or_path, args.peft_path]
     files = [(root / Path(text.partition("#")[0]).expanduser()).resolve() for text in named if text]
     return [
-        f"{file} is not below {root}, so that SkyPilot does not upload it."
+        f"{file} is outside of {root}, so SkyPilot does not upload it."
         for file in files
         if file.exists() and root not in (file, *file.parents)
     ]

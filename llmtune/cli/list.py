@@ -25,7 +25,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
 
 USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
-"""Only the entries whose facts no public source confirms: those to check before one relies on them."""
+"""Only the entries whose facts no public source confirms: check them before relying on them."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -91,7 +91,7 @@ def _metric_columns(info: MetricInfo) -> tuple[str, ...]:
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
     "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
-    "templates": (("key", "several turns", "default system text"), _template_columns),
-    "tool_formats": (("key", "tools stand in", "a call begins with"), _tool_format_columns),
-    "metrics": (("key", "of", "scores", "what it measures"), _metric_columns),
+    "templates": (("key", "multi-turn", "default system prompt"), _template_columns),
+    "tool_formats": (("key", "tools in", "call starts with"), _tool_format_columns),
+    "metrics": (("key", "of", "scores", "description"), _metric_columns),
 }

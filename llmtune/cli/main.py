@@ -19,18 +19,18 @@ __all__ = ["main"]
 
 COMMANDS = {
     "sft": "Fine-tune a model.",
-    "infer": "Answer a data set with a checkpoint, or talk to it.",
-    "serve": "Serve a checkpoint to clients of OpenAI's API.",
-    "web": "Open a page to talk to a checkpoint and to watch a run.",
-    "eval": "Measure checkpoints on data: loss, ROUGE, BLEU, exact match, choice questions, benchmarks.",
-    "check": "Show what a run would learn from: tokens, masks, statistics, steps. Loads no weights.",
-    "plan": "Show the memory, time and disk space that a run would need, and whether it fits. Loads no weights.",
-    "launch": "Write and submit a job for SLURM, SkyPilot or Ray that runs sft on several machines.",
-    "merge": "Merge a LoRA checkpoint into its base, into a folder that plain transformers loads.",
-    "export": "Merge, quantise to GPTQ or bitsandbytes, convert to GGUF for Ollama, push with a model card.",
+    "infer": "Generate for a dataset with a checkpoint, or chat with it in the terminal.",
+    "serve": "Serve a checkpoint with an OpenAI-compatible API.",
+    "web": "Open a web page to chat with a checkpoint and follow a run.",
+    "eval": "Evaluate checkpoints: loss, ROUGE, BLEU, exact match, multiple choice, benchmarks.",
+    "check": "Show the training data of a run: tokens, loss mask, statistics, steps. Loads no weights.",
+    "plan": "Estimate the memory, time and disk space of a run, and whether it fits. Loads no weights.",
+    "launch": "Submit sft as a SLURM, SkyPilot or Ray job, on one or more machines.",
+    "merge": "Merge a LoRA checkpoint into its base, as a folder that transformers loads.",
+    "export": "Merge, quantise (GPTQ, bitsandbytes), convert to GGUF for Ollama, push with a model card.",
     "list": "List models, datasets, templates, metrics or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
-    "show": "Show one entry of a registry, and where it was registered.",
+    "show": "Show a registry entry and where it was registered.",
 }
 
 LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
@@ -46,7 +46,7 @@ A first run, with nothing to download:
       --batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-3
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
 
-`llmtune COMMAND --help` explains a command. Add --debug to see the traceback of an error."""
+`llmtune COMMAND --help` lists the flags of a command. --debug shows the traceback of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
     if words[0] in LATER:
-        raise UsageError(f"llmtune {words[0]} is not there yet: a later version of llmtune brings it.")
+        raise UsageError(f"llmtune {words[0]} is not available yet; it is planned for a later version.")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

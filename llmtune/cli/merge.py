@@ -13,7 +13,7 @@ from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
 
 SUMMARY = """
-Merge a LoRA checkpoint into its base, tensor by tensor: memory holds one layer and one file, not the model.
+Merge a LoRA checkpoint into its base, tensor by tensor: memory holds one layer and one shard, not the whole model.
   llmtune merge --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
   llmtune merge --base_model FOLDER --lora_model FOLDER --output_dir merged
 """
@@ -45,7 +45,7 @@ def _show(args: MergeArguments) -> None:
     rows = {
         "checkpoint": f"{checkpoint}, {found.sft_type}",
         "base": f"{found.display_name()}, {dry_run.find_model(found, bits=0, sft_type=None, lacks=lacks).text}",
-        "number format": found.dtype or "that of the base",
+        "dtype": found.dtype or "that of the base",
         "output": str(Path(args.output_dir or f"{checkpoint}-merged").resolve()),
     }
     if args.hf_hub_model_id:

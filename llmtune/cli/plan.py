@@ -11,8 +11,8 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 
 SUMMARY = """
-Show what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk space;
-whether it fits on a card, and if not, which flags would make it fit. Reads the configuration alone, no weights.
+Estimate what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk
+space; whether it fits on a GPU, and if not, which flags would make it fit. Reads config.json only, no weights.
   llmtune plan --model_type qwen2.5-7b-instruct --dataset my.jsonl --gpu 24GB
   llmtune plan --model_id_or_path FOLDER --sft_type full --gpu A100-80
   llmtune plan --model_type qwen2.5-14b-instruct --dataset my.jsonl --gpu 2x24GB --device_map auto
@@ -24,8 +24,8 @@ class PlanArguments(SftArguments):
     """Plan."""
 
     gpu: str | None = None
-    """Card to plan for: its memory (24GB) or its name (H100, A100-80, 4090 ...); 2x24GB: a machine has two of them, for
-    --device_map. Default: this machine."""
+    """GPU to plan for: its memory (24GB) or name (H100, A100-80, 4090 ...); 2x24GB: two per machine, for --device_map.
+    Default: this machine."""
 
 
 ARGUMENTS = PlanArguments
@@ -56,6 +56,6 @@ def _advice(suggestions: Sequence[object]) -> str:
     from llmtune.models.gpus import gib
 
     if not suggestions:
-        return "Nothing that llmtune knows makes it fit: take a smaller model or a larger card.\n"
+        return "No setting that llmtune knows makes it fit: use a smaller model or a larger GPU.\n"
     lines = [f"  {one.text}   ({gib(one.total)})" for one in suggestions]  # type: ignore[attr-defined]
-    return "\n".join(["It would fit with any one of these, the nearest first:", *lines]) + "\n"
+    return "\n".join(["Any one of these would make it fit, smallest change first:", *lines]) + "\n"

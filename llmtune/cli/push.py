@@ -24,15 +24,15 @@ class PushArguments:
     ckpt_dir: str | None = None
     """Folder to push."""
     hub_model_id: str | None = None
-    """Name of the repository: owner/name, or a name below your own user."""
+    """Repository: owner/name, or a name under your own account."""
     use_hf: bool | None = None
-    """Push to Hugging Face instead of ModelScope. Default: as USE_HF in the environment says."""
+    """Push to Hugging Face instead of ModelScope. Default: environment variable USE_HF."""
     hub_token: str | None = None
-    """Your token. Default: the environment's MODELSCOPE_API_TOKEN or HF_TOKEN, or the stored login."""
+    """Hub token. Default: MODELSCOPE_API_TOKEN or HF_TOKEN from the environment, or the stored login."""
     hub_private_repo: bool = True
-    """Whether a repository that has to be made is private."""
+    """Create the repository as private."""
     with_state: bool = False
-    """Push the optimizer's state and the like as well, which resuming needs."""
+    """Push optimizer and RNG state too, which resuming needs."""
     ignore_args_error: bool = False
     """Warn about unknown flags instead of stopping."""
 

@@ -12,16 +12,16 @@ from llmtune.cli.dry_run import DryRunArguments
 from llmtune.errors import MissingPackageError
 
 SUMMARY = """
-Serve a checkpoint to clients of OpenAI's API: chats, completions, streams, tools, JSON. The checkpoint knows how it
-was trained:
+Serve a checkpoint with an OpenAI-compatible API: chat, completions, streaming, tools, JSON. Its training settings are
+read from the checkpoint:
   llmtune serve --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{"model": "llmtune-tiny", "messages": [{"role": "user", "content": "Who are you?"}]}'
-A base model with several adapters, of which a request's `model` chooses one:
+Several adapters over one base model; a request selects one by its `model`:
   llmtune serve --model_type qwen2.5-7b-instruct --adapters law=output/.../checkpoint-90 med=output/.../checkpoint-70
-Other machines reach it with a key:
+Access from other machines needs an API key:
   LLMTUNE_API_KEY=... llmtune serve --ckpt_dir ... --host 0.0.0.0
-What a request leaves out (temperature, top_p, max_tokens, ...) is as the flags of generation say.
+Defaults of a request (temperature, top_p, max_tokens, ...) are the generation flags.
 """
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 

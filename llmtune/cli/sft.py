@@ -12,12 +12,12 @@ from llmtune.cli.dry_run import DryRunArguments
 from llmtune.distributed.launch import hand_over
 
 SUMMARY = """
-Fine-tune a model. Needed are a model and data:
+Fine-tune a model. You need a model and data:
   llmtune sft --model_type llmtune-tiny --dataset tiny-qa
   llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
-`llmtune check` with the same flags shows what would be learned.
-`--dry_run true` checks them and says what would run.
-  llmtune sft --nproc 2 ...    two processes, each with a GPU of its own (or a part of the CPU)
+`llmtune check` with the same flags shows the tokens that contribute to the loss.
+`--dry_run true` checks the flags and prints what would run.
+  llmtune sft --nproc 2 ...    two processes, one GPU each (or a share of the CPU cores)
 """
 
 
@@ -26,7 +26,7 @@ class SftCommand(DryRunArguments, SftArguments):
     """Fine-tuning."""
 
     def run_arguments(self) -> SftArguments:
-        """What a run is told, and writes down: all but what is this command's own."""
+        """The arguments of the run itself, as saved: all but this command's own flags."""
         names = [field.name for field in fields(SftArguments) if field.init]
         args = SftArguments(**{name: getattr(self, name) for name in names})
         args.given = self.given.intersection(names)

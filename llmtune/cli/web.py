@@ -17,13 +17,13 @@ from llmtune.utils.addresses import free_port, shown_host
 from llmtune.utils.logging import get_logger
 
 SUMMARY = """
-A page to talk to a checkpoint, and to watch a run:
+A web page to chat with a checkpoint and follow a run:
   llmtune web --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
-The page compares models side by side: the checkpoint, its base, and further adapters.
+The page compares models side by side: the checkpoint, its base, and more adapters.
   llmtune web --ckpt_dir output/.../checkpoint-90 --adapters law=output/.../checkpoint-70
-Other machines reach it with a key:
+Access from other machines needs an API key:
   LLMTUNE_API_KEY=... llmtune web --ckpt_dir ... --host 0.0.0.0
-The sliders begin where the flags of generation say (--temperature, --top_p, ...).
+The sliders start at the generation flags (--temperature, --top_p, ...).
 """
 
 
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     port = free_port(args.host, args.port)
     args.tell()
     address = f"http://{shown_host(args.host)}:{port}"
-    get_logger().info("The page is at %s (Ctrl-C ends it). Its model is loaded at the first visit.", address)
+    get_logger().info("Web page: %s (Ctrl-C stops it). The model is loaded at the first visit.", address)
     os.environ["LLMTUNE_API_KEY"] = args.api_key or ""  # not on the new command line, where all could read it
     flags = _without_key(argv)
     sys.stdout.flush()
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def streamlit_command(host: str, port: int, flags: Sequence[str]) -> list[str]:
-    """What starts the page."""
+    """Command line that starts the page."""
     import llmtune.web
 
     script = Path(llmtune.web.__file__).with_name("page.py")

@@ -45,7 +45,7 @@ def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[
     are the same in result.
 
     Raises:
-        UsageError: The file is no JSON object.
+        UsageError: The file is not a JSON object.
     """
     import torch
 
@@ -66,17 +66,17 @@ def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[
 
 
 def zero_stage(name: str | None) -> int:
-    """The ZeRO stage that a DeepSpeed configuration asks for, whatever its file is called; 0 without one.
+    """ZeRO stage of a DeepSpeed configuration, read from the file's content; 0 without one.
 
     Raises:
-        UsageError: The file is no configuration.
+        UsageError: The file is not a DeepSpeed configuration.
     """
     file = None if name is None else deepspeed_file(name)
     if file is None:
         return 0
     stage = read_deepspeed(file).get("zero_optimization", {}).get("stage", 0)
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
-        raise UsageError(f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}; it is 0, 1, 2 or 3.")
+        raise UsageError(f"--deepspeed_config_path {file}: zero_optimization.stage is {stage!r}, not 0, 1, 2 or 3.")
     return int(stage)
 
 
@@ -84,14 +84,14 @@ def read_deepspeed(file: Path) -> dict[str, Any]:
     """A DeepSpeed configuration, as written.
 
     Raises:
-        UsageError: The file is no JSON object.
+        UsageError: The file is not a JSON object.
     """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as err:
         raise UsageError(f"--deepspeed_config_path {file} cannot be read: {err}.") from err
     if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-        raise UsageError(f"--deepspeed_config_path {file} holds no DeepSpeed configuration: a JSON object.")
+        raise UsageError(f"--deepspeed_config_path {file} is not a DeepSpeed configuration (a JSON object).")
     return config
 
 
@@ -101,7 +101,7 @@ def packaged_configs() -> list[str]:
 
 
 def deepspeed_file(name: str) -> Path | None:
-    """The file that `--deepspeed_config_path` means: a path, or the name of a packaged one."""
+    """The file of `--deepspeed_config_path`: a path, or the name of a packaged one."""
     given = Path(name).expanduser()
     if given.is_file():
         return given

@@ -1,4 +1,4 @@
-"""`llmtune sft --nproc N`: hands over to torchrun, PyTorch's own launcher, with the same command line for each process.
+"""`llmtune sft --nproc N`: becomes torchrun, which runs the same command line in each process.
 
 Several machines: start the same line on each, with torchrun's variables NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
 """
@@ -16,11 +16,11 @@ from llmtune.errors import UsageError
 __all__ = ["check_launch", "hand_over", "is_handed_over", "main", "planned_processes", "torchrun_arguments"]
 
 SECONDS_TO_SAVE = "600"
-"""What processes have, after SIGTERM, to end their step and save, before torchrun kills them."""
+"""Time for processes to end their step and save after SIGTERM, before torchrun kills them."""
 
 
 def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: int) -> None:
-    """Become torchrun, and do not return, where `nproc` asks for it and this is not one of its processes already."""
+    """Become torchrun and never return, if `nproc` asks for it and this is not one of its processes yet."""
     if not is_handed_over(nproc, os.environ):
         return
     check_launch(nproc, os.environ)
@@ -32,12 +32,12 @@ def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: in
 
 
 def is_handed_over(nproc: int, environment: Mapping[str, str]) -> bool:
-    """Whether torchrun takes over: asked for, and this is not one of its processes already."""
+    """Whether torchrun takes over: `nproc` asks for it, and this is not one of its processes yet."""
     return (nproc != 1 or "NNODES" in environment) and "LOCAL_RANK" not in environment
 
 
 def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
-    """Refuse what torchrun would end on with a traceback.
+    """Refuse settings on which torchrun would fail with a traceback.
 
     Raises:
         UsageError: One of its variables is not a number, or --nproc 0 counts GPUs where there are none.
@@ -46,10 +46,10 @@ def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
         text = environment.get(name, "0")
         if not text.isdecimal() and not (name == "NNODES" and re.fullmatch(r"\d+:\d+", text)):
             raise UsageError(
-                f"{name}={text} in the environment is not a number, which torchrun needs. Set it, or unset it."
+                f"{name}={text} in the environment is not a number, which torchrun needs. Correct it, or unset it."
             )
     if nproc == 0 and not _has_gpu():
-        raise UsageError("--nproc 0 starts a process for each GPU, and there is none. Say how many: --nproc 2.")
+        raise UsageError("--nproc 0 starts one process per GPU, and there is no GPU. Give a number: --nproc 2.")
 
 
 def _has_gpu() -> bool:
@@ -59,7 +59,7 @@ def _has_gpu() -> bool:
 
 
 def planned_processes(nproc: int, environment: Mapping[str, str]) -> int | None:
-    """Processes of the run that this command line starts, on all machines; None: as many as there are GPUs."""
+    """World size of the run that this command line starts; None: one per GPU."""
     if not is_handed_over(nproc, environment):
         return world_size()
     nodes = environment.get("NNODES", "1").partition(":")[0]
@@ -67,7 +67,7 @@ def planned_processes(nproc: int, environment: Mapping[str, str]) -> int | None:
 
 
 def torchrun_arguments(nproc: int, max_restarts: int, environment: Mapping[str, str]) -> list[str]:
-    """Torchrun's own flags; on one machine it chooses a free port."""
+    """Flags of torchrun itself; on one machine it chooses a free port."""
     words = ["--nproc_per_node", str(nproc) if nproc else "gpu"]
     nodes = environment.get("NNODES", "1")
     if nodes == "1":
@@ -82,7 +82,7 @@ def torchrun_arguments(nproc: int, max_restarts: int, environment: Mapping[str, 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run torchrun; its end is told in a line, and SIGTERM, after which all have saved, is no failure."""
+    """Run torchrun; a failure is reported in one line, and SIGTERM, after which all have saved, is none."""
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         run(options)
     except ChildFailedError as err:
         rank, failure = err.get_first_failure()
-        sys.stderr.write(f"llmtune: process {rank} ended with status {failure.exitcode}; its own line is above.\n")
+        sys.stderr.write(f"llmtune: rank {rank} exited with status {failure.exitcode}; its error is above.\n")
         return failure.exitcode if 0 < failure.exitcode < 256 else 1
     except SignalException as err:
         return 130 if err.sigval.name == "SIGINT" else 0

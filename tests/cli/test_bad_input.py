@@ -57,12 +57,12 @@ CASES = [
     ([*SFT, "--dataset", "good.jsonl", "--batch_size", "two"], 2, ["--batch_size", "'two'"]),
     ([*SFT, "--dataset", "good.jsonl", "--sft_type", "lara"], 2, ["--sft_type", "lora"]),
     ([*SFT, "--dataset", "good.jsonl", "--lora_target_modules", "q_prj"], 2, ["q_prj", "q_proj", "ALL"]),
-    ([*SFT, "--dataset", "good.jsonl", "--lora_target_modules", "ALL", "q_proj"], 2, ["ALL or DEFAULT alone"]),
+    ([*SFT, "--dataset", "good.jsonl", "--lora_target_modules", "ALL", "q_proj"], 2, ["ALL, DEFAULT, or names"]),
     ([*SFT, "--dataset", "good.jsonl", "--sft_type", "full", "--quantization_bit", "4"], 2, ["needs --sft_type lora"]),
     ([*SFT, "--dataset", "good.jsonl", "--sft_type", "full", "--dtype", "fp16"], 2, ["needs a GPU"]),
     ([*SFT, "--dataset", "good.jsonl", "--deepspeed", "zero4"], 2, ["--deepspeed_config_path zero4", "zero2", "zero3_offload"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp"], 2, ["--fsdp", "--nproc 2"]),
-    ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--only_save_model", "true"], 2, ["leave --only_save_model true"]),
+    ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--only_save_model", "true"], 2, ["remove --only_save_model true"]),
     ([*SFT, "--dataset", "good.jsonl", "--fsdp", "--deepspeed", "zero2"], 2, ["--fsdp and --deepspeed_config_path"]),
     ([*SFT, "--dataset", "good.jsonl", "--on_nan", "skip", "--deepspeed", "zero2"], 2, ["--on_nan skip", "--deepspeed_config_path"]),
     ([*SFT, "--dataset", "good.jsonl", "--nproc", "-1"], 2, ["--nproc must be 0 or more"]),
@@ -72,11 +72,11 @@ CASES = [
     ([*SFT, "--dataset", "good.jsonl", "--train_args", "warmup_steps"], 2, ["key=value"]),
     ([*SFT, "--dataset", "good.jsonl", "--lr_scheduler_type", "cosin"], 2, ["cosin", "cosine"]),
     ([*SFT, "--dataset", "good.jsonl", "--custom_register_path", "mine.py"], 2, ["mine.py", "no such file"]),
-    ([*SFT, "--dataset", "good.jsonl", "--template_type", "default-generation", "--system", "x"], 2, ["no place for a system text"]),
+    ([*SFT, "--dataset", "good.jsonl", "--template_type", "default-generation", "--system", "x"], 2, ["no slot for a system prompt"]),
     ([*SFT, "--dataset", "good.jsonl", "--config", "run.yaml"], 2, ["run.yaml"]),
     (["sft", "--model_type", "qwen2.5-7b", "--dataset", "good.jsonl"], 1, ["Qwen/Qwen2.5-7B", "is not on this machine"]),
     (["infer", "--ckpt_dir", "nowhere"], 1, ["no checkpoint folder nowhere"]),
-    (["infer", "--ckpt_dir", "."], 1, ["is no checkpoint"]),
+    (["infer", "--ckpt_dir", "."], 1, ["is not a checkpoint"]),
     (["infer", "--ckpt_dir", "earlier"], 1, ["Did you mean earlier/tiny/v0/checkpoint-50?"]),
     (["serve", "--model_type", "llmtune-tiny", "--adapters", "law=nowhere"], 1, ["no checkpoint folder nowhere"]),
     (["web", "--model_type", "llmtune-tiny", "--adapters", "law"], 2, ["NAME=FOLDER", "'law'", "--ckpt_dir"]),
@@ -144,9 +144,9 @@ def test_check(folder, capsys):
     told = capsys.readouterr().out
     assert "⟦b<|im_end|>⟧" in told
     assert "<|im_start|>user\na" in told
-    for name in ("rows", "samples", "tokens", "learned tokens", "tokens a sample", "steps an epoch"):
+    for name in ("rows", "samples", "tokens", "trainable tokens", "tokens per sample", "steps per epoch"):
         assert f"\n{name} " in told
-    assert "steps an epoch      1\n" in told, "9 rows, 1 x 16 a step"
+    assert "steps per epoch     1\n" in told, "9 rows, 1 x 16 per step"
     assert "learned" in (folder / "page.html").read_text(encoding="utf-8")
     assert not (folder / "output").exists(), "nothing is trained"
 
@@ -162,7 +162,7 @@ def test_an_own_module_with_a_fault(folder, capsys):
     [
         ((), "8 (2 x 4)", "6"),
         (("--nproc", "3"), "24 (2 x 4 x 3 processes)", "2"),
-        (("--nproc", "0"), "8 (2 x 4, on each GPU; steps as with one)", "6"),
+        (("--nproc", "0"), "8 (2 x 4 per GPU; steps as for one GPU)", "6"),
     ],
 )
 def test_check_counts_the_steps_of_all_processes(tmp_path, monkeypatch, capsys, flags, a_step, in_all):
@@ -174,5 +174,5 @@ def test_check_counts_the_steps_of_all_processes(tmp_path, monkeypatch, capsys, 
     assert main(argv) == 0
     pairs = (line.strip().partition("  ") for line in capsys.readouterr().out.splitlines())
     shown = {name: text.strip() for name, _, text in pairs}
-    assert shown["samples a step"] == a_step
-    assert shown["steps in all"] == in_all
+    assert shown["samples per step"] == a_step
+    assert shown["total steps"] == in_all

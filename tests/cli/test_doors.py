@@ -56,19 +56,19 @@ def test_a_dataset_by_name_and_part(words, expected):
 
 
 def test_a_part_without_a_dataset():
-    with pytest.raises(UsageError, match="name it with --dataset_name"):
+    with pytest.raises(UsageError, match="give its dataset with --dataset_name"):
         told("--dataset_config_name", "finetune")
 
 
 @pytest.mark.parametrize("flag", ["--lazy_preprocess", "--lazy_tokenize"])
 def test_lazy_flags_say_what_is_done_instead(flag, capsys):
     told("--model_type", "llmtune-tiny", flag, "True")
-    assert "--streaming true encodes them while training" in capsys.readouterr().err
+    assert "--streaming true encodes them during training" in capsys.readouterr().err
 
 
 def test_nothing_that_exists_is_said_to_come_later():
     text = (ROOT / "llmtune/arguments/aliases.py").read_text()
-    assert re.findall(r".*later version.*", text) == re.findall(r".*only the stage sft is there yet.*", text)
+    assert re.findall(r".*later version.*", text) == re.findall(r".*only stage sft is available.*", text)
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "chatglm", "baichuan", "qwen", "internlm"])
@@ -76,8 +76,8 @@ def test_a_class_as_the_model_type(name, capsys):
     folder = Path(shutil.copytree(tiny_folder(), "Qwen2-0.5B-Instruct"))
     args = told("--model_type", name, "--model_id_or_path", str(folder), "--dataset", "tiny-qa")
     assert args.model_type not in (None, name)
-    assert "read from its own files" in capsys.readouterr().err
-    with pytest.raises(UsageError, match=f"--model_type {name} names a family: give the model with --model_id_or_path"):
+    assert "read from the model's files" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"--model_type {name} is a model family: give --model_id_or_path"):
         told("--model_type", name)
 
 
@@ -187,7 +187,7 @@ def test_torchruns_variables(name, text):
 
 
 def test_a_process_for_each_of_no_gpus():
-    with pytest.raises(UsageError, match="--nproc 0 starts a process for each GPU, and there is none"):
+    with pytest.raises(UsageError, match="--nproc 0 starts one process per GPU, and there is no GPU"):
         check_launch(0, {})
 
 
@@ -249,7 +249,7 @@ def test_a_folder_without_a_tokenizer(capsys):
 
 @pytest.mark.parametrize("text", ["a=[", "a=*x", "a=" + "[" * 5000])
 def test_train_args_that_cannot_be_read(text):
-    with pytest.raises(UsageError, match="--train_args a: its value cannot be read"):
+    with pytest.raises(UsageError, match="--train_args a: cannot parse its value"):
         told("--model_type", "llmtune-tiny", "--train_args", text)
 
 

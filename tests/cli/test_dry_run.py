@@ -40,12 +40,12 @@ def test_what_a_hub_has_would_be_fetched(dry, monkeypatch):
     monkeypatch.delenv("LLMTUNE_OFFLINE")
     status, rows, _, _ = dry(*QWEN, "--output_dir", "out")
     assert status == 0
-    assert rows["model"] == "qwen-7b-chat, qwen/Qwen-7B-Chat on ModelScope, not on this machine: it would be fetched"
+    assert rows["model"] == "qwen-7b-chat, qwen/Qwen-7B-Chat on ModelScope, not on this machine: it would be downloaded"
     assert rows["template"] == "chatml"
-    assert rows["target modules"] == "c_attn, the model entry's"
-    assert "damo/MSAgent-Bench on ModelScope, not on this machine: it would be fetched" in rows["data"]
+    assert rows["target modules"] == "c_attn (the model entry's)"
+    assert "damo/MSAgent-Bench on ModelScope, not on this machine: it would be downloaded" in rows["data"]
     assert rows["learning rate"].startswith("0.0001, cosine")
-    assert rows["a step"] == "16 samples (1 x 16)"
+    assert rows["per step"] == "16 samples (1 x 16)"
     assert rows["output"] == str(Path.cwd() / "out/qwen-7b-chat/vN-TIME")
     assert "LLMTUNE_OFFLINE" not in os.environ
 
@@ -55,8 +55,8 @@ def test_a_hub_id_that_no_entry_has(dry, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asks the network"))
     status, rows, _, _ = dry("--model_id_or_path", "owner/name", "--use_hf", "true", "--dataset", "ms::a/b")
     assert status == 0
-    assert rows["model"] == "name, owner/name on Hugging Face, not on this machine: it would be fetched"
-    assert rows["data"] == "ms::a/b, a/b on ModelScope, not on this machine: it would be fetched"
+    assert rows["model"] == "name, owner/name on Hugging Face, not on this machine: it would be downloaded"
+    assert rows["data"] == "ms::a/b, a/b on ModelScope, not on this machine: it would be downloaded"
 
 
 def test_several_processes(dry, monkeypatch):
@@ -65,15 +65,15 @@ def test_several_processes(dry, monkeypatch):
     status, rows, _, _ = dry(*flags)
     assert status == 0
     assert rows["launch"] == "torchrun --nproc_per_node 2 --standalone -m llmtune sft ..."
-    assert rows["processes"] == "2, talking by nccl"
-    assert rows["a step"] == "16 samples (1 x 8 x 2 processes)"
+    assert rows["processes"] == "2, backend nccl"
+    assert rows["per step"] == "16 samples (1 x 8 x 2 processes)"
     assert rows["DeepSpeed"].startswith("ZeRO-3, offloads optimizer and param, ")
     monkeypatch.setenv("NNODES", "2")
     monkeypatch.setenv("NODE_RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
     _, rows, _, _ = dry(*flags)
     assert "--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500" in rows["launch"]
-    assert rows["a step"] == "32 samples (1 x 8 x 4 processes)"
+    assert rows["per step"] == "32 samples (1 x 8 x 4 processes)"
 
 
 def test_what_is_missing_is_a_note(dry, monkeypatch):
@@ -97,7 +97,7 @@ def test_what_is_missing_is_a_note(dry, monkeypatch):
         ([*QWEN, "--deepspeed_config_path", "zero9"], "zero9"),
         ([*QWEN, "--resume_from_checkpoint", "gone"], "gone: there is no such folder"),
         ([*QWEN, "--peft_path", "gone"], "gone"),
-        ([*QWEN, "--sft_type", "full", "--quantization_bit", "4"], "cannot be trained whole"),
+        ([*QWEN, "--sft_type", "full", "--quantization_bit", "4"], "quantised weights cannot be trained"),
     ],
 )
 def test_mistakes_are_found(dry, flags, said):
@@ -117,7 +117,7 @@ def test_a_folder_here(dry, tmp_path):
     status, rows, _, _ = dry("--model_id_or_path", folder, "--dataset", "my.jsonl#1")
     assert status == 0
     assert rows["model"] == f"qwen-7b-chat, {folder}"
-    assert rows["target modules"].endswith("which are q_proj k_proj v_proj as it is loaded")
+    assert rows["target modules"].endswith("loaded as q_proj k_proj v_proj")
     assert rows["data"] == "my.jsonl#1, 1 file on this machine"
 
 
@@ -134,7 +134,7 @@ def test_infer(dry, tmp_path):
     assert rows["model"].startswith("qwen-14b-chat, qwen/Qwen-14B-Chat on ModelScope, not on this machine")
     assert rows["quantisation"].startswith("4 bits")
     assert rows["data"].startswith("blossom-math-zh, AI-ModelScope/blossom-math-v2")
-    assert "temperature 0.5" in rows["answers"]
+    assert "temperature 0.5" in rows["generation"]
     assert notes[0] == "from the checkpoint: model_type qwen-14b-chat, quantization_bit 4, dataset blossom-math-zh."
 
 

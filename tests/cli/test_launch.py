@@ -54,30 +54,30 @@ def test_flags_of_sft_in_a_file(words, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--dry-run", *SFT], "Say where to: --slurm, --sky or --ray."),
-        (["--slurm", "--ray", *SFT], "--slurm and --ray: give one of them."),
-        (["--slurm"], "What to run is missing: llmtune launch --slurm --gpus 8 -- sft"),
-        (["--slurm", "--"], "What to run is missing"),
-        (["--slurm", "--", "infer"], "sft and its flags, not 'infer'"),
+        (["--dry-run", *SFT], "Choose a scheduler: --slurm, --sky or --ray."),
+        (["--slurm", "--ray", *SFT], "--slurm and --ray: use one of them."),
+        (["--slurm"], "Nothing to run. Give llmtune launch --slurm --gpus 8 -- sft"),
+        (["--slurm", "--"], "Nothing to run"),
+        (["--slurm", "--", "infer"], "After -- comes sft with its flags, not 'infer'"),
         (["--slurm", *SFT[1:]], "Put -- before sft"),
         (["--slurm", *SFT, "--batchsize", "2"], "Unknown flag --batchsize. Did you mean --batch_size"),
         (["--slurm", *SFT, "--batch_size", "0"], "--batch_size must be 1 or more"),
         (["--slurm", "--nodse", "2", *SFT], "Unknown flag --nodse. Did you mean --nodes"),
         (["--slurm", "--nodes", "0", "--gpus", "-1", *SFT], "--nodes must be 1 or more, not 0.\n--gpus must be"),
-        (["--slurm", "--time", "tomorrow", *SFT], "--time tomorrow is no time"),
-        (["--slurm", "--partition", "a b", *SFT], "--partition 'a b' has a blank"),
-        (["--slurm", "--partition", "a\n#SBATCH", *SFT], "has a blank"),
-        (["--slurm", "--job_name", "a;b", *SFT], "--job_name 'a;b' is made of letters"),
+        (["--slurm", "--time", "tomorrow", *SFT], "--time tomorrow is not a time limit"),
+        (["--slurm", "--partition", "a b", *SFT], "--partition 'a b' must not contain spaces"),
+        (["--slurm", "--partition", "a\n#SBATCH", *SFT], "must not contain spaces"),
+        (["--slurm", "--job_name", "a;b", *SFT], "--job_name 'a;b' may only contain letters"),
         (["--slurm", "--workdir", "nowhere", *SFT], "--workdir nowhere: there is no such folder"),
-        (["--slurm", "--env", "HF_TOKEN=hidden", *SFT], "--env HF_TOKEN: give the name alone"),
+        (["--slurm", "--env", "HF_TOKEN=hidden", *SFT], "--env HF_TOKEN: give the name only"),
         (["--slurm", "--setup", "export HF_TOKEN=hidden", *SFT], "--setup sets HF_TOKEN="),
         (["--slurm", *SFT, "--hub_token", "hidden"], "--hub_token would be written"),
         (["--slurm", *SFT, "--hf_hub_token", "hidden"], "--hub_token would be written"),
-        (["--slurm", *SFT, "--train_args", "hub_token=hidden"], "--train_args hub_token: give --hub_token instead"),
+        (["--slurm", *SFT, "--train_args", "hub_token=hidden"], "--train_args hub_token: use --hub_token instead"),
         (["--slurm", *SFT, "--nproc", "2"], "--nproc 2: a job has a process for each GPU"),
-        (["--sky", *SFT], "--sky has to know which GPU: add --accelerator A100"),
-        (["--sky", "--gpus", "0", "--spot", *SFT], "--spot loses the machines' disks: add --bucket"),
-        (["--sky", "--gpus", "0", "--bucket", "mine", *SFT], "--bucket mine is no address"),
+        (["--sky", *SFT], "--sky needs the GPU type for --gpus 1: add --accelerator"),
+        (["--sky", "--gpus", "0", "--spot", *SFT], "--spot machines lose their disks: add --bucket"),
+        (["--sky", "--gpus", "0", "--bucket", "mine", *SFT], "--bucket mine is not a bucket URL"),
     ],
 )
 def test_what_is_refused(argv, said, capsys, tmp_path):
@@ -125,7 +125,7 @@ def test_files_are_looked_for_where_the_run_is(capsys, tmp_path):
     argv = ["launch", "--sky", "--gpus", "0", "--workdir", "work", "--dry-run"]
     assert main([*argv, "--", "sft", "--model_type", "llmtune-tiny", "--dataset", *files]) == 0
     err = capsys.readouterr().err
-    assert "other.jsonl is not below" in err
+    assert "other.jsonl is outside of" in err
     assert "my.jsonl" not in err
     assert Path.cwd() == tmp_path
 

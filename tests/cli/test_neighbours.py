@@ -13,7 +13,7 @@ from llmtune.errors import UsageError
 
 from .flags import TINY, changed, sft
 
-IGNORED = "has no effect here"
+IGNORED = "Ignored flags: --"
 NOTHING: dict[str, Any] = {}
 FULL = {"sft_type": "full", "learning_rate": 2e-5, "only_save_model": True}
 NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
@@ -116,7 +116,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--loss_scale all", {"loss_on": "everything"}),
     ("--use_hf true", {"use_hf": True}),
     ("--stage sft --finetuning_type full", FULL),
-    ("--stage dpo", "only the stage sft is there yet"),
+    ("--stage dpo", "only stage sft is available"),
     ("--cutoff_len 512 --lora_target all", {"max_length": 512, "lora_target_modules": ["ALL"]}),
     (
         "--image_max_pixels 9000 --freeze_vision_tower false --freeze_multi_modal_projector false",
@@ -130,7 +130,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
 
 
 @pytest.mark.parametrize(("argv", "expected"), NEIGHBOURS, ids=[argv for argv, _ in NEIGHBOURS])
-def test_neighbouring_flags(argv, expected, capsys):
+def test_each_flag_of_another_tool_is_translated_ignored_or_refused(argv, expected, capsys):
     if expected == IGNORED:
         assert changed(*argv.split()) == NOTHING
         assert IGNORED in capsys.readouterr().err
@@ -144,17 +144,23 @@ def test_neighbouring_flags(argv, expected, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("--lora_r 4", "--lora_r is taken for --lora_rank.\n"),
-        ("--use_lora False", "--use_lora False is taken for --sft_type full.\n"),
-        ("--torch_dtype auto", "--torch_dtype auto is taken for nothing: it is the default.\n"),
-        ("--do_train", "--do_train has no effect here: the command says it.\n"),
-        ("--lora_r 4 --lora_r 5", "--lora_r is taken for --lora_rank.\n"),
+        ("--lora_r 4", "Translated flags: --lora_r -> --lora_rank.\n"),
+        ("--use_lora False", "Translated flags: --use_lora False -> --sft_type full.\n"),
+        ("--torch_dtype auto", "Translated flags: --torch_dtype auto -> the default.\n"),
+        ("--do_train", "Ignored flags: --do_train (the command itself says so).\n"),
+        ("--lora_r 4 --lora_r 5", "Translated flags: --lora_r -> --lora_rank.\n"),
+        (
+            "--lora_r 4 --do_train --use_lora True --overwrite_output_dir",
+            "Translated flags: --lora_r -> --lora_rank, --use_lora True -> --sft_type lora.\n"
+            "Ignored flags: --do_train (the command itself says so), "
+            "--overwrite_output_dir (every run has its own folder).\n",
+        ),
         ("--dataset_split_seed 3", ""),
         ("--lora_target_modules q_proj,v_proj", ""),
         ("--optim adafactor", ""),
     ],
 )
-def test_what_is_said_about_them(argv, said, capsys):
+def test_translated_and_ignored_flags_take_one_log_line_each(argv, said, capsys):
     sft(*argv.split())
     assert capsys.readouterr().err == said
 
@@ -174,7 +180,7 @@ def test_what_is_said_about_them(argv, said, capsys):
         ("--optim", "--optim"),
     ],
 )
-def test_values_without_a_meaning(argv, said):
+def test_an_alias_refuses_a_value_without_a_translation(argv, said):
     with pytest.raises(UsageError, match=said):
         sft(*argv.split())
 
@@ -201,4 +207,4 @@ def test_a_flag_of_the_command_itself_is_no_alias(capsys):
 
     with pytest.raises(UsageError, match="'law'"):
         parse(ServeArguments, [*TINY, "--adapters", "law"], command="serve")
-    assert "is taken for" not in capsys.readouterr().err
+    assert "Translated" not in capsys.readouterr().err

@@ -161,10 +161,10 @@ def test_json_and_neighbouring_flags_in_a_file(tmp_path):
     ("text", "said"),
     [
         ("batchsize: 3", r"--batchsize in .*run\.yaml\. Did you mean --batch_size"),
-        ("- a\n- b", "one flag a line"),
+        ("- a\n- b", "one flag per line"),
         ("seed: [1, 2]", "--seed takes one value"),
         ("a: b: c", "is not YAML"),
-        ("", "one flag a line"),
+        ("", "one flag per line"),
         ("seed: {a: 1}", "--seed: invalid int"),
     ],
 )
@@ -219,7 +219,7 @@ def test_help_explains_every_flag(cls, monkeypatch):
 
 def test_help_of_one_flag():
     text = build_parser(SftArguments, command="sft").format_help()
-    assert "--batch_size N                  Samples of one forward pass on one device. [1]" in text
+    assert "--batch_size N                  Samples per device per forward pass (micro-batch size). [1]" in text
     assert "--quantization_bit {0,4,8}" in text
 
 

@@ -317,7 +317,7 @@ def test_flags(run, capsys, tmp_path):
     assert "checkpoint-2, checkpoint-4" in shown
     assert str(run / "eval") in shown
     assert not (run / "eval").exists()
-    with pytest.raises(UsageError, match="--metrics away"):
+    with pytest.raises(UsageError, match="remove --metrics"):
         EvaluateArguments(ckpt_dir=[str(run / "checkpoint-2")], suite=["mmlu"], metrics=["loss"])
     with pytest.raises(UsageError, match="needs --ckpt_dir RUN"):
         EvaluateArguments(model_type="llmtune-tiny", all_checkpoints=True)

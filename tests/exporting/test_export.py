@@ -357,7 +357,7 @@ def test_flags(adapter, tmp_path, capsys):
     assert "no effect here: --group_size" in shown
     assert not Path(target).exists()
     assert main(["export", *flags]) == 2
-    assert "Say what to export to" in capsys.readouterr().err
+    assert "Choose what to export" in capsys.readouterr().err
     assert main(["export", *flags, "--quantization_bit", "4", "--merge_lora", "true"]) == 2
     assert main(["export", *flags, "--format", "gguf", "--quant_method", "bnb"]) == 2
     assert main(["export", "--merge_lora", "true"]) == 2

@@ -320,7 +320,7 @@ def test_the_folder_of_a_run_means_its_best_checkpoint_else_its_last(tuned, tmp_
         (found[-1] / "trainer_state.json").write_text(json.dumps(state))
         expected = found[-1] if said == "last" else found[0]
         assert InferArguments(ckpt_dir=str(run)).ckpt_dir == str(expected)
-        assert f"taking its {said} checkpoint, {expected.name}" in capsys.readouterr().err
+        assert f"using its {said} checkpoint, {expected.name}" in capsys.readouterr().err
 
 
 def copy_of(checkpoint: Path, target: Path) -> Path:

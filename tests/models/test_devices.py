@@ -68,7 +68,7 @@ def test_with_one_device_a_map_means_that_device(capsys):
 
 
 def test_layers_are_spread_or_divided():
-    with pytest.raises(UsageError, match="--device_map spreads whole layers"):
+    with pytest.raises(UsageError, match="--device_map places whole layers"):
         SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], device_map="auto", deepspeed_config_path="zero3")
 
 

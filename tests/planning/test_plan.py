@@ -74,7 +74,7 @@ def test_command_where_nothing_fits(qwen, capsys):
     assert told(out)["fits"] == "NO"
     assert "--quantization_bit 4   (" in out
     assert "has no tokenizer" in out
-    assert "smaller model or a larger card" in _advice([])
+    assert "smaller model or a larger GPU" in _advice([])
     assert main([*argv, "--gpu", "H1000"]) == 2
 
 

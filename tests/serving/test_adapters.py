@@ -69,8 +69,8 @@ def test_the_base_of_an_adapter_that_was_given_as_checkpoint(serving, adapters):
 def test_names_and_folders_that_make_no_sense(tuned, adapters):
     for item, text in (
         (str(adapters["red"]), "NAME=FOLDER"),
-        (f"base={adapters['red']}", "taken already"),
-        (f"whole={tuned}", "whole weights"),
+        (f"base={adapters['red']}", "already in use"),
+        (f"whole={tuned}", "full weights"),
     ):
         with pytest.raises(UsageError, match=text):
             ServeArguments(ckpt_dir=str(tuned), adapters=[item])

@@ -210,5 +210,5 @@ def test_a_port_that_is_taken(serving, tuned, server):
 
 def test_no_model_is_named():
     """Not the documented default of infer: nobody serves 15 GB by accident."""
-    with pytest.raises(UsageError, match="Which model"):
+    with pytest.raises(UsageError, match="No model given"):
         ServeArguments()

@@ -116,8 +116,8 @@ def test_check_and_sft_count_packs(tmp_path, capsys):
     assert main(["check", "--dataset", "tiny-qa#48", *flags]) == 0
     shown = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines()}
     assert shown["packs"].startswith(f"{num_packs} of up to 192 tokens, ")
-    assert shown["packs a step"] == "1 (1 x 1)"
-    assert shown["steps in all"] == str(2 * num_packs)
+    assert shown["packs per step"] == "1 (1 x 1)"
+    assert shown["total steps"] == str(2 * num_packs)
     found = run(tmp_path, **options, eval_strategy="no")
     assert max(logged(found)) == 2 * num_packs
 

@@ -183,7 +183,7 @@ def test_the_error_of_a_process_is_one_line(tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in out
     assert "no such folder" in out
-    assert out.splitlines()[-1].startswith("llmtune: process ")
+    assert out.splitlines()[-1].startswith("llmtune: rank ")
 
 
 def children(pid: int) -> list[int]:

@@ -197,8 +197,8 @@ def test_adalora_is_regularised_in_training_alone(tmp_path):
     assert runs[0].metrics["eval_loss"] == pytest.approx(plain.metrics["eval_loss"], rel=1e-3)
 
 
-def test_adalora_does_not_go_on():
-    with pytest.raises(UsageError, match="adalora cannot go on"):
+def test_adalora_does_not_resume():
+    with pytest.raises(UsageError, match="adalora cannot resume"):
         SftArguments(model_type="llmtune-tiny", sft_type="adalora", peft_path="x")
 
 
