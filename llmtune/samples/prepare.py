@@ -73,6 +73,11 @@ class Prepared:
     def _rows_of(self, sample: int) -> list[int]:
         return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
 
+    @property
+    def may_weigh(self) -> bool:
+        """Whether trainable tokens may weigh something else than 1; of a stream, that is not known before."""
+        return isinstance(self.train_set, StreamedSamples) or bool(self.train_tokens.report.num_weighted)
+
     def ids_of(self, tokens: list[str]) -> list[int]:
         return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 

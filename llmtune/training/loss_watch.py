@@ -19,9 +19,6 @@ __all__ = ["LossWatch", "OnNan"]
 OnNan = Literal["stop", "skip"]
 Describe = Callable[[Sequence[int]], str]
 
-TIMES_GUESSING = 2.0
-"""A loss above that many times what guessing at random costs has run away: it says that the right token is all but
-impossible, again and again, which no data does."""
 SKIPS_IN_A_ROW = 10
 """Steps left out one after the other after which `skip` stops, too: the weights themselves are gone."""
 
@@ -31,13 +28,13 @@ class LossWatch(TrainerCallback):
 
     Args:
         on_nan: `stop` raises, so that the weights stay as they were; `skip` leaves the step out.
-        vocab_size: Of the model; guessing at random costs its logarithm.
+        limit: A loss above it has diverged; None: no value says so.
         describe: Names samples by their indices.
     """
 
-    def __init__(self, on_nan: OnNan, vocab_size: int, describe: Describe) -> None:
+    def __init__(self, on_nan: OnNan, limit: float | None, describe: Describe) -> None:
         self.on_nan = on_nan
-        self.limit = TIMES_GUESSING * math.log(max(vocab_size, 2))
+        self.limit = math.inf if limit is None else limit
         self.num_skipped = 0
         self._in_a_row = 0
         self._describe = describe

@@ -34,6 +34,7 @@ from llmtune.training.answers import answer_metrics
 from llmtune.training.before import preflight
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import FollowArguments, Interrupt, JsonLog, LastStep, Progress
+from llmtune.training.cross_entropy import CrossEntropy
 from llmtune.training.first_look import tell_data
 from llmtune.training.kernels import compile_layers, note_kernels
 from llmtune.training.loss_watch import LossWatch
@@ -42,7 +43,7 @@ from llmtune.training.push import hub_push
 from llmtune.training.strategy import AtStart, NoteStrategy, meet
 from llmtune.training.throughput import Throughput
 from llmtune.training.trackers import placed_trackers
-from llmtune.training.trainer import SftTrainer
+from llmtune.training.trainer import StageTrainer
 from llmtune.training.training_arguments import checkpoint_activations
 from llmtune.tuners.adalora import AllocateRanks
 from llmtune.tuners.loraplus import loraplus_optimizer
@@ -156,7 +157,7 @@ def _trainer(
     model: Any,
     throughput: Throughput,
     interrupt: Interrupt,
-) -> SftTrainer:
+) -> StageTrainer:
     run = Path(arguments.output_dir)
     record = args_record(
         args,
@@ -171,14 +172,15 @@ def _trainer(
     if args.lorap_lr_ratio is not None and args.sft_type == "lora":
         optimizer = loraplus_optimizer(model, arguments, args.lorap_lr_ratio)
     vocab_size = model.get_input_embeddings().weight.shape[0]
-    watch = LossWatch(args.on_nan, max(vocab_size, len(prepared.tokenizer)), prepared.describe)
+    objective = CrossEntropy(max(vocab_size, len(prepared.tokenizer)), weighted=prepared.may_weigh)
+    watch = LossWatch(args.on_nan, objective.divergence_limit, prepared.describe)
     callbacks = [throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt, watch]
     if args.sft_type == "adalora":
         callbacks.append(AllocateRanks())
     generates = args.predict_with_generate and prepared.validation is not None
     padding = prepared.tokenizer.pad_token_id
     train_set = prepared.train_set
-    return SftTrainer(
+    return StageTrainer(
         model=model,
         args=arguments,
         train_dataset=train_set if isinstance(train_set, StreamedSamples) else Numbered(train_set, padding),
@@ -186,8 +188,9 @@ def _trainer(
         data_collator=_collator(args, prepared, model),
         processing_class=prepared.tokenizer,
         callbacks=callbacks,
+        objective=objective,
         throughput=throughput,
-        sft_args=record,
+        settings=record,
         optimizers=(optimizer, None),
         watch=watch,
         order=sample_order(args),
@@ -216,7 +219,7 @@ def _collator(args: SftArguments, prepared: Prepared, model: Any) -> PackingColl
     return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)
 
 
-def _train(trainer: SftTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
+def _train(trainer: StageTrainer, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
     try:
         output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         trainer.finish_saving()
