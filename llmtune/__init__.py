@@ -1,6 +1,6 @@
 """llmtune: fine-tune large language models from three registries.
 
-Names are imported when they are first used, so that `import llmtune` costs nothing.
+Names are imported on first use, so that `import llmtune` is fast.
 """
 
 from __future__ import annotations

@@ -128,11 +128,11 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "samples": f"{report.num_samples:,}",
         "validation samples": f"{len(validation):,}" if validation is not None else "none",
         "tokens": f"{report.num_tokens:,}",
-        "trainable tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
+        "trainable tokens": f"{report.num_trainable:,} ({report.num_trainable / max(report.num_tokens, 1):.1%})",
         "tokens per sample": _percentiles(tokens),
         "samples truncated": f"{report.num_truncated:,}",
         "samples skipped": f"{report.num_deleted + report.num_cut_images:,} too long, "
-        f"{report.num_unlearned:,} without trainable tokens",
+        f"{report.num_untrainable:,} without trainable tokens",
         "rows skipped": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
         "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",

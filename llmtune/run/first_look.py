@@ -21,7 +21,7 @@ def tell_data(prepared: Prepared, args: SftArguments) -> None:
     report = tokens.report
     lengths = tokens.lengths
     spread = f"{lengths.min()} to {lengths.max()} a sample, {lengths.mean():.0f} on average"
-    log.info(f"{len(tokens):,} samples, {report.num_tokens:,} tokens ({report.num_learned:,} learned), {spread}.")
+    log.info(f"{len(tokens):,} samples, {report.num_tokens:,} tokens ({report.num_trainable:,} learned), {spread}.")
     for name, items in (("Packs", prepared.train_set), ("Validation packs", prepared.validation_set)):
         if packs := packs_text(items):
             log.info(f"{name}: {packs}.")

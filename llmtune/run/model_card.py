@@ -69,7 +69,7 @@ def write_card(
     lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {template} |"]
     lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'not known'} |"]
     if settings.get("system"):
-        lines += [f"| system text | {_cell(settings['system'])} |"]
+        lines += [f"| system prompt | {_cell(settings['system'])} |"]
     lines += ["", "## Flags", "", *_flags(saved), ""]
     lines += _metrics(checkpoint)
     quantised = read_json(folder / "quantization.json")

@@ -1,4 +1,4 @@
-"""From an id on a hub to a model, a data set and a trained run: the whole road, over the loopback."""
+"""From an id on a hub to a model, a dataset and a trained run: the whole road, over the loopback."""
 
 from __future__ import annotations
 
