@@ -40,18 +40,17 @@ from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, NoteStrategy, Progress
+from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Objective
 from llmtune.training.packed import check_packed
-from llmtune.training.push import HubPush, hub_push
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
 from llmtune.utils.files import write_json
-from llmtune.utils.logging import get_logger
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import get_logger, quiet_libraries
 
 __all__ = ["Stage"]
 
