@@ -12,7 +12,7 @@ from tqdm import tqdm
 from llmtune.data.canonical import to_record
 from llmtune.evaluation.journal import Journal
 from llmtune.inference.engine import Engine
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.types import Conversation
@@ -41,7 +41,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:
     model = engine.model
-    install_learned_loss(model)
+    install_supervised_loss(model)
     collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.images)
     order = sorted(range(len(tokens)), key=lambda index: -int(tokens.lengths[index]))
     starts = range(0, len(order), batch_size)

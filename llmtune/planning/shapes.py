@@ -1,4 +1,4 @@
-"""A model without numbers: its modules from the configuration, with adapters, on no device."""
+"""Models on the meta device: built from the configuration, with adapters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ShapeOfQuantized", "layer_count", "shapes", "weight_bytes", "with_la
 
 
 class _Dequantized(torch.autograd.Function):
-    """A product with weights that are unpacked for it, in forward and again in backward, and not kept."""
+    """A matmul whose weight is dequantised in forward and again in backward, and not kept."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,7 +43,7 @@ class _Dequantized(torch.autograd.Function):
 
 
 class ShapeOfQuantized(nn.Linear):
-    """A linear layer whose weight lies packed in few bits: what it keeps and what it needs, not what it computes."""
+    """A linear layer with a packed quantised weight: models its memory, not its result."""
 
     packed_bits: float
     compute_dtype: torch.dtype
@@ -54,15 +54,15 @@ class ShapeOfQuantized(nn.Linear):
 
 
 def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None) -> Any:
-    """The model that `sft` would train, on the meta device.
+    """Build the model that `sft` would train, on the meta device.
 
     Args:
         folder: With its config.json; no weights are read.
-        dtype: Of the weights, as they are kept.
-        num_layers: Fewer layers than the model has.
+        dtype: Of the stored weights.
+        num_layers: Build fewer layers.
 
     Raises:
-        ModelError: No class of transformers makes a model of this configuration.
+        ModelError: transformers cannot build a model from this configuration.
     """
     config = native_config(folder, trust_remote_code=args.trust_remote_code)
     bits = _bits(args, config)
@@ -71,7 +71,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
     config = copy.deepcopy(config)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
-    # The machine here need not have what the planned one has: flash attention keeps what sdpa keeps.
+    # This machine may lack the planned one's attention: FlashAttention keeps what sdpa keeps.
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
         model = from_config(config, folder, dtype, args.trust_remote_code)
@@ -81,7 +81,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
         if args.new_special_tokens:
             grow_vocabulary(model, model.get_input_embeddings().weight.shape[0] + len(args.new_special_tokens))
         plain = copy.copy(args)
-        plain.lora_init = "default"  # the others have the same shapes, and compute them from numbers
+        plain.lora_init = "default"  # the others have the same shapes, but compute them from weights
         if args.peft_path is not None:
             return _like_checkpoint(model, Path(args.peft_path)).train()
         rows = model.get_input_embeddings().weight.shape[0]
@@ -97,12 +97,14 @@ def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code
             return model_class._from_config(config, dtype=dtype)
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-        sees = getattr(config, "vision_config", None) is not None
-        model_class = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        has_vision = getattr(config, "vision_config", None) is not None
+        model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
         options = {"trust_remote_code": True} if trust_remote_code else {}
         return model_class.from_config(config, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
-        raise ModelError(f"No model can be made of {folder}/config.json: {' '.join(str(err).split())[:300]}") from err
+        raise ModelError(
+            f"No model can be built from {folder}/config.json: {' '.join(str(err).split())[:300]}"
+        ) from err
 
 
 def _like_checkpoint(model: Any, folder: Path) -> Any:
@@ -118,7 +120,7 @@ def layer_count(config: Any) -> int:
 
 
 def with_layers(config: Any, count: int) -> Any:
-    """The same model with fewer layers."""
+    """Return the configuration with fewer layers."""
     found = copy.deepcopy(config)
     text = found.get_text_config()
     text.num_hidden_layers = count
@@ -131,7 +133,7 @@ def with_layers(config: Any, count: int) -> Any:
 
 
 def _bits(args: SftArguments, config: Any) -> float:
-    """Bits of a weight with its share of the constants; 0 where weights are whole."""
+    """Bits per quantised weight, quantisation constants included; 0 if not quantised."""
     if args.quantization_bit == 8:
         return 8.0
     if args.quantization_bit == 4:  # a scale for 64 numbers: fp32, or 8 bits and an fp32 for 256 scales
@@ -158,7 +160,7 @@ def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> N
 
 
 def weight_bytes(model: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Each parameter with the bytes that it takes."""
+    """Yield each parameter with its size in bytes."""
     packed = {
         id(module.weight): module.packed_bits for module in model.modules() if isinstance(module, ShapeOfQuantized)
     }

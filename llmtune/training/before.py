@@ -1,4 +1,4 @@
-"""What would stop a run later, found before any rows are encoded or weights loaded."""
+"""Checks of a run before rows are encoded or weights loaded."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["check_model_files", "check_run", "preflight"]
 
 
 def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
-    """Everything that flags, config and files can tell of a run.
+    """Check all that flags, config and files show.
 
     Returns:
         The arguments of the run, and the checkpoint that it resumes from.
 
     Raises:
-        LlmtuneError: The run could not be carried through.
+        LlmtuneError: The run would fail.
     """
     args, resume = check_run(args)
     check_kernels(args)
@@ -48,7 +48,7 @@ def preflight(args: SftArguments) -> tuple[SftArguments, Path | None]:
 
 
 def check_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
-    """What of that concerns the run itself, and not the place and the processes of this start: as `check` needs it."""
+    """Check the run itself, without output folder and processes of this start: as `llmtune check` does."""
     args, resume = resume_run(args)
     check_sources(args)
     _check_bitsandbytes(args)
@@ -62,10 +62,10 @@ def check_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
 
 
 def check_model_files(args: SftArguments, folder: Path) -> None:
-    """Look into the folder of the model; fills in the factor of `--rope_scaling`.
+    """Check the model folder; sets the factor of `--rope_scaling`.
 
     Raises:
-        LlmtuneError: The model cannot be trained in this way.
+        LlmtuneError: The model cannot be trained with these settings.
     """
     check_prequantized(folder, sft_type=args.sft_type, quantization_bit=args.quantization_bit)
     if args.rope_scaling is not None:
@@ -81,4 +81,4 @@ def _check_bitsandbytes(args: SftArguments) -> None:
     if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")
         if "paged" in args.optim and not torch.cuda.is_available():
-            get_logger().warning("--optim %s does not page on a CPU: it is the same optimizer, kept whole.", args.optim)
+            get_logger().warning("--optim %s does not page on a CPU: it works without paging.", args.optim)

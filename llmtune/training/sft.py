@@ -12,34 +12,35 @@ from transformers import TrainingArguments
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
 from llmtune.checkpoint import set_aside_later, write_settings
-from llmtune.distributed.collectives import told_by_first
+from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.locks import first_on_this_machine
 from llmtune.distributed.ranks import is_distributed, is_first, launch_id, world_size
 from llmtune.models.flops import model_flops
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.packing_check import check_isolation, takes_one_sequence
-from llmtune.models.supervised_loss import has_divided_weights
+from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
 from llmtune.run.folder import args_record, new_run_folder, remove_leftovers
 from llmtune.run.lock import RunLock
 from llmtune.run.log import Decisions
+from llmtune.run.report import device_name
 from llmtune.run.resume import check_same_data, check_steps_left
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.identity import data_identity
 from llmtune.samples.positions import note_positions
-from llmtune.samples.prepare import Prepared, prepare, total_steps
+from llmtune.samples.prepare import Prepared, prepare, steps_per_epoch, total_steps
 from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.training.answers import answer_metrics
 from llmtune.training.before import preflight
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import FollowArguments, Interrupt, JsonLog, LastStep, Progress
-from llmtune.training.first_look import tell_data
+from llmtune.training.first_look import log_data
 from llmtune.training.kernels import compile_layers, note_kernels
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.outcome import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.push import hub_push
-from llmtune.training.strategy import AtStart, NoteStrategy, meet
+from llmtune.training.strategy import AtStart, ShowRun, build_training_arguments
 from llmtune.training.throughput import Throughput
 from llmtune.training.trackers import placed_trackers
 from llmtune.training.trainer import SftTrainer
@@ -57,7 +58,7 @@ def sft(args: SftArguments) -> SftResult:
     """Fine-tune a model.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+        LlmtuneError: Any foreseen failure: see `llmtune.errors`.
     """
     with RunLock() as lock:
         return _sft(args, lock)
@@ -77,20 +78,21 @@ def _sft(args: SftArguments, lock: RunLock) -> SftResult:
     if resume is not None:
         check_steps_left(resume, num_steps)
         check_same_data(resume, data_identity(prepared))
-    tell_data(prepared, args)
+    log_data(prepared, args, decisions)
     note_positions(prepared, args)
-    arguments = meet(args, has_validation=prepared.validation_tokens is not None)
-    args = told_by_first(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
+    arguments = build_training_arguments(args, has_validation=prepared.validation_tokens is not None)
+    args = broadcast_from_rank0(resolve_checkpointing(args, prepared, decisions) if is_first() else None)
     checkpoint_activations(arguments, args)
     model = build_model(args, prepared.info, decisions, num_steps, prepared.ids_of(args.new_special_tokens))
-    if not has_divided_weights(model):
+    if not has_sharded_weights(model):
         _check_rows_apart(args, prepared, model)
     compile_layers(model, args, decisions)
-    run = told_by_first(_run_folder(args, resume, lock) if is_first() else None)
+    run = broadcast_from_rank0(_run_folder(args, resume, lock) if is_first() else None)
     arguments.output_dir = str(run)
     if "run_name" not in parse_train_args(args.train_args):
         arguments.run_name = run.name
-    get_logger().info(f"Run folder: {run}, {num_steps:,} steps")
+    _note_steps(decisions, args, arguments, prepared, num_steps, resume)
+    decisions.fact("Run folder", str(run))
     throughput, interrupt = Throughput(model_flops(model), since=started), Interrupt()
     trainer = _trainer(args, arguments, prepared, model, throughput, interrupt)
     note_kernels(model, args, decisions)
@@ -99,8 +101,8 @@ def _sft(args: SftArguments, lock: RunLock) -> SftResult:
         trainer.add_callback(RestoreRandomness(trainer, resume))
     if resume is not None:
         trainer.add_callback(FollowArguments(resume))
-    trainer.add_callback(NoteStrategy(trainer, decisions))
-    if has_divided_weights(model):  # only now can they be brought together for a try
+    trainer.add_callback(ShowRun(trainer, decisions))
+    if has_sharded_weights(model):  # only now can they be gathered to try it
         trainer.add_callback(AtStart(lambda: _check_rows_apart(args, prepared, trainer.model)))
     if push is not None:
         trainer.add_callback(push)
@@ -133,20 +135,59 @@ def _run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
 
 def _first_decisions(args: SftArguments) -> Decisions:
     decisions = Decisions()
-    device = "the GPU" if torch.cuda.is_available() else "the CPU, since there is no GPU"
-    decisions.note(f"Training runs on {device}.")
-    decisions.note(f"Model {args.model_type}, template {args.template_type}, {args.sft_type} fine-tuning.")
+    decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")
+    decisions.choose("Device", device_name(), "" if torch.cuda.is_available() else "there is no GPU")
+    decisions.fact("Training", _training_text(args))
     if args.tuner_backend == "swift":
-        decisions.note("--tuner_backend swift is taken for peft.")
-    items = "packs" if args.packing else "samples"
-    size = f"{args.batch_size} x {args.gradient_accumulation_steps} {items} a step"
-    many = f", in each of {world_size()} processes" if is_distributed() else ""
-    decisions.note(f"Learning rate {args.learning_rate:g}, {size}{many}.")
-    if args.optim is None and torch.cuda.is_available():
-        decisions.note("Optimizer adamw_torch_fused: one kernel for all the weights.")
+        decisions.choose("Tuner backend", "peft", "--tuner_backend swift means peft")
     for flag in args.unused_flags():
         get_logger().warning(f"{flag} has no effect in this run.")
     return decisions
+
+
+def _training_text(args: SftArguments) -> str:
+    if args.sft_type == "full":
+        return "full fine-tuning"
+    if args.sft_type == "ia3":
+        return "ia3 adapter"
+    scale = f", alpha {args.lora_alpha}" if args.sft_type in ("lora", "adalora") else ""
+    return f"{args.sft_type} adapter, rank {args.lora_rank}{scale}"
+
+
+def _note_steps(
+    decisions: Decisions,
+    args: SftArguments,
+    arguments: TrainingArguments,
+    prepared: Prepared,
+    num_steps: int,
+    resume: Path | None,
+) -> None:
+    """Note batch arithmetic, steps and schedule."""
+    unit = "packs" if args.packing else "samples"
+    many = f" x {world_size()} processes" if is_distributed() else ""
+    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
+    decisions.fact("Batch", f"{args.step_size():,} {unit} per optimizer step ({factors})")
+    items = prepared.train_set
+    epochs = (
+        "" if isinstance(items, StreamedSamples) else f" ({num_steps / steps_per_epoch(len(items), args):.3g} epochs)"
+    )
+    text = f"{num_steps:,}{epochs}" if resume is None else f"{num_steps:,}{epochs}, resuming from {resume.name}"
+    warmup = arguments.get_warmup_steps(num_steps)
+    schedule = f"{arguments.lr_scheduler_type.value}, {warmup:,} warmup step{'' if warmup == 1 else 's'}"
+    decisions.fact("Steps", f"{text}; learning rate {args.learning_rate:g}, {schedule}")
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    clipping = f"gradient norm clipped to {args.max_grad_norm:g}" if args.max_grad_norm else "no gradient clipping"
+    decisions.fact("Optimizer", f"{optimizer}, weight decay {args.weight_decay:g}, {clipping}")
+    kept = "all kept" if args.save_total_limit == -1 else f"{args.save_total_limit} kept"
+    saves = _interval(args.save_strategy, args.save_steps)
+    evaluates = "never" if prepared.validation_tokens is None else _interval(args.eval_strategy, args.eval_steps)
+    decisions.fact("Checkpoints", f"saved {saves}, {kept}; evaluated {evaluates}")
+
+
+def _interval(strategy: str, steps: int | None) -> str:
+    if strategy == "no":
+        return "never"
+    return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"
 
 
 def _trainer(
@@ -172,7 +213,14 @@ def _trainer(
         optimizer = loraplus_optimizer(model, arguments, args.lorap_lr_ratio)
     vocab_size = model.get_input_embeddings().weight.shape[0]
     watch = LossWatch(args.on_nan, max(vocab_size, len(prepared.tokenizer)), prepared.describe)
-    callbacks = [throughput, JsonLog(run / "logging.jsonl", throughput), Progress(), LastStep(), interrupt, watch]
+    callbacks = [
+        throughput,
+        JsonLog(run / "logging.jsonl", throughput),
+        Progress(throughput),
+        LastStep(),
+        interrupt,
+        watch,
+    ]
     if args.sft_type == "adalora":
         callbacks.append(AllocateRanks())
     generates = args.predict_with_generate and prepared.validation is not None
@@ -204,7 +252,7 @@ def _check_rows_apart(args: SftArguments, prepared: Prepared, model: Any) -> Non
         longest = max(int(store.lengths.max()) for store in stores)
         check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
         if args.neftune_noise_alpha:
-            text = "NEFTune's noise shrinks with the length of a sequence, which is now that of several rows: raise %s."
+            text = "NEFTune's noise shrinks with the sequence length, which packing increases: raise %s."
             get_logger().warning(text, "--neftune_noise_alpha")
 
 

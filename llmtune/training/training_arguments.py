@@ -1,4 +1,4 @@
-"""Our arguments as transformers' TrainingArguments."""
+"""Translation of our arguments to transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
 __all__ = ["checkpoint_activations", "training_arguments"]
 
 BELOW_ONE = 1 - 1e-9
-"""As a share of the steps, all of them: 1 itself would be a number of steps."""
+"""A warmup ratio of 1: the number 1 would mean one step."""
 
 
 def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
     """Translate the arguments of a run.
 
     Raises:
-        UsageError: `--train_args` names no field of TrainingArguments, or gives it a value that it refuses.
+        UsageError: `--train_args` names no field of TrainingArguments, or has an invalid value.
     """
     extra = parse_train_args(args.train_args)
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
@@ -46,7 +46,7 @@ def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
-        raise UsageError(f"transformers refuses these settings: {' '.join(str(err).split())}") from err
+        raise UsageError(f"transformers rejects these settings: {' '.join(str(err).split())}") from err
 
 
 def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.lr_scheduler_type,
-        "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a share of the steps
+        "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a fraction of the steps
         "optim": args.optim or default_optimizer(),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
@@ -84,7 +84,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "eval_steps": args.eval_steps,
         "save_strategy": args.save_strategy,
         "save_steps": args.save_steps,
-        "save_total_limit": None,  # ours to keep: at 1, upstream would delete the last checkpoint at the end
+        "save_total_limit": None,  # rotation is ours: at 1, upstream would delete the last checkpoint at the end
         "save_only_model": bool(args.only_save_model),
         "load_best_model_at_end": False,
         "metric_for_best_model": _best_metric(args) if evaluates and saves else None,
@@ -95,7 +95,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "use_liger_kernel": args.use_liger,
         "liger_kernel_config": LIGER_SETTINGS if args.use_liger else None,
         "report_to": [target for target in args.report_to if target != "none"],
-        "disable_tqdm": True,  # the bar is ours
+        "disable_tqdm": True,  # the progress bar is ours
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "prediction_loss_only": True,
@@ -103,7 +103,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
 
 
 def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
-    if args.streaming:  # its own thread works ahead; it knows its place, and each process takes its share of it
+    if args.streaming:  # its own thread prefetches; it tracks its position, and each rank takes its part
         shares = {"dispatch_batches": False, "split_batches": False}
         return {"dataloader_num_workers": 0, "ignore_data_skip": True, "accelerator_config": shares}
     one_on_cpu = on_cpu and args.dataloader_num_workers == 1
@@ -117,13 +117,13 @@ def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     if not is_distributed():
         return fields
     fields["ddp_backend"] = args.ddp_backend or ("gloo" if on_cpu else "nccl")
-    # A part that sees may meet a batch without images; nothing else that is trained ever stays unused.
+    # A trained vision tower may get a batch without images; no other trainable parameter stays unused.
     fields["ddp_find_unused_parameters"] = not (args.freeze_vit and args.freeze_aligner)
     return fields
 
 
 def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> None:
-    """Write what became of `--gradient_checkpointing` into the settings of a run."""
+    """Set the resolved `--gradient_checkpointing` in TrainingArguments."""
     if args.gradient_checkpointing == "none":
         return
     known = {field.name for field in dataclasses.fields(TrainingArguments)}

@@ -76,7 +76,7 @@ def test_the_checkpoint_alone_is_enough(tuned, capsys):
 
 
 def test_flags_that_contradict_or_change_nothing(tuned, tmp_path, capsys):
-    with pytest.raises(UsageError, match="is a checkpoint of full"):
+    with pytest.raises(UsageError, match="is a full checkpoint"):
         InferArguments(ckpt_dir=str(tuned.last_checkpoint), sft_type="lora")
     options = GREEDY | {"ckpt_dir": str(tuned.last_checkpoint), "result_dir": str(tmp_path), "show_dataset_sample": 1}
     infer(InferArguments(**options, truncation_strategy="right", loss_on="all"))

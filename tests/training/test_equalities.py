@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.tiny import tiny_folder
 from llmtune.samples.collate import PaddingCollator
 from llmtune.tuners.lora import add_lora
@@ -73,7 +73,7 @@ def test_merged_equals_unmerged(model, ids):
 
 
 def test_padding_changes_nothing(model):
-    install_learned_loss(model)
+    install_supervised_loss(model)
     generator = torch.Generator().manual_seed(0)
     samples = []
     for length in (5, 17, 11):

@@ -40,7 +40,7 @@ def test_what_has_no_effect():
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])
 def test_models_that_see_are_refused(flag, vision_folder):
     options: dict[str, Any] = {"model_type": KEYS["qwen2-vl"], "model_id_or_path": str(vision_folder("qwen2-vl"))}
-    with pytest.raises(UsageError, match=rf"--{flag} true is for models of text alone"):
+    with pytest.raises(UsageError, match=rf"--{flag} true supports text models only"):
         prepare(SftArguments(dataset=["tiny-qa#8"], **options, **{flag: True}))
 
 
@@ -86,9 +86,9 @@ def test_a_step_with_all_rows_is_the_same(tmp_path, plain, options, padded):
     assert found.metrics["useful_tokens"] == plain.metrics["useful_tokens"]
     assert (found.metrics["padding_share"] > 0) == padded
     report = (found.output_dir / "report.md").read_text(encoding="utf-8")
-    assert ("rows a pack" in report) == ("packing" in options)
-    attention = "sdpa: as asked for" if "attn_impl" in options else "varlen: a call for each row keeps"
-    assert f"Attention {attention}" in report
+    assert ("samples per pack" in report) == ("packing" in options)
+    attention = "sdpa\n" if "attn_impl" in options else "varlen; packed sequences are attended to separately"
+    assert f"Attention: {attention}" in report
 
 
 def test_every_row_of_the_store_is_in_a_pack():
@@ -140,7 +140,7 @@ def test_a_resumed_packed_run_equals_the_one_that_was_not_stopped(tmp_path):
     stopped.mkdir(parents=True)
     (whole.output_dir / "checkpoint-8").rename(stopped / "checkpoint-8")
     from_there = {"resume_from_checkpoint": str(stopped / "checkpoint-8")}
-    with pytest.raises(CheckpointError, match="--packing true, and this run has --packing false"):
+    with pytest.raises(CheckpointError, match="--packing true, but this command has --packing false"):
         run(tmp_path / "stopped", **(options | {"packing": False}), **from_there)
     resumed = run(tmp_path / "stopped", **options, **from_there)
     assert logged(resumed) == {step: loss for step, loss in steps.items() if step > 8}

@@ -77,9 +77,9 @@ def test_every_argument_follows_its_rule(name, tmp_path):
     if name not in ("model_type", "sft_type"):  # with the same value given
         assert getattr(resumed_arguments(given({name: old}, saved), saved, checkpoint).args, name) == old
     if kind == "fixed":
-        with pytest.raises(CheckpointError, match=f"--{name} .*, and this run has .*--{name} ") as refused:
+        with pytest.raises(CheckpointError, match=f"--{name} .*, but this command has .*--{name} ") as refused:
             resumed_arguments(given({name: new}, saved), saved, checkpoint)
-        assert "Resume with the same" in str(refused.value)
+        assert "Use the same values" in str(refused.value)
     else:
         found = resumed_arguments(given({name: new}, saved), saved, checkpoint)
         assert getattr(found.args, name) == new
@@ -103,7 +103,7 @@ def given(values: dict[str, Any], saved: dict[str, Any]) -> SftArguments:
 
 
 def test_a_value_of_another_type_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"max_length 'long', which cannot be meant"):
+    with pytest.raises(CheckpointError, match=r"an invalid value of max_length: 'long'"):
         resumed_arguments(SftArguments(), saved_of(max_length="long"), tmp_path / "checkpoint-4")
 
 
@@ -192,7 +192,7 @@ def test_rates_that_are_changed_take_effect(run, whole, options, rate, capsys):
                                      {"new_special_tokens": ["<new>"]}], ids=lambda one: next(iter(one)))  # fmt: skip
 def test_another_run_under_the_old_name_is_refused(run, options):
     (name,) = options
-    with pytest.raises(CheckpointError, match=f"was trained with .*--{name} .* this run has --{name} "):
+    with pytest.raises(CheckpointError, match=f"was trained with .*--{name} .* this command has --{name} "):
         go_on(run, **options)
 
 
