@@ -15,7 +15,7 @@ from llmtune.evaluation.results import Journal
 from llmtune.inference.engine import Engine
 from llmtune.metrics.info import METRIC_MAPPING
 from llmtune.metrics.text import text_metrics
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.registry import resolve_reference
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
@@ -89,7 +89,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
         return {}
     _measure(engine, tokens, journal, batch_size)
     records = journal.finish()
-    learned = sum(record["num_learned"] for record in records)
+    learned = sum(record["num_trainable"] for record in records)
     loss = sum(record["loss"] for record in records) / (sum(record["weight"] for record in records) or 1)
     correct = sum(record["num_correct"] for record in records) / max(learned, 1)
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token_acc": correct}
@@ -97,7 +97,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:
     model = engine.model
-    install_learned_loss(model)
+    install_supervised_loss(model)
     collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.images)
     order = sorted(range(len(tokens)), key=lambda index: -int(tokens.lengths[index]))
     starts = range(0, len(order), batch_size)
@@ -108,9 +108,9 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
         batch = collate([tokens[index] for index in order[start : start + batch_size]])
         with torch.inference_mode():
             found = model(**{name: _moved(value, model) for name, value in batch.items()})
-        learned, weight = int(found.num_learned), float(found.total_weight)
+        learned, weight = int(found.num_trainable), float(found.total_weight)
         total, correct = float(found.loss.double()) * weight, int(found.num_correct)
-        record = {"index": number, "loss": total, "weight": weight, "num_learned": learned, "num_correct": correct}
+        record = {"index": number, "loss": total, "weight": weight, "num_trainable": learned, "num_correct": correct}
         journal.add([record])
 
 
