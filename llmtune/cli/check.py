@@ -45,20 +45,21 @@ def run(argv: Sequence[str]) -> int:
         from llmtune.cli.check_template import check_template
 
         return check_template(args)
+    from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.identity import data_identity
     from llmtune.samples.positions import note_positions
     from llmtune.samples.prepare import prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
-    from llmtune.training.before import check_run
     from llmtune.utils.files import write_text
     from llmtune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    run, resume = check_run(args)
+    resolved = Run.resolve(args)
+    run = resolved.args
     prepared = prepare(run)
-    if resume is not None:
-        check_same_data(resume, data_identity(prepared))
+    if resolved.resume is not None:
+        check_same_data(resolved.resume, data_identity(prepared))
     note_positions(prepared, run)
     tokens = prepared.train_tokens
     statistics = _statistics(prepared, run)

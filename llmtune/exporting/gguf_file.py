@@ -27,10 +27,7 @@ from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, LlmtuneError, MissingPackageError, ModelError, UsageError
 from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
-from llmtune.hub.settings import HubOptions
 from llmtune.merging.in_memory import probe_ids
-from llmtune.models.folder import model_folder
-from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
@@ -84,9 +81,7 @@ def need_converter(args: ExportArguments) -> None:
 
 
 def _base(args: ExportArguments) -> Path:
-    found = args.inferred
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    return model_folder(MODEL_MAPPING[str(found.model_type)], found.model_id_or_path, hub=hub, weights=False)
+    return args.inferred.folder()
 
 
 def _model_file(args: ExportArguments, folder: Path) -> Path | None:

@@ -15,9 +15,9 @@ from llmtune.arguments.long_context import rope_options
 from llmtune.checkpoint import adapter_folder
 from llmtune.errors import CheckpointError
 from llmtune.merging.weights import Unstreamable
+from llmtune.models.meta import from_config
 from llmtune.models.ports import native_config
 from llmtune.models.rope import scale_rope
-from llmtune.planning.shapes import from_config
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
 from llmtune.tuners.whole_adapter import check_adapter
 

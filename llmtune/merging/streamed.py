@@ -20,13 +20,11 @@ from tqdm import tqdm
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
-from llmtune.hub.settings import HubOptions
 from llmtune.merging.files import complete_merged, write_config
 from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
 from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
 from llmtune.merging.shards import ShardWriter, parse_size
 from llmtune.merging.weights import Group, Unstreamable, Weights
-from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization
 from llmtune.tuners.load import load_tuned
@@ -71,8 +69,7 @@ def merge_checkpoint(
     size = parse_size(max_shard_size)
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    base = model_folder(info, args.model_id_or_path, hub=hub)
+    base = args.folder(weights=True)
     if saved_quantization(base):
         raise CheckpointError(
             f"{checkpoint} cannot be merged: its base model was saved quantised, and the sum would be rounded again. "

@@ -73,6 +73,11 @@ class Prepared:
     def _rows_of(self, sample: int) -> list[int]:
         return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
 
+    def num_steps(self, args: SftArguments) -> int:
+        """Optimizer steps of the whole run."""
+        items = self.train_set
+        return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
+
     @property
     def may_weigh(self) -> bool:
         """Whether trainable tokens may weigh something else than 1; of a stream, that is not known before."""

@@ -6,19 +6,21 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.checkpoint import read_state
 from llmtune.distributed.collectives import any_process
 from llmtune.distributed.ranks import launcher_is_gone
+from llmtune.distributed.strategy import strategy_text
+from llmtune.run.log import Decisions
 from llmtune.training.throughput import Throughput
 from llmtune.utils.logging import get_logger
 
-__all__ = ["FollowArguments", "Interrupt", "JsonLog", "LastStep", "Progress"]
+__all__ = ["AtStart", "Interrupt", "JsonLog", "LastStep", "NoteStrategy", "Progress"]
 
 
 LOGGED = (
@@ -120,22 +122,6 @@ class LastStep(TrainerCallback):
         return control
 
 
-class FollowArguments(TrainerCallback):
-    """On resume, the steps between logs, evaluations and checkpoints are those of this command.
-
-    transformers takes them from the checkpoint's state. The best checkpoint is looked for where the run is today.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        state.compute_steps(args, state.max_steps)
-        named = read_state(self.checkpoint).get("best_model_checkpoint")
-        best = self.checkpoint.parent / Path(str(named or "")).name
-        state.best_model_checkpoint = str(best) if named and best.is_dir() else None
-
-
 class Interrupt(TrainerCallback):
     """Ctrl-C, a scheduler's SIGTERM or a closed terminal's SIGHUP ends the training after its step, with a checkpoint.
 
@@ -181,6 +167,28 @@ class Interrupt(TrainerCallback):
     def _terminate(self, number: int, *_: Any) -> None:
         self.asked = signal.Signals(number).name
         get_logger().warning("%s: stopping after this step, with a checkpoint.", self.asked)
+
+
+class AtStart(TrainerCallback):
+    """Does something once all is wrapped, before the first step."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.work()
+
+
+class NoteStrategy(TrainerCallback):
+    """Notes what the trainer made of the strategy, when training begins."""
+
+    def __init__(self, trainer: Any, decisions: Decisions) -> None:
+        self.trainer = trainer
+        self.decisions = decisions
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if text := strategy_text(self.trainer.model_wrapped, self.trainer.model):
+            self.decisions.note(text)
 
 
 def _round(key: str, value: Any) -> Any:

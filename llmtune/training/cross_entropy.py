@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmtune.samples.collate import WEIGHTS
+from llmtune.samples.prepare import Prepared
 from llmtune.training.objective import Share, Totals
 from llmtune.types import IGNORE_INDEX
 
@@ -36,6 +37,12 @@ class CrossEntropy:
     def __init__(self, vocab_size: int, *, weighted: bool) -> None:
         self.divergence_limit = TIMES_GUESSING * math.log(max(vocab_size, 2))
         self.weighted = weighted
+
+    @classmethod
+    def of(cls, model: Any, samples: Prepared) -> CrossEntropy:
+        """The objective of a model on these samples."""
+        vocab_size = model.get_input_embeddings().weight.shape[0]
+        return cls(max(vocab_size, len(samples.tokenizer)), weighted=samples.may_weigh)
 
     def count(self, batch: Mapping[str, Any]) -> Totals:
         trainable = batch["labels"][:, 1:] != IGNORE_INDEX

@@ -27,6 +27,7 @@ from llmtune.samples.collate import SAMPLES
 from llmtune.samples.sampler import EpochOrder, Kind, SetEpoch
 from llmtune.samples.streaming import PLACE_FILE, StreamedSamples
 from llmtune.templates.images import images_of
+from llmtune.training.callbacks import Interrupt
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Metrics, Objective, Totals
 from llmtune.training.rates import follow_rates, rates_of
@@ -98,6 +99,15 @@ class StageTrainer(Trainer):
         self._train_metrics = Metrics(objective.train_metrics)
         self._eval_metrics = Metrics(objective.eval_metrics)
         self._totals: Totals | None = None
+
+    def run(self, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
+        """Train to the end, or from a checkpoint on; the metrics of training."""
+        try:
+            output = self.train(resume_from_checkpoint=None if resume is None else str(resume))
+            self.finish_saving()
+        finally:
+            interrupt.restore()
+        return dict(output.metrics)
 
     # Steps
 

@@ -7,7 +7,7 @@ import pytest
 from llmtune.arguments.sft import SftArguments
 from llmtune.data.loading import load_source
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.training.sft import sft
+from llmtune.stages.sft import sft
 
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 

@@ -16,7 +16,7 @@ from llmtune.errors import CheckpointError, ModelError, UsageError
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.prepare import prepare
 from llmtune.samples.sampler import sample_order
-from llmtune.training.sft import _collator
+from llmtune.stages.sft import _collator
 
 from ..tiny_vision import KEYS
 
@@ -140,7 +140,7 @@ def test_a_resumed_packed_run_equals_the_one_that_was_not_stopped(tmp_path):
     stopped.mkdir(parents=True)
     (whole.output_dir / "checkpoint-8").rename(stopped / "checkpoint-8")
     from_there = {"resume_from_checkpoint": str(stopped / "checkpoint-8")}
-    with pytest.raises(CheckpointError, match="--packing true, and this run has --packing false"):
+    with pytest.raises(CheckpointError, match="--packing true, but this command has --packing false"):
         run(tmp_path / "stopped", **(options | {"packing": False}), **from_there)
     resumed = run(tmp_path / "stopped", **options, **from_there)
     assert logged(resumed) == {step: loss for step, loss in steps.items() if step > 8}

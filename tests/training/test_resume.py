@@ -77,9 +77,9 @@ def test_every_argument_follows_its_rule(name, tmp_path):
     if name not in ("model_type", "sft_type"):  # with the same value given
         assert getattr(resumed_arguments(given({name: old}, saved), saved, checkpoint).args, name) == old
     if kind == "fixed":
-        with pytest.raises(CheckpointError, match=f"--{name} .*, and this run has .*--{name} ") as refused:
+        with pytest.raises(CheckpointError, match=f"--{name} .*, but this command has .*--{name} ") as refused:
             resumed_arguments(given({name: new}, saved), saved, checkpoint)
-        assert "Resume with the same" in str(refused.value)
+        assert "Use the same values" in str(refused.value)
     else:
         found = resumed_arguments(given({name: new}, saved), saved, checkpoint)
         assert getattr(found.args, name) == new

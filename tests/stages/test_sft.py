@@ -236,9 +236,9 @@ def test_a_second_run_encodes_nothing(tmp_path, monkeypatch):
 
 
 def test_data_is_encoded_before_weights_are_loaded(tmp_path, monkeypatch):
-    from llmtune.training import sft as sft_module
+    from llmtune.training import stage as stage_module
 
-    monkeypatch.setattr(sft_module, "build_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(stage_module, "build_model", lambda *_: pytest.fail("weights were loaded"))
     empty = tmp_path / "bad.jsonl"
     empty.write_text('{"foo": 1}\n')
     with pytest.raises(Exception, match="none of its 1 rows"):

@@ -17,8 +17,8 @@ from llmtune.run.log import Decisions
 from llmtune.run.report import Report
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
-from llmtune.training.answers import sample_answers
 from llmtune.training.callbacks import Interrupt
+from llmtune.training.generation_eval import sample_answers
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import count_parameters
