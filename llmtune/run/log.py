@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.ranks import is_distributed, world_size
+from llmtune.models.devices import device_name
 from llmtune.samples.prepare import Prepared, steps_per_epoch
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
@@ -59,8 +60,6 @@ class Decisions(list[str]):
 def first_decisions(args: SftArguments) -> Decisions:
     """Note the model, the device and what is trained; warn of flags without effect."""
     import torch
-
-    from llmtune.run.report import device_name
 
     decisions = Decisions()
     decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from llmtune.models.devices import device_name
 from llmtune.run.log import Decisions
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import write_text
 
-__all__ = ["Report", "device_name"]
+__all__ = ["Report"]
 
 
 @dataclass
@@ -81,12 +79,6 @@ class Report:
                     "",
                 ]
         return "\n".join(lines) + "\n"
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _compute_text(throughput: dict[str, float]) -> dict[str, str]:

@@ -60,14 +60,14 @@ def quiet_gptqmodel() -> None:
 
 def quiet_libraries() -> None:
     """Limit transformers to errors; its progress bars stay on a terminal."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
 
-    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
     # bitsandbytes warns at every 8-bit matmul that it rounds the inputs
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # accelerate warns for each GPU that llmtune plan simulates that this machine does not have it

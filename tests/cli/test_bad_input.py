@@ -147,7 +147,7 @@ def test_check(folder, capsys):
     for name in ("rows", "samples", "tokens", "trainable tokens", "tokens per sample", "steps per epoch"):
         assert f"\n{name} " in told
     assert "steps per epoch     1\n" in told, "9 rows, 1 x 16 per step"
-    assert "learned" in (folder / "page.html").read_text(encoding="utf-8")
+    assert "trainable" in (folder / "page.html").read_text(encoding="utf-8")
     assert not (folder / "output").exists(), "nothing is trained"
 
 

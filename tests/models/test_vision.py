@@ -204,7 +204,7 @@ def test_what_is_no_image_is_told(vision_folder, tmp_path):
     Image.new("RGB", (10, 3000)).save(tmp_path / "strip.png")
     (tmp_path / "folder.png").mkdir()
     expected = {
-        "half.jpg": "cut off", "text.jpg": "no image that can be read", "none.jpg": "no such file",
+        "half.jpg": "truncated", "text.jpg": "not a readable image", "none.jpg": "no such file",
         "strip.png": "aspect ratio", "folder.png": "cannot be read",
     }  # fmt: skip
     found = reader.measure(str(tmp_path / name) for name in expected)
