@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
 
 
-def fsdp_fields(args: SftArguments) -> dict[str, Any]:
+def fsdp_fields(args: StageArguments) -> dict[str, Any]:
     """TrainingArguments' fields for `--fsdp`."""
     if not args.fsdp:
         return {}

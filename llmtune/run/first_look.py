@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.run.log import Decisions
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
@@ -13,7 +13,7 @@ __all__ = ["log_data"]
 SHOWN_TOKENS = 400
 
 
-def log_data(prepared: Prepared, args: SftArguments, decisions: Decisions) -> None:
+def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
     """Note the size of the data, and log the first sample with its loss mask."""
     from llmtune.templates.mask_view import to_ansi, token_views, with_short_images
 

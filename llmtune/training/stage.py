@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.locks import first_on_this_machine
@@ -67,7 +67,7 @@ class Stage:
 
     run: Run
     lock: RunLock
-    args: SftArguments
+    args: StageArguments
     decisions: Decisions
     push: HubPush | None
     started: float
@@ -78,7 +78,7 @@ class Stage:
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, args: SftArguments, name: str) -> Iterator[Stage]:
+    def begin(cls, args: StageArguments, name: str) -> Iterator[Stage]:
         """Check all that can be checked, and hold the run's folder until the stage ends.
 
         Raises:
@@ -95,7 +95,7 @@ class Stage:
             push = hub_push(run.args) if is_first() else None
             yield cls(run, lock, run.args, decisions, push, started)
 
-    def prepare(self, prepare: Callable[[SftArguments], Prepared]) -> Prepared:
+    def prepare(self, prepare: Callable[[StageArguments], Prepared]) -> Prepared:
         """Make the samples, on each machine in one process first; bring the processes together."""
         with first_on_this_machine("data"):
             samples = prepare(self.args)

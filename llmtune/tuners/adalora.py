@@ -11,7 +11,7 @@ from llmtune.tuners.lora import attach, target_modules
 from llmtune.tuners.parts import frozen_parts
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["AllocateRanks", "add_adalora"]
@@ -20,7 +20,7 @@ ORTHOGONALITY = 0.5
 """Weight of the loss that keeps the factors orthogonal: PEFT's."""
 
 
-def add_adalora(model: Any, args: SftArguments, info: ModelInfo, num_steps: int) -> Any:
+def add_adalora(model: Any, args: StageArguments, info: ModelInfo, num_steps: int) -> Any:
     """Adapters of `--lora_rank` ranks on average at the end, of half as many more at the beginning.
 
     The first tenth of the steps keeps all ranks; the last three tenths train those that are left.

@@ -9,14 +9,14 @@ from llmtune.errors import UsageError
 from llmtune.tuners.parts import part_of
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["freeze_by_name"]
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def freeze_by_name(model: Any, args: SftArguments) -> None:
+def freeze_by_name(model: Any, args: StageArguments) -> None:
     """Freeze what `--freeze_layers` and `--freeze_parameters` name.
 
     Raises:

@@ -25,13 +25,13 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["add_lora", "attach", "check_modules_to_save", "linear_names", "load_adapter", "target_modules"]
 
 
-def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
+def add_lora(model: Any, args: StageArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
     """Put adapters beside the layers that `--lora_target_modules` names; everything else is frozen.
 
     Adapter weights are kept in fp32 where the base is in half precision.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["Part", "freeze_parts", "frozen_parts", "has_eyes", "part_of", "trained_linears"]
 
@@ -27,7 +27,7 @@ def has_eyes(model: Any) -> bool:
     return any(part_of(name) != "language" for name, _ in model.named_modules())
 
 
-def frozen_parts(args: SftArguments) -> frozenset[Part]:
+def frozen_parts(args: StageArguments) -> frozenset[Part]:
     """The parts that `--freeze_vit` and `--freeze_aligner` keep as they are."""
     flags: tuple[tuple[Part, bool], ...] = (("vit", args.freeze_vit), ("aligner", args.freeze_aligner))
     return frozenset(part for part, frozen in flags if frozen)

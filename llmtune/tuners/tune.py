@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback, TrainingArguments
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["count_parameters", "prepare_tuner", "tuner_callbacks", "tuner_optimizer"]
 
 
 def prepare_tuner(
-    model: Any, args: SftArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
+    model: Any, args: StageArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
 ) -> Any:
     """Freeze and extend the model as `--sft_type` says. Returns what is to be trained."""
     if args.sft_type == "full":
@@ -50,7 +50,7 @@ def prepare_tuner(
     return add_lora(model, args, info, new_token_ids)
 
 
-def _go_on_from(model: Any, folder: Path, args: SftArguments) -> Any:
+def _go_on_from(model: Any, folder: Path, args: StageArguments) -> Any:
     tuned = load_adapter(model, folder, is_trainable=True)
     kind = str(tuned.peft_config["default"].peft_type.value).lower()
     if kind != args.sft_type:
@@ -79,7 +79,7 @@ def _numel(parameter: Any) -> int:
     return int(parameter.numel())
 
 
-def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
+def tuner_callbacks(args: StageArguments) -> list[TrainerCallback]:
     """What a tuner does beside the steps."""
     if args.sft_type != "adalora":
         return []
@@ -88,7 +88,7 @@ def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
     return [AllocateRanks()]
 
 
-def tuner_optimizer(model: Any, arguments: TrainingArguments, args: SftArguments) -> torch.optim.Optimizer | None:
+def tuner_optimizer(model: Any, arguments: TrainingArguments, args: StageArguments) -> torch.optim.Optimizer | None:
     """The optimizer of a tuner that has one of its own; None: that of the arguments."""
     if args.lorap_lr_ratio is None or args.sft_type != "lora":
         return None

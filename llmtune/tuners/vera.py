@@ -10,13 +10,13 @@ from llmtune.tuners.parts import frozen_parts
 if TYPE_CHECKING:
     from peft import VeraConfig
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["vera_config"]
 
 
-def vera_config(model: Any, args: SftArguments, info: ModelInfo) -> VeraConfig:
+def vera_config(model: Any, args: StageArguments, info: ModelInfo) -> VeraConfig:
     """VeRA of rank `--lora_rank` on the layers that LoRA would adapt. The shared matrices are saved, too."""
     from peft import VeraConfig
 
