@@ -74,10 +74,9 @@ format: .venv/.installed-test ## Let ruff repair and format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-golden: .venv/.installed-test ## Write tests/golden, scripts/, the READMEs' tables and docs/ anew; review the difference.
+golden: .venv/.installed-test ## Regenerate tests/golden, scripts/ and docs/; review the difference.
 	$(BIN)/python tests/golden/generate.py
 	$(BIN)/python tests/golden/launch_texts.py
-	$(BIN)/python tests/golden/readme_tables.py
 	$(BIN)/python scripts/generate.py
 	$(BIN)/python docs/generate.py
 

@@ -91,7 +91,7 @@ def useful_tokens(batch: dict[str, Any]) -> int:
 
 def run_llmtune(options: argparse.Namespace) -> dict[str, int]:
     from llmtune import SftArguments, sft
-    from llmtune.training import sft as module
+    from llmtune.stages import sft as module
 
     seen: dict[str, int] = {}
     own = module.prepare

@@ -1,4 +1,4 @@
-"""Pictures of masks: what a template writes for a row, token by token, what is learned in colour.
+"""Pictures of loss masks: the tokens of a rendered row, the trainable ones in colour.
 
 SVG, so that a difference can be read.
 """
@@ -100,8 +100,8 @@ def picture(example: Example, tokenizer: Any) -> str:
     (encoded,) = template.encode_rows([to_conversation(example.row)])
     (sample,) = encoded.samples
     views = token_views(tokenizer, sample.input_ids, sample.labels)
-    learned = sum(view.learned for view in views)
-    title = f"Template {example.template}: {len(views)} tokens, {learned} learned"
+    trainable = sum(view.trainable for view in views)
+    title = f"Template {example.template}: {len(views)} tokens, {trainable} trainable"
     return drawn(title, views)
 
 
@@ -117,7 +117,7 @@ def drawn(title: str, views: Sequence[TokenView]) -> str:
                 if column >= COLUMNS:
                     column, line = 0, line + 1
                 piece = part[: COLUMNS - column]
-                boxes.append(_box(piece, SHADES[view.learned][index % 2], column, line))
+                boxes.append(_box(piece, SHADES[view.trainable][index % 2], column, line))
                 column, part = column + len(piece), part[len(piece) :]
     lines = line + (1 if column else 0)
     width = COLUMNS * WIDTH + 2 * MARGIN

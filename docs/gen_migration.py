@@ -1,4 +1,4 @@
-"""The pages on coming from another tool: what each of its flags is taken for, asked of aliases.py itself."""
+"""Pages on migrating from other tools: the translation of each flag, by aliases.py itself."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def pages() -> Iterator[tuple[str, str]]:
     rows = ((f"[{tool.title}]({name}.md)", cell(tool.about)) for name, tool in TOOLS.items())
     yield (
         "migration/index.md",
-        "# Coming from other tools\n\nType what you know. A flag of a neighbouring tool is taken for ours, and the run "
-        "says once what it was taken for. A flag that nothing here answers to is refused, with the nearest one of "
-        "ours; none is passed over in silence.\n\n"
+        "# Coming from other tools\n\nUse the flags that you know. Flags of other tools are translated, and the run "
+        "logs the translation once. A flag without a counterpart is refused, with the nearest one of llmtune; none is "
+        "ignored silently.\n\n"
         f"{table(('From', ''), rows)}\n\n```bash\nllmtune sft --model_name_or_path llmtune-tiny --dataset tiny-qa "
         "--lora_r 8 --per_device_train_batch_size 2 --max_steps 2\n```\n\n```text\n"
-        "--model_name_or_path is taken for --model_id_or_path.\n--lora_r is taken for --lora_rank.\n"
-        "--per_device_train_batch_size is taken for --batch_size.\n```\n",
+        "Translated flags: --model_name_or_path -> --model_id_or_path, --lora_r -> --lora_rank, "
+        "--per_device_train_batch_size -> --batch_size.\n```\n",
     )
 
 
@@ -39,7 +39,7 @@ def ours(line: tuple[str, ...]) -> str:
     """What to type for a line of migration_flags.py, as the table has it."""
     if len(line) == 3:
         _check_refused(line)
-        text = {"the same": "the same", "nothing": "leave it away"}.get(line[2], f"`{line[2]}`")
+        text = {"the same": "the same", "nothing": "remove it"}.get(line[2], f"`{line[2]}`")
         is_refused = not line[0][0].isupper() and "--" not in line[0] and line[0].split()[0] not in our_flags()
         return f"{text} †" if is_refused else text
     flag, *values = shlex.split(line[0])
@@ -65,7 +65,7 @@ def _check_refused(line: tuple[str, ...]) -> None:
         translate(flag, line[0].split()[1:])
     except UsageError:
         return
-    raise AssertionError(f"--{flag} is taken as it is: leave the third text of its line away")
+    raise AssertionError(f"--{flag} is translated already: remove the third text of its line")
 
 
 def _page(tool: Tool) -> str:

@@ -1,18 +1,15 @@
-"""The tables of the registries, from their entries: those of the READMEs, and tool formats and metrics besides."""
+"""Pages of the registries: tables of models, datasets, templates, tool formats and metrics."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
+import registry_tables
 from gen_commands import cell, table
 
 from llmtune.metrics.info import METRIC_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
-ROOT = Path(__file__).resolve().parents[1]
 Row = tuple[str, ...]
 
 PAGES = {
@@ -20,13 +17,13 @@ PAGES = {
         "Models",
         "`--model_type KEY` takes one of these. The weights come from ModelScope, from Hugging Face with `--use_hf "
         "true`, or from `--model_id_or_path FOLDER`. Entries whose ids are `not verified` were not compared with a "
-        "second source. A folder that no entry knows trains as well: [your own model](../howto/own-model.md).",
+        "second source. A folder without an entry trains as well: [your own model](../howto/own-model.md).",
         "llmtune list models\nllmtune list models --unverified\nllmtune show model qwen2.5-7b-instruct",
     ),
     "datasets": (
-        "Data sets",
+        "Datasets",
         "`--dataset KEY` takes one or several; `KEY#1000` draws 1,000 rows. Files of yours need no entry: [your own "
-        "data set](../howto/own-dataset.md).",
+        "dataset](../howto/own-dataset.md).",
         "llmtune list datasets\nllmtune show dataset tiny-qa",
     ),
     "templates": (
@@ -37,7 +34,7 @@ PAGES = {
     ),
     "tool_formats": (
         "Tool formats",
-        "How a family of models is told of tools and writes its calls. A template names its format: [agents and "
+        "Formats of tools, calls and results by model family. A template names its format: [agents and "
         "function calling](../howto/agents.md).",
         "llmtune list tool_formats\nllmtune show tool_format hermes",
     ),
@@ -65,30 +62,20 @@ def metrics() -> Iterator[Row]:
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    of_readme = readme_tables()
-    heads = dict(of_readme.HEADS["README.md"])
-    heads["tool_formats"] = ("Key", "Tools stand in", "A call begins with", "Templates")
-    heads["metrics"] = ("Key", "Measures", "Scores", "What it says")
-    rows = {**of_readme.TABLES, "tool_formats": tool_formats, "metrics": metrics}
+    heads = dict(registry_tables.HEADS)
+    heads["tool_formats"] = ("Key", "Tools are in", "A call begins with", "Templates")
+    heads["metrics"] = ("Key", "Measures", "Scores", "Description")
+    rows = {**registry_tables.TABLES, "tool_formats": tool_formats, "metrics": metrics}
     for name, (title, text, commands) in PAGES.items():
         found = table(heads[name], rows[name]())
         yield f"registries/{name}.md", f"# {title}\n\n{text}\n\n```bash\n{commands}\n```\n\n{found}\n"
     counts = ((f"[{title}]({name}.md)", f"{len(list(rows[name]())):,}") for name, (title, _, _) in PAGES.items())
     yield (
         "registries/index.md",
-        "# Registries\n\nWhat `llmtune list` shows, as tables. Each entry is one call: `register_model`, "
+        "# Registries\n\nThe tables of `llmtune list`. Each entry is one call: `register_model`, "
         "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`.\n\n"
         f"{table(('Table', 'Lines'), counts)}\n",
     )
-
-
-def readme_tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "tests/golden/readme_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _templates_of(tool_format: str) -> list[str]:

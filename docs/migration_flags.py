@@ -29,7 +29,7 @@ COMMON_RUN = (
     ("save_total_limit 2", "the best checkpoint is kept besides the last ones"),
     ("output_dir output", "each run makes a folder of its own below"),
     ("per_device_train_batch_size 2", ""),
-    ("gradient_checkpointing true", "better left away: `auto` recomputes as little as memory allows"),
+    ("gradient_checkpointing true", "better removed: `auto` recomputes as little as memory allows"),
     ("report_to tensorboard", "curves are in logging.jsonl and images/ in any case"),
 )
 
@@ -64,7 +64,7 @@ TOOLS = {
             ("bnb_4bit_compute_dtype bfloat16", "", "--bnb_4bit_comp_dtype bf16"),
             ("max_length 2048", ""),
             ("truncation_strategy delete", "`left` without it; a sample is cut, never dropped in silence"),
-            ("packing true", "rows in a pack do not see each other, on every kind of attention"),
+            ("packing true", "rows of a pack do not attend to each other, with every attention implementation"),
             ("padding_free true", ""),
             ("attn_impl flash_attn", "by transformers' name", "--attn_impl flash_attention_2"),
             ("use_liger_kernel true", ""),
@@ -97,7 +97,7 @@ TOOLS = {
         (
             "`swift sft` is `llmtune sft`, `swift infer` is `llmtune infer`, `swift deploy` is `llmtune serve`, "
             "`swift app` is `llmtune web`, `swift export` is `llmtune export`, `swift eval` is `llmtune eval`.",
-            "No system text is added that the template does not document.",
+            "No system prompt is added that the template does not document.",
             "`--max_length` cuts a longer sample and counts it; ms-swift drops it.",
             "`args.json` of a run is `sft_args.json` here, and every checkpoint holds one: "
             "`--ckpt_dir` alone is enough afterwards.",
@@ -106,7 +106,7 @@ TOOLS = {
     "llama-factory": Tool(
         "LLaMA-Factory",
         "Its YAML files are read by `--config`, once `dataset` has paths or keys of `llmtune list datasets`, "
-        "`template` is left away, and what the table marks with † is replaced.",
+        "`template` is removed, and the flags marked with † are replaced.",
         "# my_run.yaml for llamafactory-cli train\n"
         "model_name_or_path: Qwen/Qwen2.5-7B-Instruct\n"
         "stage: sft\n"
@@ -126,11 +126,11 @@ TOOLS = {
             ("do_train true", ""),
             ("model_name_or_path Qwen/Qwen2.5-7B-Instruct", ""),
             ("adapter_name_or_path FOLDER", "in training; `--ckpt_dir` afterwards", "--peft_path FOLDER"),
-            ("template qwen", "keys differ; best left away: the model's entry names it"),
+            ("template qwen", "keys differ; best removed: the model's entry names it"),
             ("tool_format qwen", "`llama3` is `llama3.1`; without it as the template has it", "--tool_format hermes"),
             ("finetuning_type lora", "`freeze` is `--sft_type full --freeze_layers N`"),
             ("dataset my_rows", "a path or a key; there is no dataset_info.json to write"),
-            ("dataset_dir data", "it is taken as data: leave it away where `--dataset` has paths"),
+            ("dataset_dir data", "it is read as data: remove it where `--dataset` has paths"),
             ("cutoff_len 2048", ""),
             ("max_samples 1000", "of all rows", "--train_dataset_sample 1000"),
             ("val_size 0.01", "", "--dataset_test_ratio 0.01"),
@@ -174,7 +174,7 @@ TOOLS = {
         (
             "`llamafactory-cli train` is `llmtune sft`, `chat` is `llmtune infer --eval_human true`, `webchat` is "
             "`llmtune web`, `api` is `llmtune serve`, `export` is `llmtune export`.",
-            "Data is a path. The shape of rows is told from their columns and said.",
+            "Data is a path. The format of rows is recognised from their columns and logged.",
             "Rows of query and response learn the last answer; rows of messages all answers. `--loss_on` decides.",
             "Packed rows never attend to each other; there the default of `packing` lets them.",
         ),
@@ -218,7 +218,7 @@ TOOLS = {
             *COMMON_RUN,
         ),
         (
-            "Rows of `conversations` with `from` and `value` are read as they are, and every answer is learned.",
+            "Rows of `conversations` with `from` and `value` are read as they are, and every response is trainable.",
             "The checkpoint's own Python is not run: Qwen of 2023 is turned into transformers' classes.",
             "Its web_demo.py is `llmtune web`, its openai_api.py `llmtune serve`, which reads ReAct's calls into "
             "`tool_calls`.",
@@ -237,7 +237,7 @@ TOOLS = {
             ("model_type auto", "the model's files tell"),
             ("model_name_or_path Qwen/Qwen2.5-0.5B-Instruct", ""),
             ("tokenizer_name_or_path FOLDER", ""),
-            ("template_name vicuna", "keys differ; best left away: the model's entry names it"),
+            ("template_name vicuna", "keys differ; best removed: the model's entry names it"),
             ("train_file_dir data", "every file below that rows can be read from"),
             ("validation_file_dir data", ""),
             ("dataset_name shibing624/medical", "", "--dataset hf::shibing624/medical"),

@@ -1,4 +1,4 @@
-"""A model, a data set and a chat template of one's own, without touching llmtune.
+"""A model, a dataset and a chat template of one's own, without touching llmtune.
 
 From the command line, where the file is read before the flags are checked:
 
@@ -23,7 +23,7 @@ from llmtune.models.tiny import tiny_folder
 # Contexts are texts; a list of names or numbers inside stands for tokens, such as the tokenizer's end of text.
 register_template(
     "my-template",
-    prefix=["System: {{SYSTEM}}\n\n"],  # left out where there is no system text
+    prefix=["System: {{SYSTEM}}\n\n"],  # left out where there is no system prompt
     prompt=["Question {{ROUND}}: {{QUERY}}\nAnswer:"],
     chat_sep=["\n\n"],
     suffix=[["eos_token_id"]],  # what the model learns to end with
@@ -40,7 +40,7 @@ register_model(
 )
 
 
-# A data set: a function without arguments. It runs when the data set is used, and may return rows of any known
+# A dataset: a function without arguments. It runs when the dataset is used, and may return rows of any known
 # shape, a datasets.Dataset, or a pair (train, validation) of either.
 @register_dataset("my-data")
 def my_data() -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """llmtune: fine-tune large language models from three registries.
 
-Names are imported when they are first used, so that `import llmtune` costs nothing.
+Names are imported on first use, so that `import llmtune` is fast.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from llmtune.metrics.info import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
+    from llmtune.stages.sft import SftResult, sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
     from llmtune.templates.lookup import get_template
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
-    from llmtune.training.sft import SftResult, sft
 
 __version__ = "0.4.0"
 
@@ -45,7 +45,7 @@ _HOMES = {
     "MetricInfo": "llmtune.metrics.info",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
-    "SftResult": "llmtune.training.sft",
+    "SftResult": "llmtune.stages.sft",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
@@ -62,7 +62,7 @@ _HOMES = {
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",
-    "sft": "llmtune.training.sft",
+    "sft": "llmtune.stages.sft",
 }
 
 __all__ = [

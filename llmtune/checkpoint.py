@@ -266,7 +266,7 @@ def seal_checkpoint(folder: Path, *, world_size: int, step_size: int, strategy: 
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
-    """What `seal_checkpoint` wrote; None where there is none, or it is damaged."""
+    """Return the record of `seal_checkpoint`; None where it is missing or damaged."""
     seal = read_json(folder / SEAL_FILE)
     kinds = {"world_size": int, "step_size": int, "strategy": str, "files": dict}
     if not all(isinstance(seal.get(name), kind) for name, kind in kinds.items()):

@@ -1,4 +1,4 @@
-"""Every error that a user can meet: one clear line, what is wrong and what to type next.
+"""User errors: one clear line each, with the cause and the next step.
 
 The command line prints the message alone and exits with `exit_status`; `--debug` adds the traceback.
 """
@@ -24,13 +24,13 @@ __all__ = [
 
 
 class LlmtuneError(Exception):
-    """Anything that llmtune can explain. `exit_status`: what the command exits with."""
+    """Base class of user errors. `exit_status`: exit status of the command."""
 
     exit_status = 1
 
 
 class UsageError(LlmtuneError):
-    """A flag, an argument or a key that makes no sense as it was given."""
+    """An invalid flag, argument or key."""
 
     exit_status = 2
 
@@ -40,7 +40,7 @@ class UnknownKeyError(UsageError, LookupError):
 
 
 class DuplicateKeyError(UsageError):
-    """A key that is registered already; names who registered it first."""
+    """A key that is registered already; names the place of the first registration."""
 
 
 class ReadOnlyError(UsageError, TypeError):
@@ -48,11 +48,11 @@ class ReadOnlyError(UsageError, TypeError):
 
 
 class DataError(LlmtuneError):
-    """A data file or data set that cannot be used."""
+    """A data file or dataset that cannot be used."""
 
 
 class RowError(DataError):
-    """One row that fits no known shape; names the keys found and those expected."""
+    """A row without a known format; names the keys found and those expected."""
 
 
 class TemplateError(LlmtuneError):
@@ -64,7 +64,7 @@ class ModelError(LlmtuneError):
 
 
 class HubError(LlmtuneError):
-    """A repository that is not on the hub, may not be read, or cannot be fetched whole."""
+    """A repository that is not on the hub, not accessible, or cannot be downloaded completely."""
 
 
 class CheckpointError(LlmtuneError):
@@ -76,7 +76,7 @@ class OutputError(LlmtuneError):
 
 
 class TrainingError(LlmtuneError):
-    """A training that cannot go on: its loss is no number, or has run away."""
+    """A training run that cannot continue: its loss is NaN or infinite, or has diverged."""
 
 
 class MissingPackageError(LlmtuneError):

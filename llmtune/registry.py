@@ -1,6 +1,6 @@
-"""One generic registry: a read-only mapping from keys to typed entries that says where each came from.
+"""Generic registry: a read-only mapping from keys to typed entries that knows the origin of each.
 
-Registering is pure: no file, no network, no torch. What an entry names is imported when it is first used.
+Registering is pure: no file, no network, no torch. Functions named by an entry are imported on first use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLUGINS_VARIABLE = "LLMTUNE_PLUGINS"
 
 
 class Entry:
-    """What entries have in common: they are read by attribute, where the dicts of 2023 were read by key.
+    """Base class of entries, read by attribute, where the dicts of 2023 were read by key.
 
     `dict(entry)` makes such a dict.
     """
@@ -40,23 +40,23 @@ class Entry:
 
     def __getitem__(self, name: str) -> Any:
         kind = type(self).__name__
-        raise ReadOnlyError(f"An entry is read by attribute: entry.{name}; dict(entry) makes a dict of this {kind}.")
+        raise ReadOnlyError(f"Entries are read by attribute: entry.{name}; dict(entry) converts this {kind} to a dict.")
 
     def get(self, name: str, *_: Any) -> Any:
         return self[name]
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):
-    """A read-only mapping; `register` is the one way in, as a call or as a decorator.
+    """A read-only mapping; entries are added by `register`, as a call or as a decorator.
 
     Args:
-        kind: What the entries are, in the singular: `model`, `data set`.
+        kind: Kind of the entries, in the singular: `model`, `dataset`.
         entry_type: A frozen dataclass; `register("key", **fields)` builds it.
-        builtin: The package whose import registers the entries that ship with llmtune. Imported on first look-up.
-        function_field: The field that a decorated function goes into; None refuses decoration.
-        field_aliases: Other spellings of field names that `register` takes.
+        builtin: The package whose import registers the entries that ship with llmtune; imported on first look-up.
+        function_field: The field of a decorated function; None refuses decoration.
+        field_aliases: Other spellings of field names that `register` accepts.
         entry_points: The entry-point group of plugins. A plugin's entry-point name is the key.
-        list_command: What to type to see all the keys.
+        list_command: The command that lists all keys.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         aliases: tuple[str, ...] = (),
         **fields: Any,
     ) -> Any:
-        """Register an entry, or decorate the function that it needs.
+        """Register an entry, or decorate its function.
 
         `register("k", Entry(...))`, `register("k", field=value)` and `register("k", function)` return None or the
         function; `@register("k")` and `@register("k", field=value)` above a function store and return it unchanged.
@@ -125,10 +125,10 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         return decorate
 
     def alias(self, alias: str, key: str, *, replace: bool = False) -> None:
-        """Let `alias` stand for `key`, which may be registered later.
+        """Register `alias` as another name of `key`, which may be registered later.
 
         Raises:
-            DuplicateKeyError: `alias` is a key, or stands for another one, and `replace` is false.
+            DuplicateKeyError: `alias` is a key, or an alias of another one, and `replace` is false.
         """
         self._load_builtin()
         if alias in self._entries:
@@ -140,7 +140,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         self._aliases[alias] = key
 
     def _try_build(self, key: str, fields: Mapping[str, Any]) -> EntryT | None:
-        """The entry that the fields make; None where it still needs the function that `register` then decorates."""
+        """Return the entry of the fields; None if it still needs the function that `register` then decorates."""
         values = self._values(key, fields)
         required = {
             field.name
@@ -159,7 +159,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
 
     @property
     def _asks_for_function(self) -> bool:
-        """Whether an entry may be nothing without its function, as the field's default of None says."""
+        """Return whether the function is required, that is, its field defaults to None."""
         fields = dataclasses.fields(cast("Any", self.entry_type))
         return any(field.name == self._function_field and field.default is None for field in fields)
 
@@ -192,7 +192,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         aliases: tuple[str, ...],
     ) -> None:
         if self._function_field is None:
-            raise UsageError(f"register_{self._slug} takes an entry or its fields; it decorates nothing.")
+            raise UsageError(f"register_{self._slug} takes an entry or its fields; it cannot be used as a decorator.")
         entry = self._make(key, self._values(key, {**fields, self._function_field: function}))
         self._add(key, entry, origin=origin, replace=replace, aliases=aliases)
 
@@ -228,7 +228,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     def __setitem__(self, key: str, value: Any) -> None:
         raise ReadOnlyError(
             f"The registry is read-only: register_{self._slug}({key!r}, ...) adds an entry, with replace=True in the "
-            "place of another. An entry is read by attribute; dict(entry) makes a dict of it."
+            "place of another. Entries are read by attribute; dict(entry) converts one to a dict."
         )
 
     def __delitem__(self, key: str) -> None:
@@ -257,7 +257,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         return f"<Registry of {len(self)} {self.kind} entries>"
 
     def canonical(self, key: str) -> str:
-        """The key that an alias stands for; any other key unchanged."""
+        """Return the key of an alias; any other key unchanged."""
         self._load_builtin()
         return self._aliases.get(key, key)
 
@@ -267,7 +267,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         return dict(self._aliases)
 
     def origin(self, key: str) -> str:
-        """Where an entry was registered, as `file:line`, or which plugin brings it."""
+        """Return where an entry was registered, as `file:line`, or the plugin that provides it."""
         key = self.canonical(key)
         if key not in self._origins and key in self._plugins:
             return _plugin_origin(self._plugins[key])
@@ -275,7 +275,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         return self._origins[key]
 
     def nearest(self, key: str) -> list[str]:
-        """Up to three keys or aliases that look like `key`."""
+        """Return up to three keys or aliases similar to `key`."""
         self._load_builtin()
         return difflib.get_close_matches(key.lower(), [*self._all_keys(), *self._aliases], n=3, cutoff=0.5)
 
@@ -292,7 +292,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     def _slug(self) -> str:
         return self.kind.replace(" ", "")
 
-    # What brings entries
+    # Sources of entries
 
     def _load_builtin(self) -> None:
         if self._builtin is not None:
@@ -300,7 +300,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
             try:
                 importlib.import_module(module)
             except BaseException:
-                self._builtin = module  # the next look-up must meet the fault again, not an empty registry
+                self._builtin = module  # the next look-up must raise again, not find an empty registry
                 raise
 
     @cached_property
@@ -326,8 +326,8 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
             found = point.load()
         except Exception as err:
             raise LlmtuneError(
-                f"The plugin that brings the {self.kind} {point.name!r} ({origin}) cannot be loaded: {err!r}. "
-                f"Repair or remove it, or set {PLUGINS_VARIABLE}='' to do without plugins."
+                f"The plugin of the {self.kind} {point.name!r} ({origin}) cannot be loaded: {err!r}. "
+                f"Fix or remove it, or set {PLUGINS_VARIABLE}='' to disable plugins."
             ) from err
         if point.name in self._entries:  # the plugin's module called register itself
             return

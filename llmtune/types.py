@@ -1,4 +1,4 @@
-"""The two shapes that a row takes on its way from file to loss: a Conversation, then an Encoded."""
+"""The two representations of a row between file and loss: Conversation and Encoded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 IGNORE_INDEX = -100
-"""Label of a token that is not learned. The value that torch's cross entropy ignores by default."""
+"""Label of a token that does not contribute to the loss: the value that torch's cross entropy ignores by default."""
 
 Json: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -29,11 +29,11 @@ TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant makes.
+    """A tool call of the assistant.
 
     Attributes:
-        arguments: A JSON object, or the text that stood in the data.
-        id: What its result refers to by `tool_call_id`, where the data has one.
+        arguments: A JSON object, or the text of the data.
+        id: Its id in the data, if any, referred to by its result's `tool_call_id`.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A row, whatever its shape was.
+    """A row in canonical form.
 
     Attributes:
         messages: At most one system message, first; then the turns.
         tools: The function schemas that the assistant may call.
-        images: Paths or addresses, in the order in which the contents name them.
-        template_kwargs: Variables for the tokenizer's own chat template (`enable_thinking`, say), a JSON object.
+        images: Paths or URLs, in the order in which the contents name them.
+        template_kwargs: Variables for the tokenizer's own chat template (such as `enable_thinking`), a JSON object.
     """
 
     messages: tuple[Message, ...]
@@ -95,9 +95,9 @@ class Conversation:
 class Encoded:
     """Token ids and labels of one sample, equal lengths [T]. Not shifted: the model shifts.
 
-    `labels` holds IGNORE_INDEX or the token at the same place; the first one is always IGNORE_INDEX, since
-    nothing stands before it to predict it from. `images`: the paths of those whose tokens stand in the ids, in order.
-    `weights`: of the tokens in the loss, [T]; None where all are 1.
+    `labels` holds IGNORE_INDEX or the token at the same position; the first one is always IGNORE_INDEX, since there is
+    no context to predict it from. `images`: paths of the images in the ids, in order. `weights`: loss weights of the
+    tokens, [T]; None where all are 1.
     """
 
     input_ids: list[int]
@@ -106,5 +106,5 @@ class Encoded:
     weights: list[float] | None = None
 
     @property
-    def num_learned(self) -> int:
+    def num_trainable(self) -> int:
         return len(self.labels) - self.labels.count(IGNORE_INDEX)

@@ -76,7 +76,7 @@ COVERED = {
 
 PRELOADED = (
     "pytest hypothesis openai datasets uvicorn matplotlib.backends.backend_agg torch.utils.tensorboard "
-    "llmtune.training.sft llmtune.inference.infer llmtune.serving.service llmtune.exporting.export llmtune.cli.sft"
+    "llmtune.stages.sft llmtune.inference.infer llmtune.serving.service llmtune.exporting.export llmtune.cli.sft"
 )
 OPTIONS = ("-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider")
 LEFT_OUT = (".git", ".venv", ".*_cache", "__pycache__", "output", "site", "build", "dist", "*.egg-info")

@@ -35,7 +35,7 @@ def things(**options: Any) -> Registry[Thing]:
 
 
 def data_sets() -> Registry[DatasetInfo]:
-    return Registry("data set", DatasetInfo, function_field="get_function")
+    return Registry("dataset", DatasetInfo, function_field="get_function")
 
 
 # Registering
@@ -128,7 +128,7 @@ def test_missing_field_where_nothing_is_decorated():
     registry: Registry[TemplateInfo] = Registry("template", TemplateInfo)
     with pytest.raises(UsageError, match="prompt"):
         registry.register("k", suffix=["</s>"])
-    with pytest.raises(UsageError, match="decorates nothing"):
+    with pytest.raises(UsageError, match="cannot be used as a decorator"):
         registry.register("k", lambda: None)
 
 
@@ -334,7 +334,7 @@ def test_plugins_are_listed_unloaded_and_loaded_one_by_one(plugins):
 
 
 def test_plugin_function(plugins):
-    registry = Registry("data set", DatasetInfo, function_field="get_function", entry_points="test.things")
+    registry = Registry("dataset", DatasetInfo, function_field="get_function", entry_points="test.things")
     assert registry["row-thing"].get_function() == []
 
 

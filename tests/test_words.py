@@ -16,24 +16,13 @@ from llmtune.cli.main import COMMANDS
 ROOT = Path(__file__).parents[1]
 
 NOT_YET: tuple[str, ...] = (
-    "llmtune/data/",
     "llmtune/distributed/",
-    "llmtune/evaluation/",
-    "llmtune/exporting/",
-    "llmtune/hub/",
-    "llmtune/inference/",
     "llmtune/launch/",
-    "llmtune/merging/",
-    "llmtune/metrics/",
     "llmtune/models/",
     "llmtune/planning/",
     "llmtune/samples/",
-    "llmtune/serving/",
-    "llmtune/templates/",
+    "llmtune/training/",
     "llmtune/tuners/",
-    "llmtune/utils/",
-    "llmtune/web/",
-    *(f"llmtune/{name}.py" for name in ("__init__", "checkpoint", "errors", "registry", "types")),
     "docs/",
     "README",
 )

@@ -95,7 +95,8 @@ def measure(options: argparse.Namespace) -> None:
     import torch
 
     from llmtune import SftArguments, sft
-    from llmtune.training import build, loss, throughput
+    from llmtune.models import supervised_loss as loss
+    from llmtune.training import build, throughput
 
     folder = Path(options.scratch)
     flags = MODES[options.mode] | LEVERS[options.lever]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from llmtune.arguments.train_args import not_by_train_args
 from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, ModelError, TemplateError, UsageError
-from llmtune.hub.settings import HubOptions
 from llmtune.models.identify import identify
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.templates.info import TEMPLATE_MAPPING, with_kwargs
@@ -184,8 +183,7 @@ def _infer_model_type(args: ModelArguments) -> None:
     if args.model_id_or_path is None:
         args.model_type = DEFAULT_MODEL_TYPE
         return
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    found = identify(args.model_id_or_path, hub)
+    found = identify(args.model_id_or_path, args.hub())
     args.model_type = found.model_type
     if args.template_type is None:
         args.template_type = found.template

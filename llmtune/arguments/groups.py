@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.arguments.fields import Given, fixed, free, taken
+from llmtune.hub.settings import HubOptions
+from llmtune.models.folder import model_folder
+from llmtune.models.info import MODEL_MAPPING
 from llmtune.types import LossOn, TruncationStrategy
 
 __all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "QuantizationArguments", "SftType"]
@@ -60,6 +63,14 @@ class ModelArguments(Given):
         if self.model_type == "auto" and self.model_id_or_path:
             return Path(self.model_id_or_path).expanduser().resolve().name
         return str(self.model_type)
+
+    def hub(self) -> HubOptions:
+        """Which hub is asked, and how."""
+        return HubOptions(self.use_hf, self.model_revision, self.hub_token, self.cache_dir)
+
+    def folder(self, *, weights: bool = False) -> Path:
+        """The folder of the model, downloaded where it is not on this machine; the weights only where asked for."""
+        return model_folder(MODEL_MAPPING[str(self.model_type)], self.model_id_or_path, hub=self.hub(), weights=weights)
 
     def hub_options(self) -> dict[str, Any]:
         """Hub arguments of `get_model_tokenizer`."""

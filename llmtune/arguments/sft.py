@@ -26,7 +26,6 @@ from llmtune.arguments.training_groups import (
     TrainingFlags,
     VisionArguments,
 )
-from llmtune.distributed.ranks import world_size
 from llmtune.models.info import AUTO, MODEL_MAPPING
 
 __all__ = ["SftArguments"]
@@ -187,9 +186,9 @@ class SftArguments(
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full" and not self.fsdp
 
-    def step_size(self) -> int:
-        """Global batch size: samples, or packs, per optimizer step over all processes."""
-        return self.batch_size * self.gradient_accumulation_steps * world_size()
+    def step_size(self, processes: int) -> int:
+        """Samples, or packs, per optimizer step, over all processes."""
+        return self.batch_size * self.gradient_accumulation_steps * processes
 
     def unused_flags(self) -> list[str]:
         """Flags that differ from their defaults and have no effect in this run."""

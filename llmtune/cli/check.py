@@ -45,20 +45,21 @@ def run(argv: Sequence[str]) -> int:
         from llmtune.cli.check_template import check_template
 
         return check_template(args)
+    from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.identity import data_identity
     from llmtune.samples.positions import note_positions
     from llmtune.samples.prepare import prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
-    from llmtune.training.before import check_run
     from llmtune.utils.files import write_text
     from llmtune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    run, resume = check_run(args)
+    resolved = Run.resolve(args)
+    run = resolved.args
     prepared = prepare(run)
-    if resume is not None:
-        check_same_data(resume, data_identity(prepared))
+    if resolved.resume is not None:
+        check_same_data(resolved.resume, data_identity(prepared))
     note_positions(prepared, run)
     tokens = prepared.train_tokens
     statistics = _statistics(prepared, run)
@@ -127,11 +128,11 @@ def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
         "samples": f"{report.num_samples:,}",
         "validation samples": f"{len(validation):,}" if validation is not None else "none",
         "tokens": f"{report.num_tokens:,}",
-        "trainable tokens": f"{report.num_learned:,} ({report.num_learned / max(report.num_tokens, 1):.1%})",
+        "trainable tokens": f"{report.num_trainable:,} ({report.num_trainable / max(report.num_tokens, 1):.1%})",
         "tokens per sample": _percentiles(tokens),
         "samples truncated": f"{report.num_truncated:,}",
         "samples skipped": f"{report.num_deleted + report.num_cut_images:,} too long, "
-        f"{report.num_unlearned:,} without trainable tokens",
+        f"{report.num_untrainable:,} without trainable tokens",
         "rows skipped": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
         "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",

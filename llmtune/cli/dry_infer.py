@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmtune.arguments.infer import InferArguments
 from llmtune.cli import dry_run
+from llmtune.run.model_files import find_model
 
 __all__ = ["show_infer"]
 
@@ -20,7 +21,7 @@ def show_infer(args: InferArguments) -> None:
     whole = args.ckpt_dir is not None and args.sft_type == "full"
     model = "in the checkpoint"
     if not whole:
-        model = dry_run.find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
+        model = find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
     rows = {
         "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the base model",
         "model": f"{args.display_name()}, {model}",

@@ -5,18 +5,16 @@ Nothing is loaded, downloaded or written; hubs are not asked.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.errors import HubError, MissingPackageError, ModelError, UsageError
-from llmtune.hub.settings import HubOptions, use_hf
+from llmtune.errors import HubError
+from llmtune.hub.settings import use_hf
 from llmtune.models.info import AUTO, MODEL_MAPPING
+from llmtune.run.model_files import ModelFiles, no_network
 from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -24,12 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DryRunArguments",
-    "Found",
     "config_of",
     "data_rows",
     "dtype_text",
-    "find_model",
-    "no_network",
     "quantization_text",
     "show",
 ]
@@ -52,68 +47,6 @@ class DryRunArguments:
             except HubError:  # only the hub can tell what this model is: its files will, once fetched
                 vars(self)["model_type"] = AUTO
                 resolve()
-
-
-@contextlib.contextmanager
-def no_network() -> Iterator[None]:
-    """Search hub downloads on this machine only."""
-    before = os.environ.get("LLMTUNE_OFFLINE")
-    os.environ["LLMTUNE_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LLMTUNE_OFFLINE"]
-        else:
-            os.environ["LLMTUNE_OFFLINE"] = before
-
-
-@dataclass(frozen=True)
-class Found:
-    """Where a model is. `folder`: None where it is not on this machine, or is made when it is first needed."""
-
-    text: str
-    folder: Path | None
-
-
-def find_model(args: ModelArguments, *, bits: int, sft_type: str | None, lacks: list[str]) -> Found:
-    """Find the model on this machine; packages that it needs and that are not installed are added to `lacks`.
-
-    Raises:
-        ModelError: A folder that is none of a model. UsageError: Its weights cannot be used in this way.
-    """
-    from llmtune.models.folder import model_folder
-    from llmtune.models.loading import check_requirements
-    from llmtune.models.prequantized import check_prequantized
-
-    assert args.model_type is not None
-    info = MODEL_MAPPING[args.model_type]
-    if args.dtype is not None and info.torch_dtype not in (None, args.dtype):
-        raise UsageError(f"{info.model_id_or_path} supports {info.torch_dtype} only: use --dtype {info.torch_dtype}.")
-    with _noted(lacks):
-        check_requirements(args.model_type, info)
-    if info.get_folder is not None and args.model_id_or_path in (None, info.model_id_or_path):
-        return Found("built by llmtune, no download", None)
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    try:
-        with no_network():
-            folder = model_folder(info, args.model_id_or_path, hub=hub)
-    except HubError:
-        place = args.model_id_or_path or (info.hf_model_id if use_hf(args.use_hf) else info.model_id_or_path)
-        return Found(f"{place} on {_hub_name(args.use_hf)}, not on this machine: it would be downloaded", None)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
-    with _noted(lacks):
-        check_prequantized(folder, sft_type=sft_type, quantization_bit=bits)
-    return Found(str(folder), folder)
-
-
-@contextlib.contextmanager
-def _noted(lacks: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except MissingPackageError as err:
-        lacks.append(str(err))
 
 
 def data_rows(args: DataArguments, model: ModelArguments) -> dict[str, str]:
@@ -182,7 +115,7 @@ def quantization_text(args: QuantizationArguments) -> str:
     return f"4 bits, {args.quant_method} {args.bnb_4bit_quant_type}{double}{computed}"
 
 
-def config_of(found: Found) -> Mapping[str, object]:
+def config_of(found: ModelFiles) -> Mapping[str, object]:
     return {} if found.folder is None else read_json(found.folder / "config.json")
 
 

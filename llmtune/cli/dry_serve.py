@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from llmtune.arguments.answering import BASE_NAME, ServiceArguments
 from llmtune.arguments.serve import ServeArguments
 from llmtune.cli import dry_run
+from llmtune.run.model_files import find_model
 
 __all__ = ["show_serve", "show_service"]
 
@@ -30,7 +31,7 @@ def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping
     lacks: list[str] = []
     model = "in the checkpoint"
     if args.ckpt_dir is None or args.sft_type != "full":
-        model = dry_run.find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
+        model = find_model(args, bits=args.quantization_bit, sft_type=None, lacks=lacks).text
     has_base = args.ckpt_dir is not None and args.sft_type != "full"
     names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]
     rows = {

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli import dry_run
-from llmtune.distributed.deepspeed import deepspeed_file, need_deepspeed, read_deepspeed, zero_stage
+from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
 from llmtune.distributed.ranks import world_size
-from llmtune.errors import MissingPackageError, OutputError, UsageError
+from llmtune.errors import OutputError
 from llmtune.models.attention import best_flash
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports.find import native_target_modules
-from llmtune.training.named_layers import check_named_layers, check_peft_path
+from llmtune.run.resolved import Run
 
 __all__ = ["show_sft"]
 
@@ -26,32 +27,30 @@ def show_sft(args: SftArguments) -> None:
     Raises:
         LlmtuneError: Whatever would stop the run before weights are loaded, as far as local files show it.
     """
-    lacks: list[str] = []
-    found = dry_run.find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
-    check_named_layers(args, found.folder)
-    check_peft_path(args, found.folder)
+    run = Run.resolve(args, offline=True)
+    args = run.args
     rows = {
-        "model": f"{args.display_name()}, {found.text}",
+        "model": f"{args.display_name()}, {run.model.text}",
         "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
         "training": _training(args),
-        "target modules": _targets(args, dry_run.config_of(found)),
+        "target modules": _targets(args, dry_run.config_of(run.model)),
         "dtype": dry_run.dtype_text(args),
         "quantisation": dry_run.quantization_text(args) if args.quantization_bit else "",
         **dry_run.data_rows(args, args),
         "rows": _rows(args),
         "processes": _processes(args),
         "launch": _launch(args),
-        "DeepSpeed": _deepspeed(args, lacks),
+        "DeepSpeed": _deepspeed(args),
         "per step": _step(args),
         "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type}, warmup ratio {args.warmup_ratio:.3g}",
         **({"steps": f"{args.max_steps:,}"} if args.max_steps > 0 else {"epochs": f"{args.num_train_epochs:g}"}),
         "gradient checkpointing": args.gradient_checkpointing,
         "evaluation": f"every {args.eval_steps} steps; saved every {args.save_steps}"
         f", {args.save_total_limit} kept{', weights only' if args.only_save_model else ''}",
-        "resumes from": _resume(args),
+        "resumes from": _resume(args, run.resume),
         "output": _output(args),
     }
-    dry_run.show({name: text for name, text in rows.items() if text}, _notes(args, lacks))
+    dry_run.show({name: text for name, text in rows.items() if text}, _notes(args, run.lacks))
 
 
 def _training(args: SftArguments) -> str:
@@ -100,13 +99,9 @@ def _launch(args: SftArguments) -> str:
     return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
 
 
-def _deepspeed(args: SftArguments, lacks: list[str]) -> str:
+def _deepspeed(args: SftArguments) -> str:
     if args.deepspeed_config_path is None:
         return ""
-    try:
-        need_deepspeed()
-    except MissingPackageError as err:
-        lacks.append(str(err))
     file = deepspeed_file(args.deepspeed_config_path)
     assert file is not None
     zero = read_deepspeed(file).get("zero_optimization", {})
@@ -125,13 +120,10 @@ def _step(args: SftArguments) -> str:
     return f"{args.batch_size * args.gradient_accumulation_steps * processes:,} {what} ({factors}{many})"
 
 
-def _resume(args: SftArguments) -> str:
-    place = args.resume_from_checkpoint
-    if place is None:
-        return ""
-    if place != "last" and not Path(place).is_dir():
-        raise UsageError(f"--resume_from_checkpoint {place}: there is no such folder. Runs print theirs.")
-    return "the last checkpoint of the newest run" if place == "last" else place
+def _resume(args: SftArguments, checkpoint: Path | None) -> str:
+    if checkpoint is not None:
+        return str(checkpoint)
+    return "nothing: no run has a checkpoint yet" if args.resume_from_checkpoint else ""
 
 
 def _output(args: SftArguments) -> str:
@@ -142,15 +134,8 @@ def _output(args: SftArguments) -> str:
     return str(folder) if args.output_dir_flat else str(folder / args.display_name() / "vN-TIME")
 
 
-def _notes(args: SftArguments, lacks: list[str]) -> list[str]:
+def _notes(args: SftArguments, lacks: Sequence[str]) -> list[str]:
     notes = [f"missing here: {text}" for text in lacks]
-    if args.quantization_bit and args.quant_method == "bnb":
-        from llmtune.models.quantization import need_bitsandbytes
-
-        try:
-            need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
-        except MissingPackageError as err:
-            notes.append(f"missing here: {err}")
     if args.use_flash_attn and best_flash() is None:
         notes.append(
             "--use_flash_attn true: no FlashAttention package is installed; the run would use another attention."

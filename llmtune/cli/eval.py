@@ -10,6 +10,7 @@ from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.arguments.parser import parse
 from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
+from llmtune.run.model_files import find_model
 
 SUMMARY = """
 Evaluate checkpoints on their validation data, or on a file: loss, ROUGE, BLEU, exact match, multiple choice.
@@ -57,5 +58,5 @@ def _show(args: EvaluateArguments) -> None:
         rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
     rows["output"] = str(args.result_folder().resolve())
     if first.sft_type != "full":
-        dry_run.find_model(first, bits=first.quantization_bit, sft_type=None, lacks=lacks)
+        find_model(first, bits=first.quantization_bit, sft_type=None, lacks=lacks)
     dry_run.show(rows, [f"missing here: {text}" for text in lacks])

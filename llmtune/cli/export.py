@@ -10,6 +10,7 @@ from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.parser import parse
 from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
+from llmtune.run.model_files import find_model
 
 SUMMARY = """
 Export a checkpoint: merged weights, quantised weights, a GGUF file with an Ollama Modelfile, or a hub repository. A
@@ -44,7 +45,7 @@ def _show(args: ExportArguments) -> None:
     found = args.inferred
     rows = {"checkpoint": f"{args.checkpoint().resolve()}, {found.sft_type}", "template": str(found.template_type)}
     if found.sft_type != "full":
-        rows["base"] = f"{found.display_name()}, {dry_run.find_model(found, bits=0, sft_type=None, lacks=lacks).text}"
+        rows["base"] = f"{found.display_name()}, {find_model(found, bits=0, sft_type=None, lacks=lacks).text}"
         rows["merged"] = "first" if args.quant_method or args.to else "yes" if args.merge_lora else "no"
     if args.quant_method:
         rows["quantised"] = f"{args.bits} bits, {args.quant_method}"

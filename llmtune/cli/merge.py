@@ -11,6 +11,7 @@ from llmtune.arguments.merge import MergeArguments
 from llmtune.arguments.parser import parse
 from llmtune.cli import dry_run
 from llmtune.cli.dry_run import DryRunArguments
+from llmtune.run.model_files import find_model
 
 SUMMARY = """
 Merge a LoRA checkpoint into its base, tensor by tensor: memory holds one layer and one shard, not the whole model.
@@ -44,7 +45,7 @@ def _show(args: MergeArguments) -> None:
     checkpoint = args.checkpoint().resolve()
     rows = {
         "checkpoint": f"{checkpoint}, {found.sft_type}",
-        "base": f"{found.display_name()}, {dry_run.find_model(found, bits=0, sft_type=None, lacks=lacks).text}",
+        "base": f"{found.display_name()}, {find_model(found, bits=0, sft_type=None, lacks=lacks).text}",
         "dtype": found.dtype or "that of the base",
         "output": str(Path(args.output_dir or f"{checkpoint}-merged").resolve()),
     }

@@ -56,6 +56,6 @@ def run(argv: Sequence[str]) -> int:
     where = destination(args.hub_model_id, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
     folder = checkpoint_of(Path(args.ckpt_dir))
     message = f"{folder.name}, by llmtune push"
-    push_folder(folder, where, message=message, with_state=args.with_state, card=card_of(folder))
+    push_folder(folder, where, message=message, with_state=args.with_state, write_card=card_of(folder))
     sys.stdout.write(f"Pushed {folder} to {where.repo.repo_id} on {where.hub.name}\n")
     return 0

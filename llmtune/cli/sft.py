@@ -45,6 +45,6 @@ def run(argv: Sequence[str]) -> int:
         show_sft(args)
         return 0
     hand_over("sft", argv, nproc=args.nproc, max_restarts=args.max_restarts)
-    from llmtune.training.sft import sft
+    from llmtune.stages.sft import sft
 
     return 130 if sft(args.run_arguments()).interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure

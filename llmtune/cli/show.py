@@ -60,4 +60,4 @@ def _shown(piece: Piece) -> str:
         text = piece.content.replace("\n", "⏎\n")
     else:
         text = "[" + " ".join(map(str, piece.content)) + "]"
-    return f"⟦{text}⟧" if piece.learned and text else text
+    return f"⟦{text}⟧" if piece.trainable and text else text

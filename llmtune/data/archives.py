@@ -1,4 +1,4 @@
-"""The archives of a data set: unpacked once into the cache, so that rows can name the files inside by their paths."""
+"""Archives of a dataset, unpacked once into the cache, so that rows can name the files inside by their paths."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from llmtune.utils.logging import get_logger
 __all__ = ["FILE_COLUMN", "unpack", "unpacked_folder", "with_paths"]
 
 FILE_COLUMN = ":FILE"
-"""How ModelScope marks a column whose cells name files inside the archive."""
+"""ModelScope's mark of a column whose cells name files inside the archive."""
 
 
 def unpacked_folder(archive: Path) -> Path:
-    """Where an archive is, or will be, unpacked; a folder stays where it is. Another content, another place."""
+    """Return the folder that an archive is, or will be, unpacked into, by its content; a folder is its own."""
     if archive.is_dir():
         return archive
     state = archive.stat()
@@ -32,13 +32,15 @@ def unpack(archive: Path) -> Path:
     """Unpack a zip file into the cache, unless it is there; other processes may do the same meanwhile.
 
     Raises:
-        DataError: It is not a zip file, or a broken one. OutputError: The cache takes no more.
+        DataError: It is not a zip file, or a broken one. OutputError: The cache cannot be written.
     """
     folder = unpacked_folder(archive)
     if archive.is_dir():
         return folder
     if not zipfile.is_zipfile(archive):
-        raise DataError(f"{archive} is not a zip file; only those can be unpacked. Unpack it into a folder by hand.")
+        raise DataError(
+            f"{archive} is not a zip file, the only kind that llmtune unpacks. Unpack it into a folder yourself."
+        )
     try:
         with zipfile.ZipFile(archive) as opened:
             if folder.is_dir():
@@ -72,7 +74,7 @@ def _repair(opened: zipfile.ZipFile, folder: Path, archive: Path) -> None:
     damaged = [info for info in inside if _is_damaged(folder / info.filename.lstrip("/"), info.file_size)]
     if not damaged:
         return
-    get_logger().warning(f"{archive.name}: {len(damaged):,} of its unpacked files are damaged; they are unpacked anew")
+    get_logger().warning(f"{archive.name}: {len(damaged):,} of its unpacked files are damaged; unpacking them again")
     with temporary_folder(folder) as temporary:
         for info in damaged:
             made = Path(opened.extract(info, temporary))
@@ -90,7 +92,7 @@ def _is_damaged(file: Path, size: int) -> bool:
 
 
 def with_paths(row: dict[str, Any], media: Path | None) -> dict[str, Any]:
-    """A copy of a row whose `:FILE` columns lose the mark and hold whole paths."""
+    """Return a copy of a row whose `:FILE` columns lose the mark and hold full paths."""
     made: dict[str, Any] = {}
     for key, cell in row.items():
         marked = key.endswith(FILE_COLUMN)

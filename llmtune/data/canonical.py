@@ -1,4 +1,4 @@
-"""The one Arrow schema that every data set becomes, whatever its rows were.
+"""The Arrow schema that every dataset is converted to.
 
 Tool calls and schemas are JSON text: as Arrow structs, each would be padded with the fields of all the others.
 """
@@ -17,7 +17,7 @@ from llmtune.types import Conversation, Json, Message, ToolCall
 __all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record", "without_defaults"]
 
 FORMATS_VERSION = 5
-"""Part of every cache key: raise it when a row, or the report beside it, could come out differently than before."""
+"""Part of every cache key. Increase it when a row, or the report beside it, could differ from before."""
 
 MESSAGE = pa.struct(
     [
@@ -42,10 +42,10 @@ SCHEMA = pa.schema(
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
-    """A row of SCHEMA.
+    """Return a row of SCHEMA.
 
     Raises:
-        RowError: A tool schema or an argument that JSON has no form for.
+        RowError: A tool schema or an argument that cannot be written as JSON.
     """
     return {
         "messages": [
@@ -74,11 +74,11 @@ DEFAULTS: dict[str, Any] = {
     "tool_call_id": None,
     "template_kwargs": None,
 }
-"""Fields that the schema gained; rows that do without them are still the same rows, and sampled alike."""
+"""Defaults of fields added to the schema later. Rows with the defaults keep their digest and so their sampling."""
 
 
 def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without the fields that a row of an older version did not have."""
+    """Return a record without later fields that have their default."""
 
     def kept(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
@@ -87,7 +87,7 @@ def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Conversation:
-    """The conversation that `to_record` was given."""
+    """Return the conversation of a record: the inverse of `to_record`."""
     messages = tuple(
         Message(
             message["role"],

@@ -1,4 +1,4 @@
-"""The content of a message: text, or parts of text, thoughts, calls and images as the clients of several APIs write."""
+"""The content of a message: text, or parts (text, thoughts, calls, images) in the formats of several APIs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLS = ("tool_call", "tool_calls", "function_call")
 IMAGES = ("image", "image_url", "input_image")
 PARTS = (*TEXTS, *THOUGHTS, *CALLS, *IMAGES, "tools")
 VALUES = ("value", "text", "content")
-"""Where a part may keep what it holds, beside the key that is called like its type."""
+"""Keys that may hold a part's value, beside the key named after its type."""
 
 IMAGE_VALUES = ("image", "image_url", "path", "url", "value")
 LABELS = frozenset({"type", "id", "index"})
@@ -27,13 +27,13 @@ LABELS = frozenset({"type", "id", "index"})
 
 @dataclass(slots=True)
 class Found:
-    """What reading a row brings to light beside its messages.
+    """Facts found in a row beside its messages.
 
     Attributes:
-        images: The paths that stand inside messages, in the order of the marks that they fill.
-        tools: Schemas that stand inside messages.
-        unused: Keys inside messages that nothing was read from, `messages[].key`.
-        notes: What was done to the turns, in fixed words: the report counts how many rows each was done to.
+        images: Paths inside messages, in the order of the marks that they fill.
+        tools: Schemas inside messages.
+        unused: Keys inside messages that were not read, as `messages[].key`.
+        notes: Changes to the turns, in fixed words: the report counts the rows per change.
     """
 
     images: list[str] = field(default_factory=list)
@@ -42,13 +42,13 @@ class Found:
     notes: dict[str, None] = field(default_factory=dict)
 
     def leave(self, place: str, fields: Mapping[str, Any], known: Collection[Any]) -> None:
-        """Note the keys that are not known; those whose cell is null count as absent."""
+        """Note unknown keys; a key whose cell is null counts as absent."""
         self.unused.update((f"{place}.{key}", None) for key in fields if key not in known and fields[key] is not None)
 
 
 @dataclass(slots=True)
 class Content:
-    """`reasoning`: None where there is none. `calls`: those among the parts."""
+    """Content of a message. `reasoning`: None where there is none. `calls`: tool calls among the parts."""
 
     text: str = ""
     reasoning: str | None = None
@@ -56,10 +56,10 @@ class Content:
 
 
 def is_parts(content: Any, types: Collection[str] | None = None) -> bool:
-    """Whether a list, or a single object, is made of parts that name their type. Texts may stand between them.
+    """Return whether a list, or a single object, consists of parts that name their type; texts may stand between them.
 
     Args:
-        types: Those that count; None for any.
+        types: The types that count; None for any.
     """
     items = [content] if isinstance(content, Mapping) else content
     if not isinstance(items, (list, tuple)) or not items:
@@ -78,8 +78,8 @@ def read_content(content: Any, role: str, where: str, place: str, found: Found) 
     A value that is neither text nor parts becomes its JSON text: what a tool returned, or a structured answer.
 
     Raises:
-        RowError: A part of an unknown type, parts in an order that no template writes, or true or false where a
-            person or a model speaks.
+        RowError: A part of an unknown type, parts in an order that no template writes, or a boolean as the content
+            of a user or assistant message.
     """
     if isinstance(content, str):
         return Content(check_unicode(content, where))
@@ -89,7 +89,7 @@ def read_content(content: Any, role: str, where: str, place: str, found: Found) 
         return Content(str(content))
     if role == "tool":
         if is_parts(content) and any(map(_shows_image, _items(content))):
-            raise RowError(f"{where} has an image in what a tool returned; only a user message may show an image")
+            raise RowError(f"{where} has an image in a tool result; only a user message may hold an image")
         is_text = is_parts(content) and all(_plain_text(part) is not None for part in _items(content))
         return Content("".join(map(str, map(_plain_text, _items(content)))) if is_text else json_text(content, where))
     texts = isinstance(content, (list, tuple)) and all(isinstance(item, str) for item in content)
@@ -106,7 +106,7 @@ def _items(content: Any) -> Sequence[Any]:
 
 
 def _plain_text(part: Any) -> str | None:
-    """The text of a tool's part. Anything else that a tool returns is data, even where it has a `type`."""
+    """Return the text of a part of a tool result. Anything else that a tool returns is data, even with a `type`."""
     if isinstance(part, str):
         return part
     text = part.get("text", part.get("value")) if part.get("type") in TEXTS else None
@@ -123,7 +123,7 @@ def _read_part(part: Any, role: str, where: str, place: str, made: Content, foun
     kind = part.get("type")
     if kind not in PARTS:
         named = f"of type {kind!r}" if kind is not None else "without a type"
-        raise RowError(f"{where} has a part {named}, which is not supported; known are {', '.join(PARTS)}")
+        raise RowError(f"{where} has a part {named}, which is not supported; supported: {', '.join(PARTS)}")
     names = IMAGE_VALUES if kind in IMAGES else (kind, *VALUES)
     key = next((key for key in names if part.get(key) is not None), None)
     value = None if key is None else part[key]
@@ -131,7 +131,7 @@ def _read_part(part: Any, role: str, where: str, place: str, made: Content, foun
         found.leave(f"{place}.content[]", part, {*LABELS, key})
     if kind in IMAGES:
         if role != "user":
-            raise RowError(f"{where} has a part of type {kind!r}; only a user message may show an image")
+            raise RowError(f"{where} has a part of type {kind!r}; only a user message may hold an image")
         if value is not None:
             found.images.append(image_path(value))
         made.text += "<image>"
@@ -145,12 +145,12 @@ def _read_part(part: Any, role: str, where: str, place: str, made: Content, foun
     elif kind in THOUGHTS:
         _need_assistant(role, kind, where)
         if made.text or made.calls:
-            raise RowError(f"{where} has a thought behind its text; a thought comes first")
+            raise RowError(f"{where} has a thought after its text; a thought comes first")
         made.reasoning = "\n\n".join([*([made.reasoning] if made.reasoning else []), read_thought(value, where)])
     elif not isinstance(value, str):
         raise RowError(f"{where} has a part of type {kind!r} that holds {kind_of(value)}, not text")
     elif made.calls and value.strip():
-        raise RowError(f"{where} has text behind its tool calls; the calls come last")
+        raise RowError(f"{where} has text after its tool calls; the calls come last")
     else:
         made.text += "" if made.calls else check_unicode(value, where)
 
@@ -161,7 +161,7 @@ def _need_assistant(role: str, kind: str, where: str) -> None:
 
 
 def read_thought(value: Any, where: str) -> str:
-    """A thought: text, or parts of text.
+    """Return a thought, given as text or parts of text.
 
     Raises:
         RowError: Anything else.
@@ -175,12 +175,12 @@ def read_thought(value: Any, where: str) -> str:
 
 
 def image_path(value: Any) -> str:
-    """The path or address of an image, given as text or as an object that names it."""
+    """Return the path or URL of an image, given as text or as an object that names it."""
     if isinstance(value, Mapping):
         named = next((value[key] for key in ("path", "url") if value.get(key) is not None), None)
         if named is None and value.get("bytes") is not None:
-            raise RowError("an image is given by its bytes alone; save it to a file and give the path")
+            raise RowError("an image is given as bytes; save it to a file and give the path")
         value = named
     if not isinstance(value, str):
-        raise RowError(f"an image is {kind_of(value)}, not a path or an address")
+        raise RowError(f"an image is {kind_of(value)}, not a path or a URL")
     return check_unicode(value, "an image path")

@@ -1,4 +1,4 @@
-"""CSV and its kin: cells between commas, semicolons, tabs or bars, with a header."""
+"""CSV and similar files: cells separated by commas, semicolons, tabs or bars, with a header."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_delimited(path: Path, expected: str) -> Iterator[Located]:
     """Read the rows below a header.
 
     Args:
-        expected: The delimiter that the extension stands for; the header shows whether it is another one.
+        expected: The delimiter that the extension implies; the header shows whether it is another one.
     """
     csv.field_size_limit(2**31 - 1)
     delimiter = _delimiter(path, expected)
@@ -65,7 +65,7 @@ def _names_delimiter(line: str) -> bool:
 
 
 def _delimiter(path: Path, expected: str) -> str:
-    """The delimiter that makes most known columns of the header; where names do not tell, most columns."""
+    """Return the delimiter that gives the most known columns in the header, else the most columns."""
     first = _first_line(path)
     if _names_delimiter(first):
         chosen = first.rstrip("\r\n")[-1]
@@ -73,7 +73,7 @@ def _delimiter(path: Path, expected: str) -> str:
         counted = {mark: _split(first, mark) for mark in (expected, *DELIMITERS)}
         chosen = max(counted, key=lambda mark: (sum(map(is_known_column, counted[mark])), len(counted[mark])))
     if chosen != expected:
-        get_logger().info(f"{path}: its cells stand between {DELIMITERS.get(chosen, repr(chosen))}")
+        get_logger().info(f"{path}: cells are separated by {DELIMITERS.get(chosen, repr(chosen))}")
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Which files are data, and how their bytes become lines of text."""
+"""Find data files, and decode their bytes into lines of text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-"""What can be read; each also with `.gz` behind it."""
+"""Extensions that can be read, each also with `.gz`."""
 
 CHUNK_BYTES = 1 << 20
 
@@ -52,7 +52,7 @@ WIDE_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """Stands in the place of a row that cannot be read. `text`: the start of what stood there."""
+    """Placeholder of a row that cannot be read. `text`: the start of the line."""
 
     reason: str
     text: str = ""
@@ -62,10 +62,10 @@ Located: TypeAlias = "tuple[str, dict[str, Any] | BadLine]"
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files that `read_rows` would read: one file, or all those of a folder that hold rows.
+    """Return the files that `read_rows` would read: one file, or all data files of a folder.
 
     Raises:
-        DataError: Nothing is there, or nothing that can be read.
+        DataError: The path does not exist, or holds no data file.
     """
     if not exists(path):
         raise DataError(_missing_message(path))
@@ -77,11 +77,11 @@ def data_files(path: Path) -> list[Path]:
             raise DataError(f"The folder {path} holds no data file. Supported: {', '.join(EXTENSIONS)}, also with .gz.")
         if others := [str(file.relative_to(path)) for file in inside if file not in set(chosen)]:
             named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            get_logger().info(f"{path}: {len(chosen)} data files; {len(others)} of other kinds are not read ({named})")
+            get_logger().info(f"{path}: {len(chosen)} data files; {len(others)} other files are not read ({named})")
         return chosen
     if kind := _special_kind(path):
         raise DataError(
-            f"{path} is {kind}, not a file; rows are read more than once. Write them into a file first: "
+            f"{path} is {kind}, not a file, and rows are read more than once. Write them to a file first: "
             f"cat {shlex.quote(str(path))} > data.jsonl"
         )
     if not has_data_extension(path):
@@ -93,7 +93,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there; a name that no file can have names nothing."""
+    """Return whether a path exists; False for a name that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def exists(path: Path) -> bool:
 
 
 def _special_kind(path: Path) -> str | None:
-    """What a path is that is neither a file nor a folder."""
+    """Name the kind of a path that is neither a file nor a folder."""
     mode = path.stat().st_mode
     kinds = (
         (stat.S_ISFIFO, "a pipe (FIFO)"),
@@ -113,13 +113,13 @@ def _special_kind(path: Path) -> str | None:
 
 
 def has_rows(file: Path) -> bool:
-    """Whether a file in a folder is data, and not what describes it or what `datasets` keeps beside it."""
+    """Return whether a file in a folder is data, not a description of it or a file that `datasets` keeps beside it."""
     cached = extension_of(file) == ".arrow" and file.name.startswith(("cache-", "tmp"))
     return has_data_extension(file) and file.name not in NOT_DATA and not cached
 
 
 def extension_of(path: Path) -> str:
-    """The extension that says the format: `.jsonl` for `a.jsonl` and for `a.JSONL.gz`."""
+    """Return the extension that gives the format: `.jsonl` for `a.jsonl` and for `a.JSONL.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -133,7 +133,7 @@ def has_data_extension(path: Path) -> bool:
 def _missing_message(path: Path) -> str:
     folder = path.parent
     if os.path.islink(path):
-        return f"{path} is a link to {os.readlink(path)}, which does not exist. Make the link anew, or give the file."
+        return f"{path} is a link to {os.readlink(path)}, which does not exist. Recreate the link, or give the file."
     if not exists(folder) or not folder.is_dir():
         return f"{path} does not exist: there is no folder {folder}. Check the path."
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.6)
@@ -157,16 +157,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def decode(raw: bytes, path: Path, *, line: int, offset: int) -> str:
-    """UTF-8 text of a part of a file that starts at `offset` (bytes) on line `line`.
+    """Return the UTF-8 text of a part of a file that starts at `offset` (bytes) on line `line`.
 
     Raises:
-        DataError: A NUL byte, or bytes that are not UTF-8; names the place and the command that repairs it.
+        DataError: A NUL byte, or bytes that are not UTF-8; names the place and the command that fixes it.
     """
     if (nul := raw.find(b"\0")) >= 0:
         place = f"line {line + raw.count(10, 0, nul)}, byte {offset + nul}"
         wide = _wide_encoding(path)
         fault = f"is {wide}, not UTF-8" if wide else "holds a NUL byte"
-        raise DataError(f"{path} {fault} ({place}). Repair it: {_repair(path, wide)}")
+        raise DataError(f"{path} {fault} ({place}). Fix it: {_repair(path, wide)}")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as err:
@@ -179,7 +179,7 @@ def decode(raw: bytes, path: Path, *, line: int, offset: int) -> str:
 
 
 def _repair(path: Path, encoding: str | None) -> str:
-    """The command that writes a file in UTF-8; with no encoding, without its NUL bytes."""
+    """Return the command that writes a file in UTF-8; with no encoding, without its NUL bytes."""
     packed = path.suffix.lower() == ".gz"
     name = shlex.quote(str(path))
     unpacked = f"gzip -dc {name} | " if packed else ""
@@ -190,7 +190,7 @@ def _repair(path: Path, encoding: str | None) -> str:
 
 
 def _wide_encoding(path: Path) -> str | None:
-    """UTF-16 or UTF-32, told from the mark at the head of a file, or from where its zeros are."""
+    """Return UTF-16 or UTF-32, by the byte order mark at the start of a file, or by where its zeros are."""
     with open_bytes(path) as file:
         head = file.read(4096)
     for mark, name in WIDE_MARKS:

@@ -1,7 +1,7 @@
-"""Any row -> Conversation. The shape of a row is recognised from its columns; nothing is replaced by a guess.
+"""Convert any row into a Conversation. Its format is recognised from its columns; no value is guessed.
 
 Cells that are null count as absent. A row that comes straight from an Arrow table with nested structs should go
-through `readers.without_nulls` first, since Arrow pads tool arguments with nulls that the data never had.
+through `readers.without_nulls` first, since Arrow pads tool arguments with nulls that are not in the data.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["Shape", "rename_columns", "shape_of", "to_conversation"]
 
 
 def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True, found: Found | None = None) -> Conversation:
-    """Turn a row of any known shape into a checked conversation.
+    """Convert a row of any known format into a checked conversation.
 
-    What contributes to the loss: the answer alone of query/response, alpaca, prompt/completion and preference rows;
-    every assistant message of the messages shapes, except those with `"weight": 0`, `"loss": false` or the like; all
-    of a text. A preference row (chosen, rejected) gives its conversation with the chosen answer, as plain fine-tuning
-    needs it; a row with a label (KTO) gives its messages, whatever the label says: see `shapes.is_rejected`.
+    Contributing to the loss: only the response of query/response, alpaca, prompt/completion and preference rows;
+    every assistant message of the messages formats, except those with `"weight": 0`, `"loss": false` or the like; all
+    of a text. A preference row (chosen, rejected) gives its conversation with the chosen response, as SFT needs it; a
+    row with a label (KTO) gives its messages, whatever the label is: see `shapes.is_rejected`.
 
     Args:
         row: Not mutated.
-        need_answer: False lets a row end without an answer, for inference.
-        found: Receives what the report says of the inside of the row.
+        need_answer: False allows a row without a response, for inference.
+        found: Collects what the report says about the row's messages.
 
     Raises:
-        RowError: The row fits no shape or breaks its rules. The message holds the reason only.
+        RowError: The row has no known format or breaks its rules. The message holds the reason only.
     """
     cells = present(row)
     shape = recognise(cells).shape
@@ -52,7 +52,7 @@ def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True, found: 
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape:
-    """The shape that `to_conversation` would read a row as.
+    """Return the format that `to_conversation` would read a row as.
 
     Raises:
         RowError: None fits.
@@ -61,10 +61,10 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
 
 
 def rename_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of a row whose columns have the new names; a column that is absent stays absent.
+    """Return a copy of a row with renamed columns; an absent column stays absent.
 
     Raises:
-        RowError: A new name is another column's name already, and that column is not null.
+        RowError: The new name is already that of another column, which is not null.
     """
     renamed = {key: value for key, value in row.items() if key not in columns}
     for old, new in columns.items():
@@ -94,7 +94,7 @@ def _messages_of(cells: dict[str, Any], shape: Shape, found: Found, need_answer:
         raise RowError(_no_answer(cells, question))
     asked = _question(cells, question, found) if question else []
     answered = _side(cells, answer, "assistant", found) if answer else []
-    return [*_unlearned([*_history(cells, found), *asked] if question else []), *answered]
+    return [*_untrainable([*_history(cells, found), *asked] if question else []), *answered]
 
 
 def _no_answer(cells: Mapping[str, Any], question: str) -> str:
@@ -111,7 +111,7 @@ def _question(cells: Mapping[str, Any], key: str, found: Found) -> list[Message]
 
 
 def _side(cells: Mapping[str, Any], key: str, role: Role, found: Found) -> list[Message]:
-    """One half of a row: a text cell, one message, or a list of messages."""
+    """Return the messages of one half of a row: a text cell, one message, or a list of messages."""
     value = cells[key]
     if isinstance(value, Mapping) and not {"role", "from"} & {str(name).lower() for name in value}:
         return [Message(role, json_text(value, f"column {key!r}"), loss=role == "assistant")]  # with a structure
@@ -121,7 +121,7 @@ def _side(cells: Mapping[str, Any], key: str, role: Role, found: Found) -> list[
     return [Message(role, text_or_none(cells, key) or "", loss=role == "assistant")]
 
 
-def _unlearned(messages: Sequence[Message]) -> list[Message]:
+def _untrainable(messages: Sequence[Message]) -> list[Message]:
     return [dataclasses.replace(message, loss=False, weight=1.0) for message in messages]
 
 
@@ -167,7 +167,7 @@ def _pairs_of(cells: Mapping[str, Any], found: Found) -> list[Message]:
 
 
 def _half(content: Any, role: Role, more: Mapping[str, Any], where: str, key: str, found: Found) -> Message:
-    """One half of a pair; what stands beside the two belongs to the answer, and images to the question."""
+    """Return one half of a pair; further keys belong to the response, images to the question."""
     return parse_message({**more, "role": role, "content": content}, where, f"{key}[]", found)
 
 
@@ -176,14 +176,14 @@ def _preference(cells: dict[str, Any], found: Found) -> list[Message]:
     if any(
         message.role == "user" for message in chosen
     ):  # the whole conversation stands in `chosen`, as in TRL's implicit prompt
-        return [*_unlearned(chosen[:-1]), chosen[-1]]
+        return [*_untrainable(chosen[:-1]), chosen[-1]]
     rest = {key: value for key, value in cells.items() if key not in ("chosen", "rejected", *ANSWERS)}
     shape = recognise(rest).shape
-    return [*_unlearned(_messages_of(rest, shape, found, need_answer=False)), *chosen]
+    return [*_untrainable(_messages_of(rest, shape, found, need_answer=False)), *chosen]
 
 
 def _with_system(messages: list[Message], system: str | None) -> list[Message]:
-    """Put the system column first. An empty column counts as not given; an empty system *message* is kept."""
+    """Put the system column first. An empty column counts as absent; an empty system *message* is kept."""
     if not system:
         return messages
     if messages and messages[0].role == "system":

@@ -1,4 +1,4 @@
-"""A list of whole messages: roles, contents, thoughts, tool calls, and which of them contribute to the loss."""
+"""Parse a list of messages: roles, contents, thoughts, tool calls, and which of them contribute to the loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROLES: dict[str, str] = {
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("tool_call", "function_call"), CALL),
 }
-"""What a message may call its role. CALL is an assistant turn whose content is the JSON of the calls."""
+"""Names of roles. CALL is an assistant turn whose content is the JSON of the calls."""
 
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
@@ -48,7 +48,7 @@ def parse_messages(value: Any, key: str, found: Found) -> list[Message]:
 
     Args:
         key: The column, for errors and reports.
-        found: Receives what stands inside the messages.
+        found: Collects images, tools and unused keys of the messages.
     """
     what = f"column {key!r}"
     if isinstance(value, str):
@@ -69,7 +69,7 @@ def parse_messages(value: Any, key: str, found: Found) -> list[Message]:
 
 
 def transposed(value: Any) -> Any:
-    """A struct of lists, `{"role": [...], "content": [...]}`, as a list of messages; anything else as it is."""
+    """Return a struct of lists, `{"role": [...], "content": [...]}`, as a list of messages; anything else unchanged."""
     if not isinstance(value, Mapping) or not set(ROLE_KEYS) & set(value):
         return value
     value = {key: column for key, column in value.items() if column is not None}
@@ -80,23 +80,23 @@ def transposed(value: Any) -> Any:
 
 
 def _join(first: Message, second: Message, number: int) -> Message:
-    """Calls behind the text, or behind the calls, of the same turn."""
+    """Join calls to the text, or to the calls, of the same turn."""
     if (first.loss, first.weight) != (second.loss, second.weight):
         both = f"messages {number - 1} and {number} are one assistant turn"
         reason = "have different weights in the loss" if first.loss and second.loss else "only one of them is trainable"
         raise RowError(f"{both}, but {reason}")
     if second.reasoning and (first.content or first.tool_calls):
-        raise RowError(f"message {number} has a thought behind the text or the calls of its turn")
+        raise RowError(f"message {number} has a thought after the text or the calls of its turn")
     thoughts = [thought for thought in (first.reasoning, second.reasoning) if thought is not None]
     reasoning = "\n\n".join(filter(None, thoughts)) if thoughts else None
     return dataclasses.replace(first, tool_calls=first.tool_calls + second.tool_calls, reasoning=reasoning)
 
 
 def parse_message(item: Any, where: str, place: str, found: Found) -> Message:
-    """One message.
+    """Parse one message.
 
     Args:
-        where: Its place in the row, for errors. place: The list that it stands in, for reports: `messages[]`.
+        where: Its place in the row, for errors. place: The list that holds it, for reports: `messages[]`.
     """
     if not isinstance(item, Mapping):
         raise RowError(f"{where} is {kind_of(item)}, not an object with role and content")
@@ -132,7 +132,7 @@ def parse_message(item: Any, where: str, place: str, found: Found) -> Message:
 
 
 def _known(key: Any, item: Mapping[Any, Any]) -> str:
-    """The key as we know it: `Role` is `role` where that is not there as well."""
+    """Return the known spelling of a key: `Role` is `role`, unless the message has that as well."""
     lower = str(key).strip().lower()
     return lower if key not in MESSAGE_KEYS and lower in MESSAGE_KEYS and lower not in item else str(key)
 
@@ -174,7 +174,7 @@ def _calls(fields: Mapping[str, Any], role: str, where: str) -> Any:
 def _thought(
     fields: Mapping[str, Any], inside: str | None, role: str, where: str, place: str, found: Found
 ) -> str | None:
-    """The thought of a message, under whichever key. Of another role's message it is not used, and reported."""
+    """Return the thought of a message, under any of its keys. In a message of another role it is reported as unused."""
     given = {key: fields[key] for key in THOUGHT_KEYS if key in fields}
     if role != "assistant":
         found.leave(place, {key: thought for key, thought in given.items() if thought}, ())
@@ -187,7 +187,7 @@ def _thought(
 
 
 def _share(fields: Mapping[str, Any], where: str) -> tuple[bool, float]:
-    """Whether a turn contributes to the loss, and the weight of its tokens there."""
+    """Return whether a turn contributes to the loss, and the weight of its tokens."""
     for key in SWITCH_KEYS:
         value = fields.get(key, 1)
         if not isinstance(value, (int, float)) or value not in (0, 1):
@@ -207,7 +207,7 @@ def _share(fields: Mapping[str, Any], where: str) -> tuple[bool, float]:
 def _with_images(
     text: str, fields: Mapping[str, Any], role: str, where: str, found: Found, inside: Sequence[str]
 ) -> str:
-    """The content with a mark for each image that the message lists, which joins those of the row."""
+    """Return the content with a mark for each image that the message lists; these join the row's images."""
     given = next((fields[key] for key in IMAGE_KEYS if fields.get(key)), None)
     if given is None:
         return text
@@ -216,7 +216,7 @@ def _with_images(
     listed = list(given) if isinstance(given, (list, tuple)) else [given]
     paths = [image_path(path) for path in listed if path is not None]
     if paths and role != "user":
-        raise RowError(f"{where} has images; only a user message may show an image")
+        raise RowError(f"{where} has images; only a user message may hold an image")
     if inside and paths:
         if paths != inside:
             raise RowError(f"{where} names images both in its parts and beside them; keep one of them")

@@ -1,4 +1,4 @@
-"""Fill the model's name and author into data sets that teach a model who it is."""
+"""Fill the model's name and author into self-identity datasets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fill_identity(
         model_author: Likewise.
 
     Returns:
-        The data set, the same object where nothing changes, and how many rows changed.
+        The dataset, the same object where nothing changes, and how many rows changed.
     """
     values = identity_values(model_name, model_author)
     if not values or not _any_placeholder(dataset):
@@ -60,7 +60,7 @@ def fill_identity(
 
 
 def count_placeholders(dataset: datasets.Dataset) -> int:
-    """How many rows hold `{{NAME}}` or `{{AUTHOR}}` in a message."""
+    """Count the rows that hold `{{NAME}}` or `{{AUTHOR}}` in a message."""
     if not _any_placeholder(dataset):
         return 0
     return sum(any(PLACEHOLDER.search(text) for text in _texts(row)) for row in dataset)
@@ -74,12 +74,12 @@ def _texts(record: dict[str, Any]) -> Iterator[str]:
 def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
     forms = (value,) if isinstance(value, str) else tuple(value)
     if len(forms) > 2:
-        raise UsageError(f"--{flag} takes one or two forms, the Chinese one first; {len(forms)} were given.")
+        raise UsageError(f"--{flag} takes one or two forms, the Chinese one first, not {len(forms)}.")
     return forms
 
 
 def _any_placeholder(dataset: datasets.Dataset) -> bool:
-    """Over the whole table, whatever rows are selected from it: fast, and never false where a row holds one."""
+    """Return whether the whole table, whatever rows are selected from it, may hold one: fast, no false negatives."""
     for batch in dataset.data.table.select(["messages"]).to_batches():
         for key in TEXTS:
             texts = pc.struct_field(pc.list_flatten(batch.column(0)), key)
@@ -89,13 +89,13 @@ def _any_placeholder(dataset: datasets.Dataset) -> bool:
 
 
 def identity_values(model_name: Sequence[str] = (), model_author: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
-    """What stands for each placeholder that is filled: its forms."""
+    """Return the forms of each placeholder that is to be filled."""
     values = {"NAME": _forms(model_name, "model_name"), "AUTHOR": _forms(model_author, "model_author")}
     return {name: forms for name, forms in values.items() if forms}
 
 
 def fill_record(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """A canonical record with its placeholders filled."""
+    """Return a canonical record with its placeholders filled."""
     chinese = any(CJK.search(text) for text in _texts(record))
 
     def value(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where a question names its images: `<image>`, which stands for the next one of the row, or `<img>path</img>`."""
+"""Image marks in user messages: `<image>`, the next image of the row, or `<img>path</img>`."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ MARK = re.compile(r"<image>|<img>(.*?)</img>", re.DOTALL)
 
 
 def count_marks(conversation: Conversation) -> int:
-    """Marks in the questions. In an answer, or in a system text, a mark is text like any other."""
+    """Count the marks in user messages. In an assistant message or a system prompt a mark is plain text."""
     return sum(len(MARK.findall(turn.content)) for turn in conversation.turns if turn.role == "user")
 
 
 def split_marks(question: str, *, joins_line: bool = False) -> Iterator[str | None]:
-    """The texts of a question, and None for each mark.
+    """Split a question into its texts, with None for each mark.
 
     Args:
-        joins_line: What stands for an image ends its line, so a line break behind the mark is not a second one.
+        joins_line: The image's placeholder ends its line, so a line break after the mark is not a second one.
     """
     position = 0
     for match in MARK.finditer(question):
@@ -55,7 +55,7 @@ def split_marks(question: str, *, joins_line: bool = False) -> Iterator[str | No
 
 
 def with_all_marks(conversation: Conversation) -> Conversation:
-    """Every image has its mark: those that no question names come first, before the first question.
+    """Give every image a mark: images that no question names come before the first question.
 
     Raises:
         RowError: There are more marks than images, or no question.
@@ -64,19 +64,19 @@ def with_all_marks(conversation: Conversation) -> Conversation:
     if marks == images:
         return conversation
     if marks > images:
-        raise RowError(f"its questions have {marks} marks for images (<image>), and it has {images} images")
+        raise RowError(f"its user messages have {marks} image marks (<image>), and it has {images} images")
     first = next((place for place, one in enumerate(conversation.messages) if one.role == "user"), None)
     if first is None:
-        raise RowError(f"it has {images} images and no question that could show them")
+        raise RowError(f"it has {images} images and no user message that could hold them")
     messages = list(conversation.messages)
     messages[first] = replace(messages[first], content="<image>" * (images - marks) + messages[first].content)
     return replace(conversation, messages=tuple(messages))
 
 
 def with_own_marks(question: str, images: Sequence[str]) -> tuple[str, list[str]]:
-    """A question with a mark for each image that is listed beside it, and those images that `<image>` stands for.
+    """Return a question with a mark for each image listed beside it, and the images that `<image>` refers to.
 
-    Those that it does not name come first.
+    Images that it does not name come first.
     """
     marks = _marks_of([question])
     if len(marks) == len(images) and all(map(_fits, marks, images)):
@@ -85,13 +85,13 @@ def with_own_marks(question: str, images: Sequence[str]) -> tuple[str, list[str]
 
 
 def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:
-    """The images of a row, in the order of their marks.
+    """Return the images of a row, in the order of their marks.
 
     Args:
-        given: Those of the images column: all of them, or those that `<image>` stands for.
+        given: The images column: all images, or those that `<image>` refers to.
 
     Raises:
-        RowError: The questions name images by path, and those of the column do not fill the other marks.
+        RowError: The questions name images by path, and the column does not fill the other marks.
     """
     paths = _marks_of(questions)
     if not any(paths):
@@ -99,19 +99,19 @@ def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, .
     if len(given) == len(paths) and all(map(_fits, paths, given)):
         return tuple(given)
     if len(given) != paths.count(None):
-        raise RowError(f"its contents have {len(paths)} marks for images, and its images column has {len(given)}")
+        raise RowError(f"its contents have {len(paths)} image marks, and its images column has {len(given)}")
     rest = iter(given)
     return tuple(next(rest) if path is None else path for path in paths)
 
 
 def _marks_of(questions: Iterable[str]) -> list[str | None]:
-    """The path that each mark names; None for `<image>`."""
+    """Return the path that each mark names; None for `<image>`."""
     marks = [match.group(1) for question in questions for match in MARK.finditer(question)]
     return [path if path is None else path.strip() for path in marks]
 
 
 def _fits(mark: str | None, image: str) -> bool:
-    """Whether an image may be the one of a mark. A row that was loaded names it from the root, its text as it was."""
+    """Return whether an image may be that of a mark. A loaded row has its absolute path, the text the original one."""
     if mark is None or mark == image:
         return True
     if is_address(mark) or not os.path.isabs(image):
@@ -121,25 +121,25 @@ def _fits(mark: str | None, image: str) -> bool:
 
 
 def with_talk_images(conversation: Conversation) -> Conversation:
-    """A conversation that was typed: its images are those that its questions name by path."""
+    """Return a typed conversation; its images are those that its questions name by path."""
     questions = [turn.content for turn in conversation.turns if turn.role == "user"]
     return replace(conversation, images=named_images(questions, ()))
 
 
 def any_images(dataset: Dataset) -> bool:
-    """Whether the table has images, whatever rows are selected from it."""
+    """Return whether the table has images, whatever rows are selected from it."""
     return any(len(batch.column(0).flatten()) for batch in dataset.data.table.select(["images"]).to_batches())
 
 
 def is_address(image: str) -> bool:
-    """Whether an image is named by something that a network has to be asked for, or by its bytes."""
+    """Return whether an image is given as a URL or as bytes."""
     return "://" in image or image.startswith("data:")
 
 
 def with_image_folder(dataset: Dataset, folder: Path | None) -> Dataset:
     """Make relative image paths absolute, from the folder of the data file; the fingerprint stays what it was.
 
-    None of the rows is copied: the column of the images alone is made anew, in memory.
+    No row is copied: only the images column is rebuilt, in memory.
     """
     import datasets
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What a data set entry says. Data only: nothing here imports datasets."""
+"""Entries of the dataset registry. Data only: nothing here imports datasets."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ ONLY: tuple[str, ...] = ()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo(Entry):
-    """One data set: a function that makes it, the files that hold it, or the hub repository that it lies in.
+    """One dataset: a function that makes it, the files that hold it, or its hub repository.
 
     Attributes:
         get_function: Takes no argument; returns a `datasets.Dataset`, a list of rows, or a pair
             (train, validation) of either. `"module:attribute"` is imported on first use.
         path: A local file or folder instead of a function.
-        val_path: A local file or folder with the validation part that the data set ships.
+        val_path: A local file or folder with the validation part that the dataset ships.
         dataset_id: The repository on ModelScope.
         hf_dataset_id: The repository on Hugging Face that holds the same rows.
-        subsets: Those of the repository that make up this data set, in this order; empty for its default.
-        train_splits: Joined into the training part; empty where the repository has one split.
-        val_splits: Joined into the validation part; empty where none is shipped.
-        files: Their paths inside the repository, where it holds more than the data set.
-        columns: Renames columns before anything else looks at the row, `{"question": "query"}`.
+        subsets: Subsets of the repository that make up this dataset, in this order; empty for its default.
+        train_splits: Splits joined into the training part; empty where the repository has one split.
+        val_splits: Splits joined into the validation part; empty where none is shipped.
+        files: Paths inside the repository, where it holds more than the dataset.
+        columns: Renames columns before the row is processed, `{"question": "query"}`.
         preprocess: Takes a row whose columns are renamed and returns the row to train on, a list of rows, a
-            `Drop` that says why the data set does without the row, or None. `"module:attribute"` as above.
-        sample: Rows drawn from all of the training part, where the data set is a part of another one.
+            `Drop` with the reason why the dataset excludes the row, or None. `"module:attribute"` as above.
+        sample: Rows drawn from all of the training part, where the dataset is a part of another one.
         default_name: Fills `{{NAME}}` where `--model_name` is not given: the Chinese form and the other.
         default_author: Fills `{{AUTHOR}}`, likewise.
         languages: ISO 639-1 codes.
-        tags: What it is for, in a word each.
-        rows: Conversations in all parts together, after its filters; None where nobody counted.
-        verified: Whether a public source states the ids and the shape of the rows; False for those from memory.
+        tags: Its uses, one word each.
+        rows: Conversations in all parts together, after its filters; None where not counted.
+        verified: Whether a public source states the ids and the row format; False for entries from memory.
         source: Where the data comes from.
     """
 
@@ -66,11 +66,11 @@ class DatasetInfo(Entry):
     def __post_init__(self) -> None:
         origins = (self.get_function, self.path, self.dataset_id or self.hf_dataset_id)
         if sum(origin is not None for origin in origins) != 1:
-            raise UsageError("A data set entry needs either a function that makes it, a path, or the id of a hub.")
+            raise UsageError("A dataset entry needs a function that makes it, a path, or a hub id.")
 
 
 DATASET_MAPPING: Registry[DatasetInfo] = Registry(
-    "data set",
+    "dataset",
     DatasetInfo,
     builtin="llmtune.data.families",
     function_field="get_function",

@@ -1,4 +1,4 @@
-"""What stands behind `--dataset`: a key, a path or a repository, maybe with how many rows to draw. Nothing is read."""
+"""Parse items of `--dataset`: a key, a path or a repository, optionally with a number of rows. Nothing is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HUB_SOURCE = re.compile(r"(ms|hf)::([\w.-]+(?:/[\w.-]+)?)(?::([^:#]+))?")
 
 @dataclass(frozen=True, slots=True)
 class DatasetItem:
-    """What stands in `--dataset`. `sample`: rows to draw from the whole source; None for all."""
+    """An item of `--dataset`. `sample`: rows to draw from the whole source; None for all."""
 
     source: str
     sample: int | None = None
@@ -50,7 +50,7 @@ def is_hub_source(text: str) -> bool:
 
 
 def parse_hub_source(text: str) -> HubItem:
-    """Take `ms::org/name:subset` apart.
+    """Parse `ms::org/name:subset`.
 
     Raises:
         UsageError: It has another form. Only Hugging Face has names without an organisation.
@@ -66,21 +66,23 @@ def parse_item(text: str) -> DatasetItem:
     """Split `key#1000`, `path#1000` or `ms::org/name#1000`; an existing path that holds a `#` is taken as it stands.
 
     Raises:
-        UsageError: Something other than a positive number behind the `#`.
+        UsageError: Something other than a positive number after the `#`.
     """
     text = text.strip()
     if not text:
-        raise UsageError("An empty data set name. Give a key (llmtune list datasets) or a path.")
+        raise UsageError("An empty dataset name. Give a key (llmtune list datasets) or a path.")
     source, mark, number = text.rpartition("#")
     if not mark or exists(expand(text)):
         return DatasetItem(text)
     if not source or not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise UsageError(f"{text}: behind the # belongs how many rows to draw, 1 or more, as in {source or 'key'}#1000")
+        raise UsageError(
+            f"{text}: after the # comes the number of rows to draw, 1 or more, as in {source or 'key'}#1000"
+        )
     return DatasetItem(source, int(number))
 
 
 def split_items(names: str | Sequence[str]) -> list[str]:
-    """Names as given, with "a,b" taken apart unless it is a path.
+    """Return the names, with "a,b" split unless it is a path.
 
     Raises:
         UsageError: No name at all.
@@ -91,7 +93,7 @@ def split_items(names: str | Sequence[str]) -> list[str]:
         whole = "," not in name or exists(expand(name)) or ("#" in name and exists(expand(name.rpartition("#")[0])))
         items += [name] if whole else [part.strip() for part in name.split(",") if part.strip()]
     if not items:
-        raise UsageError("No data set. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
+        raise UsageError("No dataset. Give a key (llmtune list datasets) or a path: --dataset alpaca-zh data.jsonl")
     return items
 
 
@@ -108,7 +110,7 @@ def check_items(names: Sequence[str]) -> None:
 
 
 def check_source(text: str) -> None:
-    """One of the above, without its `#`. What a hub holds is not asked."""
+    """Check one item without its `#`. No hub is asked."""
     if is_hub_source(text):
         parse_hub_source(text)
         return
@@ -124,5 +126,5 @@ def check_source(text: str) -> None:
 def expand(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # `~name` of a user that there is not
+    except RuntimeError:  # `~name` of a user that does not exist
         return Path(text)

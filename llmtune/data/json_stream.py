@@ -1,6 +1,6 @@
-"""The layouts of a JSON file: one object a line, one big array (read piece by piece), or an object around the list.
+"""Read the layouts of a JSON file: one object per line, one big array (read in chunks), or an object around the list.
 
-Objects that are glued together, `{...}{...}`, as if their line ends were lost, are read one after the other.
+Concatenated objects, `{...}{...}`, as if their line ends were lost, are read one after the other.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from llmtune.utils.logging import get_logger
 __all__ = ["read_json"]
 
 GLUED = "}{"
-"""Stands for the first line of a file that is too long to be read as one."""
+"""Placeholder of a first line that is too long to be read as one."""
 
 ROW_LISTS = frozenset(
     {"messages", "conversations", "conversation", "history", "tools", "images", "image", "prompt", "completion"}
     | {"chosen", "rejected", "chosen_messages", "rejected_messages"}
 )
-"""Lists that belong to one row: an object that holds one of these is a row, not a wrapper around rows."""
+"""Keys of lists that belong to one row: an object that holds one of these is a row, not a wrapper around rows."""
 
 
 COMPLETE = frozenset({*ANSWERS, *LISTS, "text", "chosen"})
-"""Columns without which an object is no whole row."""
+"""Columns that a complete row needs."""
 
 MESSAGE_KEYS = frozenset({"role", "from", "human", "assistant"})
 
 
 def read_json(path: Path) -> Iterator[Located]:
-    """Read `.json`, `.jsonl` and `.ndjson` by what they hold, not by what they are called."""
+    """Read `.json`, `.jsonl` and `.ndjson` by their content, not by their extension."""
     lines = ((number, line) for number, line in _filled_lines(path))
     first = next(lines, None)
     if first is None:
@@ -62,7 +62,7 @@ def read_json(path: Path) -> Iterator[Located]:
 
 
 def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank. A first line of many megabytes is an array or glued: only its head is read."""
+    """Yield the lines that are not blank; of a first line of many megabytes (an array, say) only the head is read."""
     with open_bytes(path) as file:
         head = file.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
     if b"\n" not in head.rstrip():
@@ -85,7 +85,7 @@ def _parse(text: str) -> Any:
 
 
 def _wrapped_list(path: Path, row: dict[str, Any]) -> str | None:
-    """The key of the list of rows that an object is the wrapper of; None for an object that is a row itself."""
+    """Return the key of the list of rows in a wrapper object; None for an object that is a row itself."""
     lists = [name for name, value in row.items() if isinstance(value, list)]
     if len(lists) != 1 or not all(isinstance(item, dict) for item in row[lists[0]]):
         return None
@@ -102,7 +102,7 @@ def _wrapped_list(path: Path, row: dict[str, Any]) -> str | None:
 
 
 def _columns_of(row: dict[str, Any]) -> set[str]:
-    """The columns that a row would be read from; none where it fits no shape."""
+    """Return the columns that a row would be read from; none where it has no known format."""
     try:
         return set(recognise(row).columns)
     except RowError:
@@ -141,7 +141,7 @@ def _read_lines(path: Path, lines: Iterable[tuple[int, str]], whole: DataError |
 
 
 def _unglued(line: str) -> list[dict[str, Any]]:
-    """The objects of a line that holds nothing but several objects, else an empty list."""
+    """Return the objects of a line that consists of several objects, else an empty list."""
     decoder, found, at, end = json.JSONDecoder(), [], 0, len(line.rstrip())
     while at < end:
         try:
@@ -161,7 +161,7 @@ def _filled_from(line: str, at: int) -> int:
 
 
 def _begins_glued(path: Path) -> bool:
-    """Whether a second object follows on the first one's line."""
+    """Return whether a second object follows on the first one's line."""
     buffer = _Buffer(path)
     try:
         buffer.skip_blank()
@@ -169,7 +169,7 @@ def _begins_glued(path: Path) -> bool:
         first_line = buffer.line()
         return buffer.skip_blank() == "{" and buffer.line() == first_line
     except DataError:
-        return False  # to be explained by whoever reads it as lines
+        return False  # the error comes from reading it as lines
     finally:
         buffer.close()
 
@@ -188,11 +188,11 @@ def _glued_items(buffer: _Buffer) -> Iterator[Any]:
 
 
 def _not_json(path: Path, line: int, cause: str) -> DataError:
-    return DataError(f"{path} is not JSON at line {line}: {cause}. Write one JSON object a line, or one JSON array.")
+    return DataError(f"{path} is not JSON at line {line}: {cause}. Write one JSON object per line, or one JSON array.")
 
 
 def _read_document(path: Path) -> Iterator[Located]:
-    """A `.json` file that begins with an object over several lines. It is read whole."""
+    """Read a `.json` file that begins with an object over several lines. It is read whole."""
     numbered = list(read_lines(path))
     try:
         value = json.loads("".join(line for _, line in numbered))
@@ -208,7 +208,7 @@ def _read_document(path: Path) -> Iterator[Located]:
 
 
 class _Buffer:
-    """The text of a file, of which the part that was parsed is forgotten. Knows the line of each place."""
+    """Buffer over a file's text that discards what was parsed and knows the line of each position."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.text, self.at, self.ended = path, "", 0, False
@@ -218,7 +218,7 @@ class _Buffer:
         self._file.close()
 
     def grow(self) -> None:
-        """Read on; twice as much each time that one value does not fit, so that parsing again stays cheap."""
+        """Read more: twice as much each time that one value does not fit, so that parsing again stays cheap."""
         self._line += self.text.count("\n", 0, self.at)
         self.text, self.at = self.text[self.at :], 0
         raw = self._file.read(self._size)
@@ -235,7 +235,7 @@ class _Buffer:
         self._size = CHUNK_BYTES
 
     def skip_blank(self) -> str:
-        """The next character that is not white space, or an empty string at the end of the file."""
+        """Return the next character that is not white space, or an empty string at the end of the file."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
                 self.at += 1
@@ -254,7 +254,7 @@ class _Buffer:
 
 
 def _incomplete_tail(raw: bytes) -> int:
-    """How many bytes at the end begin a character that is not complete."""
+    """Count the bytes at the end that begin an incomplete character."""
     for back in range(1, min(4, len(raw) + 1)):
         byte = raw[-back]
         if byte >= 0xC0:
@@ -299,7 +299,7 @@ def _next_value(buffer: _Buffer) -> Any:
         try:
             value, end = decoder.raw_decode(buffer.text, buffer.at)
         except json.JSONDecodeError as err:
-            # A fault this far from the end is real; nearer it may only be that the value goes on in the next piece.
+            # An error this far from the end is real; nearer, the value may continue in the next chunk.
             real = err.pos < len(buffer.text) - 20 and not err.msg.startswith("Unterminated")
             if real or buffer.ended:
                 raise buffer.error(err.msg, err.pos) from err

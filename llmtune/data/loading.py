@@ -1,4 +1,4 @@
-"""A `--dataset` item -> canonical Arrow tables on disk, memory-mapped, with a report of what was read."""
+"""Load a `--dataset` item into canonical, memory-mapped Arrow tables on disk, with a report on its rows."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Loaded:
     """One source.
 
     Attributes:
-        validation: The part that the source itself ships.
-        image_folder: What relative paths of images start from; None: from where the program runs.
+        validation: The validation part that the source itself ships.
+        image_folder: Base of relative image paths; None: the working directory.
     """
 
     train: Dataset
@@ -59,7 +59,7 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What happens to each row before its shape is recognised. `version`: another one, another place in the cache."""
+    """Preprocessing of each row before its format is recognised. `version`: part of the cache key."""
 
     columns: Mapping[str, str]
     preprocess: Preprocess | None = None
@@ -82,12 +82,12 @@ def load_source(
     Args:
         text: A key, `ms::org/name`, `hf::org/name:subset` or a path, without `#`.
         strict: The first bad row is fatal.
-        overwrite_cache: Read and write again what the cache holds.
-        need_answer: Rows without an answer are bad.
-        hub: Which hub registered data sets come from, and how it is asked.
+        overwrite_cache: Read the rows again, even if they are cached.
+        need_answer: Rows without a response are bad.
+        hub: The hub of registered datasets, and how to access it.
 
     Raises:
-        DataError: A file that is missing or broken, no usable row, or a bad row under `strict`.
+        DataError: A missing or broken file, no usable row, or a bad row under `strict`.
         LlmtuneError: A download that fails.
         UnknownKeyError: Neither a key nor anything that looks like a path.
     """
@@ -121,10 +121,10 @@ def _load_entry(key: str, info: DatasetInfo, options: _Options, hub: HubOptions)
 
 
 def rules_of(key: str, info: DatasetInfo) -> Rules:
-    """What an entry says of its rows."""
+    """Return the preprocessing that an entry defines."""
     if info.preprocess is None:
         return Rules(info.columns)
-    function = resolve_reference(info.preprocess, what=f"The preprocess function of the data set {key!r}")
+    function = resolve_reference(info.preprocess, what=f"The preprocess function of the dataset {key!r}")
     return Rules(info.columns, function, code_version(function))
 
 
@@ -164,7 +164,7 @@ def _load_splits(
     splits: Sequence[SplitFiles], folder: Path, source: str, rules: Rules, options: _Options
 ) -> tuple[Dataset, LoadReport]:
     named = [(str(file.relative_to(folder)), file) for split in splits for file in split.files]
-    # Rows hold the paths of unpacked files, so where these lie is part of the content.
+    # Rows hold the paths of unpacked files, so their location is part of the content.
     media = [str(unpacked_folder(split.media)) if split.media else "" for split in splits]
 
     def rows() -> Iterator[Located]:
@@ -186,12 +186,12 @@ def _load_files(
     if kept is not None:
         return _finish(key, LoadReport.from_json(source, kept), options)
     if not options.overwrite_cache and is_damaged(key):
-        get_logger().warning(f"{source}: its rows in the cache are damaged; they are read anew")
+        get_logger().warning(f"{source}: its cached rows are damaged; reading them again")
     return _finish(*_write(rows, source, rules, options, key=key), options)
 
 
 IDENTITY = 3
-"""Begins every key of files. It stays: keys seed the sampling of rows, which no new version may change."""
+"""First part of every key of files. It stays: keys seed the sampling of rows, which no new version may change."""
 
 
 def _files_key(named: list[tuple[str, Path]], rules: Rules, need_answer: bool, more: object) -> str:
@@ -213,45 +213,45 @@ def _files_key(named: list[tuple[str, Path]], rules: Rules, need_answer: bool, m
 
 
 def _load_made(made: Any, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
-    """What a registered function returned. Its rows are read anew in each run; the key is their content."""
+    """Load the rows that a registered function returned. They are read again in each run; the key is their content."""
     key, report = _write(lambda: located_rows(made, source), source, rules, options, key=None)
     return _finish(key, report, options)
 
 
 def made_rows(key: str, info: DatasetInfo) -> tuple[Any, Any]:
-    """What the function of an entry returns: the rows to train on, and those for validation or None.
+    """Call the function of an entry: the training rows, and the validation rows or None.
 
     Raises:
         DataError: The function raises; names it.
     """
     assert info.get_function is not None
-    function = resolve_reference(info.get_function, what=f"The data set {key!r}")
+    function = resolve_reference(info.get_function, what=f"The dataset {key!r}")
     try:
         made = function()
     except (LlmtuneError, MemoryError):
         raise
-    except (Exception, SystemExit) as err:  # a stranger's code may raise anything
-        raise DataError(f"The data set {key!r}: its function {name_of(function)} fails: {cause_of(err)}.") from err
+    except (Exception, SystemExit) as err:  # third-party code may raise anything
+        raise DataError(f"The dataset {key!r}: its function {name_of(function)} fails: {cause_of(err)}.") from err
     return made if isinstance(made, tuple) and len(made) == 2 else (made, None)
 
 
 def located_rows(made: Any, source: str) -> Iterator[Located]:
-    """The rows that a registered function returned."""
+    """Yield the rows that a registered function returned."""
     if not isinstance(made, (datasets.Dataset, list)):
         raise DataError(
-            f"The data set {source!r} gives {type(made).__name__}; its function must return a datasets.Dataset, "
-            "a list of rows, or a pair (train, validation) of either."
+            f"The function of the dataset {source!r} returned {type(made).__name__}; it must return a "
+            "datasets.Dataset, a list of rows, or a pair (train, validation) of either."
         )
     rows = iter(made)
     for number in itertools.count(1):
         try:
             row = next(rows, None)
         except Exception as err:  # a row of a datasets.Dataset is decoded, or mapped, when it is asked for
-            raise DataError(f"The data set {source!r}: row {number} cannot be read: {cause_of(err)}.") from err
+            raise DataError(f"The dataset {source!r}: row {number} cannot be read: {cause_of(err)}.") from err
         if row is None and number > len(made):
             return
         if not isinstance(row, Mapping):
-            raise DataError(f"The data set {source!r}: row {number} is {type(row).__name__}, not a dict.")
+            raise DataError(f"The dataset {source!r}: row {number} is {type(row).__name__}, not a dict.")
         yield f"row {number}", without_nulls(dict(row)) if isinstance(made, datasets.Dataset) else dict(row)
 
 

@@ -1,6 +1,6 @@
-"""A file, or a folder of files, on this machine -> what is trained on and what is for validation.
+"""Split a local file, or a folder of files, into training and validation files.
 
-Names of files and folders say the split, as they do on the hubs. What has no such name is trained on.
+Names of files and folders give the split, as on the hubs. Files without such a name are training data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["LocalParts", "local_parts"]
 
 @dataclass(frozen=True, slots=True)
 class LocalParts:
-    """The files of each part. `folder`: what was given, where it is one."""
+    """The files of each part. `folder`: the given path, where it is a folder."""
 
     train: tuple[Path, ...]
     validation: tuple[Path, ...] = ()
@@ -27,10 +27,10 @@ class LocalParts:
 
 
 def local_parts(path: Path) -> LocalParts:
-    """The parts of a folder, or the one file.
+    """Return the parts of a folder, or the one file.
 
     Raises:
-        DataError: Nothing is there, nothing that can be read, or several parts and none of them to train on.
+        DataError: No such path, no readable file, or several parts and none of them for training.
     """
     files = data_files(path)
     if not path.is_dir():
@@ -46,10 +46,10 @@ def local_parts(path: Path) -> LocalParts:
     train = sorted([*found.pop("train", []), *unnamed])
     if not train and len(found) == 1:
         name, train = found.popitem()
-        get_logger().info(f"{path}: its only part is called {name}; that is what is read")
+        get_logger().info(f"{path}: reading its only part, {name}")
     if not train:
         named = "; ".join(f"{name}: {_shown(path, part)}" for name, part in found.items())
-        raise DataError(f"The folder {path} holds nothing to train on ({named}). Give the files that you mean.")
+        raise DataError(f"The folder {path} has no training files ({named}). Name the files to train on.")
     validation = found.pop("validation", [])
     if validation:
         get_logger().info(f"{path}: for validation: {_shown(path, validation)}")

@@ -1,7 +1,7 @@
-"""Several sources -> one training part and one validation part, drawn the same way on every rank and in every run.
+"""Mix several sources into one training and one validation part, the same on every rank and in every run.
 
 Each source draws from a generator of its own, seeded by `dataset_seed` and the source's content: the same source
-gives the same split whatever else is mixed in. Rows keep their order; the trainer shuffles.
+gives the same split in any mix. Rows keep their order; the trainer shuffles.
 """
 
 from __future__ import annotations
@@ -62,29 +62,29 @@ def get_dataset(
     """Load sources, split each into training and validation, and concatenate them.
 
     Args:
-        names: Registered keys, paths, `ms::org/name` or `hf::org/name:subset`, each maybe with `#n` to draw n of
-            all its rows; also "a,b".
+        names: Registered keys, paths, `ms::org/name` or `hf::org/name:subset`, each optionally with `#n` to draw n
+            of all its rows; also "a,b".
         dataset_test_ratio: Share of each source that becomes validation, at least one row of a source with two;
             0 splits nothing off. A source that ships a validation part uses that.
-        dataset_seed: Of every draw; the global generators are not touched.
+        dataset_seed: Seed of every draw; the global generators are not touched.
         train_dataset_sample: Rows drawn from the whole training part; -1 keeps all.
         val_dataset_sample: Rows drawn from the whole validation part; -1 keeps all. None follows
-            `train_dataset_sample`: what was split off is cut to that times the ratio, what was shipped is kept.
+            `train_dataset_sample`: a part that was split off is cut to that times the ratio, a shipped part is kept.
         val_dataset: Used whole as validation; then nothing is split off.
         strict: The first bad row is fatal.
-        model_name: What `{{NAME}}` becomes: one form, or the Chinese and the other.
-        model_author: What `{{AUTHOR}}` becomes, likewise.
-        overwrite_cache: Read and write again what the cache holds.
-        need_answer: Rows without an answer are bad; False for rows that a model is to answer.
-        use_hf: Take registered data sets from Hugging Face; None lets the environment decide.
-        hub_token: Of the hub; None for what the environment or the client knows.
-        cache_dir: Where downloads go; None for the client's own place.
+        model_name: Replaces `{{NAME}}`: one form, or the Chinese and the other.
+        model_author: Replaces `{{AUTHOR}}`, likewise.
+        overwrite_cache: Read the rows again, even if they are cached.
+        need_answer: Rows without a response are bad; False for rows that a model is to answer.
+        use_hf: Take registered datasets from Hugging Face; None lets the environment decide.
+        hub_token: Token of the hub; None for that of the environment or the client.
+        cache_dir: Folder of downloads; None for the client's own.
 
     Returns:
-        The two parts in the canonical schema; None where no row is for validation.
+        The two parts in the canonical schema; the second is None without validation rows.
 
     Raises:
-        UsageError: No name, or a number out of range. DataError: What `load_source` raises.
+        UsageError: No name, or a number out of range. DataError: As `load_source` raises.
     """
     _check(dataset_test_ratio, train_dataset_sample, val_dataset_sample, dataset_seed)
     ratio = 0.0 if val_dataset else dataset_test_ratio
@@ -96,7 +96,9 @@ def get_dataset(
     if val_dataset:
         if shipped:
             rows = sum(len(part) for part in shipped)
-            get_logger().warning(f"val_dataset is given: {rows:,} validation rows that the sources ship are not used")
+            get_logger().warning(
+                f"--val_dataset is given, so {rows:,} validation rows shipped with the sources are not used"
+            )
         whole, _, more = _load_all(split_items(val_dataset), options)
         split_off, shipped = [], [*whole, *more]
     train_part = _draw(_joined(train), train_dataset_sample, dataset_seed)
@@ -128,7 +130,7 @@ def _forms(value: Forms) -> Sequence[str]:
 
 
 def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], list[Dataset], list[Dataset]]:
-    """The training parts, the validation parts that were split off, and those that were shipped."""
+    """The training parts, the validation parts that were split off, and the shipped validation parts."""
     train: list[Dataset] = []
     split_off: list[Dataset] = []
     shipped: list[Dataset] = []
@@ -145,7 +147,7 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
         rows = _own_sample(rows, item.source, options)
         if item.sample is not None:
             if item.sample > len(rows):
-                text = f"{name}: there are only {len(rows):,} rows; all of them are used"
+                text = f"{name}: it has only {len(rows):,} rows; all of them are used"
                 get_logger().warning(text)
             rows = _draw(rows, item.sample, options.seed)
         if loaded.validation is not None:
@@ -160,11 +162,11 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
 
 
 def _own_sample(rows: Dataset, source: str, options: _Options) -> Dataset:
-    """The part of the rows that the data set is defined as, drawn from all of them."""
+    """Return the sample of the rows that defines the dataset."""
     info = DATASET_MAPPING.get(source)
     if info is None or info.sample is None or info.sample >= len(rows):
         return rows
-    get_logger().info(f"{source}: {info.sample:,} of {len(rows):,} rows drawn, as the data set is defined")
+    get_logger().info(f"{source}: sampled {info.sample:,} of {len(rows):,} rows, as the dataset is defined")
     return _draw(rows, info.sample, options.seed)
 
 
@@ -178,7 +180,7 @@ def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
     author = options.model_author or (info.default_author if info else ())
     dataset, changed = fill_identity(dataset, name, author)
     if changed:
-        get_logger().info(f"{source}: the model's name and author are filled into {changed:,} rows")
+        get_logger().info(f"{source}: filled the model's name and author into {changed:,} rows")
     if left := count_placeholders(dataset):
         get_logger().warning(
             f"{source}: {left:,} rows hold {{{{NAME}}}} or {{{{AUTHOR}}}}; give --model_name and --model_author"
@@ -190,7 +192,7 @@ def _filled(dataset: Dataset, source: str, options: _Options) -> Dataset:
 
 
 def _draw(dataset: Dataset, wanted: int, seed: int) -> Dataset:
-    """`wanted` of all rows, in their order; all of them where that is -1 or more than there are."""
+    """Return the indices of `wanted` rows, in order; of all rows where that is -1 or more than there are."""
     if wanted < 0 or wanted >= len(dataset):
         return dataset
     order = _generator(seed, "sample", dataset).permutation(len(dataset))
@@ -212,6 +214,6 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
     if len(parts) == 1:
         return parts[0]
     joined: Dataset = datasets.concatenate_datasets(list(parts))
-    # Its own fingerprint hashes metadata too; ours is a function of the parts alone, so the token cache finds it.
+    # The library's fingerprint hashes metadata too; ours depends on the parts alone, so the token cache finds it.
     joined._fingerprint = str(new_digest("concatenate", [part._fingerprint for part in parts]).hexdigest())
     return joined

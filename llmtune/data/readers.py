@@ -1,7 +1,7 @@
-"""Any data file -> rows with their locations, read as a stream.
+"""Read any data file as a stream of rows with their locations.
 
-A row that cannot be read comes out as a `BadLine` in its place, so that the caller can count it; a file that
-cannot be read raises. `json_stream` holds the JSON layouts, `delimited` CSV and its kin, `tables` parquet and Arrow.
+A row that cannot be read is yielded as a `BadLine`, so that the caller can count it; a file that cannot be read
+raises. `json_stream` holds the JSON layouts, `delimited` CSV and similar, `tables` parquet and Arrow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_rows(path: Path) -> Iterator[Located]:
 
     Yields:
         A location (`line 12`, `row 12`; in a folder `part.jsonl line 12`) and the row, or a BadLine.
-        Memory stays flat, apart from `.parquet.gz` and a JSON object that wraps the list of rows.
+        Memory stays constant, apart from `.parquet.gz` and a JSON object that wraps the list of rows.
 
     Raises:
         DataError: A missing, empty or unknown file, or one whose bytes are broken.
@@ -35,7 +35,7 @@ def read_rows(path: Path) -> Iterator[Located]:
 
 
 def read_files(files: Sequence[Path], folder: Path | None = None) -> Iterator[Located]:
-    """The rows of several files, named by their place in `folder`."""
+    """Yield the rows of several files, named by their path in `folder`."""
     for file in files:
         prefix = f"{file.relative_to(folder)} " if folder is not None else ""
         count = 0

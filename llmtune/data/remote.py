@@ -1,4 +1,4 @@
-"""Data sets on a hub: from a catalogue entry or a `ms::org/name` to the files of its two parts, on this machine."""
+"""Download hub datasets: from a catalogue entry or `ms::org/name` to the local files of its two parts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llmtune.utils.logging import get_logger
 __all__ = ["Parts", "fetch_parts", "from_hugging_face", "info_of_item"]
 
 SYNONYMS = ("validation", "val", "valid", "dev", "eval", "evaluation")
-"""One split under several names: the same data set may have another one on the other hub."""
+"""Synonyms of split names: a dataset may use different ones on the two hubs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What a repository holds of a data set. `validation` is empty where it ships none."""
+    """The splits of a repository. `validation` is empty where it ships none."""
 
     folder: Path
     train: tuple[SplitFiles, ...]
@@ -30,7 +30,7 @@ class Parts:
 
 
 def info_of_item(item: HubItem) -> DatasetInfo:
-    """What can be said of a repository that is not in the catalogue: its rows are recognised as those of a file."""
+    """Return the entry of a repository outside the catalogue: its row format is recognised, as for a file."""
     subsets = (item.subset,) if item.subset else ()
     optional = ("validation",)
     if item.hub == "hf":
@@ -39,25 +39,25 @@ def info_of_item(item: HubItem) -> DatasetInfo:
 
 
 def from_hugging_face(key: str, info: DatasetInfo, explicit: bool | None) -> bool:
-    """Which hub: the one that the flag or the environment says, unless the data set is known on the other one only."""
+    """Return the hub of the flag or the environment, unless the dataset is known on the other one only."""
     wanted = use_hf(explicit)
     if (info.hf_dataset_id if wanted else info.dataset_id) is not None:
         return wanted
     if explicit is not None or wanted:
         name = "ModelScope" if wanted else "Hugging Face"
-        get_logger().warning(f"{key}: it is known on {name} only, and taken from there")
+        get_logger().warning(f"{key}: known on {name} only; using that hub")
     return not wanted
 
 
 def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = False) -> Parts:
-    """Download what is not here yet, and find the splits that the entry names.
+    """Download missing files, and find the splits that the entry names.
 
     Args:
         key: For messages.
-        quiet: A validation split that is not there is not worth a word.
+        quiet: Do not log a missing validation split.
 
     Raises:
-        LlmtuneError: The download fails. DataError: The repository does not hold what the entry says.
+        LlmtuneError: The download fails. DataError: The repository lacks files or splits of the entry.
     """
     from llmtune.hub.fetch import fetch_dataset
 
@@ -85,7 +85,7 @@ def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = F
 def _pick(
     splits: dict[str, SplitFiles], wanted: Sequence[str], key: str, *, needed: bool, quiet: bool = False
 ) -> list[SplitFiles]:
-    """The splits by their names; where only one is needed and only one is there, that one."""
+    """Return the splits by their names; where one is needed and only one exists, that one."""
     found = {name: split for name in wanted if (split := _named(splits, name)) is not None}
     there = ", ".join(splits) or "none"
     if not found and needed:
@@ -96,7 +96,9 @@ def _pick(
         expected = " and ".join(wanted) or "a single split"
         raise DataError(f"{key}: expected {expected}; the splits of the repository are: {there}.")
     if (missing := [name for name in wanted if name not in found]) and not quiet:
-        get_logger().warning(f"{key}: there is no split {', '.join(missing)} (there are: {there}); done without it")
+        get_logger().warning(
+            f"{key}: there is no split {', '.join(missing)} (available: {there}); continuing without it"
+        )
     return list(found.values())
 
 

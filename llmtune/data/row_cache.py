@@ -1,4 +1,4 @@
-"""Canonical rows on disk, under the hash of what they were made from: whole ones are used, damaged ones made anew."""
+"""Cache of canonical rows on disk, keyed by a hash of their inputs; damaged entries are rebuilt."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ROWS_FILE, REPORT_FILE, SEAL_FILE = "rows.arrow", "report.json", "seal.json"
 
 
 def store(fill: Callable[[Path], str]) -> str:
-    """Let `fill` write rows and report into a temporary folder, and name the key under which they belong in the cache.
+    """Let `fill` write rows and report into a temporary folder and return their cache key; publish them under it.
 
-    Safe against other processes that write the same key: each file takes the place of an equal one at once, which
-    leaves those alone who have the old one open.
+    Safe against other processes that write the same key: each file replaces an equal one atomically, and readers
+    keep the old one open.
     """
     root = cache_root() / "rows"
     try:
@@ -44,7 +44,7 @@ def store(fill: Callable[[Path], str]) -> str:
 
 
 def cached_report(key: str) -> dict[str, Any] | None:
-    """The report of rows that are in the cache; None where they are not, or not as they were written."""
+    """Return the report of cached rows; None where they are missing or damaged."""
     folder = row_folder(key)
     seal = read_json(folder / SEAL_FILE)
     if not all(is_whole(folder / name, seal.get(name)) for name in (REPORT_FILE, ROWS_FILE)):
@@ -54,7 +54,7 @@ def cached_report(key: str) -> dict[str, Any] | None:
 
 
 def is_damaged(key: str) -> bool:
-    """Whether something is there that `cached_report` does not take."""
+    """Return whether an entry exists that `cached_report` rejects."""
     return os.path.lexists(row_folder(key)) and cached_report(key) is None
 
 
@@ -68,9 +68,9 @@ def open_cached(key: str) -> datasets.Dataset:
 
 
 def row_folder(key: str) -> Path:
-    """Where rows lie in the cache.
+    """Return the cache folder of a key.
 
-    The version that read them is no part of the key, which seeds the sampling of rows: a run that is resumed by a newer
-    llmtune meets the same ones.
+    The version that read the rows is not part of the key, which seeds the sampling of rows: a run resumed by a newer
+    llmtune samples the same ones.
     """
     return cache_root() / "rows" / f"{key}-{FORMATS_VERSION}"

@@ -1,4 +1,4 @@
-"""Rows -> one canonical Arrow file on disk, in a stream, with a report of what was recognised and what was bad."""
+"""Stream rows into a canonical Arrow file on disk, with a report on recognised, filtered and bad rows."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ EXCERPT_CHARS = 80
 SHOWN_BAD_ROWS = 5
 SHOWN_COLUMNS = 20
 MOST_UNUSED = 1000
-"""Columns that are noted as not used: where each row has keys of its own, there is no end to them."""
+"""Most unused columns that are noted: where each row has keys of its own, they are unbounded."""
 
-REJECTED = Drop("an answer whose label is false")
+REJECTED = Drop("the response's label is false")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was left out. `excerpt`: its first 80 characters."""
+    """A skipped row. `excerpt`: its first 80 characters."""
 
     location: str
     reason: str
@@ -47,17 +47,17 @@ class BadRow:
 
 @dataclasses.dataclass(slots=True)
 class LoadReport:
-    """What became of the rows of one source.
+    """Counts of the rows of one source.
 
     Attributes:
         rows_read: Rows of the source. `rows_kept` are conversations: one row may become several.
-        filtered: Rows that are no rows to train on, by reason: the data set is defined without them, or their label
-            says so. They are not bad: `strict` lets them pass.
+        filtered: Rows not to train on, by reason: the dataset excludes them, or their label does. They are not bad:
+            `strict` allows them.
         first_bad: The first five bad rows.
-        shapes: Rows kept of each shape.
-        columns: The columns that each shape was read from.
-        unused_columns: Columns that no row was read from, and keys inside of messages likewise: `messages[].key`.
-        notes: What was done to the turns of rows, and to how many of them.
+        shapes: Rows kept of each format.
+        columns: The columns that each format was read from.
+        unused_columns: Columns, and keys of messages (`messages[].key`), that no row was read from.
+        notes: Changes to the turns of rows, with the number of rows.
     """
 
     source: str
@@ -72,13 +72,13 @@ class LoadReport:
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
-        """One line: what was recognised and how many rows were kept."""
+        """Return one line: the recognised formats and the number of rows kept."""
         many = len(self.shapes) > 1
         shown = [
             f"{name} ({'/'.join(self.columns.get(name, []))})" + (f" {count:,}" if many else "")
             for name, count in sorted(self.shapes.items(), key=lambda item: -item[1])
         ]
-        line = f"{self.source}: {self.rows_kept:,} rows, {'shapes' if many else 'shape'} {', '.join(shown)}"
+        line = f"{self.source}: {self.rows_kept:,} rows, {'formats' if many else 'format'} {', '.join(shown)}"
         line += f"; {self._filtered()}" if self.filtered else ""
         line += "".join(
             f"; in {count:,} {'row' if count == 1 else 'rows'} {note}" for note, count in self.notes.items()
@@ -90,24 +90,24 @@ class LoadReport:
 
     def _filtered(self) -> str:
         reasons = [f"{reason} {count:,}" for reason, count in sorted(self.filtered.items(), key=lambda item: -item[1])]
-        return f"left out {sum(self.filtered.values()):,} of {self.rows_read:,} ({', '.join(reasons)})"
+        return f"filtered out {sum(self.filtered.values()):,} of {self.rows_read:,} ({', '.join(reasons)})"
 
     def warning(self) -> str | None:
-        """One line on the bad rows, or None."""
+        """Return one line on the bad rows, or None."""
         if not self.bad_rows:
             return None
         verb = "is bad and" if self.bad_rows == 1 else "are bad and"
         return (
-            f"{self.source}: {self.bad_rows:,} of {self.rows_read:,} rows {verb} left out; "
+            f"{self.source}: {self.bad_rows:,} of {self.rows_read:,} rows {verb} skipped; "
             f"first: {self.first_bad[0]} (--strict true makes this fatal)"
         )
 
     def check(self, *, strict: bool) -> None:
-        """Raise a DataError where no row is good, or where `strict` and one is bad."""
+        """Raise a DataError if no row is good, or if `strict` and one is bad."""
         if strict and self.bad_rows:
             bad = self.first_bad[0]
             raise DataError(
-                f"{self.source}, {bad.location}: {bad.reason}. Repair the row, or leave bad rows out with "
+                f"{self.source}, {bad.location}: {bad.reason}. Fix the row, or skip bad rows with "
                 f"--strict false. The row: {bad.excerpt}"
             )
         if not self.rows_kept:
@@ -137,7 +137,7 @@ class LoadReport:
 
 
 def new_digest(*parts: object) -> Any:
-    """A hash over `parts`, to be updated further; 16 bytes, the length of a fingerprint."""
+    """Return a hash object over `parts`; 16 bytes, the length of a fingerprint."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(repr(part).encode("utf-8", "surrogatepass") + b"\n")
@@ -154,10 +154,10 @@ def write_rows(
     need_answer: bool,
     strict: bool,
 ) -> tuple[str, LoadReport]:
-    """Write the good rows to an Arrow stream file, after their columns are renamed and `preprocess` had them.
+    """Write the good rows to an Arrow stream file, after renaming columns and `preprocess`.
 
     Returns:
-        A digest of what was written, and the report.
+        A digest of the written rows, and the report.
 
     Raises:
         DataError: No row is good, or `strict` and one is bad.
@@ -183,7 +183,7 @@ def canonical_records(
     need_answer: bool = True,
     strict: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The good rows as records of the canonical schema, one after the other; `report` counts them.
+    """Yield the good rows as records of the canonical schema; `report` counts them.
 
     Raises:
         DataError: `strict`, and a row is bad.
@@ -197,7 +197,7 @@ def canonical_records(
 
 @dataclasses.dataclass(slots=True)
 class _Converted:
-    """What a row was recognised as, its columns, what stood inside them, and its canonical record."""
+    """A row's format, its columns, the facts found in its messages, and its canonical record."""
 
     seen: Recognised
     columns: Iterable[str]
@@ -246,13 +246,13 @@ def _records(
                 report._add(one)
                 columns.add(one)
                 yield one.record
-    finally:  # also where the one who asks wants no more
+    finally:  # also where the consumer stops early
         report.columns = {shape: list(names) for shape, names in columns.used.items()}
         report.unused_columns = columns.left()
 
 
 class _Columns:
-    """Which columns were read, by shape, and which were seen and not read."""
+    """Columns that were read, by format, and columns that were not."""
 
     def __init__(self) -> None:
         self.used: dict[str, dict[str, None]] = {}

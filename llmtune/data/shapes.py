@@ -1,4 +1,4 @@
-"""What a row looks like: its shape and the columns that it is read from, recognised from the names alone."""
+"""Recognise the format of a row, and the columns that it is read from, by column names alone."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ ALIASES = {
     "rejected_messages": "rejected",
 }
 LABELS = ("label", "kto_tag")
-"""Whether the answer is one to train on, in data for KTO."""
+"""Names of the KTO column that says whether the response is desirable."""
 
 NAMES = frozenset({*KNOWN, *LABELS})
 
 UNLABELLED: tuple[Shape, ...] = ("text", "response-only", "preference")
-"""Shapes whose label, if any, is something else: a class, say."""
+"""Formats whose label, if any, is something else, such as a class."""
 
 EXPECTED = "query/response, instruction/input/output, messages, conversations, prompt/completion or text"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a row looks like. `columns`: those that are used, in reading order."""
+    """Format of a row. `columns`: those that are used, in reading order."""
 
     shape: Shape
     columns: tuple[str, ...]
 
 
 def recognise(cells: Mapping[str, Any]) -> Recognised:
-    """The shape of a row and the columns that it is read from."""
+    """Return the format of a row and the columns that it is read from."""
     cells = present(cells)
     found = _recognise(cells)
     label = next((key for key in LABELS if key in cells), None)
@@ -104,7 +104,7 @@ def _recognise(cells: Mapping[str, Any]) -> Recognised:
 
 
 def present(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells that are not null, under the names that we know; list columns parsed where they are text.
+    """Return the cells that are not null, under known names; list columns are parsed where they are text.
 
     `Query` is `query`, and `system_prompt` is `system`, where the row has no such column as well.
     """
@@ -137,13 +137,13 @@ def _known_name(key: Any) -> Any:
 
 
 def is_rejected(cells: Mapping[str, Any], shape: Shape) -> bool:
-    """Whether a row is an answer that KTO trains against: its label is false. A text's label is a class."""
+    """Return whether a row is an undesirable KTO response: its label is false. A text's label is a class."""
     value = next((cells[key] for key in LABELS if key in cells), None)
     return shape not in UNLABELLED and _truth(value) is False
 
 
 def _truth(value: Any) -> bool | None:
-    """True and false, also as CSV writes them. 0 and 1 are as likely to be classes."""
+    """Return a boolean, also as CSV writes it. 0 and 1 may as well be classes."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower())
     return value if isinstance(value, bool) else None
@@ -187,11 +187,11 @@ def _no_shape(cells: Mapping[str, Any]) -> str:
     found = ", ".join(repr(key) for key in cells)
     misspelt = next(((key, near) for key in cells if (near := nearest_column(key))), None)
     hint = f"; found {misspelt[0]!r}; did you mean {misspelt[1]!r}?" if misspelt else ""
-    return f"it fits no known shape: its keys are {found}; expected {EXPECTED}{hint}"
+    return f"it has no known format: its keys are {found}; expected {EXPECTED}{hint}"
 
 
 def _refuse_misspelt(cells: Mapping[str, Any]) -> None:
-    """A misspelt question would turn the row into text without its question, in silence."""
+    """Raise for a misspelt question, which would silently turn the row into text without its question."""
     for key in cells:
         if near := nearest_column(key):
             raise RowError(f"it has an answer but no question; found {key!r}; did you mean {near!r}?")

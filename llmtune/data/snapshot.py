@@ -1,13 +1,13 @@
-"""A downloaded data set repository -> its splits, each with the files that hold it.
+"""Find the splits of a downloaded dataset repository, and the files of each.
 
 Three layouts, tried in this order:
 
 - ModelScope's: a JSON file beside the data that names, per subset and split, a table (`meta`) and the archive of
-  the files that it speaks of (`file`), `{"default": {"train": {"meta": "train.csv", "file": "pictures.zip"}}}`;
+  the files that it refers to (`file`), `{"default": {"train": {"meta": "train.csv", "file": "images.zip"}}}`;
 - Hugging Face's: the `configs` at the head of README.md, with patterns per split;
-- neither: the names of folders and files say the split, `data/train-00000-of-00002.parquet`, `dev.jsonl`.
+- neither: names of folders and files give the split, `data/train-00000-of-00002.parquet`, `dev.jsonl`.
 
-A script that stands in the repository is never run. `archives` unpacks what tables speak of.
+A script in the repository is never run. `archives` unpacks the files that tables refer to.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ PREFERRED = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv",
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
-    """`media`: an archive, or a folder, with the files that the tables name."""
+    """Files of a split. `media`: an archive, or a folder, with the files that the tables name."""
 
     files: tuple[Path, ...]
     media: Path | None = None
 
 
 def find_splits(folder: Path, subset: str | None = None, *, files: Sequence[str] = ()) -> dict[str, SplitFiles]:
-    """The splits of one subset of a repository.
+    """Return the splits of one subset of a repository.
 
     Args:
         subset: None for the only one, or the one called default.
-        files: Those to look at; then what else the repository says about itself does not count.
+        files: The files to use; the repository's own metadata is then ignored.
 
     Raises:
-        DataError: No such subset, several and none of them named, or nothing that can be read.
+        DataError: No such subset, several and none named, or no readable file.
     """
     if files:
         if missing := [name for name in files if not (folder / name).is_file()]:
@@ -80,7 +80,7 @@ def _choose(names: list[str], subset: str | None, folder: Path) -> str:
     wanted = "default" if subset is None else subset
     if wanted not in names:
         problem = "has several subsets" if subset is None else f"has no subset {subset!r}"
-        raise DataError(f"The data set in {folder} {problem}. There are: {', '.join(names)}. Give one as id:subset.")
+        raise DataError(f"The dataset in {folder} {problem}. There are: {', '.join(names)}. Give one as id:subset.")
     return wanted
 
 
@@ -101,7 +101,7 @@ def _modelscope_meta(folder: Path) -> dict[str, dict[str, dict[str, Any]]] | Non
 
 
 def _is_meta(value: Any) -> bool:
-    """Whether it is {subset: {split: {"meta": name, "file": name}}}; either name may be missing or empty."""
+    """Return whether it is {subset: {split: {"meta": name, "file": name}}}; either name may be missing or empty."""
     if not isinstance(value, dict) or not value:
         return False
     if not all(isinstance(splits, dict) and splits for splits in value.values()):
@@ -125,14 +125,14 @@ def _from_meta(folder: Path, splits: Mapping[str, Mapping[str, Any]]) -> dict[st
 def _inside(folder: Path, name: str) -> Path:
     path = folder / _relative(folder, name)
     if not path.exists():
-        raise DataError(f"{folder}: the data set's description names {name}, which was not downloaded.")
+        raise DataError(f"{folder}: the dataset's description names {name}, which was not downloaded.")
     return path
 
 
 def _relative(folder: Path, name: str) -> str:
-    """A name or pattern from the repository itself. Links are fine: Hugging Face's cache is made of them."""
+    """Check that a name or pattern stays inside the repository. Links may: Hugging Face's cache is made of them."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{folder}: the data set's description names {name}, which lies outside of the repository.")
+        raise DataError(f"{folder}: the dataset's description names {name}, which lies outside of the repository.")
     return name
 
 
@@ -140,7 +140,7 @@ def _relative(folder: Path, name: str) -> str:
 
 
 def _readme_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The `configs` of the YAML block at the head of README.md, by name."""
+    """Return the `configs` of the YAML block at the head of README.md, by name."""
     readme = folder / "README.md"
     if not readme.is_file():
         return {}
@@ -155,7 +155,7 @@ def _readme_configs(folder: Path) -> dict[str, dict[str, Any]]:
             raise yaml.YAMLError("aliases")  # a few of them make gigabytes
         head = yaml.safe_load(block[1])
     except (yaml.YAMLError, RecursionError, ValueError):
-        get_logger().warning(f"{readme}: its head is not YAML; the names of the files say what is what")
+        get_logger().warning(f"{readme}: its header is not YAML; splits are taken from file names")
         return {}
     configs = head.get("configs") if isinstance(head, dict) else None
     listed = [config for config in configs or [] if isinstance(config, dict)]
@@ -167,7 +167,7 @@ def _below(folder: Path, config: Mapping[str, Any]) -> Path:
 
 
 def _from_patterns(folder: Path, given: Any) -> dict[str, SplitFiles]:
-    """`data_files` is a pattern, a list of patterns, or a list of {split, path} with one or more patterns each."""
+    """Parse `data_files`: a pattern, a list of patterns, or a list of {split, path} with one or more patterns each."""
     entries = given if isinstance(given, list) else [given]
     patterns: dict[str, list[str]] = {}
     for entry in entries:
@@ -199,7 +199,7 @@ def _files_of_subset(folder: Path, subset: str | None) -> list[Path]:
     chosen = [file for file in files if subset in file.relative_to(folder).parts[:-1]]
     chosen = chosen or [file for file in files if _has_word(file.name, subset)]
     if not chosen:
-        raise DataError(f"{folder} has no subset {subset!r}: no folder and no file is called like that.")
+        raise DataError(f"{folder} has no subset {subset!r}: no folder or file has that name.")
     return chosen
 
 
@@ -215,19 +215,19 @@ def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, SplitFiles]:
 
 
 def _only_texts(files: Sequence[Path], others: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether files are texts beside data of another format."""
+    """Return whether files are texts beside data of another format."""
     formats = {extension_of(file) for part in others.values() for file in part}
     return bool(formats) and ".txt" not in formats and all(extension_of(file) == ".txt" for file in files)
 
 
 def part_of(path: Path) -> str:
-    """`train`, `validation` or `test`, as a file's name and folders say; an empty string where they say nothing."""
+    """Return `train`, `validation` or `test`, by a file's name and folders; an empty string where they name none."""
     split = _split_of(path)
     return split if split in KEYWORDS else _keyword_in(split)
 
 
 def _split_of(path: Path) -> str:
-    """The split that a folder, a shard or a file is called after, or an empty string."""
+    """Return the split that a folder, a shard or a file is named after, or an empty string."""
     for name in reversed(path.parts[:-1]):
         for split, words in KEYWORDS.items():
             if name.lower() in words:
@@ -248,7 +248,7 @@ def _has_word(name: str, word: str) -> bool:
 
 
 def _one_format(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
-    """The files of the commonest format: a second format in the same split holds the same rows again."""
+    """Return the files of the most common format: a second format in the same split repeats the same rows."""
     counted = Counter(extension_of(file) for file in files if extension_of(file) != ".txt") or Counter([".txt"])
     best = max(counted, key=lambda extension: (counted[extension], -PREFERRED.index(extension)))
     if others := [str(file.relative_to(folder)) for file in files if extension_of(file) != best]:
@@ -260,7 +260,7 @@ def _one_format(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
 
 
 def read_split(split: SplitFiles, folder: Path) -> Iterator[Located]:
-    """The rows of a split, located as `train.csv line 3`; a column `image:FILE` becomes `image`, a path."""
+    """Yield the rows of a split, located as `train.csv line 3`; a column `image:FILE` becomes `image`, a path."""
     media = unpack(split.media) if split.media is not None else None
     for file in split.files:
         name = file.relative_to(folder) if file.is_relative_to(folder) else file.name

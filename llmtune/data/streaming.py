@@ -1,6 +1,6 @@
-"""Rows that are read while they are trained on: for data that is larger than the disk, or not worth a copy there.
+"""Stream rows during training: for data that is larger than the disk, or not worth a copy there.
 
-The same readers, shapes and preprocessing as `loading`; nothing is kept, so nothing can be drawn from the whole.
+The same readers, formats and preprocessing as `loading`; nothing is cached, so rows cannot be sampled from the whole.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class _Source:
 
 
 class RecordStream:
-    """Canonical records of several sources: a row of each in turn, until all are at their end.
+    """Iterable over the canonical records of several sources, one row of each in turn, until all are exhausted.
 
     Args:
-        names: As `get_dataset` takes them; `#n` behind one takes its first n rows.
-        strict: The first bad row is fatal; else they are left out and counted.
-        model_name: What `{{NAME}}` becomes. model_author: What `{{AUTHOR}}` becomes.
+        names: As for `get_dataset`; `#n` after one takes its first n rows.
+        strict: The first bad row is fatal; else bad rows are skipped and counted.
+        model_name: Replaces `{{NAME}}`. model_author: Replaces `{{AUTHOR}}`.
 
     Raises:
-        LlmtuneError: A source that is not there.
+        LlmtuneError: A source that does not exist.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class RecordStream:
         model_author: Sequence[str] = (),
     ) -> None:
         self.strict = strict
-        self._reported = False  # one pass is reported: the others are the same
+        self._reported = False  # only one pass is reported: the others are the same
         self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One pass. Two passes give the same records in the same order."""
+        """Yield one pass. Two passes give the same records in the same order."""
         reports = [LoadReport(source.name) for source in self._sources]
         running = [self._records(source, report) for source, report in zip(self._sources, reports, strict=True)]
         while running:
@@ -95,7 +95,7 @@ class RecordStream:
             raise DataError(f"No row of {', '.join(report.source for report in reports)} can be used.")
 
     def head(self, num_records: int) -> Dataset:
-        """The first records of a pass, as a data set in the cache."""
+        """Return the first records of a pass as a cached dataset."""
         records = list(itertools.islice(self, num_records))
 
         def fill(folder: Path) -> str:

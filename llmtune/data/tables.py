@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: batches of rows, of which each is read on its own where one of them cannot be."""
+"""Read Parquet and Arrow files in batches; where a batch cannot be read, row by row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_ROWS = 1000
 
 
 def read_table(path: Path) -> Iterator[Located]:
-    """The rows of a `.parquet` or `.arrow` file, in the stream or the file layout of Arrow.
+    """Yield the rows of a `.parquet` or `.arrow` file, in Arrow's stream or file layout.
 
     Raises:
         DataError: Its bytes are broken.
@@ -75,7 +75,7 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _validate(batch: pa.RecordBatch) -> None:
-    """A damaged offset would be read beyond the end of the file. Texts are tried one by one later."""
+    """Check offsets: a damaged one would be read beyond the end of the file. Texts are decoded one by one later."""
     import pyarrow as pa
 
     try:
@@ -88,7 +88,7 @@ def _validate(batch: pa.RecordBatch) -> None:
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadLine]:
     try:
         rows: list[Any] = batch.to_pylist()
-    except ValueError:  # text that is not UTF-8, a date that Python has no form for
+    except ValueError:  # text that is not UTF-8, a date outside Python's range
         rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
     return (row if isinstance(row, BadLine) else without_nulls(row) for row in rows)
 

@@ -1,4 +1,4 @@
-"""The functions that a row offers, and the calls that an assistant makes of them."""
+"""Parse function schemas and tool calls of a row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from llmtune.types import Json, ToolCall
 __all__ = ["parse_calls", "parse_tools"]
 
 PARAMETERS = ("parameters", "input_schema", "inputSchema")
-"""The key of a function's schema: OpenAI's, Anthropic's and MCP's."""
+"""Keys of a function's schema: OpenAI's, Anthropic's and MCP's."""
 
 
 def parse_calls(value: Any, where: str) -> tuple[ToolCall, ...]:
-    """The calls of a message: one or a list, each an object or JSON text."""
+    """Return the calls of a message: one or a list, each an object or JSON text."""
     what = f"the tool calls of {where}"
     if isinstance(value, str):
         value = parse_literal(value, what=what)
     items = [value] if isinstance(value, Mapping) else value
     if not isinstance(items, Sequence) or isinstance(items, str):
-        raise RowError(f"{what}: {kind_of(value)} where a call or a list of calls belongs")
+        raise RowError(f"{what}: {kind_of(value)} where a call or a list of calls is expected")
     return tuple(_parse_call(item, what) for item in items)
 
 
@@ -42,7 +42,7 @@ def _parse_call(item: Any, what: str) -> ToolCall:
 
 
 def _parse_arguments(value: Any) -> Json:
-    """Only objects are parsed from text: a text that is a number or a quotation stays what it was."""
+    """Parse text that holds an object; text that is a number or a quoted string stays as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -53,9 +53,9 @@ def _parse_arguments(value: Any) -> Json:
 
 
 def parse_tools(value: Any) -> tuple[Json, ...]:
-    """Function schemas from JSON text, a list of objects, or a list of JSON texts, as OpenAI's clients send them.
+    """Return function schemas from JSON text, a list of objects or of JSON texts, as OpenAI's clients send them.
 
-    A function that stands bare, `{"name": ..., "parameters": ...}`, is wrapped: {"type": "function", "function": ...}.
+    A bare function, `{"name": ..., "parameters": ...}`, is wrapped: {"type": "function", "function": ...}.
     Null members are dropped from objects (Arrow puts them there), not from JSON text.
     """
     if isinstance(value, str):

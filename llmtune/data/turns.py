@@ -1,4 +1,4 @@
-"""The order of turns: [system] (user | tool ...) assistant ..., and what is brought into it."""
+"""Normalise and check the order of turns: [system] (user | tool ...) assistant ..."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from llmtune.types import Message
 __all__ = ["arrange", "check_turns"]
 
 BLANK_LINE = "\n\n"
-JOINED = "consecutive turns of one side were joined by a blank line"
-SYSTEM_LATER = "a later system message was joined to the question beside it"
-OPENING = "the model's opening before the first question was left out"
+JOINED = "consecutive turns of one role were joined by a blank line"
+SYSTEM_LATER = "a later system message was joined to the user message beside it"
+OPENING = "an assistant message before the first user message was omitted"
 
 
 def arrange(messages: Sequence[Message], found: Found) -> list[Message]:
-    """Bring turns into the order that every template writes, where that changes no meaning; `found` notes what was.
+    """Bring turns into the order that every template writes, where that keeps the meaning; `found` notes the changes.
 
     - Consecutive turns of one side become one, with a blank line between them, and so do leading system messages.
-    - A later system message joins the question before or behind it, in its place.
-    - A text of the model before the first question is left out, as it answers nothing.
+    - A later system message joins the question before or after it, in its place.
+    - An assistant message before the first question is omitted, as it responds to nothing.
 
     Raises:
-        RowError: Turns of the assistant that belong together, but differ in what is trainable.
+        RowError: Assistant messages of one turn that differ in what is trainable.
     """
     made: list[Message] = []
     for message in messages:
@@ -46,7 +46,7 @@ def arrange(messages: Sequence[Message], found: Found) -> list[Message]:
 
 
 def _joined(before: Message, message: Message, is_first: bool) -> tuple[Message, str] | None:
-    """Two messages as one, and the note on it; None where they stay two."""
+    """Return two messages joined, and the note on it; None where they stay two."""
     roles = (before.role, message.role)
     if roles == ("system", "system"):
         return _with_text(before, before, message), JOINED
@@ -81,9 +81,9 @@ def _answers(first: Message, second: Message) -> Message:
 
 
 def check_turns(messages: Sequence[Message], *, need_answer: bool) -> None:
-    """Raise a RowError where the turns are not [system] (user | tool ...) assistant ..., beginning with a user.
+    """Raise a RowError if the turns are not [system] (user | tool ...) assistant ..., beginning with a user.
 
-    One assistant message alone is text to train on. Without `need_answer` the last assistant turn may be missing.
+    A single assistant message is text to train on. Without `need_answer` the last assistant turn may be missing.
     """
     turns = list(messages[1:] if messages and messages[0].role == "system" else messages)
     if not turns:
@@ -94,7 +94,7 @@ def check_turns(messages: Sequence[Message], *, need_answer: bool) -> None:
         raise RowError(f"the first turn is {_article(turns[0].role)} message, not a user message")
     for before, after in itertools.pairwise(turns):
         if after.role == "system":
-            raise RowError("a system message stands after the first message, and no question beside it")
+            raise RowError("a system message comes after the first message, with no user message beside it")
         expected = ("assistant",) if before.role == "user" else ("assistant", "tool")
         if before.role == "assistant":
             expected = ("user", "tool")
@@ -104,7 +104,9 @@ def check_turns(messages: Sequence[Message], *, need_answer: bool) -> None:
                 f"expected {' or '.join(expected)}"
             )
     if need_answer and turns[-1].role != "assistant":
-        raise RowError(f"the conversation ends with {_article(turns[-1].role)} message: there is no answer to train on")
+        raise RowError(
+            f"the conversation ends with {_article(turns[-1].role)} message: there is no response to train on"
+        )
 
 
 def _article(role: str) -> str:

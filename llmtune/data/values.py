@@ -1,4 +1,4 @@
-"""The values of a row's cells: what they are in words, texts, literals, JSON."""
+"""Check and convert the values of a row's cells: texts, literals, JSON."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 MAX_DEPTH = 100
-"""Levels of a schema, an argument or a result. Python's own recursion ends soon after, in templates first."""
+"""Most levels of a schema, an argument or a result. Python's recursion limit follows soon after, first in templates."""
 
 EXCERPT_CHARS = 80
 
 
 def kind_of(value: Any) -> str:
-    """What a wrong value is, in a user's words."""
+    """Name the type of a wrong value, for users."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -41,12 +41,12 @@ def kind_of(value: Any) -> str:
 
 
 def is_null(value: Any) -> bool:
-    """Null, or NaN, which is how pandas writes it."""
+    """Return whether a value is null, or NaN, pandas' spelling of it."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def parse_literal(text: str, *, what: str) -> Any:
-    """Parse a cell that holds JSON, or Python's own spelling of it, as text.
+    """Parse a text cell that holds JSON, or a Python literal.
 
     Raises:
         RowError: It is neither.
@@ -70,7 +70,7 @@ def check_unicode(text: str, where: str) -> str:
 
 
 def check_depth(value: Any, what: str) -> None:
-    """Raise a RowError where a value is nested too deeply to be written by a template."""
+    """Raise a RowError if a value is nested too deeply for a template."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for item in level if isinstance(item, (Mapping, list, tuple)) for inner in _members(item)]
@@ -84,10 +84,10 @@ def _members(value: Any) -> Any:
 
 
 def json_text(value: Json, what: str) -> str:
-    """The JSON text of a value.
+    """Return the JSON text of a value.
 
     Raises:
-        RowError: JSON has no form for it, or it is nested too deeply.
+        RowError: It cannot be written as JSON, or is nested too deeply.
     """
     check_depth(value, what)
     try:
@@ -98,7 +98,7 @@ def json_text(value: Json, what: str) -> str:
 
 
 def text_or_none(row: Mapping[str, Any], key: str) -> str | None:
-    """A text cell; numbers become their text, an absent one is None.
+    """Return a text cell; numbers become text, an absent cell is None.
 
     Raises:
         RowError: The cell holds anything else.
@@ -121,7 +121,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def excerpt(value: Any) -> str:
-    """The first characters of a row, for a report; of one that has no JSON form, its keys."""
+    """Return the first characters of a row, for a report; its keys where it cannot be written as JSON."""
     try:
         return json.dumps(value, ensure_ascii=False, default=repr)[:EXCERPT_CHARS]
     except (TypeError, ValueError, RecursionError):
@@ -129,5 +129,5 @@ def excerpt(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Half a surrogate pair can be in a JSON string, but in no file or terminal."""
+    """Replace half a surrogate pair, which a JSON string can hold, but no file or terminal."""
     return text.encode("utf-8", "replace").decode("utf-8")

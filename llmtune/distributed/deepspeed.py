@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import llmtune
+from llmtune.distributed.extensions import release_dead_builds
+from llmtune.distributed.locks import first_on_this_machine
+from llmtune.distributed.ranks import is_distributed, local_rank
 from llmtune.errors import MissingPackageError, UsageError
 
 __all__ = [
@@ -19,6 +23,7 @@ __all__ = [
     "need_deepspeed",
     "packaged_configs",
     "read_deepspeed",
+    "ready_deepspeed",
     "zero_stage",
 ]
 
@@ -36,6 +41,27 @@ def leave_unimported() -> None:
     from accelerate.utils import other
 
     other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+
+
+def ready_deepspeed(*, on_cpu: bool) -> None:
+    """Prepare the environment that DeepSpeed reads at its import."""
+    with first_on_this_machine("extensions"):
+        if local_rank() == 0:
+            release_dead_builds()
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not is_distributed():  # DeepSpeed needs a process group even for one process
+        defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in {**defaults, "MASTER_PORT": str(_free_port())}.items():
+            os.environ.setdefault(name, value)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One process of a machine works first, the others wait for it: without a process group, so nothing can time out."""
+"""Run a block in one process per machine first while the others wait, without a process group that could time out."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ RUN_VARIABLES = (
 
 @contextlib.contextmanager
 def first_on_this_machine(what: str) -> Iterator[None]:
-    """Run the block in the machine's first process, and after that in its others, which find what it left in the cache.
+    """Run the block in the machine's first process, then in its others, which find its results in the cache.
 
     Args:
-        what: Names the block; a run has one of a name.
+        what: Name of the block, unique in a run.
 
     Raises:
-        LlmtuneError: In the others, where the block failed in the first.
+        LlmtuneError: In the others, if the block failed in the first.
     """
     if not is_distributed() or local_world_size() == 1:
         yield
@@ -39,11 +39,11 @@ def first_on_this_machine(what: str) -> Iterator[None]:
     mark = cache_root() / "turns" / f"{_run()}-{what}"
     if local_rank() > 0:
         if _wait_for(mark) != "done":
-            raise LlmtuneError("The first process of this machine failed; its message says why.")
+            raise LlmtuneError("The first process of this machine failed; see its message.")
         yield
         return
     mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.unlink(missing_ok=True)  # of an earlier run with the same address
+    mark.unlink(missing_ok=True)  # left by an earlier run with the same address
     try:
         yield
     except BaseException:
@@ -60,7 +60,7 @@ def _wait_for(mark: Path) -> str:
 
 
 def _run() -> str:
-    """What tells this run from others on the machine: its address, and the launcher that started its processes."""
+    """Return an id of this run on the machine: its address, and the launcher of its processes."""
     values = [os.environ.get(name, "") for name in RUN_VARIABLES]
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         values.append(_birth_of(os.getppid()))

@@ -1,4 +1,4 @@
-"""Which process of a run this is, as torchrun, SLURM's launch line or nothing at all says in the environment."""
+"""Rank and number of processes of a run, from the environment variables of torchrun or SLURM's launch line."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 
 def rank() -> int:
-    """Number of this process among all, from 0."""
+    """Return the global rank."""
     return _number("RANK", 0)
 
 
 def world_size() -> int:
-    """Processes of the run, on all machines."""
+    """Return the number of processes, on all machines."""
     return _number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine, from 0."""
+    """Return the rank on this machine."""
     return _number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """Processes of the run on this machine."""
+    """Return the number of processes on this machine."""
     return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def launch_id() -> str:
-    """What the processes that one launch started have in common, also after torchrun started them again."""
+    """Return an id shared by the processes of one launch, also after torchrun restarted them."""
     return ":".join(os.environ.get(name, "") for name in LAUNCH_VARIABLES).strip(":")
 
 
 def restart_count() -> int:
-    """How often torchrun has started the processes again."""
+    """Return how often torchrun has restarted the processes."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
@@ -62,7 +62,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def launcher_is_gone() -> bool:
-    """Whether torchrun, or whatever started this process among others, has died and left it behind."""
+    """Return whether the launcher of this process, such as torchrun, has died."""
     return "LOCAL_RANK" in os.environ and os.getppid() != _launcher
 
 

@@ -1,1 +1,1 @@
-"""How good a checkpoint is: loss, scores of its answers, choice questions, benchmarks; several side by side."""
+"""Evaluation of checkpoints: loss, scores of generations, choice questions, benchmarks; several side by side."""

@@ -1,4 +1,4 @@
-"""Answers to the rows, and the choices that the model prefers: in batches of like length, each kept as it is done."""
+"""Generations for rows, and the model's choices: in batches of similar length, each journaled when done."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["answer_rows", "choice_scores", "continuation"]
 def answer_rows(
     engine: Engine, rows: Sequence[Conversation], sampling: Sampling, journal: Journal, batch_size: int, seed: int
 ) -> list[dict[str, Any]]:
-    """The rows' answers, in the order of the rows."""
+    """Return the generations for the rows, in their order."""
     lengths = [len(ids) for ids in engine.template.encode_prompts(rows)]
     for number, batch in enumerate(_batches(lengths, batch_size, "Answering")):
         if all(index in journal.records for index in batch):
             continue
-        set_seed(seed + number)  # so that an evaluation that goes on draws as one that was not stopped
+        set_seed(seed + number)  # so that a resumed evaluation samples like an uninterrupted one
         answers = engine.answer([rows[index] for index in batch], sampling, batch_size=len(batch))
         made = zip(batch, answers, strict=True)
         journal.add({"index": index, **result_of(rows[index], answer, engine.template)} for index, answer in made)
@@ -35,7 +35,7 @@ def answer_rows(
 
 
 def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[list[int]]:
-    """Indices in batches, the longest first: what does not fit into memory fails at once."""
+    """Return indices in batches, the longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), batch_size)
     yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False, disable=None))
@@ -44,10 +44,10 @@ def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[lis
 def choice_scores(
     engine: Engine, questions: Sequence[ChoiceQuestion], journal: Journal, batch_size: int, style: str
 ) -> dict[str, float]:
-    """Shares of questions, in percent, whose right choice is the most likely one.
+    """Return the percentage of questions whose right choice is the most likely one.
 
-    `accuracy` compares sums of log-likelihoods, `accuracy_norm` those sums by the length of the choice in characters,
-    so that a long choice is not at a loss; the same two as the lm-eval harness has.
+    `accuracy` compares sums of log-likelihoods, `accuracy_norm` these sums divided by the length of the choice in
+    characters, so that long choices are not at a disadvantage; both as in the lm-eval harness.
     """
     prompts = engine.template.encode_prompts([question.prompt(style) for question in questions])
     for batch in _batches([len(prompt) for prompt in prompts], batch_size, "Choices"):
@@ -87,10 +87,10 @@ def _choice_record(index: int, question: ChoiceQuestion, style: str, found: Iter
 
 
 def continuation(engine: Engine, prompt: Conversation, prompt_ids: Sequence[int], text: str) -> list[int]:
-    """The ids that the model would write for an answer after this prompt, without the stop token."""
+    """Return the ids of a response after this prompt, without the stop token."""
     whole = replace(prompt, messages=(*prompt.messages, Message("assistant", text, loss=True)))
     ids = list(engine.template.encode(whole)["input_ids"])
-    if ids[: len(prompt_ids)] != list(prompt_ids):  # cut to max_length: the answer is still at the end
+    if ids[: len(prompt_ids)] != list(prompt_ids):  # truncated to max_length: the response is still at the end
         start = len(ids) - len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) - 1
         ids, prompt_ids = ids[start:], []
     found = ids[len(prompt_ids) :]

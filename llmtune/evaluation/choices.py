@@ -1,6 +1,6 @@
-"""Choice questions: which of the given answers the model holds for the most likely one.
+"""Multiple-choice questions: the choice that the model finds most likely.
 
-A row has a `question` (or `query`, `prompt`, `instruction`), maybe a `system` text, the `choices` (or `options`) as a
+A row has a `question` (or `query`, `prompt`, `instruction`), optionally `system`, the `choices` (or `options`) as a
 list, or each in a column of its own from `A` on, and the right one as `answer` (or `label`): its letter, its number
 from 0, or its text.
 """
@@ -45,7 +45,7 @@ class ChoiceQuestion:
         return Conversation((*first, Message("user", text)))
 
     def texts(self, style: str) -> tuple[str, ...]:
-        """What the model is to find likely: the choices themselves, or their letters."""
+        """Return the continuations to compare: the choices themselves, or their letters."""
         return tuple(LETTERS[: len(self.choices)]) if style == "letter" else self.choices
 
 
@@ -55,10 +55,10 @@ def is_choice_row(row: Mapping[str, Any]) -> bool:
 
 
 def choice_question(row: Mapping[str, Any]) -> ChoiceQuestion:
-    """Read one row.
+    """Parse one row.
 
     Raises:
-        RowError: It lacks something, or its answer is none of its choices.
+        RowError: A field is missing, or the answer is none of the choices.
     """
     question = next((row[name] for name in QUESTION if isinstance(row.get(name), str)), None)
     if question is None:
@@ -81,7 +81,7 @@ def _choices(row: Mapping[str, Any]) -> Sequence[Any]:
         return list(found)
     letters = [letter for letter in LETTERS if row.get(letter) is not None]
     if letters != list(LETTERS[: len(letters)]):
-        raise RowError(f"the choices {', '.join(letters)} leave a letter out")
+        raise RowError(f"the choices {', '.join(letters)} skip a letter")
     return [row[letter] for letter in letters]
 
 
@@ -98,7 +98,7 @@ def _number(answer: Any, choices: Sequence[str]) -> int:
 
 
 def split_choices(items: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Data sets whose rows are plain, and files whose rows are choice questions, told by their first row."""
+    """Split the names into datasets of plain rows and files of choice questions, by their first row."""
     plain: list[str] = []
     choices: list[str] = []
     for item in items:
@@ -116,10 +116,10 @@ def _has_choices(item: str) -> bool:
 
 
 def read_choices(items: Sequence[str], num_samples: int = -1) -> list[ChoiceQuestion]:
-    """All the questions of these files, in their order.
+    """Return all questions of these files, in order.
 
     Raises:
-        DataError: A row that is none; names its place.
+        DataError: A row that is no choice question; names its place.
     """
     found = [question for item in items for question in _read(item)]
     return found if num_samples < 0 else found[:num_samples]

@@ -33,7 +33,7 @@ DEFAULT_METRICS = ("loss", "rouge", "bleu", "exact_match")
 
 @dataclass(frozen=True)
 class _Task:
-    """What every checkpoint is given."""
+    """Inputs of the evaluation, the same for every checkpoint."""
 
     rows: list[Conversation]
     questions: list[ChoiceQuestion]
@@ -44,13 +44,13 @@ class _Task:
 
 
 def evaluate(args: EvaluateArguments) -> Scores:
-    """Measure checkpoints on the validation part of a data set, or on a file.
+    """Evaluate checkpoints on the validation part of a dataset, or on a file.
 
     Writes, below `args.result_folder()`, for each checkpoint `predictions.jsonl`, `losses.jsonl` and `choices.jsonl`;
-    for all, `summary.json`, `summary.md` and, with `all_checkpoints`, pictures of the curves.
+    for all, `summary.json`, `summary.md` and, with `all_checkpoints`, plots of the curves.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+        LlmtuneError: Any user error: see `llmtune.errors`.
     """
     quiet_libraries()
     log = get_logger()
@@ -77,9 +77,7 @@ def _task(args: EvaluateArguments) -> _Task:
     rows: list[Conversation] = []
     if plain or not with_choices:
         if not (plain or args.first.dataset):
-            raise DataError(
-                "There is nothing to evaluate on: give --val_dataset, or the checkpoint of a run with data."
-            )
+            raise DataError("No data to evaluate on: give --val_dataset, or the checkpoint of a run with data.")
         rows = rows_to_answer(
             dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False), "--num_samples"
         )
@@ -94,7 +92,9 @@ def _task(args: EvaluateArguments) -> _Task:
         )
     unlabelled = sum(not _has_answer(row) for row in rows)
     if unlabelled and task.wants("answers"):
-        get_logger().warning("%d rows have no answer of their own: theirs are written, and not scored.", unlabelled)
+        get_logger().warning(
+            "%d rows have no reference response: their generations are saved, but not scored.", unlabelled
+        )
     return task
 
 
@@ -111,7 +111,7 @@ def _evaluate_one(engine: Engine, task: _Task, args: EvaluateArguments, folder: 
         journal = Journal(folder / "choices.jsonl")
         scores |= choice_scores(engine, task.questions, journal, args.eval_batch_size, args.choice_style)
     if not scores:
-        raise LlmtuneError(f"Nothing could be measured with {', '.join(task.metrics)}: the rows have no answers.")
+        raise LlmtuneError(f"Nothing could be measured with {', '.join(task.metrics)}: the rows have no responses.")
     return {name: round(value, 6) for name, value in scores.items()}
 
 

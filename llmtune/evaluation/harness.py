@@ -1,4 +1,4 @@
-"""An engine as lm-eval's harness asks it: text in, likelihoods and text out."""
+"""Adapter of an engine to the model interface of lm-eval's harness."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["EngineLM"]
 
 
 class EngineLM(TemplateLM):
-    """The harness's model over ours.
+    """The harness's model interface over an engine.
 
     Args:
-        is_chat: Whether texts come through the chat template.
-        batch_size: Requests at a time. max_new_tokens: Of an answer, where a task says nothing.
+        is_chat: Whether texts are rendered with the chat template.
+        batch_size: Requests per batch. max_new_tokens: Limit of a generation, where a task sets none.
     """
 
     def __init__(self, engine: Engine, *, is_chat: bool, batch_size: int, max_new_tokens: int) -> None:
@@ -49,7 +49,7 @@ class EngineLM(TemplateLM):
         messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
         if add_generation_prompt:
             return self.engine.template.render(Conversation(messages), generation=True)
-        # A prefilled answer: what stands before it, and the answer as it is.
+        # A prefilled response: the text before it, and the response as it is.
         prompt = self.engine.template.render(Conversation(messages[:-1]), generation=True)
         return prompt + messages[-1].content
 
@@ -59,7 +59,7 @@ class EngineLM(TemplateLM):
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if not self.is_chat:
             return super()._encode_pair(context, continuation)
-        # The harness would count the line break that ends a prompt as a part of the answer, and it is given.
+        # The harness would count the line break that ends a prompt as part of the response.
         prompt, whole = self.tok_encode(context), self.tok_encode(context + continuation)
         if whole[: len(prompt)] == prompt:
             return prompt, whole[len(prompt) :]
@@ -84,13 +84,13 @@ class EngineLM(TemplateLM):
         return [(found[index].logprob, found[index].is_greedy) for index in range(len(requests))]
 
     def _fitting(self, prompt: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
-        """What the model can hold: the start of a prompt goes first; one token always stands before what is judged."""
+        """Truncate to the model's context, from the start of the prompt; one token always precedes the continuation."""
         continuation = continuation[-(self.max_length - 1) :]
         kept = prompt[-(self.max_length - len(continuation)) :]
         return kept or [self.prefix_token_id], continuation
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Whole texts: windows that do not overlap, each after the last token of the one before."""
+        """Score whole texts in windows that do not overlap, each after the last token of the previous one."""
         found = []
         for request in tqdm(requests, desc="Texts", disable=disable_tqdm or None, leave=False):
             (text,) = request.args
@@ -109,7 +109,7 @@ class EngineLM(TemplateLM):
     # Text
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers, up to the first of a task's stop texts, or to the template's stop token."""
+        """Return generations, up to the first of a task's stop texts or the template's stop token."""
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: (repr(requests[index].args[1]), -len(prompts[index])))
         found: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""What is done so far, line by line, so that an evaluation that was killed goes on where it stood."""
+"""Journal of finished records, line by line, with which a killed evaluation resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """One JSON record a line, each with the `index` that it answers. A line that was being written is dropped."""
+    """One JSON record per line, each with its `index`. An incomplete last line is dropped."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -41,7 +41,7 @@ class Journal:
             raise OutputError(f"Cannot write {self.file}: {err.strerror}. Free some space and start again.") from err
 
     def finish(self) -> list[dict[str, Any]]:
-        """The records in the order of their indices; so they stand in the file as well."""
+        """Sort the records by index, in the file as well, and return them."""
         self.records = dict(sorted(self.records.items()))
         self._write_all()
         return list(self.records.values())

@@ -1,4 +1,4 @@
-"""How likely a model holds given continuations of given prompts."""
+"""Log-likelihoods of given continuations of given prompts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmtune.inference.engine import pad_left
 __all__ = ["Likelihood", "Pair", "likelihoods"]
 
 Pair = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a prompt, which has at least one, and of a continuation."""
+"""Token ids of a prompt (at least one) and of a continuation."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """`logprob`: the sum of the continuation's log-likelihoods. `is_greedy`: whether the model would write it."""
+    """Score of a continuation. `logprob`: sum of its log-likelihoods. `is_greedy`: whether greedy decoding gives it."""
 
     logprob: float
     is_greedy: bool
@@ -27,7 +27,7 @@ class Likelihood:
 
 @torch.no_grad()
 def likelihoods(model: Any, pairs: Sequence[Pair], pad_token_id: int) -> list[Likelihood]:
-    """One batch. Logits are made for the longest continuation's positions alone, [B, C + 1, V], not for all."""
+    """Score one batch. Logits are computed only for the longest continuation's positions, [B, C + 1, V]."""
     if not pairs:
         return []
     batch = pad_left([[*prompt, *continuation] for prompt, continuation in pairs], pad_token_id)

@@ -1,4 +1,4 @@
-"""Loss on learned tokens, as the evaluations of a training compute it: the same tokens, the same forward, one mean."""
+"""Loss on trainable tokens, computed like the evaluations in training: the same tokens, forward and mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["loss_scores"]
 
 
 def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, batch_size: int) -> dict[str, float]:
-    """`loss` (nats a token), `perplexity`, `token_acc` (a share, as in training); nothing without answers."""
+    """Return `loss` (nats per token), `perplexity`, `token_acc` (a fraction, as in training); {} without responses."""
     answered = [row for row in rows if row.turns and row.turns[-1].role == "assistant"]
     if not answered:
         return {}

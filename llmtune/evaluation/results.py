@@ -1,4 +1,4 @@
-"""Scores of several checkpoints side by side: files, a table, curves."""
+"""Write scores of several checkpoints side by side: files, a table, curves."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Scores", "write_results"]
 
 Scores = dict[str, dict[str, float]]
-"""What each checkpoint reaches: percents, but for `loss`, `perplexity` and `token_acc`, which is a share."""
+"""Scores by checkpoint: percentages, except for `loss`, `perplexity` and `token_acc`, a fraction."""
 
 
 def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None:
-    """summary.json, summary.md, and the curves of a run."""
+    """Write summary.json, summary.md, and the curves of a run."""
     write_json(folder / "summary.json", scores)
     table = markdown_table(scores)
     write_text(folder / "summary.md", table)

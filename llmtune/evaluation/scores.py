@@ -1,4 +1,4 @@
-"""Scores of answers: those of the registry, each function called once."""
+"""Scores of generations by the registry's metrics; each function is called once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["answer_scores", "text_scores"]
 def text_scores(
     predictions: Sequence[str], references: Sequence[str], rows: Sequence[Conversation]
 ) -> dict[str, float]:
-    """ROUGE, BLEU and exact matches, in percent."""
+    """Return ROUGE, BLEU and exact matches, in percent."""
     return text_metrics(predictions, references)
 
 
 def answer_scores(
     metrics: Sequence[str], predictions: Sequence[str], references: Sequence[str], rows: Sequence[Conversation]
 ) -> dict[str, float]:
-    """What the chosen metrics say, in their order.
+    """Return the scores of the chosen metrics, in their order.
 
     Raises:
-        LlmtuneError: A metric raises, or returns something else than numbers by name.
+        LlmtuneError: A metric raises, or does not return numbers by name.
     """
     made: dict[object, dict[str, float]] = {}
     found: dict[str, float] = {}
@@ -47,7 +47,9 @@ def answer_scores(
         scores = made[info.function]
         for name in info.names or scores:
             if name in found and found[name] != scores[name]:
-                raise LlmtuneError(f"The metric {key!r} gives {name!r}, which another one gives already: rename it.")
+                raise LlmtuneError(
+                    f"The metric {key!r} returns {name!r}, which another metric returns already: rename it."
+                )
             found[name] = scores[name]
     return found
 
@@ -57,5 +59,5 @@ def _checked(key: str, scores: object) -> dict[str, float]:
         raise LlmtuneError(f"The metric {key!r} must return a dict of numbers by name, not {scores!r}.")
     for name, value in scores.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise LlmtuneError(f"The metric {key!r} gives {value!r} for {name!r}, which is no number.")
+            raise LlmtuneError(f"The metric {key!r} returns {value!r} for {name!r}, which is not a number.")
     return {name: float(value) for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""What a folder of results was made with: a call that goes on in it must ask for the same."""
+"""Settings of a results folder: a resumed evaluation must use the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def digest(rows: Sequence[Conversation], questions: Sequence[ChoiceQuestion]) ->
 
 
 def claim_folder(args: EvaluateArguments, metrics: Sequence[str], data: str) -> Path:
-    """The folder of the results, new or of an earlier call with the same settings.
+    """Return the results folder, new or of an earlier call with the same settings.
 
     Raises:
         OutputError: It holds results of other settings, or cannot be written.
@@ -67,14 +67,14 @@ def claim_folder(args: EvaluateArguments, metrics: Sequence[str], data: str) -> 
         names = [name for name in settings if before.get(name) != settings[name]]
         raise OutputError(
             f"{folder} holds an evaluation with other settings ({', '.join(names)}). Give another --output_dir, or "
-            "remove it to begin anew."
+            "remove it to start again."
         )
     write_json(folder / FILE, settings)
     return folder
 
 
 def _identity(checkpoint: Path | None) -> Any:
-    """Where a checkpoint is, and the sizes and times of its weights: another one may lie there meanwhile."""
+    """Return the path of a checkpoint with sizes and times of its weights, which may have been replaced."""
     if checkpoint is None:
         return None
     files = sorted(file for pattern in WEIGHTS for file in checkpoint.glob(pattern))

@@ -1,7 +1,6 @@
-"""`--suite`: standard benchmarks of EleutherAI's lm-eval harness, on the engine that answers everywhere else.
+"""`--suite`: standard benchmarks of EleutherAI's lm-eval harness, on llmtune's inference engine.
 
-The harness brings questions, few-shot examples and scores; llmtune brings the model, and the template that it was
-trained with.
+The harness provides questions, few-shot examples and scores; llmtune the model and its template.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["run_suite"]
 
 
 def run_suite(args: EvaluateArguments) -> Scores:
-    """The benchmarks' own scores, as fractions, by `task/metric`.
+    """Return the benchmarks' own scores, as fractions, by `task/metric`.
 
     Raises:
         MissingPackageError: lm-eval is not installed. UsageError: A benchmark that it does not know.
@@ -80,8 +79,8 @@ def _run(engine: Any, manager: Any, args: EvaluateArguments, folder: Path) -> di
         )
     except (ConnectionError, OSError) as err:
         raise LlmtuneError(
-            f"lm-eval cannot fetch the data of {' '.join(args.suite)}: {' '.join(str(err).split())[:200]}. "
-            "Fetch them where there is a network, or give your own tasks with --suite_path."
+            f"lm-eval cannot download the data of {' '.join(args.suite)}: {' '.join(str(err).split())[:200]}. "
+            "Download it on a machine with network access, or give your own tasks with --suite_path."
         ) from err
     assert found is not None
     write_json(folder / "suite.json", {key: found[key] for key in ("results", "versions", "n-samples", "config")})

@@ -1,1 +1,1 @@
-"""What becomes of a checkpoint: merged, quantised, converted, pushed. Each writes a folder that its target loads."""
+"""Export of checkpoints: merge, quantise, convert, push. Each writes a folder that its target loads."""

@@ -1,4 +1,4 @@
-"""export() and merge(): a checkpoint becomes a folder for somewhere else."""
+"""export() and merge(): turn a checkpoint into a folder for other programs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def merge(args: MergeArguments) -> Path:
 
 
 def export(args: ExportArguments) -> Path:
-    """Merge, quantise, convert, push: what the arguments ask for, in this order.
+    """Merge, quantise, convert and push, as the arguments say, in this order.
 
     Returns:
-        The folder that was written; that of the checkpoint, where it is only pushed.
+        The written folder; that of the checkpoint, where it is only pushed.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`. Nothing is written then.
+        LlmtuneError: Any user error: see `llmtune.errors`. Nothing is written then.
     """
     quiet_libraries()
     target = args.target()
@@ -58,7 +58,7 @@ def export(args: ExportArguments) -> Path:
     if writes and target.exists():
         raise OutputError(f"{target} exists already. Remove it, or choose another place with --output_dir.")
     if not writes and not args.push_to_hub:
-        raise UsageError(f"{args.checkpoint()} holds whole weights: there is nothing to merge. Use it as it is.")
+        raise UsageError(f"{args.checkpoint()} holds full weights: there is nothing to merge. Use it as it is.")
     for flag in args.unused_flags():
         get_logger().warning("%s has no effect here.", flag)
     _check_first(args)
@@ -81,7 +81,7 @@ def export(args: ExportArguments) -> Path:
 
 
 def _check_first(args: ExportArguments) -> None:
-    """What would stop it after minutes of merging is found now."""
+    """Check now for errors that would otherwise occur after minutes of merging."""
     if args.quant_method:
         from llmtune.exporting.quantize import need_quantizer
 
@@ -119,7 +119,7 @@ def _write(args: ExportArguments, target: Path) -> None:
 
 @contextlib.contextmanager
 def _whole(args: ExportArguments, target: Path) -> Iterator[Path]:
-    """The folder of whole weights: the checkpoint's own, or merged for the while, beside the target."""
+    """Yield the folder of full weights: the checkpoint's own, or a temporary merge beside the target."""
     if checkpoint_kind(args.checkpoint()) == "full":
         yield args.checkpoint()
         return
@@ -136,7 +136,7 @@ def _repository(args: ExportArguments) -> str:
 
 
 def _try_hub(name: str, *, use_hf: bool | None, token: str | None, private: bool) -> None:
-    """A token that is refused is refused now, and not after an hour."""
+    """Check the token before the work, not after an hour."""
     from llmtune.hub.push import destination
 
     destination(name, use_hf_hub=use_hf, token=token, private=private)
@@ -154,5 +154,5 @@ def _push(
     from llmtune.hub.push import destination, push_folder
 
     where = destination(name, use_hf_hub=use_hf, token=token, private=private)
-    push_folder(folder, where, message=f"{folder.name}, by llmtune export", card=card)
+    push_folder(folder, where, message=f"{folder.name}, by llmtune export", write_card=card)
     get_logger().info("Pushed to %s on %s.", where.repo.repo_id, where.hub.name)

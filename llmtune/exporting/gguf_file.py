@@ -1,7 +1,7 @@
-"""Whole weights to one GGUF file, written tensor by tensor, and read back to prove that it answers alike.
+"""Convert full weights to one GGUF file, tensor by tensor, and read it back to check that the logits agree.
 
-Names come from the gguf package's own tables. Families are listed whose tensors go over as they are, or with the one
-permutation of rotary positions that llama.cpp documents; for others there is llama.cpp's own script (`--llama_cpp`).
+Names come from the gguf package's own tables. The listed families have tensors that are converted unchanged, or with
+the permutation for RoPE that llama.cpp documents; others need llama.cpp's own script (`--llama_cpp`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, LlmtuneError, MissingPackageError, ModelError, UsageError
 from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
-from llmtune.hub.settings import HubOptions
 from llmtune.merging.in_memory import probe_ids
-from llmtune.models.folder import model_folder
-from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
@@ -42,12 +39,12 @@ __all__ = ["need_converter", "write_gguf"]
 MODEL_FILE = "tokenizer.model"
 SCRIPT = "convert_hf_to_gguf.py"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 8e-2, "q8_0": 8e-2}
-"""Largest difference of logits, as a share of the largest logit, that the number format explains."""
+"""Largest difference of logits, relative to the largest logit, by dtype."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """`arch`: llama.cpp's name. `permutes`: whether rows of q and k lie in another order there."""
+    """A family. `arch`: llama.cpp's name. `permutes`: whether llama.cpp orders the rows of q and k differently."""
 
     arch: str
     permutes: bool = False
@@ -62,11 +59,11 @@ FAMILIES = {
 
 
 def need_converter(args: ExportArguments) -> None:
-    """Find what would stop a conversion, before anything is merged.
+    """Check that a conversion is possible, before anything is merged.
 
     Raises:
-        MissingPackageError: gguf is not installed. UsageError: No such script. ModelError: A family or a tokenizer that
-            goes over in ways of its own.
+        MissingPackageError: gguf is not installed. UsageError: No such script. ModelError: A family or a tokenizer
+            that needs a conversion of its own.
     """
     if args.llama_cpp is not None:
         if not (Path(args.llama_cpp) / SCRIPT).is_file():
@@ -76,7 +73,7 @@ def need_converter(args: ExportArguments) -> None:
         raise MissingPackageError("--to gguf needs gguf. Install it with: pip install 'llmtune[gguf]'")
     folder = args.checkpoint() if checkpoint_kind(args.checkpoint()) == "full" else _base(args)
     if saved_quantization(folder):
-        raise ModelError(f"{folder} is quantised already: GGUF is made from whole weights.")
+        raise ModelError(f"{folder} is quantised already: GGUF is converted from full weights.")
     with _next_step(folder, args):
         _family(folder)
         if (folder / "tokenizer.json").is_file():
@@ -84,13 +81,11 @@ def need_converter(args: ExportArguments) -> None:
 
 
 def _base(args: ExportArguments) -> Path:
-    found = args.inferred
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    return model_folder(MODEL_MAPPING[str(found.model_type)], found.model_id_or_path, hub=hub, weights=False)
+    return args.inferred.folder()
 
 
 def _model_file(args: ExportArguments, folder: Path) -> Path | None:
-    """The tokenizer.model of a folder or, since runs save tokenizer.json alone, that of its base."""
+    """Return the tokenizer.model of a folder or, since runs save only tokenizer.json, that of its base model."""
     if (folder / MODEL_FILE).is_file():
         return folder / MODEL_FILE
     with contextlib.suppress(LlmtuneError):
@@ -101,7 +96,7 @@ def _model_file(args: ExportArguments, folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _next_step(folder: Path, args: ExportArguments) -> Iterator[None]:
-    """Says what else can convert, where llmtune does not."""
+    """Name the alternative converter in errors of llmtune's own."""
     try:
         yield
     except ModelError as err:
@@ -116,7 +111,7 @@ def write_gguf(args: ExportArguments, whole: Path, folder: Path) -> None:
     """Write `model.gguf` and an Ollama `Modelfile`.
 
     Raises:
-        ModelError: See `need_converter`. CheckpointError: The file answers differently; it is not kept.
+        ModelError: See `need_converter`. CheckpointError: The file's logits differ; it is not kept.
     """
     file = folder / "model.gguf"
     tokenizer = _tokenizer(args, whole)
@@ -155,10 +150,10 @@ def _family(folder: Path) -> Family:
     config = read_config(folder)
     names = config.get("architectures") or ["a class that config.json does not name"]
     if names[0] not in FAMILIES:
-        raise ModelError(f"{names[0]} is none of {', '.join(FAMILIES)}")
+        raise ModelError(f"{names[0]} is not one of {', '.join(FAMILIES)}")
     kind = _rope(config).get("rope_type", "default")
     if kind not in ("default", "linear", "yarn", "llama3"):
-        raise ModelError(f"its rotary positions are scaled by {kind!r}")
+        raise ModelError(f"its RoPE scaling is {kind!r}")
     return FAMILIES[names[0]]
 
 
@@ -188,7 +183,7 @@ def _convert(args: ExportArguments, whole: Path, file: Path, tokenizer: Any) -> 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor on its way. `kind`: a gguf.GGMLQuantizationType."""
+    """One tensor to write. `kind`: a gguf.GGMLQuantizationType."""
 
     name: str
     shape: tuple[int, ...]
@@ -196,7 +191,7 @@ class _Tensor:
     read: Callable[[], torch.Tensor]
 
     def layout(self) -> tuple[tuple[int, ...], Any, int]:
-        """Shape, numpy's dtype and size in bytes, as they will lie in the file."""
+        """Return shape, numpy dtype and size in bytes, as in the file."""
         import gguf
         import numpy as np
 
@@ -209,10 +204,10 @@ class _Tensor:
 
 
 def _plan(tensors: dict[str, Any], family: Family, config: dict[str, Any], gguf_type: str) -> Iterator[_Tensor]:
-    """Each tensor of the file: vectors in fp32, matrices as asked for.
+    """Return the tensors of the file: vectors in fp32, matrices in the requested type.
 
     Raises:
-        ModelError: A tensor that the tables of gguf do not know.
+        ModelError: A tensor that is not in gguf's tables.
     """
     import gguf
 
@@ -238,7 +233,7 @@ def _plan(tensors: dict[str, Any], family: Family, config: dict[str, Any], gguf_
 
 
 def _heads(source: str, family: Family, config: dict[str, Any]) -> int:
-    """Heads of a tensor whose rows have to be put into llama.cpp's order; 0 for all others."""
+    """Return the heads of a tensor whose rows have to be permuted for llama.cpp; 0 for all others."""
     if not family.permutes:
         return 0
     heads = int(config["num_attention_heads"])
@@ -251,13 +246,13 @@ def _read(tensor: Any, heads: int) -> torch.Tensor:
     found: torch.Tensor = tensor[...]
     if not heads:
         return found
-    # transformers turns the first half of a head with the second, llama.cpp each number with its neighbour.
+    # RoPE pairs the first half of a head with the second in transformers, neighbours in llama.cpp.
     parts = found.reshape(heads, 2, found.shape[0] // heads // 2, *found.shape[1:])
     return parts.transpose(1, 2).reshape(found.shape)
 
 
 def _llama3_factors(config: dict[str, Any]) -> torch.Tensor:
-    """How much slower each pair of a head turns, [head size / 2], as Llama 3.1 has it for long texts."""
+    """Return Llama 3.1's RoPE factors, which divide each pair's frequency, [head size / 2]."""
     rope = _rope(config)
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     turns = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_size, 2).float() / head_size)
@@ -300,7 +295,7 @@ def _add_settings(writer: Any, config: dict[str, Any], gguf_type: str, rows: int
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary positions, as config.json of transformers 5 and before has them."""
+    """Return the RoPE parameters of a config.json of transformers 5 or earlier."""
     found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     found.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     found.setdefault("rope_type", found.pop("type", "default"))
@@ -311,7 +306,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prove(args: ExportArguments, whole: Path, file: Path) -> None:
-    """Compare the logits of the folder with those of what transformers reads from the file, in fp32."""
+    """Compare the logits of the folder with those of the file, read by transformers, in fp32."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     own = AutoConfig.from_pretrained(whole)
@@ -325,7 +320,7 @@ def _prove(args: ExportArguments, whole: Path, file: Path) -> None:
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"):
         if getattr(config, name) != getattr(own, name):
-            raise CheckpointError(f"{file.name} says {name} {getattr(config, name)}, and the model has another.")
+            raise CheckpointError(f"{file.name} has another {name} ({getattr(config, name)}) than the model.")
     for name in ("head_dim", "rope_parameters", "attention_bias", "mlp_bias"):  # what that loader leaves out
         if hasattr(own, name):
             setattr(config, name, getattr(own, name))
@@ -334,9 +329,9 @@ def _prove(args: ExportArguments, whole: Path, file: Path) -> None:
     difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
     if not difference < TOLERANCE[args.gguf_type]:
         raise CheckpointError(
-            f"The GGUF file failed its check: logits differ by {difference:.2%} of the largest one. It is not kept."
+            f"The GGUF file failed its check: logits differ by {difference:.2%} of the largest logit. It is not kept."
         )
-    get_logger().info("GGUF, read back by transformers: logits differ by %.1e of the largest.", difference)
+    get_logger().info("GGUF file, read back by transformers: logits differ by %.1e of the largest logit.", difference)
 
 
 def _logits(model: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A fast tokenizer's vocabulary as GGUF has it: tokens and their kinds, merges, special ids, how text is divided."""
+"""Convert a fast tokenizer to GGUF: tokens and their kinds, merges, special ids, pre-tokenisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtune.models.ports.tokenizers.model_file import Piece, read_model
 
 __all__ = ["add_vocabulary", "check_vocabulary", "pre_tokenizer"]
 
-# What llama.cpp calls the way in which text is divided before merges apply, by the expression that divides.
+# llama.cpp's names of pre-tokenisers, by their regular expressions.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PRE_TOKENIZERS = {
@@ -22,23 +22,23 @@ PRE_TOKENIZERS = {
 
 
 def pre_tokenizer(folder: Path) -> str:
-    """The name of a tokenizer's division of text.
+    """Return llama.cpp's name of a tokenizer's pre-tokeniser.
 
     Raises:
-        ModelError: One whose name is not known here: another name would give other tokens, and nobody would notice.
+        ModelError: Its name is not known here; a wrong one would silently give other tokens.
     """
     try:
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise ModelError(f"{folder} has no tokenizer.json that can be read, and GGUF is written from it.") from err
+        raise ModelError(f"{folder} has no readable tokenizer.json, which GGUF is written from.") from err
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise ModelError("its tokenizer is of SentencePiece's kind, and there is no tokenizer.model with its scores")
+        raise ModelError("its tokenizer is a SentencePiece one, and there is no tokenizer.model with its scores")
     for part in _parts(tokenizer.get("pre_tokenizer") or {}):
         expression = part.get("pattern", {}).get("Regex") if part.get("type") == "Split" else None
         if expression in PRE_TOKENIZERS:
             return PRE_TOKENIZERS[expression]
-    raise ModelError("its tokenizer divides text in a way that llmtune knows no name of llama.cpp's for")
+    raise ModelError("its pre-tokeniser has no name in llama.cpp that llmtune knows")
 
 
 def _parts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -46,7 +46,7 @@ def _parts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def check_vocabulary(folder: Path, model_file: Path | None) -> None:
-    """Raise ModelError for a tokenizer that does not go over as it is."""
+    """Raise ModelError for a tokenizer that cannot be converted."""
     if model_file is None or not _is_sentencepiece(folder):
         pre_tokenizer(folder)
     else:
@@ -58,8 +58,7 @@ def add_vocabulary(writer: Any, folder: Path, tokenizer: Any, size: int, model_f
 
     Args:
         writer: A gguf.GGUFWriter. folder: With tokenizer.json. size: Rows of the embedding, padding included.
-        model_file: The tokenizer.model that tokenizer.json was made from, where it is of SentencePiece's kind: it has
-            the scores.
+        model_file: The tokenizer.model that a SentencePiece tokenizer.json was converted from: it has the scores.
     """
     import gguf
 
@@ -90,7 +89,7 @@ def add_vocabulary(writer: Any, folder: Path, tokenizer: Any, size: int, model_f
 
 
 def _adds_blank(tokenizer: Any) -> bool:
-    """Whether a text is read as if a blank stood before it; later versions of one tokenizer differ in that."""
+    """Return whether a blank is prepended to a text; versions of one tokenizer differ in that."""
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
     return str(first).startswith("\u2581")
 
@@ -109,12 +108,12 @@ def _pieces(model_file: Path) -> list[Piece]:
     except ValueError as err:
         raise ModelError(str(err)) from err
     if not (model.is_bpe and model.byte_fallback):
-        raise ModelError(f"its {model_file.name} is not BPE with bytes for what it does not know")
+        raise ModelError(f"its {model_file.name} is not BPE with byte fallback")
     return model.pieces
 
 
 def _take_pieces(pieces: list[Piece], tokens: list[str], kinds: list[int]) -> list[float]:
-    """Scores and kinds as the file of SentencePiece has them; tokens that came later have neither."""
+    """Return scores and kinds of the SentencePiece file; added tokens have neither."""
     scores = [-1000.0] * len(tokens)
     for number, piece in enumerate(pieces[: len(tokens)]):
         if tokens[number] != piece.text:

@@ -1,4 +1,4 @@
-"""An Ollama Modelfile: the file, the chat template in the language of Go's text/template, stop words, system text."""
+"""Ollama Modelfile: model file, chat template in Go's text/template, stop words, system prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["added_text", "go_template", "why_not", "write_modelfile"]
 
 OPEN = '{{ "{{" }}'
-"""How Go's templates write two braces that are text."""
+"""Two literal braces in Go's templates."""
 
 
 def write_modelfile(args: ExportArguments, folder: Path, tokenizer: Any) -> None:
@@ -25,7 +25,7 @@ def write_modelfile(args: ExportArguments, folder: Path, tokenizer: Any) -> None
     reason = why_not(info)
     if reason:
         get_logger().warning(
-            "The Modelfile has no TEMPLATE, since that of %r %s: Ollama goes by the chat template inside the file.",
+            "The Modelfile has no TEMPLATE, since the template %r %s: Ollama uses the GGUF file's chat template.",
             name,
             reason,
         )
@@ -41,32 +41,32 @@ def write_modelfile(args: ExportArguments, folder: Path, tokenizer: Any) -> None
 
 
 def why_not(info: TemplateInfo) -> str:
-    """What of a template Go's language cannot say in terms of prefix, prompt and chat_sep; "" where it can."""
+    """Return why a template cannot be expressed in Go's language by prefix, prompt and chat_sep; "" if it can."""
     texts = [context for context in (*info.prefix, *info.prompt, *(info.chat_sep or ())) if isinstance(context, str)]
     if info.from_tokenizer:
         return "is the tokenizer's own"
     if info.chat_sep is None:
-        return "takes one turn only"
+        return "supports one turn only"
     if any("{{ROUND" in text for text in texts):
         return "counts the rounds"
     if any(isinstance(context, str) and "{{SYSTEM}}" in context for context in info.prompt):
-        return "writes the system text at the last question"
+        return "writes the system prompt at the last question"
     if info.format_answer is not None or info.answer_prefix or info.answer_format != "{{ANSWER}}":
-        return "writes answers by their place"
+        return "writes responses by their place"
     return ""
 
 
 def added_text(tokenizer: Any) -> str:
-    """The token that llama.cpp writes before any text, as the tokenizer does; "" where there is none."""
+    """Return the token that llama.cpp, like the tokenizer, puts before any text; "" where there is none."""
     ids = tokenizer("a")["input_ids"]
     return str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
 def go_template(info: TemplateInfo, tokenizer: Any, added: str = "") -> str:
-    """The template for Ollama's `.System` and `.Messages`; a prompt ends where the model begins to write.
+    """Return the template for Ollama's `.System` and `.Messages`; a prompt ends where the generation starts.
 
     Args:
-        added: What llama.cpp writes before it, and would stand there twice.
+        added: Text that llama.cpp puts before it, and would be duplicated.
     """
     with_system, without = [], []
     for context in info.prefix:
@@ -96,7 +96,7 @@ def _texts(contexts: Sequence[Context], tokenizer: Any) -> str:
 
 
 def _text(context: Context, tokenizer: Any) -> str:
-    """A context as text; ids and attributes as the tokenizer spells them."""
+    """Return a context as text; ids and attributes are decoded by the tokenizer."""
     if isinstance(context, str):
         return context
     ids = [getattr(tokenizer, part) if isinstance(part, str) else part for part in context]

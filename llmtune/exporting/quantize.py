@@ -1,4 +1,4 @@
-"""Whole weights to GPTQ or bitsandbytes, with the proof that the new folder loads, answers, and what it has lost."""
+"""Quantise full weights with GPTQ or bitsandbytes, check that the result loads and generates, and measure its loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ANSWER_TOKENS = 16
 
 
 def need_quantizer(args: ExportArguments) -> None:
-    """Raise MissingPackageError where what quantises is not installed, UsageError where there is nothing to measure."""
+    """Raise MissingPackageError if the quantisation package is missing, UsageError if there is no calibration data."""
     if args.quant_method == "bnb":
         need_bitsandbytes("--quant_method bnb")
         return
@@ -50,14 +50,14 @@ def need_quantizer(args: ExportArguments) -> None:
     if missing:
         raise MissingPackageError(f"--quant_method gptq needs {missing[0]}: {install}")
     if not (args.calibration_dataset or args.inferred.dataset or _own_data(args).dataset):
-        raise UsageError("GPTQ looks at data while it rounds: give some with --calibration_dataset.")
+        raise UsageError("GPTQ needs calibration data: give some with --calibration_dataset.")
 
 
 def quantize(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
-    """Write the quantised weights of a folder into another one.
+    """Quantise the weights of a folder into another one.
 
     Returns:
-        What was done: bits, rows, and the loss before and after, where there are rows to measure it on.
+        Report: bits, rows, and the loss before and after, where there are rows to measure it on.
     """
     report: dict[str, Any] = {"quant_method": args.quant_method, "bits": args.bits}
     rows = _proof_rows(args)
@@ -76,7 +76,7 @@ def quantize(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]
     after = _loss(engine, rows)
     if before is not None and after is not None:
         report |= {"rows": len(rows), "loss_before": round(before, 6), "loss_after": round(after, 6)}
-        get_logger().info("Loss on %d rows: %.4f whole, %.4f quantised.", len(rows), before, after)
+        get_logger().info("Loss on %d rows: %.4f before quantisation, %.4f after.", len(rows), before, after)
     write_json(folder / "quantization.json", report)
     return report
 
@@ -108,7 +108,7 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _off_standard_output() -> Iterator[None]:
-    """What gptqmodel draws goes to the terminal, or nowhere: the standard output is for results."""
+    """Send gptqmodel's output to the terminal, or nowhere: standard output is for results."""
     with ExitStack() as stack:
         nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else nowhere))
@@ -118,7 +118,7 @@ def _off_standard_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logs_elsewhere() -> Iterator[None]:
-    """Gptqmodel 7.7 writes logs/ where one stands (looper/loop_processor.py): not among the user's files."""
+    """Run the block in a temporary working directory: gptqmodel 7.7 writes logs/ there (looper/loop_processor.py)."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -129,7 +129,7 @@ def _logs_elsewhere() -> Iterator[None]:
 
 
 def _calibration(args: ExportArguments, engine: Engine) -> list[dict[str, list[int]]]:
-    """Rows as the model sees them in training: through the template, answers included."""
+    """Return calibration rows as in training: rendered with the template, responses included."""
     chosen = args.calibration_dataset or _own_data(args).dataset
     found, _ = get_dataset(
         chosen, dataset_test_ratio=0, need_answer=False, use_hf=args.use_hf, hub_token=args.hub_token
@@ -139,12 +139,12 @@ def _calibration(args: ExportArguments, engine: Engine) -> list[dict[str, list[i
     encoded = [sample for row in engine.template.encode_rows(rows) for sample in row.samples]
     samples = [{"input_ids": one.input_ids, "attention_mask": [1] * len(one.input_ids)} for one in encoded]
     if not samples:
-        raise DataError(f"None of the {count} rows of --calibration_dataset fits the template.")
+        raise DataError(f"None of the {count} rows of --calibration_dataset can be written with the template.")
     return samples
 
 
 def _own_data(args: ExportArguments) -> InferArguments:
-    """The checkpoint with the data that it was trained on."""
+    """Return the checkpoint's arguments with the data that it was trained on."""
     return args.infer_arguments(eval_human=None)
 
 
@@ -195,4 +195,4 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, TypeError) as err:
         text = " ".join(str(err).split())[:300]
-        raise CheckpointError(f"The quantised model does not answer, so it is not kept: {text}") from err
+        raise CheckpointError(f"The quantised model cannot generate, so it is not kept: {text}") from err

@@ -1,4 +1,4 @@
-"""Whatever a hub's client raises -> one line that says what is wrong and what to do."""
+"""Convert errors of the hubs' clients into one line with the cause and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain(err: BaseException, hub: Hub, repo: Repo, *, sending: bool = False) -> LlmtuneError:
-    """The error to raise in the place of a client's. `sending`: something was to be pushed, not fetched."""
+    """Return the error to raise instead of a client's. `sending`: in a push, not a download."""
     what = f"{repo.kind} {repo.repo_id!r}" + (
         f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else ""
     )
@@ -26,11 +26,11 @@ def _not_sent(err: BaseException, hub: Hub, what: str) -> str | None:
     status = http_status(err)
     if status in (401, 403, 404):
         return (
-            f"{hub.name} does not let you write the {what} (HTTP {status}). Check the spelling, and give a token of "
-            f"its owner that may write with --hub_token or in {hub.token_variable}."
+            f"You have no write access to the {what} on {hub.name} (HTTP {status}). Check the spelling, and give its "
+            f"owner's token with write access by --hub_token or {hub.token_variable}."
         )
     if status is not None:
-        return f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later."
+        return f"{hub.name} returned an error (HTTP {status}) for the {what}. Try again later."
     if is_unreachable(err):
         return f"{hub.name} cannot be reached to push the {what}: {_last_words(err)}. Check the network."
     return None
@@ -39,36 +39,36 @@ def _not_sent(err: BaseException, hub: Hub, what: str) -> str | None:
 def _not_fetched(err: BaseException, hub: Hub, what: str) -> str | None:
     if any(isinstance(e, OSError) and e.errno in NO_SPACE for e in _chain(err)):
         return (
-            f"The disk is full: {what} cannot be stored whole. What has come so far is kept; free some space, or give "
+            f"The disk is full: {what} cannot be stored. The download so far is kept; free some space, or give "
             "another folder with --cache_dir."
         )
     status = http_status(err)
     if status in (401, 403):
         return (
-            f"{hub.name} does not let you use the {what} (HTTP {status}). Look at its page whether its terms have to "
-            f"be accepted, and give your token with --hub_token or in {hub.token_variable}."
+            f"You have no access to the {what} on {hub.name} (HTTP {status}). Accept its terms on its page, if it has "
+            f"any, and give your token with --hub_token or in {hub.token_variable}."
         )
     if status == 404:
         other = "--use_hf true asks Hugging Face" if hub.name == "ModelScope" else "--use_hf false asks ModelScope"
         return (
-            f"{hub.name} has no {what} (HTTP 404), or hides it from you. Check the spelling; a folder on this "
-            f"machine needs its path; {other}."
+            f"{hub.name} has no {what} (HTTP 404), or it is private. Check the spelling; give a local folder by its "
+            f"path; {other}."
         )
     if status is not None:
         return (
-            f"{hub.name} answers with an error (HTTP {status}) for the {what}. Try again later: "
-            "what has come so far is kept."
+            f"{hub.name} returned an error (HTTP {status}) for the {what}. Try again later: "
+            "the download so far is kept."
         )
     if is_unreachable(err):
         return (
             f"{hub.name} cannot be reached for the {what}: {_last_words(err)}. Check the network, or give the path of "
-            "a folder on this machine. What has come so far is kept."
+            "a local folder. The download so far is kept."
         )
     return None
 
 
 def is_unreachable(err: BaseException) -> bool:
-    """Whether the hub was not heard at all, or stopped in the middle of an answer."""
+    """Return whether the hub could not be reached, or the connection broke."""
     names = {kind.__name__ for e in _chain(err) for kind in type(e).__mro__}
     return http_status(err) is None and bool(
         names & {"ConnectionError", "TimeoutError", "Timeout", "TransportError", "NetworkError", "ChunkedEncodingError"}
@@ -76,7 +76,7 @@ def is_unreachable(err: BaseException) -> bool:
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
-    """The error, those that it came from, and those of single files."""
+    """Yield the error, its causes, and the errors of single files."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [err]
     while waiting:

@@ -1,4 +1,4 @@
-"""A repository on a hub -> a folder on this machine, whole, downloaded once."""
+"""Download a hub repository, completely and once, into a local folder."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def fetch_model(
     ignore_file_pattern: Sequence[str] = (),
     weights: bool = True,
 ) -> Path:
-    """The folder of a model on a hub, downloaded where it is not whole here yet.
+    """Return the local folder of a hub model, downloaded if it is not complete yet.
 
     Args:
         repo_id: `owner/name` on the hub.
-        use_hf: Hugging Face instead of ModelScope; None asks the environment.
-        ignore_file_pattern: Regular expressions of paths to leave out.
-        weights: False leaves all weights out: configuration and tokenizer alone.
+        use_hf: Hugging Face instead of ModelScope; None: as the environment says.
+        ignore_file_pattern: Regular expressions of paths to skip.
+        weights: False skips all weights: configuration and tokenizer only.
 
     Raises:
         HubError: No such model, no permission, no space, no network.
@@ -60,7 +60,7 @@ def fetch_dataset(
     cache_dir: str | None = None,
     allow_patterns: Sequence[str] | None = None,
 ) -> Path:
-    """The folder of a data set on a hub, like `fetch_model`. `allow_patterns`: regular expressions of paths to take."""
+    """Return the local folder of a hub dataset, like `fetch_model`. `allow_patterns`: regexes of paths to download."""
     repo = Repo("dataset", dataset_id, revision, token, cache_dir)
     return _fetch(repo, use_hf, [r"(.*/)?\.git.*"], allow_patterns)
 
@@ -73,12 +73,12 @@ def _fetch(repo: Repo, use_hf: bool | None, ignore: Sequence[str], allow: Sequen
     if offline():
         return _without_network(hub, repo, record, reason="LLMTUNE_OFFLINE or HF_HUB_OFFLINE is set")
     record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{record}.lock"):  # one process of a machine downloads, the others then find it here
+    with FileLock(f"{record}.lock"):  # one process of a machine downloads, the others then find the files
         try:
             files = hub.list_files(repo)
         except Exception as err:
             if is_unreachable(err) and (found := _recorded(record)) is not None:
-                get_logger().warning(f"{hub.name} cannot be reached: using {found}, whole since its last download.")
+                get_logger().warning(f"{hub.name} cannot be reached: using the complete earlier download in {found}.")
                 return found
             raise explain(err, hub, repo) from err
         wanted = _without_twins([file for file in files if _is_wanted(file.path, ignore, allow)])
@@ -89,7 +89,7 @@ def _fetch(repo: Repo, use_hf: bool | None, ignore: Sequence[str], allow: Sequen
 
 def _download(hub: Hub, repo: Repo, files: list[RemoteFile], wanted: list[RemoteFile], record: Path) -> Path:
     if not wanted:
-        raise HubError(f"The {repo.kind} {repo.repo_id!r} on {hub.name} has no file that could be used.")
+        raise HubError(f"The {repo.kind} {repo.repo_id!r} on {hub.name} has no usable file.")
     size = sum(file.size or 0 for file in wanted)
     get_logger().info(f"{repo.kind.capitalize()} {repo.repo_id} on {hub.name}: {len(wanted)} files, {_readable(size)}")
     chosen = {file.path for file in wanted}
@@ -106,9 +106,9 @@ def _download(hub: Hub, repo: Repo, files: list[RemoteFile], wanted: list[Remote
 
 
 def _recorded(record: Path, wanted: list[RemoteFile] | None = None) -> Path | None:
-    """The folder of an earlier whole download, if all its files are still there and are those that are wanted.
+    """Return the folder of an earlier complete download, if all its files are still there and are the wanted ones.
 
-    The clients would read every byte again to be sure of the same.
+    The clients would read every byte again to verify that.
     """
     said = read_json(record)
     if not isinstance(said.get("folder"), str) or not _are_files(said.get("files")):
@@ -124,7 +124,7 @@ def _recorded(record: Path, wanted: list[RemoteFile] | None = None) -> Path | No
 
 
 def _are_files(value: Any) -> bool:
-    """Whether a record's list of [path, size, digest] is one."""
+    """Return whether a record's list of [path, size, digest] is valid."""
     return isinstance(value, list) and all(
         isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) for item in value
     )
@@ -135,7 +135,7 @@ def _without_network(hub: Hub, repo: Repo, record: Path, reason: str) -> Path:
     if folder is None:
         raise HubError(
             f"{reason}, and the {repo.kind} {repo.repo_id!r} of {hub.name} is not on this machine. "
-            "Run once with the network, or give the path of a folder."
+            "Run once with network access, or give the path of a local folder."
         )
     return folder
 
@@ -147,7 +147,7 @@ def _is_wanted(path: str, ignore: Sequence[str], allow: Sequence[str] | None) ->
 
 
 def _without_twins(files: list[RemoteFile]) -> list[RemoteFile]:
-    """Leave out the pickled weights of a repository that has the same ones as safetensors."""
+    """Drop the pickled weights of a repository that has the same ones as safetensors."""
     if not any(file.path.endswith(".safetensors") for file in files):
         return files
     return [file for file in files if not re.fullmatch(r"(.*/)?pytorch_model.*\.bin(\.index\.json)?", file.path)]

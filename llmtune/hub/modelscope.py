@@ -1,4 +1,4 @@
-"""ModelScope, through the client that its own package brings; `modelscope_hub` is the part of it without torch."""
+"""ModelScope, through the client of its own package; `modelscope_hub` is its part without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints to a hub: where they go, that one may write there, and one folder at a time."""
+"""Push checkpoints to a hub: create the repository, check write access, upload one folder at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from llmtune.utils.files import link_or_copy, read_json, write_json
 __all__ = ["Destination", "destination", "push_folder"]
 
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
-"""What resuming needs and serving does not; pickles, all of them."""
+"""Files needed to resume but not to serve; all are pickles."""
 
 WITH_PLACES = (ADAPTER_CONFIG, SETTINGS_FILE, STATE_FILE)
-"""Files that name folders of this machine: data, the run, the base model."""
+"""Files with local paths: data, the run, the base model."""
 EMPTY_FORM = "[More Information Needed]"
-"""What PEFT's card has in the place of every fact."""
+"""PEFT's placeholder for every fact of its model card."""
 TEXTS = ("model_author", "model_name", "new_special_tokens", "system")
-"""Settings that are no paths, whatever they begin with: /no_think."""
+"""Settings that are not paths, even if they begin with a slash: /no_think."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Destination:
 def destination(
     hub_model_id: str, *, use_hf_hub: bool | None = None, token: str | None = None, private: bool = True
 ) -> Destination:
-    """Find whose the token is, and make the repository.
+    """Find the owner of the token, and create the repository.
 
     Args:
-        hub_model_id: `owner/name`, or a name below the token's own user.
+        hub_model_id: `owner/name`, or a name under the token's user.
 
     Raises:
         HubError: No token, a refused one, or no network.
@@ -76,23 +76,24 @@ def push_folder(
     message: str,
     path_in_repo: str = "",
     with_state: bool = False,
-    card: Callable[[Path], None] | None = None,
+    write_card: Callable[[Path], None] | None = None,
 ) -> None:
     """Upload a checkpoint as one commit.
 
     Args:
-        with_state: Also what resuming needs.
-        card: Writes README.md into a folder. Called where the checkpoint has none that says something.
+        with_state: Include the files needed to resume.
+        write_card: Writes README.md, the model card, into a folder. Called where the checkpoint has none, or an
+            empty form.
 
     Raises:
-        CheckpointError: No such folder. HubError: The hub does not take it.
+        CheckpointError: No such folder. HubError: The hub refuses it.
     """
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder} to push.")
     ignore = [] if with_state else list(STATE_FILES)
     try:
         with _without_places(folder) as shown:
-            _set_card(shown, card)
+            _set_card(shown, write_card)
             where.hub.upload(where.repo, shown, message=message, ignore=ignore, path_in_repo=path_in_repo)
     except Exception as err:
         raise explain(err, where.hub, where.repo, sending=True) from err
@@ -100,7 +101,7 @@ def push_folder(
 
 @contextmanager
 def _without_places(folder: Path) -> Iterator[Path]:
-    """The folder, its files linked, where what names places of this machine has their last part alone."""
+    """Yield a folder of links to the files, with local paths reduced to their last part."""
     with tempfile.TemporaryDirectory(prefix=f".pushing-{folder.name}-", dir=folder.parent) as place:
         kept = Path(place)
         shutil.copytree(folder, kept, copy_function=link_or_copy, dirs_exist_ok=True)
@@ -124,14 +125,14 @@ def _named(value: Any) -> Any:
 
 
 def _is_place(value: Any) -> bool:
-    """Whether it is a path from the root, the home or outside of the folder that a run was started in."""
+    """Return whether it is an absolute path, a path from the home folder, or outside of the working directory."""
     if not isinstance(value, str) or "\n" in value:
         return False
     return PurePath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith(("~", "../"))
 
 
 def _set_card(folder: Path, write: Callable[[Path], None] | None) -> None:
-    """A card in the place of PEFT's empty form, or of one that names the base model by its folder here."""
+    """Write a model card instead of PEFT's empty form, or of one that names the base model by its local folder."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     base = re.search(r"^base_model: *(\S+)", text, re.M)
@@ -141,5 +142,5 @@ def _set_card(folder: Path, write: Callable[[Path], None] | None) -> None:
     if write is not None:
         write(folder)
         correct_size(card)
-    elif is_local:  # Hugging Face refuses it, and nobody else should read it
+    elif is_local:  # Hugging Face refuses it, and it is private
         card.unlink()

@@ -1,4 +1,4 @@
-"""The types that both hubs share."""
+"""Types shared by both hubs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Repo:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository; `size` in bytes, `digest` whatever the hub tells versions of a file apart by."""
+    """A file of a repository; `size` in bytes, `digest`: the hub's identifier of a file's version."""
 
     path: str
     size: int | None
@@ -31,31 +31,31 @@ class RemoteFile:
 
 
 class Hub(Protocol):
-    """What llmtune asks of a hub; each method may raise whatever its client raises, see `explain`."""
+    """Interface of a hub; each method may raise any error of its client, see `explain`."""
 
     name: str
     token_variable: str
 
     def list_files(self, repo: Repo) -> list[RemoteFile]:
-        """The repository's files now, one request or a few."""
+        """List the repository's current files, with one request or a few."""
         ...
 
     def download(self, repo: Repo, ignore: Sequence[str]) -> Path:
-        """Fetch all files but those whose exact path is in `ignore`; a later call goes on after a cut."""
+        """Download all files but those whose exact path is in `ignore`; a later call resumes an interrupted one."""
         ...
 
     def cached(self, repo: Repo) -> Path | None:
-        """The folder of an earlier download, without any request; whether it is whole is not known."""
+        """Return the folder of an earlier download, possibly incomplete, without any request."""
         ...
 
     def user(self, token: str | None) -> str:
-        """Whose the token, or the stored login, is."""
+        """Return the user of the token, or of the stored login."""
         ...
 
     def create(self, repo: Repo, *, private: bool) -> None:
-        """Make the repository where there is none."""
+        """Create the repository if it does not exist."""
         ...
 
     def upload(self, repo: Repo, folder: Path, *, message: str, ignore: Sequence[str], path_in_repo: str) -> None:
-        """One commit of all the files of a folder but those whose name fits a glob of `ignore`."""
+        """Upload all files of a folder but those whose name matches a glob of `ignore`, as one commit."""
         ...

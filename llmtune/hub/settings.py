@@ -1,4 +1,4 @@
-"""What the environment says about the hubs: which one, and whether it may be asked at all."""
+"""Environment variables for the hubs: which one to use, and offline mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUE = ("1", "true", "yes", "on")
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """Which hub is asked, and how. None everywhere: the one that the environment says, as it stands there today."""
+    """Hub and options of downloads. All None: the hub of the environment, its default revision."""
 
     use_hf: bool | None = None
     revision: str | None = None
@@ -21,14 +21,14 @@ class HubOptions:
 
 
 def use_hf(explicit: bool | None = None) -> bool:
-    """Hugging Face instead of ModelScope: the flag where it is given, else LLMTUNE_USE_HF or USE_HF."""
+    """Return whether to use Hugging Face instead of ModelScope: by the flag, else LLMTUNE_USE_HF or USE_HF."""
     if explicit is not None:
         return explicit
     return _is_true("LLMTUNE_USE_HF") or _is_true("USE_HF")
 
 
 def offline() -> bool:
-    """Whether only what is on this machine may be used: LLMTUNE_OFFLINE, or Hugging Face's HF_HUB_OFFLINE."""
+    """Return whether downloads are disabled: LLMTUNE_OFFLINE, or Hugging Face's HF_HUB_OFFLINE."""
     return _is_true("LLMTUNE_OFFLINE") or _is_true("HF_HUB_OFFLINE")
 
 

@@ -1,4 +1,4 @@
-"""Several adapters over one base: which of them answers, and in which template's words."""
+"""Several LoRA adapters of one base model, each with its template."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ BASE = BASE_NAME
 
 
 def peft_name(name: str) -> str:
-    """What PEFT calls an adapter, which becomes part of names of modules: no dot may stand in it."""
+    """Return PEFT's name of an adapter, which becomes part of module names, so it has no dots."""
     return name.replace("_", "__").replace(".", "_dot_")
 
 
 class Adapters:
-    """The faces that one model has.
+    """LoRA adapters of one base model.
 
     Args:
-        model: A PEFT model with the adapters in it, or a model that is one thing only.
-        template: That of the model as it was loaded, whose name is None.
-        others: Name -> template, of every further adapter, and BASE for the bare model.
-        main: The name that PEFT has for the adapter of None.
+        model: A PEFT model with the adapters, or a model without adapters.
+        template: Template of the model as loaded, whose name is None.
+        others: Name -> template, of every further adapter, and BASE for the base model.
+        main: PEFT's name of the adapter of None.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Adapters:
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
-        """Let the model answer as `name`. Not for several threads at a time."""
+        """Activate the adapter `name`. Not thread-safe."""
         if len(self._templates) == 1:
             yield
         elif name == BASE or (name is None and not self._main):

@@ -1,12 +1,11 @@
-"""Requests that arrive together are answered together: a queue, and a thread that works on what stands in it.
+"""Batch requests that arrive together: a queue, and a thread that works on it.
 
-A row joins a batch that is already being written: the batch is then read anew, with what its rows have so far behind
-their prompts. That costs the reading, so it happens only once the batch has been writing for twice as long as its last
-reading took.
+A row joins a running batch: the batch is then prefilled again, with each row's tokens so far after its prompt. That
+costs the prefill, so it happens only once the batch has been decoding for twice as long as its last prefill took.
 
-A request that has been given much already (all the answers of its `n` together) makes room for others: long and short
-ones never share a batch, in which each would be read anew at the length of the longest, and short ones have the larger
-part of the time. Otherwise a few clients who ask for thousands of tokens would hold every place.
+A request that has generated many tokens (all its `n` generations together) yields to others: long and short ones never
+share a batch, in which each would be prefilled again at the length of the longest, and short ones get the larger share
+of the time. Otherwise a few clients who ask for thousands of tokens would hold every slot.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ from llmtune.utils.logging import get_logger
 __all__ = ["Batcher", "Closed", "QueueFull"]
 
 READING_SHARE = 2
-"""Writing time before newcomers may join, in reading times."""
+"""Decoding time before new rows may join, in prefill times."""
 TURN_S = 1.0
-"""Seconds after which a batch makes room for the requests of another adapter; its rows go to the end of the queue."""
+"""Seconds after which a batch yields to the requests of another adapter; its rows go to the end of the queue."""
 LONG_TOKENS = 128
-"""Tokens of a request's answers from which on it is long, while others wait."""
+"""Generated tokens from which a request counts as long, while others wait."""
 LONG_TURN_S = 0.25
-"""Seconds after which a batch of long requests makes room for short ones."""
+"""Seconds after which a batch of long requests yields to short ones."""
 SHORT_SHARE = 4
-"""Time of short requests for each second of long ones, where both wait."""
+"""Seconds of short requests per second of long ones, where both wait."""
 
 ASK_S = 0.01
-"""Seconds between two looks at the queue: with hundreds of rows in it, one takes a part of a step."""
+"""Seconds between two checks of the queue: with hundreds of rows, one takes a noticeable part of a step."""
 
 Key = tuple[str | None, bool]
-"""What the rows of a batch have in common: the adapter, and whether their requests are long."""
+"""Key shared by the rows of a batch: the adapter, and whether their requests are long."""
 
 
 class QueueFull(Exception):
-    """No more requests can wait."""
+    """The queue is full."""
 
 
 class Closed(Exception):
-    """No more requests are taken."""
+    """The queue is closed to new requests."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +63,8 @@ class Batcher:
     """A queue in front of an engine.
 
     Args:
-        max_batch_size: Rows that are written side by side.
-        max_queue: Rows that may wait besides.
+        max_batch_size: Rows that are generated in one batch.
+        max_queue: Further rows that may wait.
     """
 
     def __init__(self, engine: Engine, *, max_batch_size: int = 16, max_queue: int = 256) -> None:
@@ -74,7 +73,7 @@ class Batcher:
         self.max_queue = max_queue
         self._waiting: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
-        self._key: Key = (None, False)  # of the batch that runs
+        self._key: Key = (None, False)  # of the running batch
         self._long_took = 0.0  # seconds of the last turn of long requests, and when it ended
         self._long_ended = 0.0
         self._long_limit = max_batch_size
@@ -85,10 +84,10 @@ class Batcher:
         self._worker.start()
 
     def submit(self, rows: Sequence[Row], *, adapter: str | None = None) -> None:
-        """Let rows be written; they tell their pieces themselves.
+        """Queue rows for generation; they emit their pieces themselves.
 
         Raises:
-            QueueFull: So many more cannot wait. Closed: The queue has been closed.
+            QueueFull: The queue has too few slots. Closed: The queue has been closed.
         """
         with self._changed:
             if self._closed:
@@ -101,12 +100,12 @@ class Batcher:
             self._changed.notify_all()
 
     def forget_cancelled(self) -> None:
-        """Take those out of the queue that nobody waits for any more."""
+        """Remove cancelled rows from the queue."""
         with self._changed:
             self._drop_cancelled()
 
     def close(self, *, timeout: float | None = None) -> None:
-        """Take nothing more, and finish what has been taken."""
+        """Close the queue, and finish the rows in it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -114,7 +113,7 @@ class Batcher:
             self._worker.join(timeout)
 
     def refuse(self) -> None:
-        """Take nothing more; does not wait."""
+        """Close the queue without waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -147,7 +146,7 @@ class Batcher:
                 self._make_room(time.monotonic() - started)
 
     def _end_long_turn(self, seconds: float, num_rows: int) -> None:
-        """Reading long rows anew is most of their turn: so many take one as it lasts about two writing times."""
+        """Limit the rows of a long batch, most of whose turn is prefill, to about two decoding times."""
         self._long_ended, self._long_took = time.monotonic(), seconds
         if seconds > 2 * LONG_TURN_S:
             self._long_limit = max(1, num_rows // 2)
@@ -155,7 +154,7 @@ class Batcher:
             self._long_limit += 1
 
     def _make_room(self, seconds: float) -> None:
-        """Rows whose turn is over go to the end of the queue; so do those that have become long, where others wait."""
+        """Move rows whose turn is over to the end of the queue, and rows that have become long, where others wait."""
         self._running = [one for one in self._running if one.row.finish_reason is None]
         if not self._waiting:
             return
@@ -165,7 +164,7 @@ class Batcher:
         self._waiting.extend(gone)
 
     def _is_over(self, seconds: float) -> bool:
-        """Whether others have the next turn, after so many seconds of this batch."""
+        """Return whether others have the next turn, after this many seconds of the batch."""
         adapter, is_long = self._key
         keys = {one.key for one in list(self._waiting)}
         if is_long and any(not key[1] for key in keys):
@@ -179,7 +178,7 @@ class Batcher:
         return time.monotonic() - self._long_ended > rest
 
     def _admit(self) -> bool:
-        """Fill the batch from the head of the queue; wait where there is nothing to do. False at the very end."""
+        """Fill the batch from the head of the queue; wait while there is nothing to do. False once closed and empty."""
         with self._changed:
             while True:
                 self._drop_cancelled()
@@ -197,7 +196,7 @@ class Batcher:
                 self._changed.wait()
 
     def _fill(self) -> None:
-        """Let rows join: first come, first served among the short and among the long ones, also between adapters."""
+        """Add rows: first come, first served among the short and among the long ones, also between adapters."""
         if not self._waiting:
             return
         if not self._running:
@@ -219,7 +218,7 @@ class Batcher:
         self._waiting = left
 
     def _next_key(self) -> Key:
-        """Whose turn it is: the first short one's, unless long ones have waited for theirs."""
+        """Return the key of the next batch: the first short row's, unless long ones have waited for their turn."""
         keys = [one.key for one in self._waiting]
         first_long = next((key for key in keys if key[1]), None)
         first_short = next((key for key in keys if not key[1]), None)
@@ -229,10 +228,10 @@ class Batcher:
         return first_short
 
     def newcomers(self, seconds: float) -> bool:
-        """Whether somebody could join, with the places that have become free since, or has the next turn.
+        """Return whether a row could join in a free slot, or has the next turn.
 
         Args:
-            seconds: For which the batch has been worked on.
+            seconds: Running time of the batch.
         """
         waiting = list(self._waiting)
         left = [one for one in self._running if one.row.finish_reason is None]
@@ -252,14 +251,14 @@ class Batcher:
                 one.row.finish("cancelled")
 
     def _survive(self, err: Exception) -> None:
-        """A batch that failed is tried again in halves; a row that fails alone is told."""
+        """Retry a failed batch in halves; a row that fails alone gets the error."""
         left = [one for one in self._running if one.row.finish_reason is None]
         if len(left) == 1:
-            get_logger().error("An answer failed: %s: %s", type(err).__name__, err)
+            get_logger().error("A generation failed: %s: %s", type(err).__name__, err)
             left[0].row.fail(err)
             return
         get_logger().warning(
-            "A batch of %d failed (%s: %s); it goes on in halves.", len(left), type(err).__name__, str(err)[:200]
+            "A batch of %d failed (%s: %s); retrying in halves.", len(left), type(err).__name__, str(err)[:200]
         )
         with self._changed:
             self._limit = max(1, len(left) // 2)
@@ -268,7 +267,7 @@ class Batcher:
 
 
 class _Until:
-    """Asked after each step of a batch: whether it is to stop, so that newcomers can join it."""
+    """Return, after each step of a batch, whether it should stop so that new rows can join."""
 
     def __init__(self, batcher: Batcher) -> None:
         self.batcher = batcher

@@ -1,4 +1,4 @@
-"""The talk at the terminal: streaming, several turns, a few commands."""
+"""Chat in the terminal: streaming, several turns, a few commands."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llmtune.types import Conversation, Message
 
 __all__ = ["chat"]
 
-HELP = """Commands: exit, clear (forget the talk), system (another system text), multi-line (end a question with a
-line `#`), single-line. Ctrl-C stops an answer.
+HELP = """Commands: exit, clear (start a new conversation), system (set the system prompt), multi-line (a line `#` ends
+a question), single-line. Ctrl-C stops a response.
 """
-IMAGE_HELP = "An image stands in a question as <img>path</img>.\n"
+IMAGE_HELP = "Add an image to a question as <img>path</img>.\n"
 
 
 def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dict[str, Any]]:
-    """Answer questions from standard input until `exit` or its end. Returns the turns.
+    """Answer questions from standard input until `exit` or its end. Return the turns.
 
-    Earlier turns are part of the next question where the template allows several.
+    Earlier turns are part of the prompt where the template allows several.
     """
     talk = _Talk(engine, sampling, stream)
     _say(HELP if engine.template.images is None else HELP + IMAGE_HELP)
@@ -45,10 +45,10 @@ class _Talk:
         self.results: list[dict[str, Any]] = []
 
     def command(self, word: str) -> bool:
-        """Follow a command; False where the text is none."""
+        """Run a command; False where the text is none."""
         if word == "clear":
             self.turns.clear()
-            _say("The talk so far is forgotten.\n")
+            _say("Started a new conversation.\n")
         elif word == "system":
             self._ask_system()
         elif word in ("multi-line", "single-line"):
@@ -60,12 +60,16 @@ class _Talk:
 
     def _ask_system(self) -> None:
         if not self.engine.template.info.has_system_slot:
-            _say(f"The template {self.engine.template.name} has no place for a system text.\n")
+            _say(f"The template {self.engine.template.name} has no slot for a system prompt.\n")
             return
         text = _read(False, prompt="system: ")
         self.engine.template.system = text or None
         self.turns.clear()
-        _say("The system text is set; the talk begins anew.\n" if text else "The template's default is set again.\n")
+        _say(
+            "System prompt set; started a new conversation.\n"
+            if text
+            else "System prompt reset to the template's default; started a new conversation.\n"
+        )
 
     def answer(self, question: str) -> None:
         row = with_talk_images(Conversation((*self.turns, Message("user", question))))
@@ -81,7 +85,7 @@ class _Talk:
                 pieces.append(piece)
         except KeyboardInterrupt:
             _say(" [stopped]")
-        except (DataError, TemplateError) as err:  # an image that is not there, or too large
+        except (DataError, TemplateError) as err:  # an image that is missing or too large
             _say(f"{err}\n")
             return
         finally:
@@ -99,7 +103,7 @@ class _Talk:
 
 
 def _read(multi_line: bool, *, prompt: str = "<<< ") -> str | None:
-    """A question, or None at the end of the input."""
+    """Return a question, or None at the end of the input."""
     lines: list[str] = []
     while True:
         try:

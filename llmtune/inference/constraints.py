@@ -1,4 +1,4 @@
-"""What a text has to be while it is written: a JSON object, or one of some texts and a JSON object behind it."""
+"""Constraints on generated text: a JSON object, or one of several texts followed by a JSON object."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Protocol
 __all__ = ["Constraint", "ForcedCall", "JsonObject"]
 
 MAX_DEPTH = 64
-MAX_BLANKS = 24  # a model that indents; more in a row is a model that has lost its way
-MAX_NUMBER = 40  # characters; Python's own reader refuses numbers without end
+MAX_BLANKS = 24  # enough for indentation; more in a row means a degenerate generation
+MAX_NUMBER = 40  # characters; Python's own parser refuses very long numbers
 BLANKS = " \n\r\t"
 WORDS = {"t": "rue", "f": "alse", "n": "ull"}
 NUMBER_STEPS = {  # state -> what may follow; states in capitals may end the number
@@ -25,14 +25,14 @@ NUMBER_STEPS = {  # state -> what may follow; states in capitals may end the num
 
 
 class Constraint(Protocol):
-    """Where a text that is held to a form stands. Immutable."""
+    """State of a constrained text. Immutable."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text may end here."""
+        """Return whether the text may end here."""
 
     def after(self, text: str) -> Constraint | None:
-        """Where it stands behind further text; None where that breaks the form."""
+        """Return the state after further text; None where that violates the constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class JsonObject:
     """A JSON object (RFC 8259) and nothing around it.
 
     Attributes:
-        state: What is being read.
+        state: The grammar state.
         stack: The brackets that are open, innermost last.
-        rest: Of a word, an escape or a number, what is left or how far it is.
-        num: Characters of the run of blanks or the number that is being read.
+        rest: Remaining characters of a word or an escape, or the state of a number.
+        num: Characters so far of a run of blanks or of a number.
     """
 
     state: str = "start"
@@ -79,7 +79,7 @@ class JsonObject:
         return self._between(character)
 
     def _between(self, character: str) -> JsonObject | None:
-        """A character that is none of a string, a number, a word or a blank."""
+        """Consume a character outside of strings, numbers, words and blanks."""
         match self.state, character:
             case "start", "{":
                 return self._open(character)
@@ -121,7 +121,7 @@ class JsonObject:
         return JsonObject(state, self.stack, rest)
 
     def _in_string(self, character: str) -> JsonObject | None:
-        """`rest`: a backslash, and then u with the hexadecimal digits that are still to come."""
+        """Consume a character of an escape. `rest`: a backslash, then u with the number of hexadecimal digits left."""
         if self.rest == "\\":
             return self._to(self.state, "uuuu" if character == "u" else "") if character in '"\\/bfnrtu' else None
         if self.rest:
@@ -144,9 +144,9 @@ class ForcedCall:
     """A call of one of some functions.
 
     Attributes:
-        heads: What may stand before the arguments: one text a function.
-        tail: What stands behind them; a token may end the arguments and begin it.
-        written: What there is of the head.
+        heads: Texts allowed before the arguments, one per function.
+        tail: Text after the arguments; a token may end the arguments and begin it.
+        written: The part of the head written so far.
         arguments: The arguments, once they have begun.
     """
 

@@ -1,6 +1,6 @@
-"""`--batching continuous`: transformers' own scheduler with a paged cache, where rows come and go at every step.
+"""`--batching continuous`: transformers' scheduler with a paged cache; rows join and leave at every step.
 
-Its steps choose tokens with our sampler, so a row is what it is in the queue: seeds, stops, penalties, constraints.
+Its steps use llmtune's sampler, so rows behave as in the queue: seeds, stops, penalties, constraints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
     from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 except ImportError as err:
-    raise UsageError("--batching continuous needs a newer transformers (5.23 has it). Leave the flag away.") from err
+    raise UsageError("--batching continuous needs transformers 5.23 or newer. Remove the flag.") from err
 
 __all__ = ["ContinuousBatcher"]
 
@@ -34,19 +34,19 @@ NOBODY = -1
 
 
 class ContinuousBatcher:
-    """The same as a `Batcher`, with transformers' manager behind it. For one model without further adapters.
+    """A `Batcher` over transformers' continuous-batching manager. For one model without further adapters.
 
     Args:
-        max_batch_size: Rows that are written side by side.
-        max_queue: Rows that may wait besides.
+        max_batch_size: Rows that are generated in one batch.
+        max_queue: Further rows that may wait.
 
     Raises:
-        UsageError: The model sees images, or has several faces.
+        UsageError: It is a vision model, or has several adapters.
     """
 
     def __init__(self, engine: Engine, *, max_batch_size: int = 16, max_queue: int = 256) -> None:
         if engine.template.images is not None:
-            raise UsageError("--batching continuous is for models of text alone. Leave the flag away.")
+            raise UsageError("--batching continuous supports text models only. Remove the flag.")
         self.max_batch_size = max_batch_size
         self.max_queue = max_queue
         self.rows: dict[int, Row] = {}
@@ -68,10 +68,10 @@ class ContinuousBatcher:
         self._watcher.start()
 
     def submit(self, rows: Sequence[Row], *, adapter: str | None = None) -> None:
-        """Let rows be written; they tell their pieces themselves.
+        """Queue rows for generation; they emit their pieces themselves.
 
         Raises:
-            QueueFull: So many more cannot wait. Closed: The queue has been closed.
+            QueueFull: The queue has too few slots. Closed: The queue has been closed.
         """
         with self._lock:
             if self._closed:
@@ -96,16 +96,16 @@ class ContinuousBatcher:
                 self.leave(number)
 
     def leave(self, number: int) -> None:
-        """A row is at its end: its place and its pages are free."""
+        """Free the slot and the pages of a finished row."""
         if self.rows.pop(number, None) is not None:
             self._manager.cancel_request(str(number))
 
     def refuse(self) -> None:
-        """Take nothing more; does not wait."""
+        """Close the queue without waiting."""
         self._closed = True
 
     def close(self, *, timeout: float | None = None) -> None:
-        """Take nothing more, and finish what has been taken."""
+        """Close the queue, and finish the rows in it."""
         self.refuse()
         end = None if timeout is None else time.monotonic() + timeout
         while self.rows and (end is None or time.monotonic() < end):
@@ -126,7 +126,7 @@ class ContinuousBatcher:
         return sum(not row.ids for row in list(self.rows.values()))
 
     def _watch(self) -> None:
-        """Take the manager's results, which the rows have already, and what went wrong."""
+        """Collect the manager's results, which the rows have already, and its errors."""
         while self._manager.is_running():
             found = self._manager.get_result(timeout=0.2)
             if found is not None and found.error is not None:
@@ -141,12 +141,12 @@ class ContinuousBatcher:
         for number in numbers:
             row = self.rows.pop(number, None)
             if row is not None:
-                get_logger().error("An answer failed: %s", error)
+                get_logger().error("A generation failed: %s", error)
                 row.fail(RuntimeError(error))
 
 
 class _Choice(ContinuousBatchingLogitsProcessor):
-    """Leaves each row's next token with the highest score, and gives it to the row."""
+    """Logits processor that gives each row's chosen token the highest score, and appends it to the row."""
 
     supported_kwargs = {"row": int}  # noqa: RUF012 (as the base class declares it)
     ignored_kwargs = ()
@@ -175,7 +175,7 @@ class _Choice(ContinuousBatchingLogitsProcessor):
 
 
 def _config(model: Any, max_batch_size: int) -> Any:
-    """One step at a time: the rows choose the next token, so no step may run ahead of them."""
+    """Scheduler of one step at a time: the rows choose the next token, so no step may run ahead of them."""
     options: dict[str, Any] = {"max_requests_per_batch": max_batch_size}
     if model.device.type == "cpu":  # on a GPU the manager takes what is free
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 4096

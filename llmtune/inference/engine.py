@@ -1,4 +1,4 @@
-"""Generation: prompts in, answers out. What a template says about stopping holds here, for every caller."""
+"""Generation engine: from prompts to responses, with the template's stop rules, for every caller."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Engine", "Sampling", "pad_left"]
 
 
 class Engine:
-    """A model, ready to answer.
+    """A model with its template, ready to generate.
 
     Args:
-        model: Any causal language model of transformers, or a PEFT model around one.
+        model: Any causal language model of transformers, or a PEFT model of one.
         template: Bound to the model's tokenizer.
-        adapters: What can be chosen by name; None where the model is one thing only.
+        adapters: Adapters by name; None where the model has none to choose from.
     """
 
     def __init__(self, model: Any, template: ChatTemplate, adapters: Adapters | None = None) -> None:
@@ -40,7 +40,7 @@ class Engine:
         self._busy = threading.Lock()
 
     def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
-        """Answers in the order of the rows, `batch_size` at a time, padded on the left."""
+        """Return responses in the order of the rows, generated `batch_size` at a time with left padding."""
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             prompts = self.template.prompts(batch)
@@ -58,7 +58,7 @@ class Engine:
     def stream(
         self, row: Conversation, sampling: Sampling, *, adapter: str | None = None
     ) -> Generator[str, None, None]:
-        """One answer, in pieces as they are written. Closing the iterator stops the generation."""
+        """Yield the pieces of one response as they are generated. Closing the iterator stops the generation."""
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
         sampling = sampling_with_tools(row, sampling, template)
@@ -90,9 +90,9 @@ class Engine:
     def advance(
         self, rows: Sequence[Row], *, adapter: str | None = None, until: Callable[[], bool] | None = None
     ) -> None:
-        """Write rows of one adapter side by side, each to its end, or all of them up to where `until` is true.
+        """Generate rows of one adapter in a batch, each to its end, or all of them until `until` is true.
 
-        What a row has already is read together with its prompt, so that rows of any age can share a batch.
+        A row's tokens so far are prefilled together with its prompt, so that rows of any age can share a batch.
         """
         rows = [row for row in rows if row.finish_reason is None]
         if not rows:
@@ -110,7 +110,7 @@ class Engine:
             )
 
     def _search(self, prompts: Sequence[Encoded], sampling: Sampling) -> list[str]:
-        """Beam search, which has no steps that could be told one by one."""
+        """Generate by beam search, which cannot be streamed."""
         batch = self._batch(prompts)
         options: dict[str, Any] = {"generation_config": self.generation_config(sampling)}
         if self.template.stop_strings:
@@ -120,7 +120,7 @@ class Engine:
         return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """What `generate` takes, on the model's device; pixels in its dtype."""
+        """Return the inputs of `generate`, on the model's device; pixels in its dtype."""
         batch = pad_left([prompt.input_ids for prompt in prompts], self._pad_token_id)
         if self.template.images is not None:
             paths = [path for prompt in prompts for path in prompt.images]
@@ -130,7 +130,7 @@ class Engine:
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
     def generation_config(self, sampling: Sampling) -> GenerationConfig:
-        """The settings as transformers has them, with the template's stop tokens."""
+        """Return the settings as a transformers GenerationConfig, with the template's stop tokens."""
         options = self._common_options(sampling, self.template.stop_token_ids)
         options |= {
             "max_new_tokens": sampling.max_new_tokens,
@@ -143,7 +143,7 @@ class Engine:
         return GenerationConfig(**options)
 
     def _common_options(self, sampling: Sampling, stop_token_ids: Sequence[int]) -> dict[str, Any]:
-        """What the rows of a batch share; the rest would come from the model's own generation_config.json."""
+        """Return the settings shared by a batch; others would come from the model's own generation_config.json."""
         return {
             "do_sample": False,
             "num_beams": 1,
@@ -176,7 +176,7 @@ class Engine:
 
 
 class _Steps(StoppingCriteria):
-    """Gives each row its next token, and says which rows are at their end."""
+    """Stopping criteria that appends each row's next token, and marks the finished rows."""
 
     def __init__(self, rows: Sequence[Row], until: Callable[[], bool] | None) -> None:
         self.rows = rows
@@ -191,7 +191,7 @@ class _Steps(StoppingCriteria):
 
 
 def sampling_with_tools(row: Conversation, sampling: Sampling, template: ChatTemplate) -> Sampling:
-    """The settings for a row that offers tools: a call may end otherwise than an answer."""
+    """Return the settings for a row with tools: a call may have another end than a response."""
     tool_format = tool_format_of(template) if row.tools else None
     if tool_format is None or not tool_format.stop_words:
         return sampling
@@ -199,7 +199,7 @@ def sampling_with_tools(row: Conversation, sampling: Sampling, template: ChatTem
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Prompts as generation needs them: all end at the same place. `input_ids` and `attention_mask`, [B, T]."""
+    """Return left-padded prompts: `input_ids` and `attention_mask`, [B, T]."""
     length = max(map(len, prompts))
     ids = [[pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]

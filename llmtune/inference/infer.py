@@ -1,4 +1,4 @@
-"""infer(): a checkpoint answers a data set, or a person."""
+"""infer(): generate responses for a dataset, or chat."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = ["InferResult", "infer", "readable_rows", "rows_to_answer"]
 
 
 def infer(args: InferArguments) -> list[InferResult]:
-    """Answer the validation rows of a data set, or talk (`eval_human`).
+    """Generate responses for the validation rows of a dataset, or chat (`eval_human`).
 
     Returns:
-        One dict an answer, in the order of the rows; of a talk, its turns.
+        One dict per response, in the order of the rows; for a chat, its turns.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+        LlmtuneError: Any user error: see `llmtune.errors`.
     """
     quiet_libraries()
     args.tell()
@@ -66,12 +66,12 @@ def infer(args: InferArguments) -> list[InferResult]:
 
 
 def readable_rows(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
-    """The rows whose images can be read; where the model sees none, all of them."""
+    """Return the rows whose images can be read; for a text model, all rows."""
     log, images = get_logger(), engine.template.images
     num_with_images = sum(bool(row.images) for row in rows)
     if images is None:
         if num_with_images:
-            log.warning("%d rows name images, which this model does not see: it reads the text.", num_with_images)
+            log.warning("%d rows name images, but this model takes text only: the images are ignored.", num_with_images)
         return rows
     sizes = images.measure(path for row in rows for path in row.images)
     problems = {path: size for path, size in sizes.items() if isinstance(size, ImageError)}
@@ -81,8 +81,8 @@ def readable_rows(rows: list[Conversation], engine: Engine, args: InferArguments
     text = f"{len(rows) - len(kept)} of {len(rows)} rows have an image that cannot be read; first: "
     text += str(next(iter(problems.values())))
     if args.strict or not kept:
-        raise DataError(f"{text}. Mend them.")
-    log.warning("%s. They are left out (--strict true makes this fatal).", text)
+        raise DataError(f"{text}. Fix them.")
+    log.warning("%s. They are skipped (--strict true makes this fatal).", text)
     return kept
 
 
@@ -101,7 +101,7 @@ def _answer_rows(
             sys.stdout.write("-" * 80 + "\n")
             results.append(result)
     log = get_logger()
-    log.info("%d answers in %.1f s: %s", len(results), time.perf_counter() - started, file)
+    log.info("%d responses in %.1f s: %s", len(results), time.perf_counter() - started, file)
     labelled = [result for result in results if "label" in result]
     if labelled:
         found = text_metrics(*zip(*map(scored_pair, labelled), strict=True))
@@ -111,7 +111,7 @@ def _answer_rows(
 
 
 def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args: InferArguments) -> Iterator[str]:
-    """Answers, shown as they come: streamed one by one, or batch by batch."""
+    """Yield responses, printed as they are generated: streamed one by one, or batch by batch."""
     streams = args.stream and args.infer_batch_size == 1 and sampling.num_beams == 1
     answers = iter(()) if streams else engine.answer(rows, sampling, batch_size=args.infer_batch_size)
     for row in rows:
@@ -131,7 +131,7 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
 
 
 def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") -> list[Conversation]:
-    """The rows to answer: val_dataset whole, else the part that training split off."""
+    """Return the rows to answer: the whole val_dataset, else the part that training split off."""
     options: dict[str, Any] = {
         "dataset_seed": args.dataset_seed,
         "strict": args.strict,
@@ -155,12 +155,12 @@ def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") ->
         )
     if chosen is None:
         raise DataError(
-            "These data sets have no validation rows to answer. Give rows with --val_dataset, or answer all of "
+            "These datasets have no validation rows to answer. Give rows with --val_dataset, or answer all of "
             "--dataset with --dataset_test_ratio 1."
         )
     count = len(chosen) if args.show_dataset_sample < 0 else min(args.show_dataset_sample, len(chosen))
     if count < len(chosen):
-        get_logger().info(f"The first {count:,} of {len(chosen):,} rows are answered ({flag} -1: all).")
+        get_logger().info(f"Answering the first {count:,} of {len(chosen):,} rows ({flag} -1: all).")
     return [from_record(chosen[index]) for index in range(count)]
 
 
@@ -176,10 +176,10 @@ def _merge(args: InferArguments) -> InferArguments:
     assert args.ckpt_dir is not None
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":
-        get_logger().warning("--merge_lora_and_save has no effect: %s holds whole weights.", checkpoint)
+        get_logger().warning("--merge_lora_and_save has no effect: %s holds full weights.", checkpoint)
         return args
     merged = merge_checkpoint(args)
-    get_logger().info("The merged model: %s", merged)
+    get_logger().info("Merged model: %s", merged)
     in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
     place = os.fspath(merged)
     return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)

@@ -1,4 +1,4 @@
-"""Load what a checkpoint folder holds, as an engine that answers."""
+"""Load a checkpoint folder as an inference engine."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | Non
     """Load model, adapter and template as the arguments say.
 
     Args:
-        others: Name -> the settings of a further adapter over the same base, each with a checkpoint folder. With
-            these, or with an adapter of its own, the engine also has the bare model, named BASE.
+        others: Name -> the settings of a further adapter of the same base, each with a checkpoint folder. With these,
+            or with an adapter of its own, the engine also has the base model, named BASE.
     """
     model, tokenizer = load_tuned(args)
     kind = None if args.ckpt_dir is None else checkpoint_kind(Path(args.ckpt_dir))
@@ -40,7 +40,7 @@ def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | Non
         assert other.ckpt_dir is not None
         folder = Path(other.ckpt_dir)
         if has_own_tokens(folder):
-            raise UsageError(f"{folder} has tokens of its own, so it cannot share a base. Serve it as --ckpt_dir.")
+            raise UsageError(f"{folder} has added tokens, so it cannot share a base model. Serve it as --ckpt_dir.")
         model = load_adapter(model, folder, name=peft_name(name))
         templates[name] = _template(other, tokenizer)
     main = "default" if kind == "lora" else ""

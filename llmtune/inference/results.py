@@ -1,4 +1,4 @@
-"""A row and what was answered to it, as files have it."""
+"""Records of responses in result files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llmtune.types import Conversation, Message
 __all__ = ["InferResult", "result_of", "scored_pair"]
 
 InferResult = dict[str, Any]
-"""`query`, `response`, `history` (pairs), `system` (the one that was written), and `label` where the row has an answer.
+"""`query`, `response`, `history` (pairs), `system` (the rendered one), and `label` where the row has a response.
 
 Where the template writes thoughts, `response` and `label` are without them, and `reasoning_content` is the thought. A
-row with tools also has `tools` and `messages`, the talk up to the answer in OpenAI's form, and what was read in the
+row with tools also has `tools` and `messages`, the conversation before the response in OpenAI's format, and the parsed
 response: `content` and `tool_calls`.
 """
 
 
 def result_of(row: Conversation, answer: str, template: ChatTemplate) -> InferResult:
-    """What is written of one answer."""
+    """Return the record of one response."""
     turns = list(row.turns)
     wanted = turns.pop() if turns and turns[-1].role == "assistant" else None
     marks = template.thought_marks
@@ -50,7 +50,7 @@ def result_of(row: Conversation, answer: str, template: ChatTemplate) -> InferRe
 
 
 def scored_pair(result: InferResult) -> tuple[str, str]:
-    """(what was written, what the data says), the same kind of text: calls as they are written, answers without."""
+    """Return (generated, reference) as the same kind of text: calls as written, responses without thoughts."""
     plain = "content" in result and not result["tool_calls"]
     return result["content" if plain else "response"], result["label"]
 

@@ -1,4 +1,4 @@
-"""One answer while it is written: its tokens, its text in pieces, and when it ends."""
+"""One response during generation: its tokens, its text in pieces, and its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's text with its log-probability, and its likeliest alternatives."""
+    """A token's text with its log-probability, and its most likely alternatives."""
 
     token: str
     logprob: float
@@ -34,9 +34,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a step, or the end, adds to an answer. The last one has a `finish_reason`.
+    """Piece of a response, added by a step or by the end. The last one has a `finish_reason`.
 
-    `end` is the place in the answer's `logprobs` up to which the text is told.
+    `end`: position in the response's `logprobs` up to which the text has been emitted.
     """
 
     text: str = ""
@@ -45,15 +45,15 @@ class Written:
 
 
 class Row:
-    """One answer.
+    """One response during generation.
 
     Args:
-        prompt: What it answers.
-        template: Says where an answer stops.
-        frame: What the model writes around it; not part of its text.
-        constraint: What its text has to be, if anything.
+        prompt: Its prompt.
+        template: Defines where a response stops.
+        frame: Text that the model writes around it; not part of its text.
+        constraint: Constraint on its text, if any.
         stops: The automaton of the template's and the settings' stop words, which rows of one request share.
-        tell: Is given each piece, on the thread that generates; it must not block.
+        tell: Receives each piece, on the generating thread; it must not block.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Row:
         self.made_at = time.monotonic()
         self.first_token_at: float | None = None
         self.keeps: object = None
-        """What must not go before it is written: the files of its images."""
+        """Objects to keep alive during generation: the files of its images."""
         self._tell = tell
         self._template = template
         self._stop_ids = frozenset(template.stop_token_ids)
@@ -99,11 +99,11 @@ class Row:
 
     @property
     def num_left(self) -> int:
-        """Tokens that it may still have."""
+        """Number of tokens left."""
         return self.sampling.max_new_tokens - len(self.ids)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more. From any thread."""
+        """Cancel the row. Thread-safe."""
         self._cancelled = True
 
     @property
@@ -116,20 +116,20 @@ class Row:
         return self._generator
 
     def keep_logprobs(self, log_shares: torch.Tensor) -> None:
-        """Those of the next token, [V], before it is chosen."""
+        """Receive the log-probabilities of the next token, [V], before it is chosen."""
         self._log_shares = log_shares
 
     def allows(self, token: int) -> bool:
-        """Whether the constraint can go on with a token."""
+        """Return whether the constraint allows a token."""
         assert self.constraint is not None
         if token in self._stop_ids:
             return self.constraint.is_complete
         return self._may_go_on(token) and self._goes_on(token)
 
     def _may_go_on(self, token: int) -> bool:
-        """Whether a token could, by its text alone, which is kept: at most places of a form nearly none can.
+        """Return whether a token could be allowed, by its own text, which is cached: in most states nearly none can.
 
-        Behind others it may have a blank before it. What is half a character is looked at in its place.
+        After others it may have a blank before it. A partial character is checked in context.
         """
         assert self.constraint is not None
         texts = self._template.token_texts
@@ -159,7 +159,7 @@ class Row:
         return [one for one in found if one is not None and one != unknown] + [one[0] for one in ids if len(one) == 1]
 
     def add(self, token: int) -> bool:
-        """Take the next token; True where the answer ends with it."""
+        """Append the next token; True where the response ends with it."""
         if self._cancelled:
             self.finish("cancelled")
         elif token in self._stop_ids:
@@ -197,7 +197,7 @@ class Row:
             self._tell(Written(rest, self.finish_reason, len(self.logprobs)))
 
     def fail(self, error: Exception) -> None:
-        """End it because the model could not go on."""
+        """End it with an error of the model."""
         if self.finish_reason is None:
             self.error = error
             self.finish("cancelled")

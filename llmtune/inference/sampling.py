@@ -1,4 +1,4 @@
-"""How the next token of each row of a batch is chosen: every row by settings of its own."""
+"""Sampling of the next token: each row of a batch by its own settings."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["RowSampler", "Sampling", "next_scores"]
 
 NUM_TRIED = 128
-"""Candidates that a constraint looks at before it falls back on single characters."""
+"""Candidates that a constraint tries before it falls back to single characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen. The first fields are those of transformers' GenerationConfig.
+    """Sampling settings. The first fields are those of transformers' GenerationConfig.
 
     Attributes:
-        seed: The same text every time, whoever shares the batch; None draws from torch's own generator.
-        stop: Texts that end the answer, and are left out of it.
-        top_logprobs: Keep the log-probability of each token, and so many of its alternatives; None keeps nothing.
-        frequency_penalty: Taken off a token's logit for each time that the answer has it already.
-        presence_penalty: Taken off once where the answer has it.
-        logit_bias: (token id, what is added to its logit).
+        seed: Gives the same text every time, in any batch; None draws from torch's global generator.
+        stop: Texts that end the response, and are removed from it.
+        top_logprobs: Return the log-probability of each token, and this many alternatives; None returns none.
+        frequency_penalty: Subtracted from a token's logit once per occurrence in the response.
+        presence_penalty: Subtracted once if the token occurs in the response.
+        logit_bias: (token id, bias added to its logit).
     """
 
     max_new_tokens: int = 2048
@@ -50,7 +50,7 @@ class Sampling:
 
     @classmethod
     def of(cls, args: GenerationArguments) -> Sampling:
-        """The generation flags. A temperature of 0 means the most likely token, as users of servers expect."""
+        """Return the settings of the generation flags. Temperature 0 takes the most likely token, as in servers."""
         return cls(
             max_new_tokens=args.max_new_tokens,
             do_sample=args.do_sample and args.temperature > 0,
@@ -64,13 +64,13 @@ class Sampling:
 
 
 class RowSampler(LogitsProcessor):
-    """Leaves the token that a row is to have next with the highest score, so that `generate` only takes the maximum.
+    """Logits processor that gives each row's chosen token the highest score, so that `generate` takes the maximum.
 
-    A draw is the maximum of the logits plus Gumbel noise of the row's own generator: neighbours cannot change it.
+    A sample is the maximum of the logits plus Gumbel noise of the row's own generator, independent of other rows.
 
     Args:
         rows: In the order of the batch.
-        starts: Where each row's prompt begins behind its padding.
+        starts: Start of each row's prompt after its padding.
     """
 
     def __init__(self, rows: Sequence[Row], starts: Sequence[int]) -> None:
@@ -92,7 +92,7 @@ class RowSampler(LogitsProcessor):
 
 
 def next_scores(row: Row, logits: Tensor, ids: Tensor | None = None) -> Tensor:
-    """Of one row, [V]: its next token has the highest. `ids`, its prompt and answer so far, saves making them."""
+    """Return the scores of one row, [V]; its next token has the highest. `ids`: its prompt and response so far."""
     if row.sampling.top_logprobs is not None:
         row.keep_logprobs(logits.log_softmax(-1))
     if _is_plain(row):
@@ -138,7 +138,7 @@ def _penalized(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
 
 
 def _nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """All but the `top_k` likeliest, and of these the fewest that make up `top_p`, become -inf."""
+    """Set all logits to -inf but the `top_k` highest, and of these the fewest that make up `top_p`."""
     if not top_k and top_p >= 1:
         return logits
     values, tokens = logits.topk(min(top_k, len(logits)) if top_k else len(logits))
@@ -152,10 +152,10 @@ def _nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def _allowed(row: Row, scores: Tensor, logits: Tensor) -> Tensor:
-    """All but the best token that keeps to the row's constraint become -inf.
+    """Set all scores to -inf but that of the best token that the row's constraint allows.
 
-    The best of noisy scores that is allowed is a draw from what is allowed. Where nothing of them is, the logits
-    decide; where nothing likely is, one of the tokens of a single character, of which some always is.
+    The best allowed token by noisy scores is a sample from the allowed ones. If no candidate is allowed, the logits
+    decide; if no likely one is, a token of a single character, of which some is always allowed.
     """
     best = scores.topk(min(NUM_TRIED, len(scores)))
     drawn = [token for value, token in zip(*map(Tensor.tolist, best), strict=True) if value > -torch.inf]

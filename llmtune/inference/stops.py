@@ -9,7 +9,7 @@ __all__ = ["StopAutomaton"]
 
 
 class StopAutomaton:
-    """Aho and Corasick's. A state is a number; 0 is the start.
+    """Aho-Corasick automaton. A state is a number; 0 is the start.
 
     Source: Aho and Corasick, Efficient string matching: an aid to bibliographic search, CACM 18(6), 1975.
     """
@@ -18,7 +18,7 @@ class StopAutomaton:
         self._next: list[dict[str, int]] = [{}]
         self._fallback = [0]
         self.depth = [0]
-        """By state: characters at the end of the text that may be the beginning of a word."""
+        """By state: characters at the end of the text that may begin a word."""
         self.found = [0]
         """By state: the length of the longest word that ends here; 0 where none does."""
         for word in words:
@@ -44,7 +44,7 @@ class StopAutomaton:
             self.found[state] = len(word)
 
     def _link(self) -> None:
-        """Where a state falls back to: the longest other beginning of a word that the text ends with."""
+        """Return the fallback of a state: the longest other prefix of a word that the text ends with."""
         queue = deque(self._next[0].values())
         while queue:
             state = queue.popleft()

@@ -1,4 +1,4 @@
-"""From tokens to the text of an answer, piece by piece: whole characters, stop words, what a template writes around."""
+"""Decode tokens to the text of a response in pieces: whole characters, stop words, the template's frame."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llmtune.inference.stops import StopAutomaton
 __all__ = ["HALF", "Frame", "StopWords", "TokenText", "cut_at", "held_back", "text_of"]
 
 HALF = "\ufffd"
-"""What a tokenizer decodes the first bytes of a character to."""
+"""Replacement character: the decoding of an incomplete character."""
 
 
 class TokenText:
-    """Tokens to text, piece by piece; half a character waits for its other half.
+    """Decode tokens to text in pieces; an incomplete character is held back.
 
     Args:
-        shown: Special tokens that are no control tokens of the turn but marks of a thought: id -> text.
+        shown: Special tokens that mark thoughts and are part of the text: id -> text.
     """
 
     def __init__(self, tokenizer: Any, shown: Mapping[int, str] | None = None) -> None:
@@ -37,11 +37,11 @@ class TokenText:
         return text
 
     def peek(self, token: int) -> str:
-        """What `token` would add to the text told so far."""
+        """Return the text that `token` would add."""
         return self._behind([*self.ids[self._start :], token])
 
     def rest(self) -> str:
-        """What still waits at the end of the answer."""
+        """Return the text held back at the end of the response."""
         text = self._behind(self.ids[self._start :])
         self._start = self._told = len(self.ids)
         return text
@@ -55,7 +55,7 @@ class TokenText:
 
 
 def text_of(tokenizer: Any, ids: list[int], shown: Mapping[int, str]) -> str:
-    """Tokens as text, without special ones but those that are `shown`."""
+    """Decode tokens, without special ones other than those that are `shown`."""
     parts: list[str] = []
     for is_shown, run in itertools.groupby(ids, key=shown.__contains__):
         if is_shown:
@@ -66,10 +66,10 @@ def text_of(tokenizer: Any, ids: list[int], shown: Mapping[int, str]) -> str:
 
 
 class StopWords:
-    """Holds back what may be the beginning of a stop word; ends at the first whole one.
+    """Filter that holds back text that may begin a stop word, and ends at the first whole one.
 
     Args:
-        words: The stop words, or the automaton of them where several texts share one.
+        words: The stop words, or their automaton where several texts share it.
     """
 
     def __init__(self, words: Sequence[str] | StopAutomaton) -> None:
@@ -99,9 +99,9 @@ class StopWords:
 
 
 class Frame:
-    """Takes off what a template has the model write around an answer, a blank before it, say.
+    """Filter that strips the template's text around a response, such as a blank before it.
 
-    The template writes it again where the answer stands in a history.
+    The template writes it again where the response is part of a history.
     """
 
     def __init__(self, before: str, after: str) -> None:
@@ -126,11 +126,11 @@ class Frame:
 
 
 def held_back(text: str, words: Sequence[str]) -> int:
-    """Characters at the end of a text that may be the beginning of one of a few short words."""
+    """Return the number of characters at the end of a text that may begin one of a few short words."""
     return max((size for word in words for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop word."""
+    """Return the text before the first stop word."""
     ends = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text

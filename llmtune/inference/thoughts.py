@@ -1,4 +1,4 @@
-"""A generation as it comes, divided into its thought and its content."""
+"""Split a streamed generation into thought and content."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["ThoughtText", "split_answer"]
 
 
 class ThoughtText:
-    """Takes a text in pieces of any size and gives (thought, content) of each; the sums do not depend on the sizes.
+    """Streaming splitter of text pieces into (thought, content); the totals do not depend on the sizes of the pieces.
 
     Args:
-        marks: How the model's family writes thoughts; None where it writes none: then all is content.
+        marks: Marks of thoughts of the model's family; None where it has none: then all is content.
         opened: The prompt ended in the opening of a thought.
     """
 
@@ -28,7 +28,7 @@ class ThoughtText:
         return self._take(piece, at_end=False)
 
     def finish(self) -> tuple[str, str]:
-        """What still waited."""
+        """Return the text held back."""
         return self._take("", at_end=True)
 
     def _take(self, piece: str, *, at_end: bool) -> tuple[str, str]:
@@ -42,7 +42,7 @@ class ThoughtText:
         return thought, content
 
     def _start(self, marks: ThoughtMarks, at_end: bool) -> bool:
-        """Decide what the text begins with; False where that is not certain yet."""
+        """Decide whether the text begins with a thought; False while that is undecided."""
         lead = self._held.lstrip()
         if not at_end and len(lead) < len(marks.open) and marks.open.startswith(lead):
             return False
@@ -80,7 +80,7 @@ class ThoughtText:
 
 
 def split_answer(text: str, marks: ThoughtMarks | None, *, opened: bool) -> tuple[str | None, str]:
-    """(thought, content) of a whole generation; the thought is None where there is none."""
+    """Return (thought, content) of a whole generation; the thought is None where there is none."""
     parts = ThoughtText(marks, opened=opened)
     first, last = parts.add(text), parts.finish()
     return first[0] + last[0] if parts.has_thought else None, first[1] + last[1]

@@ -1,4 +1,4 @@
-"""What a folder of weights needs beside them: config.json, tokenizer, generation settings, eyes, code."""
+"""Files of a model folder beside the weights: config.json, tokenizer, generation settings, image processor, code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CODE = re.compile(r".+\.py|LICENSE.*|NOTICE.*|USE_POLICY.*")
 
 
 def copy_files(source: Path, target: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Copy the files of these names byte by byte; those that are in the target already stay."""
+    """Copy the files of these names byte by byte; existing files of the target stay."""
     copied = []
     for file in sorted(source.iterdir()):
         if pattern.fullmatch(file.name) and file.is_file() and not (target / file.name).exists():
@@ -37,7 +37,7 @@ def copy_files(source: Path, target: Path, pattern: re.Pattern[str]) -> list[str
 
 
 def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArguments) -> None:
-    """Copy what serving needs from the checkpoint or, what it does not have, from the base."""
+    """Copy the files that serving needs from the checkpoint, or from the base model where it lacks them."""
     place = args.tokenizer_id_or_path
     is_copied = any(checkpoint.glob("tokenizer*")) and "tokenizer_id_or_path" in args.inherited
     sources = [checkpoint, base] if place is None or is_copied else [Path(place)]
@@ -56,7 +56,7 @@ def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArgum
 
 
 def _save_tokenizer(folder: Path, base: Path, args: InferArguments) -> None:
-    """Of the checkpoints of 2023, whose own tokenizers are code, in the form that transformers reads without it."""
+    """Write the tokenizers of 2023's checkpoints, which are custom code, in transformers' own format."""
     from llmtune.models.loading import get_model_tokenizer
 
     _, tokenizer = get_model_tokenizer(
@@ -72,7 +72,7 @@ def _save_tokenizer(folder: Path, base: Path, args: InferArguments) -> None:
 def write_config(
     model: Any, base: Path, folder: Path, args: InferArguments, *, dtype: torch.dtype | None, untied: bool
 ) -> None:
-    """The base's config.json with what merging changed: dtype, size of the vocabulary, ties."""
+    """Write the base model's config.json with the changes of merging: dtype, vocabulary size, tied weights."""
     config = model.config
     if untied:
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False

@@ -38,12 +38,12 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | 
     target = target or merged_folder(checkpoint)
     if target.exists():
         place = shlex.quote(str(target))
-        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge anew.")
+        raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge again.")
     base = model.get_base_model()
     if is_quantized(base) and saved_quantization(base.name_or_path):
         raise CheckpointError(
-            f"{checkpoint} cannot be merged: its base was saved quantised, and the sum would be rounded once more. "
-            "Serve the adapter beside its base, as infer does, or merge it into the base before it was quantised "
+            f"{checkpoint} cannot be merged: its base model was saved quantised, and the sum would be rounded again. "
+            "Serve the adapter with its base model, as infer does, or merge it into the base model before quantisation "
             "(--model_id_or_path FOLDER)."
         )
     if is_quantized(base):
@@ -60,7 +60,7 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | 
     difference = float((before - after).abs().max()) / scale
     if not difference < TOLERANCE.get(merged.dtype, 1e-3):
         raise CheckpointError(
-            f"Merging {checkpoint} failed its check: logits differ by {difference:.2%} of the largest one. "
+            f"Merging {checkpoint} failed its check: logits differ by {difference:.2%} of the largest logit. "
             "Nothing is written."
         )
     if torch.equal(base, after):

@@ -1,4 +1,4 @@
-"""A model without weights, whose parts are filled from files while they are needed: adapted, merged, or computing."""
+"""Meta-device models whose parts are loaded from files only while in use: for adapters, merging and forward passes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llmtune.arguments.long_context import rope_options
 from llmtune.checkpoint import adapter_folder
 from llmtune.errors import CheckpointError
 from llmtune.merging.weights import Unstreamable
+from llmtune.models.meta import from_config
 from llmtune.models.ports import native_config
 from llmtune.models.rope import scale_rope
-from llmtune.planning.shapes import from_config
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
 from llmtune.tuners.whole_adapter import check_adapter
 
 __all__ = ["Places", "attach_hollow", "computing", "filled", "hollow_model", "places_of", "wrappers_of"]
 
 Places = dict[str, tuple[nn.Module, str]]
-"""Where a parameter of the model is kept: the module, and its name there."""
+"""Place of a parameter: the module, and its name there."""
 
 Place = tuple[str, tuple[nn.Module, str]]
 Read = Callable[[str], Tensor]
@@ -32,10 +32,10 @@ MOVE = "_move_adapter_to_device_of_base_layer"
 
 
 def hollow_model(args: InferArguments, folder: Path, *, num_rows: int = 0, adapter: Path | None = None) -> Any:
-    """The model of a folder in fp32, on the meta device but for its buffers.
+    """Return the model of a folder in fp32, on the meta device except for its buffers.
 
     Args:
-        num_rows: Rows that its vocabulary grows to. adapter: It grows to what this one needs.
+        num_rows: Size that its vocabulary is resized to. adapter: It is resized as this one needs.
     """
     from accelerate import init_empty_weights
 
@@ -55,17 +55,17 @@ def hollow_model(args: InferArguments, folder: Path, *, num_rows: int = 0, adapt
 
 
 def places_of(model: nn.Module) -> Places:
-    """Parameters and kept buffers by name. Wrappers that are put around the modules later change nothing of it."""
+    """Return parameters and persistent buffers by name, independent of wrappers added to the modules later."""
     modules = dict(model.named_modules())
     names = model.state_dict(keep_vars=True)
     return {name: (modules[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in names}
 
 
 def attach_hollow(model: Any, folder: Path) -> Any:
-    """Put the trained adapters beside the hollow layers, in fp32.
+    """Attach the trained adapters to the meta-device layers, in fp32.
 
     Raises:
-        CheckpointError: They do not fit. Unstreamable: They are of a kind that is made from the base's numbers.
+        CheckpointError: They do not fit. Unstreamable: Their kind is initialised from the base model's weights.
     """
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -76,7 +76,7 @@ def attach_hollow(model: Any, folder: Path) -> Any:
         config.inference_mode = True
         tuned = get_peft_model(model, config, low_cpu_mem_usage=True)
         layers = [module for module in tuned.modules() if hasattr(module, MOVE)]
-        for layer in layers:  # PEFT would let what it has loaded follow the base, which is nowhere
+        for layer in layers:  # PEFT would move the loaded adapters to the base's device, meta
             setattr(layer, MOVE, _stay)
         report = set_peft_model_state_dict(tuned, load_peft_weights(str(folder), device="cpu"), low_cpu_mem_usage=True)
         for layer in layers:
@@ -85,11 +85,11 @@ def attach_hollow(model: Any, folder: Path) -> Any:
         text = " ".join(str(err).split())[:300]
         if "size mismatch" in text:
             raise CheckpointError(f"{_misfit(folder)}, or with more tokens (--resize_emb true)? ({text})") from err
-        raise Unstreamable(f"its adapters cannot be put beside empty layers: {text}") from err
+        raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {text}") from err
     except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as err:
-        raise Unstreamable(f"its adapters cannot be put beside empty layers: {err}") from err
+        raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {err}") from err
     except Exception as err:  # safetensors' own error type derives from Exception
-        raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+        raise CheckpointError(f"The adapter in {folder} cannot be read; a file may be truncated: {err}") from err
     check_adapter(tuned, folder, report=report)
     for parameter in tuned.parameters():
         if parameter.device.type != "meta" and parameter.is_floating_point():
@@ -106,7 +106,7 @@ def _misfit(folder: Path) -> str:
 
 
 def wrappers_of(tuned: nn.Module) -> dict[str, nn.Module]:
-    """The outermost of PEFT's layers, by name."""
+    """Return the outermost of PEFT's layers, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -120,7 +120,7 @@ def wrappers_of(tuned: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def filled(places: Iterable[Place], read: Read) -> Iterator[None]:
-    """Give the parameters of these places their numbers for a while."""
+    """Load the parameters of these places for the duration of the block."""
     with ExitStack() as stack:
         for name, (module, leaf) in places:
             stack.callback(_put, module, leaf, getattr(module, leaf))
@@ -136,10 +136,10 @@ def _put(module: nn.Module, leaf: str, value: Any) -> None:
 
 @contextmanager
 def computing(model: nn.Module, places: Places, wrappers: Iterable[nn.Module], read: Read) -> Iterator[None]:
-    """Let the model compute: each part has its numbers while it is at work, and no longer.
+    """Let the model run forward passes; each part is loaded only while it computes.
 
     Args:
-        wrappers: Layers that reach into the layer inside them; they are filled as one.
+        wrappers: Layers that access the layer inside them; they are loaded as one.
     """
     with ExitStack() as stack:
         taken: set[int] = set()

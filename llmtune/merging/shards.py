@@ -1,4 +1,4 @@
-"""Write a model's tensors as they come, into safetensors files of at most a given size, with an index."""
+"""Write a stream of tensors into safetensors files of at most a given size, with an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 class ShardWriter:
-    """Holds one shard at a time. A tensor that is larger than a shard has one of its own."""
+    """Writer that holds one shard at a time. A tensor that is larger than a shard gets its own."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class ShardWriter:
         self.total += size
 
     def finish(self) -> list[Path]:
-        """Write what is left, and give the files their names: how many there are is known only now."""
+        """Write the last shard, and rename the files, whose number is known only now."""
         self._flush()
         if len(self._files) == 1:
             return [self._files[0][0].rename(self.folder / "model.safetensors")]
@@ -63,7 +63,7 @@ class ShardWriter:
 
 
 def parse_size(text: str) -> int:
-    """`2GB`, `500MB` or a number of bytes.
+    """Return the bytes of `2GB`, `500MB` or a number.
 
     Raises:
         UsageError: Anything else, or nothing.

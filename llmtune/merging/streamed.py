@@ -1,4 +1,4 @@
-"""Merge an adapter into its base, tensor by tensor: in memory are one layer, one shard and the adapter, not the model.
+"""Merge an adapter into its base model, streamed: one layer, one shard and the adapter are in memory, not the model.
 
 PEFT itself adds what it trained to each layer, in fp32, while the layer's numbers are there; the sum is rounded once.
 That the result answers like base and adapter together is tried on a few tokens, again layer by layer. What cannot be
@@ -20,13 +20,11 @@ from tqdm import tqdm
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
-from llmtune.hub.settings import HubOptions
 from llmtune.merging.files import complete_merged, write_config
 from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
 from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
 from llmtune.merging.shards import ShardWriter, parse_size
 from llmtune.merging.weights import Group, Unstreamable, Weights
-from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization
 from llmtune.tuners.load import load_tuned
@@ -38,7 +36,7 @@ __all__ = ["DEFAULT_SHARD_SIZE", "merge_checkpoint"]
 DEFAULT_SHARD_SIZE = "2GB"
 STREAMED_LOADERS = ("llmtune.models.loading:load_causal_lm", "llmtune.models.vision:load_image_text")
 MADE_FROM_BASE = ("trainable_tokens_original",)
-"""Buffers of PEFT's that training needs, and merging does not."""
+"""PEFT's buffers for training, which merging does not need."""
 
 
 def merge_checkpoint(
@@ -48,22 +46,22 @@ def merge_checkpoint(
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     resize_embeddings: bool = False,
 ) -> Path:
-    """Write a folder of whole weights, which plain transformers loads.
+    """Write a folder of full weights, which plain transformers loads.
 
     Args:
-        args: `ckpt_dir` is the adapter's folder; `dtype` of the result, by default that of the base.
+        args: `ckpt_dir` is the adapter's folder; `dtype` that of the result, by default the base model's.
         target: Default: `<ckpt_dir>-merged`.
-        resize_embeddings: Let the vocabulary grow to the tokenizer's length first.
+        resize_embeddings: Resize the vocabulary to the tokenizer's length first.
 
     Raises:
         OutputError: The folder exists already, or cannot be written.
-        CheckpointError: Not an adapter, not of this base, one that changes nothing, or the merged model answers
-            differently; nothing is written then.
+        CheckpointError: Not an adapter, not of this base model, one that changes nothing, or the merged model's
+            logits differ; nothing is written then.
     """
     assert args.ckpt_dir is not None
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":
-        raise CheckpointError(f"{checkpoint} holds whole weights: there is nothing to merge.")
+        raise CheckpointError(f"{checkpoint} holds full weights: there is nothing to merge.")
     target = target or merged_folder(checkpoint)
     if target.exists():
         place = shlex.quote(str(target))
@@ -71,25 +69,24 @@ def merge_checkpoint(
     size = parse_size(max_shard_size)
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    base = model_folder(info, args.model_id_or_path, hub=hub)
+    base = args.folder(weights=True)
     if saved_quantization(base):
         raise CheckpointError(
-            f"{checkpoint} cannot be merged: its base was saved quantised, and the sum would be rounded once more. "
-            "Serve the adapter beside its base, as infer does, or merge it into the base before it was quantised "
+            f"{checkpoint} cannot be merged: its base model was saved quantised, and the sum would be rounded again. "
+            "Serve the adapter with its base model, as infer does, or merge it into the base model before quantisation "
             "(--model_id_or_path FOLDER)."
         )
     if args.quantization_bit:
-        get_logger().info("Merged into the whole weights: they are loaded without quantisation for that.")
+        get_logger().info("Merging into the full weights, loaded without quantisation.")
     try:
         if not isinstance(info.get_function, str) or info.get_function not in STREAMED_LOADERS:
-            raise Unstreamable(f"{args.model_type} is loaded by a function of its own")
+            raise Unstreamable(f"{args.model_type} has its own loading function")
         rows = _tokenizer_length(args, base) if resize_embeddings else 0
         return _Streamed(args, base, checkpoint, rows).write(target, size)
     except Unstreamable as err:
         if resize_embeddings:
-            raise UsageError(f"--resize_emb true cannot be followed for this checkpoint: {err}.") from err
-        get_logger().warning("Merging in memory, which takes as much as the whole model: %s.", err)
+            raise UsageError(f"--resize_emb true cannot be applied to this checkpoint: {err}.") from err
+        get_logger().warning("Merging in memory, which needs as much as the whole model: %s.", err)
     return _merge_in_memory(args, checkpoint, target)
 
 
@@ -116,7 +113,7 @@ def _tokenizer_length(args: InferArguments, base: Path) -> int:
 
 
 class _Streamed:
-    """One adapter on its way into one base."""
+    """Merge of one adapter into one base model."""
 
     def __init__(self, args: InferArguments, base: Path, checkpoint: Path, num_rows: int) -> None:
         self.args = args
@@ -126,7 +123,7 @@ class _Streamed:
         try:
             self.model = hollow_model(args, base, num_rows=num_rows, adapter=checkpoint)
         except (ModelError, NotImplementedError, RuntimeError) as err:
-            raise Unstreamable(f"its class cannot be made without weights: {err}") from err
+            raise Unstreamable(f"its class cannot be built on the meta device: {err}") from err
         self.places = places_of(self.model)
         self.changed = False
         self.untied = False
@@ -144,7 +141,7 @@ class _Streamed:
                 self._write_weights(ShardWriter(folder, max_bytes))
                 if not self.changed:
                     raise CheckpointError(
-                        f"Merging {self.checkpoint} changes nothing: its adapter is still as it began. "
+                        f"Merging {self.checkpoint} changes nothing: its adapter is still in its initial state. "
                         "Was the run stopped at once?"
                     )
                 write_config(self.model, self.base, folder, self.args, dtype=self.dtype, untied=self.untied)
@@ -158,7 +155,7 @@ class _Streamed:
         return Weights(model, folder, stack, allow_pickle=self.args.allow_pickle, remote=remote)
 
     def _check_complete(self) -> None:
-        """Refuse adapters of which a part is neither in their file nor in the base."""
+        """Refuse adapters with a part that is neither in their file nor in the base model."""
         base = {id(getattr(*place)) for place in self.places.values()}
         for wrapper in self.wrappers:
             for name, value in wrapper.state_dict(keep_vars=True).items():
@@ -186,14 +183,14 @@ class _Streamed:
         return id(module) in self.wrapper_of or getattr(module, leaf).device.type != "meta"
 
     def _value(self, name: str, ready: dict[str, Tensor]) -> Tensor:
-        """What becomes of a tensor, in the dtype that it is written in."""
+        """Return a merged tensor, in the dtype of the result."""
         module, leaf = self.places[name]
         wrapper = self.wrapper_of.get(id(module))
         if wrapper is None:
             own = getattr(module, leaf)
             if own.device.type == "meta":
                 return self._rounded(self.weights.read(name), name)
-            value = self._rounded(own.detach(), name, like=self.weights.read(name).dtype)  # a bias, say, of --lora_bias
+            value = self._rounded(own.detach(), name, like=self.weights.read(name).dtype)  # e.g. a bias of --lora_bias
             self._compare(name, value)
             return value
         if name not in ready:
@@ -201,7 +198,7 @@ class _Streamed:
         return ready.pop(name)
 
     def _merged(self, wrapper: Any) -> dict[str, Tensor]:
-        """The tensors of one layer with its adapters in them."""
+        """Return the tensors of one layer with its adapters merged."""
         from peft.utils.other import AuxiliaryTrainingWrapper
 
         inside = {id(module) for module in wrapper.modules()}
@@ -242,7 +239,7 @@ class _Streamed:
     def _watch_ties(
         self, group: Group, values: dict[str, Tensor], ready: dict[str, Tensor], writer: ShardWriter
     ) -> None:
-        """Where one of two tied tensors was trained alone, both are written."""
+        """Write both of two tied tensors where only one was trained."""
         for name, value in values.items():
             others = [other for other in self.weights.tied(name) if other != name]
             if not others or not any(self._is_touched(one) for one in [name, *others]):
@@ -276,11 +273,11 @@ class _Streamed:
         dtype = self.dtype or next(value.dtype for value in map(weights.read, list(weights.shapes)[:1]))
         if not difference < TOLERANCE.get(dtype, 1e-3):
             raise CheckpointError(
-                f"Merging {self.checkpoint} failed its check: logits differ by {difference:.2%} of the largest one. "
+                f"Merging {self.checkpoint} failed its check: logits differ by {difference:.2%} of the largest logit. "
                 "Nothing is written."
             )
         return difference
 
 
 NO_ROPE: dict[str, Any] = {"rope_scaling": None, "rope_factor": None, "load_args_from_ckpt_dir": False}
-"""The merged folder's own config.json has it."""
+"""Settings already in the merged folder's own config.json."""

@@ -1,7 +1,7 @@
-"""The tensors of a model folder under the names that its class in transformers has, none read before it is asked for.
+"""Lazy access to the tensors of a model folder under the names of its class in transformers.
 
-Files and classes may differ: transformers renames, stacks and splits tensors while it loads (the experts of a mixture
-lie apart in files and fused in memory). Such tensors are read, and written again, as groups.
+Files and classes may differ: transformers renames, stacks and splits tensors while it loads (MoE experts are separate
+in files and fused in memory). Such tensors are read, and written back, as groups.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = ["Group", "Unstreamable", "Weights"]
 
 
 class Unstreamable(Exception):
-    """Why this checkpoint cannot be read tensor by tensor; the way through memory can."""
+    """Reason why a checkpoint cannot be merged tensor by tensor, only in memory."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that belong together. `files`: their names in the files; `names`: those in the model."""
+    """Tensors that are converted together. `files`: their names in the files; `names`: those in the model."""
 
     files: tuple[str, ...]
     names: tuple[str, ...]
     converter: Any = None
-    """What makes the one of the other: a transformers.WeightConverter; None where they only differ in name."""
+    """The transformers.WeightConverter between them; None where only names differ."""
 
 
 class Weights:
-    """All tensors of a folder, for one model.
+    """Tensors of a folder, for one model.
 
     Args:
-        model: Of the class that is to hold them; it may be empty (on the meta device).
+        model: Its class; it may be on the meta device.
         folder: With safetensors, or with pickles where `allow_pickle` says so.
         stack: Closes the files.
 
     Raises:
-        ModelError: A tensor in the files is of no use to the model.
+        ModelError: The files have a tensor that the model does not use.
         Unstreamable: A tensor of the model is in no file, or a conversion cannot be undone.
     """
 
@@ -60,20 +60,20 @@ class Weights:
         self._tied = _tied_names(model)
         missing = [name for name in self.shapes if self._source_of(name) is None]
         if missing:
-            raise Unstreamable(f"{len(missing)} tensors are in no file, {missing[0]} for one")
+            raise Unstreamable(f"{len(missing)} tensors are in no file, for instance {missing[0]}")
         for group in self.groups:
             self._check_undone(group)
 
     def has(self, name: str) -> bool:
-        """Whether a file has the tensor under this name; of tied ones, often one has it alone."""
+        """Return whether a file has the tensor under this name; of tied tensors, often only one is saved."""
         return name in self._group_of
 
     def tied(self, name: str) -> list[str]:
-        """The names of one and the same parameter, this one among them."""
+        """Return all names of a tied parameter, including this one."""
         return self._tied.get(name, [name])
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor of the model's name, with the rows that the model has."""
+        """Return a tensor by its name in the model, with the model's number of rows."""
         source = self._source_of(name)
         assert source is not None
         group = self._group_of[source]
@@ -82,7 +82,7 @@ class Weights:
         return _with_rows(tensor, self.shapes[name], name)
 
     def as_in_files(self, group: Group, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a group under the names, and in the pieces, of the files."""
+        """Return the tensors of a group under the names, and in the layout, of the files."""
         if group.converter is None:
             return {group.files[0]: tensors[group.names[0]]}
         from transformers.core_model_loading import revert_weight_conversion
@@ -91,7 +91,7 @@ class Weights:
         return {name: value.contiguous() for name, value in found.items()}
 
     def file_name(self, name: str) -> str:
-        """What a tensor that no file had before is called in files."""
+        """Return the file name of a tensor that was in no file."""
         from transformers.core_model_loading import revert_weight_conversion
 
         (found,) = revert_weight_conversion(self.model, {name: torch.empty(0, device="meta")})
@@ -109,7 +109,7 @@ class Weights:
         hollow = {name: torch.empty(self.shapes[name], device="meta") for name in group.names}
         try:
             files = set(self.as_in_files(group, hollow))
-        except Exception as err:  # whatever a conversion raises means the same
+        except Exception as err:  # any error of a conversion means the same
             raise Unstreamable(f"{group.names[0]} cannot be written as its files have it: {err}") from err
         if files != set(group.files):
             raise Unstreamable(f"{group.names[0]} would be written under other names than its files have")
@@ -162,7 +162,7 @@ def _group(name: str, converter: Any, files: list[str], tensors: dict[str, Any],
     try:
         made = _run(maker, hollow, model)
     except Exception as err:
-        raise Unstreamable(f"{name} is made from its files in a way that needs their numbers: {err}") from err
+        raise Unstreamable(f"{name} is converted from its files in a way that needs their values: {err}") from err
     return Group(tuple(files), tuple(made), maker)
 
 
@@ -173,7 +173,7 @@ class _Recorded:
 
 @dataclass(frozen=True)
 class _Maker:
-    """A conversion of transformers', and which files take which place in it."""
+    """A transformers conversion, and the place of each file tensor in it."""
 
     converter: Any
     name: str
@@ -209,7 +209,7 @@ def _shape(source: Any) -> tuple[int, ...]:
 
 
 def _with_rows(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """A vocabulary that has grown: the rows that no file has begin as the mean of those that are there."""
+    """Return a resized embedding: new rows are the mean of the existing ones."""
     if tuple(tensor.shape) == shape:
         return tensor
     if tensor.ndim != len(shape) or tensor.shape[1:] != shape[1:] or len(tensor) > shape[0]:

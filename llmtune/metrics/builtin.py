@@ -8,9 +8,7 @@ __all__: list[str] = []
 
 TEXT = "llmtune.evaluation.scores:text_scores"
 
-register_metric(
-    "loss", MetricInfo(kind="loss", description="Loss, perplexity and token accuracy on what training would learn.")
-)
+register_metric("loss", MetricInfo(kind="loss", description="Loss, perplexity and token accuracy on trainable tokens."))
 register_metric(
     "rouge",
     MetricInfo(function=TEXT, names=("rouge-1", "rouge-2", "rouge-l"), description="ROUGE-1, -2, -L over words."),
@@ -18,7 +16,7 @@ register_metric(
 register_metric("bleu", MetricInfo(function=TEXT, names=("bleu-4",), description="BLEU-4 over characters."))
 register_metric(
     "exact_match",
-    MetricInfo(function=TEXT, names=("exact_match",), description="Share of answers that are the reference."),
+    MetricInfo(function=TEXT, names=("exact_match",), description="Share of responses equal to the reference."),
 )
 register_metric(
     "choice",

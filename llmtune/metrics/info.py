@@ -1,4 +1,4 @@
-"""What a metric is. Data only: the functions that ship with llmtune are imported when they are first used."""
+"""Entries of the metric registry. Data only: functions that ship with llmtune are imported on first use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llmtune.registry import Entry, Registry
 __all__ = ["METRIC_MAPPING", "MetricFunction", "MetricInfo", "register_metric"]
 
 MetricFunction = Callable[..., dict[str, float]]
-"""`function(predictions, references, rows)`: what the model wrote, what the data says, and the rows, as `Conversation`,
-all in one order. Returns scores by name; a mean over the rows, usually."""
+"""`function(predictions, references, rows)`: generated responses, those of the data, and the rows as `Conversation`,
+all in one order. Returns scores by name, usually means over the rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricInfo(Entry):
-    """One way to score.
+    """A metric.
 
     Attributes:
-        function: Or `"module:attribute"`, imported on first use. None for what llmtune itself computes from the model.
-        kind: What it needs: the answers to the rows, the loss on them, or choice questions.
-        names: Of what the function returns, the scores that are kept; all of them where none are named.
+        function: Or `"module:attribute"`, imported on first use. None for metrics that llmtune computes itself.
+        kind: Its inputs: generations for the rows, the loss on them, or choice questions.
+        names: Names of the scores to keep of those that the function returns; empty keeps all.
         description: One line for `llmtune list metrics`.
     """
 
@@ -34,7 +34,7 @@ class MetricInfo(Entry):
 
     def __post_init__(self) -> None:
         if self.kind == "answers" and self.function is None:
-            raise UsageError("A metric of answers needs a function(predictions, references, rows).")
+            raise UsageError("A metric of generations needs a function(predictions, references, rows).")
 
 
 METRIC_MAPPING: Registry[MetricInfo] = Registry(

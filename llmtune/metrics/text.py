@@ -1,4 +1,4 @@
-"""Scores of written answers against the answers of the data: ROUGE over words, BLEU over characters, in percent."""
+"""Scores of generated responses against the reference ones: ROUGE over words, BLEU over characters, in percent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["text_metrics", "words"]
 ROUGE = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
 BLEU_ORDER = 4
 
-# Scripts whose words are not divided by blanks as English ones are: each character counts as a word. Han and its
+# Scripts whose words are not separated by blanks: each character counts as a word. Han and its
 # extensions, kana, bopomofo, and the syllables of Korean, whose particles would make words of like sense differ.
 _SINGLE = (
     (0x2E80, 0x2FDF),
@@ -28,14 +28,14 @@ _SINGLE = (
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Means over the samples of ROUGE-1, ROUGE-2, ROUGE-L (F measures), BLEU-4 and exact matches.
+    """Return means over the samples of ROUGE-1, ROUGE-2, ROUGE-L (F measures), BLEU-4 and exact matches.
 
-    An empty text against another scores 0, two empty ones 100. Texts of fewer than four characters are compared by
-    the n-grams that they have, so that a short answer can reach 100.
+    An empty text against a non-empty one scores 0, two empty ones 100. Texts of fewer than four characters are
+    compared by the n-grams that they have, so that a short response can reach 100.
 
     Args:
-        predictions: What the model wrote.
-        references: What the data says, in the same order.
+        predictions: Generated responses.
+        references: Responses of the data, in the same order.
 
     Returns:
         `rouge-1`, `rouge-2`, `rouge-l`, `bleu-4`, `exact_match`, from 0 to 100; nothing where there are no samples.
@@ -62,7 +62,7 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words and numbers of alphabetic scripts; characters of Chinese, Japanese and Korean one by one."""
+    """Return lower-cased words and numbers of alphabetic scripts, and single characters of CJK scripts."""
     found: list[str] = []
     inside = False
     for character in unicodedata.normalize("NFKC", text).lower():
@@ -81,7 +81,7 @@ def words(text: str) -> list[str]:
 
 
 class _Words:
-    """What rouge-score asks for. Its own tokenizer keeps a-z and 0-9 alone, and gives Chinese a 0."""
+    """Tokenizer for rouge-score, whose own keeps only a-z and 0-9, and scores Chinese 0."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -89,7 +89,7 @@ class _Words:
 
 def _rouge(scorer: Any, prediction: str, reference: str, *, same: bool) -> dict[str, float]:
     num_words = min(len(words(prediction)), len(words(reference)))
-    if same and num_words < 2:  # no words (an emoji, say) or no pair of words to count, and yet nothing is missing
+    if same and num_words < 2:  # no words (an emoji, for instance) or no word bigrams, though the texts are equal
         return dict.fromkeys(ROUGE, 1.0)
     found = scorer.score(reference, prediction)
     return {name: float(found[theirs].fmeasure) for name, theirs in ROUGE.items()}

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from llmtune.errors import LlmtuneError
-from llmtune.hub.settings import HubOptions
-from llmtune.models.folder import model_folder
 from llmtune.models.gpus import gib
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.memory import Batch, Estimator
@@ -47,8 +45,7 @@ def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Dec
     if args.gradient_checkpointing != "auto":
         decisions.choose("Gradient checkpointing", args.gradient_checkpointing)
         return args
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    folder = model_folder(prepared.info, args.model_id_or_path, hub=hub, weights=False)
+    folder = args.folder()
     batch = Workload.of(args, rows_of(prepared)).batch
     dtype, _ = resolve_dtype(prepared.info, args.dtype)
     mode, reason = decide_checkpointing(args, prepared.info, folder, dtype, batch)

@@ -12,9 +12,10 @@ from torch import nn
 
 from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
+from llmtune.models.meta import layer_count
 from llmtune.models.ports import native_config
 from llmtune.planning.optimizers import DEFAULT_OPTIMIZER, state_bytes, step_bytes
-from llmtune.planning.shapes import layer_count, shapes, weight_bytes
+from llmtune.planning.shapes import shapes, weight_bytes
 from llmtune.planning.sharding import Sharding
 from llmtune.planning.spread import fullest_share
 from llmtune.planning.trace import Passes, Work, trace_passes

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError
-from llmtune.hub.settings import HubOptions
-from llmtune.models.folder import model_folder
 from llmtune.models.gpus import Gpu, gib, gpu_of_device
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
@@ -20,6 +18,7 @@ from llmtune.planning.memory import Estimate, Estimator
 from llmtune.planning.sharding import sharding_of
 from llmtune.planning.suggestions import Suggestion, suggest
 from llmtune.planning.workload import Rows, Workload, rows_of
+from llmtune.run.resolved import Run
 from llmtune.samples.prepare import prepare
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
@@ -130,10 +129,8 @@ def make_plan(args: SftArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan
         LlmtuneError: As `sft` would raise before loading weights.
         UsageError: The model's code depends on tensor values and cannot be traced; --device_map has one device.
     """
-    assert args.model_type is not None
-    info = MODEL_MAPPING[args.model_type]
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    folder = model_folder(info, args.model_id_or_path, hub=hub, weights=False)
+    run = Run.resolve(args)
+    args, info, folder = run.args, run.info, run.args.folder()
     notes: list[str] = []
     rows = _rows(args, folder, notes)
     limit, device, tflops = _device(gpu)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from llmtune.checkpoint import adapter_folder
-from llmtune.errors import ModelError
 from llmtune.models.info import ModelInfo
-from llmtune.models.ports import find_port, native_config, read_config
-from llmtune.registry import resolve_reference
+from llmtune.models.meta import from_config, with_layers
+from llmtune.models.ports import native_config
 from llmtune.tuners.lora import attach
 from llmtune.tuners.tune import prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
@@ -23,7 +22,7 @@ from llmtune.tuners.vocabulary import grow_vocabulary
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["ShapeOfQuantized", "layer_count", "shapes", "weight_bytes", "with_layers"]
+__all__ = ["ShapeOfQuantized", "shapes", "weight_bytes"]
 
 
 class _Dequantized(torch.autograd.Function):
@@ -89,44 +88,12 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
         return prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new)).train()
 
 
-def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    port = None if trust_remote_code else find_port(read_config(folder))
-    try:
-        if port is not None:
-            model_class: Any = resolve_reference(port.model_class, what=f"The class of {port.family}")
-            return model_class._from_config(config, dtype=dtype)
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-        has_vision = getattr(config, "vision_config", None) is not None
-        model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-        options = {"trust_remote_code": True} if trust_remote_code else {}
-        return model_class.from_config(config, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
-        raise ModelError(
-            f"No model can be built from {folder}/config.json: {' '.join(str(err).split())[:300]}"
-        ) from err
-
-
 def _like_checkpoint(model: Any, folder: Path) -> Any:
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(str(adapter_folder(folder)))
     config.inference_mode = False
     return attach(model, config)
-
-
-def layer_count(config: Any) -> int:
-    return int(config.get_text_config().num_hidden_layers)
-
-
-def with_layers(config: Any, count: int) -> Any:
-    """Return the configuration with fewer layers."""
-    found = copy.deepcopy(config)
-    text = found.get_text_config()
-    text.num_hidden_layers = count
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:count]
-    return found
 
 
 # Quantised weights

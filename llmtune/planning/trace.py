@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.supervised_loss import LogitMap, supervised_cross_entropy
-from llmtune.planning.checkpointing import checkpointing_kwargs
 
 __all__ = ["LiveBytes", "Passes", "Work", "trace_passes"]
 

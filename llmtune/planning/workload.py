@@ -39,7 +39,7 @@ class Rows:
 
 def rows_of(prepared: Prepared) -> Rows:
     report = prepared.train_tokens.report
-    return Rows(prepared.train_tokens.lengths, report.num_learned / max(report.num_tokens, 1))
+    return Rows(prepared.train_tokens.lengths, report.num_trainable / max(report.num_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)

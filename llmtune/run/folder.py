@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import __version__
 from llmtune.arguments.secrets import SECRETS
-from llmtune.checkpoint import has_settings
+from llmtune.checkpoint import has_settings, set_aside_later
 from llmtune.errors import OutputError
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.own import sealed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
+    from llmtune.run.lock import RunLock
 
-__all__ = ["args_record", "check_flat_folder", "new_run_folder", "remove_leftovers", "write_metrics"]
+__all__ = ["args_record", "check_flat_folder", "new_run_folder", "open_run_folder", "remove_leftovers", "write_metrics"]
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
@@ -58,6 +59,19 @@ def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> P
         raise OutputError(
             f"Cannot write into {parent} ({err.strerror}). Give a writable folder with --output_dir."
         ) from err
+
+
+def open_run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
+    """Make the folder of a run, or take that of the checkpoint that it resumes from, and hold it."""
+    if resume is None:
+        run = new_run_folder(args.output_dir, args.display_name(), flat=args.output_dir_flat)
+    else:
+        run = resume.parent
+    lock.take(run)
+    remove_leftovers(run)
+    if resume is not None:
+        set_aside_later(resume)
+    return run
 
 
 def check_flat_folder(folder: Path) -> None:

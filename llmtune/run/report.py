@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from llmtune.run.log import Decisions
+from llmtune.run.log import Decisions, device_name
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import write_text
 
-__all__ = ["Report", "device_name"]
+__all__ = ["Report"]
 
 
 @dataclass
@@ -50,7 +47,7 @@ class Report:
             "duration": f"{self.seconds:.1f} s; {self.seconds_to_first_step:.1f} s to the first step",
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
-            "tokens": f"{self.data.num_tokens:,}, {self.data.num_learned:,} of them trainable",
+            "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_trainable:,} learned",
             **({"packs": self.packs} if self.packs else {}),
             "truncated or skipped": _cut_text(self.data),
             **({"steps skipped (NaN/inf loss)": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
@@ -83,12 +80,6 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
 def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
     if "tflops" not in throughput:
         return {}
@@ -112,9 +103,9 @@ def _losses(log_file: Path) -> dict[str, float]:
 def _cut_text(data: EncodeReport) -> str:
     parts = [
         (data.num_truncated, "samples truncated"),
-        (data.num_deleted, "samples skipped: too long"),
+        (data.num_deleted, "too long, left out"),
         (data.num_cut_images, "samples skipped: truncation would cut through an image"),
-        (data.num_unlearned, "samples skipped: no trainable tokens"),
+        (data.num_untrainable, "samples skipped: no trainable tokens"),
         (data.num_problems, "rows skipped: not expressible in the template"),
         (data.num_split_rows, "rows split into one sample per assistant turn"),
         (data.num_plain, "contents that spell a control token, encoded as plain text"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from llmtune.checkpoint import (
     saved_settings,
     what_is_missing,
 )
-from llmtune.distributed.ranks import launch_id, restart_count, world_size
+from llmtune.distributed.launch import planned_processes
+from llmtune.distributed.ranks import launch_id, restart_count
 from llmtune.errors import CheckpointError
 from llmtune.utils.logging import get_logger
 
@@ -113,7 +115,10 @@ def _check_same_step(folder: Path, args: SftArguments) -> None:
     seal = read_seal(folder)
     if seal is None:  # written by an older version, or by another tool
         return
-    ours, theirs = args.step_size(), seal["step_size"]
+    processes = planned_processes(args.nproc, os.environ)
+    if processes is None:  # one per GPU, of the machine where torchrun starts
+        return
+    ours, theirs = args.step_size(processes), seal["step_size"]
     if ours != theirs:
         raise CheckpointError(
             f"{folder} was trained with {theirs} samples per step, but this command has {ours} (--batch_size x "
@@ -126,14 +131,14 @@ def _check_same_step(folder: Path, args: SftArguments) -> None:
             f"The optimizer state in {folder} was saved with "
             f"{flag.get(seal['strategy'], '--deepspeed_config_path')}. Resume with the same."
         )
-    if strategy == "deepspeed" and world_size() != seal["world_size"]:
+    if strategy == "deepspeed" and processes != seal["world_size"]:
         raise CheckpointError(
-            f"DeepSpeed sharded the state in {folder} over {seal['world_size']} processes, but this run has "
-            f"{world_size()}. Resume with the same number; DDP and --fsdp resume with any."
+            f"DeepSpeed divided the state in {folder} among {seal['world_size']} processes, and this run has "
+            f"{processes}. Resume with as many; DDP and --fsdp resume with any number."
         )
-    if world_size() != seal["world_size"]:
+    if processes != seal["world_size"]:
         text = "Resuming with %s processes instead of %s: same data in the same order, but other dropout masks."
-        get_logger().warning(text, world_size(), seal["world_size"])
+        get_logger().warning(text, processes, seal["world_size"])
 
 
 def check_steps_left(folder: Path, num_steps: int) -> None:

@@ -31,7 +31,7 @@ def data_identity(prepared: Prepared) -> dict[str, Any]:
     return {
         "samples": len(tokens),
         "tokens": int(lengths.sum()),
-        "trainable_tokens": tokens.report.num_learned,
+        "trainable_tokens": tokens.report.num_trainable,
         "digest": digest.hexdigest(),
         "streamed": isinstance(prepared.train_set, StreamedSamples),
     }

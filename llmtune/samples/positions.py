@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import UsageError
-from llmtune.hub.settings import HubOptions
-from llmtune.models.folder import model_folder
 from llmtune.models.ports import native_config
 from llmtune.utils.logging import get_logger
 
@@ -26,9 +24,7 @@ def note_positions(prepared: Prepared, args: SftArguments) -> None:
     Raises:
         UsageError: The model has no position for them at all.
     """
-    hub = HubOptions(args.use_hf, args.model_revision, args.hub_token, args.cache_dir)
-    folder = model_folder(prepared.info, args.model_id_or_path, hub=hub, weights=False)
-    config = native_config(folder, trust_remote_code=args.trust_remote_code)
+    config = native_config(args.folder(), trust_remote_code=args.trust_remote_code)
     trained = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(trained, int) or trained < 1:
         return

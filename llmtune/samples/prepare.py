@@ -73,6 +73,21 @@ class Prepared:
     def _rows_of(self, sample: int) -> list[int]:
         return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
 
+    def num_steps(self, args: SftArguments) -> int:
+        """Optimizer steps of the whole run."""
+        items = self.train_set
+        return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
+
+    def steps_per_epoch(self, args: SftArguments) -> int:
+        """Optimizer steps per epoch; 0 for a stream."""
+        items = self.train_set
+        return 0 if isinstance(items, StreamedSamples) else steps_per_epoch(len(items), args)
+
+    @property
+    def may_weigh(self) -> bool:
+        """Whether trainable tokens may weigh something else than 1; of a stream, that is not known before."""
+        return isinstance(self.train_set, StreamedSamples) or bool(self.train_tokens.report.num_weighted)
+
     def ids_of(self, tokens: list[str]) -> list[int]:
         return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 

@@ -1,7 +1,7 @@
-"""Tokens on disk: every row is encoded once, into a memory-mapped Arrow file that a second run opens at once.
+"""Token cache: every row is encoded once, into a memory-mapped Arrow file that later runs open.
 
-The file's name is a hash of all that decides its content: rows, template, tokenizer, limits and the code of the
-templates.
+The file's name is a hash of everything that its content depends on: rows, template, tokenizer, limits and the code
+of the templates.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class EncodeReport:
-    """What became of the rows. `problems`: the first few that the template could not express, and why."""
+    """Counts of encoded rows. `problems`: the first few rows that the template cannot express, with the reason."""
 
     num_rows: int = 0
     num_samples: int = 0
     num_tokens: int = 0
-    num_learned: int = 0
+    num_trainable: int = 0
     num_truncated: int = 0
     num_cut_tokens: int = 0
     num_cut_trainable: int = 0
     num_deleted: int = 0
-    num_unlearned: int = 0
+    num_untrainable: int = 0
     num_split_rows: int = 0
     num_plain: int = 0
     num_cut_images: int = 0
@@ -75,7 +75,7 @@ class EncodeReport:
         self.num_cut_tokens += row.num_cut_tokens
         self.num_cut_trainable += row.num_cut_trainable
         self.num_deleted += row.num_deleted
-        self.num_unlearned += row.num_unlearned
+        self.num_untrainable += row.num_untrainable
         self.num_plain += row.num_plain
         self.num_cut_images += row.num_cut_images
         self.num_split_rows += len(row.samples) > 1
@@ -86,7 +86,7 @@ class EncodeReport:
             return
         self.num_samples += len(row.samples)
         self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
-        self.num_learned += sum(sample.num_learned for sample in row.samples)
+        self.num_trainable += sum(sample.num_trainable for sample in row.samples)
         self.num_weighted += sum(sample.weights is not None for sample in row.samples)
 
 
@@ -128,12 +128,12 @@ class TokenStore:
         return (self[index] for index in range(len(self)))
 
     def row_of(self, index: int) -> int:
-        """Index, in the data set that was encoded, of the row that a sample comes from."""
+        """Return the index, in the encoded dataset, of the row that a sample comes from."""
         return int(self._rows[index].as_py())
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sample."""
+        """Number of tokens of each sample."""
         parts = [np.diff(chunk.offsets.to_numpy()) for chunk in self._ids]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
@@ -147,13 +147,13 @@ def encode_dataset(
     overwrite: bool = False,
     required: bool = True,
 ) -> TokenStore:
-    """Encode a canonical data set, or open what an earlier run encoded.
+    """Encode a canonical dataset, or open the tokens that an earlier run encoded.
 
     Args:
-        name: What the rows are for, in messages.
+        name: The use of the rows, for messages.
         strict: Stop at the first row that the template cannot express.
-        overwrite: Encode even what is there.
-        required: Whether no sample left is an error.
+        overwrite: Encode again, even if the tokens are cached.
+        required: Raise if no sample is left.
 
     Raises:
         DataError: No sample is left and one is required, or `strict` and a row is bad.
@@ -173,14 +173,14 @@ def encode_dataset(
 
 
 def _kept(file: Path, name: str) -> TokenStore | None:
-    """What an earlier run encoded; None where it is not there, or not as it was written."""
+    """Return the store of an earlier run; None where it is missing or damaged."""
     beside = _report_file(file)
     if not os.path.lexists(file) and not os.path.lexists(beside):
         return None
     saved = read_json(beside)
     if is_whole(file, saved.get("seal")) and saved.get("check") == _check(saved.get("report")):
         return TokenStore(file)
-    get_logger().warning(f"The encoded {name} rows in the cache are damaged; they are encoded anew.")
+    get_logger().warning(f"The encoded {name} rows in the cache are damaged; encoding them again.")
     return None
 
 
@@ -264,13 +264,13 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
         text = f"{report.num_problems:,} of {report.num_rows:,} {name} rows cannot be written with the template"
         text += f" {template.name!r}; first: {report.problems[0]}."
         if strict or report.num_problems == report.num_rows:
-            raise DataError(f"{text} Mend them, or choose another --template_type.")
-        log.warning("%s They are left out (--strict true makes this fatal).", text)
+            raise DataError(f"{text} Fix them, or choose another --template_type.")
+        log.warning("%s They are skipped (--strict true makes this fatal).", text)
     limit = f"--max_length {template.max_length}"
     for number, what in (
-        (report.num_deleted, f"are longer than {limit} and were left out"),
-        (report.num_cut_images, f"were left out, since cutting them to {limit} would cut an image: raise it"),
-        (report.num_unlearned, "have nothing left to learn and were left out"),
+        (report.num_deleted, f"are longer than {limit} and were skipped"),
+        (report.num_cut_images, f"were skipped, since truncating them to {limit} would cut an image: raise it"),
+        (report.num_untrainable, "have no trainable tokens left and were skipped"),
     ):
         if number:
             log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
@@ -280,24 +280,24 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
         text += f" and lost {report.num_cut_tokens:,} tokens at their {side}"
         text += f", {report.num_cut_trainable:,} of them trainable" if report.num_cut_trainable else ""
         if report.num_truncated > 0.01 * _total(report) or report.num_cut_trainable:
-            log.warning("%s. To leave such samples out instead: --truncation_strategy delete.", text)
+            log.warning("%s. To skip such samples instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)
     if report.num_with_images and template.images is None:
-        text = "%s %s rows name images, which this model does not see: their text alone is learned."
+        text = "%s %s rows name images, but this model takes text only: the images are ignored."
         log.warning(text, f"{report.num_with_images:,}", name)
     if report.num_weighted:
-        text = "%s of %s %s samples hold messages whose tokens weigh other than 1 in the loss."
+        text = "%s of %s %s samples hold messages with a loss weight other than 1."
         log.info(text, f"{report.num_weighted:,}", f"{report.num_samples:,}", name)
     if report.num_split_rows:
-        log.info("%s %s rows became one sample for each answer.", f"{report.num_split_rows:,}", name)
+        log.info("%s %s rows were split into one sample per assistant turn.", f"{report.num_split_rows:,}", name)
     if report.num_plain:
         text = "%s contents spell a control token and were encoded as plain text (--special_tokens_in_text)."
         log.info(text, f"{report.num_plain:,}")
 
 
 def _total(report: EncodeReport) -> int:
-    return report.num_samples + report.num_deleted + report.num_unlearned + report.num_cut_images
+    return report.num_samples + report.num_deleted + report.num_untrainable + report.num_cut_images
 
 
 def _key(dataset: Dataset, template: ChatTemplate) -> str:
@@ -321,7 +321,7 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
 
 
 def _images_text(dataset: Dataset, template: ChatTemplate) -> str:
-    """What ids depend on where images are seen: which files, of what size and time, and how the model reads them."""
+    """Return what ids depend on for a vision model: files with size and time, and the image processor's settings."""
     if template.images is None:
         return ""
     paths = (path for images in dataset["images"] for path in images or ())
@@ -336,7 +336,7 @@ def _template_text(template: ChatTemplate) -> str:
 
 
 def _described(value: Any) -> Any:
-    """A function by its source: a change of it changes what is encoded."""
+    """Describe a function by its source: a change of it changes the tokens."""
     if not callable(value):
         return value
     try:
@@ -346,7 +346,7 @@ def _described(value: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """A hash of what makes ids of text: the tokenizer's files where it has a folder, else its own description."""
+    """Return a hash of a tokenizer: of its files where it has a folder, else of its serialised form."""
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(str(tokenizer.name_or_path))
     names = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "special_tokens*", "added_tokens*")
@@ -361,7 +361,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def code_digest() -> str:
-    """A hash of the code that renders and encodes: a change of it makes earlier files stale."""
+    """Return a hash of the code that renders and encodes: a change of it makes earlier files stale."""
     import llmtune.templates
 
     digest = hashlib.blake2b(digest_size=16)

@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError
-from llmtune.hub.settings import HubOptions
 from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.store import EncodeReport
 
@@ -133,10 +132,8 @@ def open_stream(args: SftArguments) -> RecordStream:
     """The rows of `--dataset`, to be read while they are trained on."""
     from llmtune.data.streaming import RecordStream
 
-    hub = HubOptions(use_hf=args.use_hf, token=args.hub_token, cache_dir=args.cache_dir)
-    return RecordStream(
-        args.dataset, strict=args.strict, hub=hub, model_name=args.model_name, model_author=args.model_author
-    )
+    names = {"model_name": args.model_name, "model_author": args.model_author}
+    return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), **names)
 
 
 def stream_samples(records: RecordStream, template: ChatTemplate, args: SftArguments) -> StreamedSamples:

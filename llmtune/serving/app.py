@@ -24,15 +24,15 @@ __all__ = ["create_app"]
 
 CLIENT_GONE = 499
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request makes no sense."},
-    401: {"description": "The key is missing or another."},
+    400: {"description": "The request is invalid."},
+    401: {"description": "The API key is missing or wrong."},
     403: {"description": "The Host header is not this machine's, and the server has no key."},
-    404: {"description": "There is no such model."},
+    404: {"description": "The model does not exist."},
     408: {"description": "The request did not arrive in time."},
     413: {"description": "The body is too large."},
-    429: {"description": "Too many requests wait."},
-    503: {"description": "The server is going down."},
-    504: {"description": "It took too long."},
+    429: {"description": "The queue is full."},
+    503: {"description": "The server is shutting down."},
+    504: {"description": "The request timed out."},
 }
 
 
@@ -85,11 +85,11 @@ async def _answer(service: Service, asked: Chat | Completion, request: Request) 
     finally:
         gone.cancel()
         whole.cancel()
-        service.cancel(job)  # also where it never began to wait
+        service.cancel(job)  # also if it never started to wait
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events; a client that goes frees its place, even before the first of them."""
+    """Return server-sent events; a client that disconnects frees its slot, even before the first of them."""
 
     def __init__(self, service: Service, job: Job, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -109,7 +109,7 @@ async def _until_gone(request: Request) -> None:
 
 
 async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Server-sent events. A failure after the first byte can only be told inside the stream."""
+    """Yield server-sent events. A failure after the first byte can only be reported inside the stream."""
     try:
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"

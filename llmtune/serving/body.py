@@ -1,4 +1,4 @@
-"""The body of a request, parsed beside the event loop and bounded before anything is made of it."""
+"""Parse request bodies off the event loop, with limits checked before objects are built."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llmtune.serving.errors import ApiError
 __all__ = ["MAX_DEPTH", "BoundedRoute", "is_deeper"]
 
 MAX_DEPTH = 64
-"""Of objects and lists in each other, in what a request brings for the chat template or the log."""
+"""Maximum nesting of objects and lists in request fields for the chat template or the log."""
 
 
 class BoundedRoute(APIRoute):
-    """Reads JSON on a thread: megabytes of it would stop every other request for as long."""
+    """Route whose requests parse their JSON on a thread: megabytes of it would block all other requests."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -27,7 +27,7 @@ class BoundedRoute(APIRoute):
         async def bounded(request: Request) -> Response:
             request = _BoundedRequest(request.scope, request.receive)
             if "json" in request.headers.get("content-type", ""):
-                await request.json()  # FastAPI, which asks again, tells of any fault by words of its own
+                await request.json()  # FastAPI, which parses it again, reports errors in its own words
             return await handle(request)
 
         return bounded
@@ -41,12 +41,12 @@ class _BoundedRequest(Request):
 
 
 def _parsed(body: bytes, max_messages: int) -> Any:
-    """Pydantic's own reader refuses what Python's lets pass: half of a surrogate pair, nesting without end.
+    """Parse JSON with pydantic's parser, which refuses half surrogate pairs and deep nesting, unlike Python's.
 
-    Messages are counted before an object is made of each: a quotation mark inside a text has a backslash before it.
+    Messages are counted before objects are built: a quotation mark inside a text has a backslash before it.
     """
     if body.count(b'"role"') > max_messages:
-        text = f"messages: there are more than the {max_messages:,} that fit into the model's context."
+        text = f"messages: more than {max_messages:,} messages do not fit into the model's context."
         raise ApiError(400, text, param="messages", code="too_long")
     try:
         return from_json(body)
@@ -60,7 +60,7 @@ def _parsed(body: bytes, max_messages: int) -> Any:
 
 
 def is_deeper(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Whether objects and lists stand in each other more than so many times."""
+    """Return whether objects and lists are nested deeper than this many levels."""
     level = [value]
     for _ in range(depth + 1):
         level = [

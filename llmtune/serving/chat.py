@@ -35,12 +35,12 @@ __all__ = ["Chat", "number_of_answers"]
 
 IMAGES = ("image_url", "input_image")
 PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
-"""What templates may write of a message beside its content."""
+"""Fields of a message that templates may write beside its content."""
 
 
 @dataclasses.dataclass
 class Chat:
-    """A request on its way: prepared on a thread, started and told on the event loop."""
+    """A request in progress: prepared on a thread, started and streamed on the event loop."""
 
     service: Service
     request: ChatRequest
@@ -55,16 +55,18 @@ class Chat:
         """Check and tokenise.
 
         Raises:
-            ApiError: The request makes no sense, or the model cannot express it.
+            ApiError: The request is invalid, or the template cannot express it.
         """
         _check_depth(request)
         template = service.template(request.model)
         fmt = format_of_request(request, template)
         asked = call_asked_by(request, fmt)
         if _wants_json(request) and shown_tools(request):
-            raise ApiError(400, "response_format json_object and tools exclude one another.", param="response_format")
+            raise ApiError(
+                400, "response_format json_object and tools are mutually exclusive.", param="response_format"
+            )
         if request.top_logprobs and not request.logprobs:
-            raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+            raise ApiError(400, "top_logprobs requires logprobs to be true.", param="top_logprobs")
         pictures = Pictures()
         conversation = _conversation(request, pictures, sees=template.images is not None)
         prompt, opened = service.chat_prompt(request.model, conversation)
@@ -87,7 +89,7 @@ class Chat:
         )
 
     async def whole(self, job: Job) -> dict[str, Any]:
-        """The answer's body."""
+        """Return the response body."""
         async for _ in self.service.pieces(job):
             pass
         choices = []
@@ -109,7 +111,7 @@ class Chat:
         return self._body(job, "chat.completion") | {"choices": choices, "usage": job.usage()}
 
     async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
-        """The same as a stream."""
+        """Yield the response as a stream."""
         options = self.request.stream_options
         with_usage = options is not None and bool(options.include_usage)
         body = self._body(job, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
@@ -152,7 +154,7 @@ class Chat:
         return AnswerText(self.fmt, self.asked, parallel=self.request.parallel_tool_calls is not False)
 
     def _thought_text(self) -> ThoughtText:
-        """An answer that is held to a form is that form and nothing before it."""
+        """Return the splitter of thoughts; a constrained generation has none."""
         held = self.asked is not None or _wants_json(self.request)
         marks = None if held else self.service.template(self.request.model).thought_marks
         return ThoughtText(marks, opened=self.opened)
@@ -162,19 +164,19 @@ class Chat:
 
 
 def _check_depth(request: ChatRequest) -> None:
-    """What may be nested without end reaches the chat template, which would run out of stack."""
+    """Refuse deeply nested fields, with which the chat template would overflow the stack."""
     for number, tool in enumerate(request.tools or ()):
         if is_deeper(tool.function.parameters):
             place = f"tools.{number}.function.parameters"
-            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+            raise ApiError(400, f"{place}: nested more than {MAX_DEPTH} levels deep.", param=place)
     if is_deeper(request.chat_template_kwargs):
         raise ApiError(
-            400, f"chat_template_kwargs: nested deeper than {MAX_DEPTH} times.", param="chat_template_kwargs"
+            400, f"chat_template_kwargs: nested more than {MAX_DEPTH} levels deep.", param="chat_template_kwargs"
         )
     for number, message in enumerate(request.messages):
         if any(is_deeper(call.function.arguments) for call in message.tool_calls or ()):
             place = f"messages.{number}.tool_calls"
-            raise ApiError(400, f"{place}: nested deeper than {MAX_DEPTH} times.", param=place)
+            raise ApiError(400, f"{place}: nested more than {MAX_DEPTH} levels deep.", param=place)
 
 
 def _wants_json(request: ChatRequest) -> bool:
@@ -183,14 +185,16 @@ def _wants_json(request: ChatRequest) -> bool:
 
 def number_of_answers(service: Service, n: int | None) -> int:
     if n is not None and n > service.args.max_n:
-        raise ApiError(400, f"n is {n}, and this server gives {service.args.max_n} answers at most.", param="n")
+        raise ApiError(400, f"n is {n}; this server allows at most {service.args.max_n}.", param="n")
     return n or 1
 
 
 def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Conversation:
     rows = [_message(message, pictures, sees=sees) for message in request.messages]
     if rows[-1]["role"] == "assistant":
-        raise ApiError(400, "messages: the last one is the assistant's; there is nothing to answer.", param="messages")
+        raise ApiError(
+            400, "messages: the last message is the assistant's; there is nothing to respond to.", param="messages"
+        )
     try:
         messages = parse_messages(rows, "messages", Found())
         check_turns(messages, need_answer=False)
@@ -211,9 +215,9 @@ def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[st
                 parts.append(text)
             elif part.type in IMAGES and part.image_url is not None:
                 if not sees:
-                    raise ApiError(400, "This model does not see images.", param="messages")
+                    raise ApiError(400, "This model does not support images.", param="messages")
                 if message.role != "user":
-                    raise ApiError(400, "Images belong into messages of the user.", param="messages")
+                    raise ApiError(400, "Images are allowed in user messages only.", param="messages")
                 pictures.add(part.image_url if isinstance(part.image_url, str) else part.image_url.url)
                 parts.append("<image>")
             else:
@@ -235,5 +239,5 @@ def _logprob(one: TokenLogprob) -> dict[str, Any]:
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    """`bytes` is null where the token is a part of a character."""
+    """Return logprobs in the API's format. `bytes` is null where the token is part of a character."""
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": None if HALF in text else list(text.encode())}

@@ -1,4 +1,4 @@
-"""`--batching auto`: transformers' continuous batching where it works, else our queue, and the reason."""
+"""`--batching auto`: transformers' continuous batching where it works, else llmtune's queue, with the reason."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
 __all__ = ["choose_batcher", "reason_for_queue"]
 
 PAGED = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4")
-"""What transformers 5.23 computes over a paged cache (continuous_api.py, switch_to_cb_friendly_attn)."""
+"""Attention implementations of transformers 5.23 with a paged cache (continuous_api.py, switch_to_cb_friendly_attn)."""
 PATIENCE = 120.0
-"""Seconds for the first answer, with which continuous batching shows that it works."""
+"""Seconds for the test generation of continuous batching."""
 
 
 def choose_batcher(engine: Engine, args: ServeArguments) -> Batcher | ContinuousBatcher:
-    """What `--batching` asks for.
+    """Return the batcher for `--batching`.
 
     Raises:
-        UsageError: `continuous` is asked for, and cannot be.
+        UsageError: `continuous` is requested and not possible.
     """
     limits = {"max_batch_size": args.max_batch_size, "max_queue": args.max_queue}
     reason = reason_for_queue(engine) if args.batching == "auto" else ""
     if args.batching == "queue" or reason:
         if reason:
-            get_logger().info("Answers share the model in a queue, since %s.", reason)
+            get_logger().info("Batching: llmtune's queue, since %s.", reason)
         return Batcher(engine, **limits)
     if args.batching == "continuous":
         return _continuous(engine, limits)
     found = _tried(engine, limits)
     if isinstance(found, str):
-        get_logger().warning("Answers share the model in a queue, since continuous batching failed: %s", found)
+        get_logger().warning("Batching: llmtune's queue, since continuous batching failed: %s", found)
         return Batcher(engine, **limits)
-    get_logger().info("Answers share the model by transformers' continuous batching (--batching queue: by ours).")
+    get_logger().info("Batching: transformers' continuous batching (llmtune's queue: --batching queue).")
     return found
 
 
 def reason_for_queue(engine: Engine) -> str:
-    """Why continuous batching is not even tried; "" where it is."""
+    """Return why continuous batching is not tried; "" where it is."""
     model = engine.model
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or "eager"
     places = set(map(str, getattr(model, "hf_device_map", {}).values()))
     if model.device.type != "cuda":
-        return "there is no GPU, where a paged cache pays"
+        return "there is no GPU"
     if engine.template.images is not None:
-        return "the model sees images"
+        return "it is a vision model"
     if any(engine.adapters):
-        return "several models share the base"
+        return "several adapters share the base model"
     if len(places) > 1:
-        return "the model lies on several GPUs"
+        return "the model is spread over several GPUs"
     if attention not in PAGED:
-        return f"there is no paged cache for attention {attention}"
+        return f"attention {attention} has no paged cache"
     return ""
 
 
@@ -72,7 +72,7 @@ def _continuous(engine: Engine, limits: dict[str, int]) -> ContinuousBatcher:
 
 
 def _tried(engine: Engine, limits: dict[str, int]) -> ContinuousBatcher | str:
-    """A batcher that has given an answer, or what went wrong."""
+    """Return a batcher that has passed the test generation, or its error."""
     try:
         batcher = _continuous(engine, limits)
     except (LlmtuneError, ValueError, RuntimeError, AttributeError, NotImplementedError) as err:
@@ -88,7 +88,7 @@ def _tried(engine: Engine, limits: dict[str, int]) -> ContinuousBatcher | str:
     row.cancel()
     batcher.forget_cancelled()
     batcher.close(timeout=1)
-    return f"no answer within {PATIENCE:g} seconds." if row.error is None else _line(row.error)
+    return f"no response within {PATIENCE:g} seconds." if row.error is None else _line(row.error)
 
 
 def _line(err: Exception) -> str:

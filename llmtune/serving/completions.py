@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: a text goes on, without a template."""
+"""`POST /v1/completions`: text completion without a template."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Completion"]
 
 @dataclasses.dataclass
 class Completion:
-    """A request on its way: prepared on a thread, started and told on the event loop."""
+    """A request in progress: prepared on a thread, started and streamed on the event loop."""
 
     service: Service
     request: CompletionRequest
@@ -30,26 +30,30 @@ class Completion:
         """Check and tokenise.
 
         Raises:
-            ApiError: The request makes no sense.
+            ApiError: The request is invalid.
         """
         service.adapter(request.model)
         if request.echo and request.logprobs is not None:
             raise ApiError(400, "echo with logprobs is not supported: prompts are not scored.", param="echo")
         if request.best_of not in (None, request.n or 1):
-            raise ApiError(400, "best_of is not supported, but as large as n.", param="best_of")
+            raise ApiError(400, "best_of is not supported, unless it equals n.", param="best_of")
         texts = _list(request)
         if len(texts) * (request.n or 1) > service.args.max_n:  # before any of them is tokenised
             raise ApiError(
                 400,
-                f"{len(texts)} prompts with {request.n or 1} answers each are more than the {service.args.max_n} that "
-                "this server gives to one request.",
+                f"{len(texts)} prompts with n={request.n or 1} exceed the {service.args.max_n} completions that this "
+                "server allows per request.",
                 param="prompt",
             )
         prompts = [service.text_prompt(one) if isinstance(one, str) else Encoded(list(one)) for one in texts]
         if not prompts or not all(prompt.input_ids for prompt in prompts):
             raise ApiError(400, "prompt is empty.", param="prompt")
         if any(token >= service.vocab_size for prompt in prompts for token in prompt.input_ids):
-            raise ApiError(400, f"prompt: the model has {service.vocab_size:,} tokens.", param="prompt")
+            raise ApiError(
+                400,
+                f"prompt: a token id is out of range; the vocabulary has {service.vocab_size:,} tokens.",
+                param="prompt",
+            )
         echoes = [service.text_of(prompt) if request.echo else "" for prompt in prompts]
         return cls(service, request, prompts, echoes)
 
@@ -61,7 +65,7 @@ class Completion:
         return self.service.start(self.request.model, self.prompts, sampling, n, kind="cmpl")
 
     async def whole(self, job: Job) -> dict[str, Any]:
-        """The answer's body."""
+        """Return the response body."""
         async for _ in self.service.pieces(job):
             pass
         choices = [
@@ -71,7 +75,7 @@ class Completion:
         return self._body(job) | {"choices": choices, "usage": job.usage()}
 
     async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
-        """The same as a stream."""
+        """Yield the response as a stream."""
         options = self.request.stream_options
         with_usage = options is not None and bool(options.include_usage)
         body = self._body(job) | ({"usage": None} if with_usage else {})
@@ -104,7 +108,7 @@ def _list(request: CompletionRequest) -> list[Any]:
 
 
 def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """`text_offset` counts characters of the tokens told here."""
+    """Return logprobs in the API's format. `text_offset` counts characters of the tokens returned here."""
     offsets, place = [], 0
     for one in logprobs:
         offsets.append(place)

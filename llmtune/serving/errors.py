@@ -1,4 +1,4 @@
-"""Errors in the API's own shape: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in the API's format: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RETRY_AFTER_S = "1"
 
 
 class ApiError(Exception):
-    """What a request is refused with."""
+    """Error response to a request."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ def error_response(
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let every failure of an app answer in this shape."""
+    """Make every failure of an app return this format."""
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -65,7 +65,7 @@ async def _refused(request: Request, err: Any) -> JSONResponse:
 
 
 async def _invalid(request: Request, err: Any) -> JSONResponse:
-    """One of pydantic's complaints: of a field with several shapes, that of the shape that fits furthest."""
+    """Return one of pydantic's errors: for a field with several types, that of the type that matches best."""
     errors = err.errors()
     start = [part for part in errors[0]["loc"] if not _is_shape(part)]
     same = [one for one in errors if [part for part in one["loc"] if not _is_shape(part)][: len(start)] == start]
@@ -73,20 +73,20 @@ async def _invalid(request: Request, err: Any) -> JSONResponse:
     place = ".".join(str(part) for part in first["loc"] if part != "body" and not _is_shape(part)) or None
     message = "The body is not JSON." if first["type"] == "json_invalid" else f"{place or 'body'}: {first['msg']}."
     if first["type"] == "extra_forbidden":
-        message = f"{place}: this server knows no such field."
+        message = f"{place}: unknown field."
     return error_response(400, message, param=place, code=first["type"])
 
 
 def _is_shape(part: str | int) -> bool:
-    """Whether a part of an error's place is one of the shapes that a field may have, and no name of a field."""
+    """Return whether a part of an error's location is a type of a field, not the name of a field."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool", "ToolChoice") or "[" in part)
 
 
 async def _http(request: Request, err: Any) -> JSONResponse:
-    texts = {404: f"There is no {request.url.path} here.", 405: f"{request.url.path} does not take {request.method}."}
+    texts = {404: f"{request.url.path} does not exist.", 405: f"{request.url.path} does not allow {request.method}."}
     return error_response(err.status_code, texts.get(err.status_code, str(err.detail)), headers=err.headers)
 
 
 async def _unexpected(request: Request, err: Exception) -> JSONResponse:
     get_logger().error("%s failed: %s: %s", request.url.path, type(err).__name__, err)
-    return error_response(500, "The server failed at this request; its log says why.")
+    return error_response(500, "The server failed at this request; see its log.")

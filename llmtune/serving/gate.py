@@ -1,4 +1,4 @@
-"""What every request passes first: the key, the size of its body, the counts."""
+"""Middleware for every request: API key, Host header, body size, counts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from llmtune.serving.service import Service
 __all__ = ["OPEN_PATHS", "Gate"]
 
 OPEN_PATHS = ("/health",)
-"""What answers without the key: a load balancer has none."""
+"""Paths that need no key: a load balancer has none."""
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/openapi.json")
 
 MAX_PIECES = 6
-"""Read timeouts that a whole body may take."""
+"""Time limit of a whole body, in read timeouts."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -61,13 +61,15 @@ class Gate:
         headers = dict(scope["headers"])
         if not self._is_known(scope["path"], headers.get(b"authorization", b"")):
             await error_response(
-                401, "A key is needed: Authorization: Bearer KEY, the server's --api_key.", code="invalid_api_key"
+                401,
+                "An API key is required: Authorization: Bearer KEY, the server's --api_key.",
+                code="invalid_api_key",
             )(scope, receive, send)
             return
         if not self._is_meant(scope["path"], headers.get(b"host", b"")):
             text = (
-                "The Host header names another machine. A server without a key answers to this machine's own names "
-                "alone, so that no page in a browser can reach it: set LLMTUNE_API_KEY to answer to others."
+                "The Host header names another machine. A server without an API key accepts this machine's own names "
+                "only, so that no web page can reach it: set LLMTUNE_API_KEY to accept others."
             )
             await error_response(403, text, code="wrong_host")(scope, receive, send)
             return
@@ -82,7 +84,7 @@ class Gate:
         except ConnectionError:
             return
         if body is None:
-            text = f"The body is larger than the {self.service.max_body:,} bytes that this server takes."
+            text = f"The body is larger than the limit of {self.service.max_body:,} bytes."
             await error_response(413, text, code="body_too_large")(scope, receive, send)
             return
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -98,9 +100,9 @@ class Gate:
         return hmac.compare_digest(given, self.expected)
 
     def _is_meant(self, path: str, host: bytes) -> bool:
-        """Whether the client asked for this machine by its own name, where nothing else keeps strangers out.
+        """Return whether the Host header is one of this machine's own names, where there is no other protection.
 
-        A page of a stranger's can let its name resolve to 127.0.0.1 (DNS rebinding); the browser still sends the name.
+        A malicious page can let its name resolve to 127.0.0.1 (DNS rebinding); the browser still sends that name.
         """
         if self.expected is not None or path in OPEN_PATHS or not host:
             return True
@@ -109,10 +111,10 @@ class Gate:
         return is_loopback(name) or name.strip("[]") == self.service.args.host.lower()
 
     async def _body(self, length: bytes, receive: Receive) -> bytes | None:
-        """The whole body, or None where it is too large: then no more of it is read.
+        """Return the whole body, or None where it is too large: then no more of it is read.
 
         Raises:
-            TimeoutError: It does not go on, or does not end. ConnectionError: The client has gone.
+            TimeoutError: It stalls, or does not end. ConnectionError: The client has disconnected.
         """
         limit = self.service.max_body
         if length.isdigit() and int(length) > limit:

@@ -1,4 +1,4 @@
-"""Connections that say nothing, or half of a request's head, are closed; uvicorn would keep them for ever."""
+"""Close connections that send nothing, or only a part of a request's head; uvicorn would keep them forever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 __all__ = ["READ_TIMEOUT_S", "PatientProtocol"]
 
 READ_TIMEOUT_S = 20.0
-"""Seconds for the head of a request, and between two pieces of its body."""
+"""Seconds for the head of a request, and between two chunks of its body."""
 if TYPE_CHECKING:
     _Base: Any = object
 else:
@@ -18,7 +18,7 @@ else:
 
 
 class PatientProtocol(_Base):
-    """Uvicorn's protocol with a clock that runs while the head of a request is awaited."""
+    """Uvicorn's protocol with a timeout for the head of a request."""
 
     _clock: asyncio.TimerHandle | None = None
 
@@ -41,7 +41,7 @@ class PatientProtocol(_Base):
         return self.cycle is None or bool(self.cycle.response_complete)
 
     def _start(self) -> None:
-        """From the first byte: more of them, one at a time, win nothing."""
+        """Start the timer at the first byte; further bytes do not extend it."""
         if self._clock is None:
             self._clock = asyncio.get_running_loop().call_later(READ_TIMEOUT_S, self._end)
 

@@ -1,4 +1,4 @@
-"""Images that a request brings: data URLs become files for as long as its answers are written."""
+"""Images of a request: data URLs become files for the duration of its generations."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ __all__ = ["Pictures"]
 
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
-"""The image types that a request may declare; Pillow's other readers (EPS starts Ghostscript) never see its bytes."""
+"""Accepted image types; Pillow's other readers (EPS starts Ghostscript) never receive the bytes."""
 MAX_PIXELS = 50_000_000
 
 
 class Pictures:
-    """The images of one request, in a folder that goes with the object."""
+    """The images of one request, in a folder that is removed with the object."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
         self._folder: Path | None = None
 
     def add(self, url: str) -> str:
-        """The path of the image in a data URL.
+        """Return the path of the image in a data URL.
 
         Raises:
-            ApiError: An address, which this server does not fetch; a path, which is none of the client's; no base64;
-                no image of the declared type; one of too many pixels.
+            ApiError: A URL, which this server does not fetch; a local path; invalid base64; no image of the declared
+                type; too many pixels.
         """
         head, comma, content = url.partition(",")
         if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
             raise ApiError(
                 400,
-                "image_url takes data:image/...;base64,... alone: this server fetches nothing and reads no files.",
+                "image_url must be data:image/...;base64,...: this server fetches no URLs and reads no files.",
                 param="messages",
             )
         try:
@@ -57,26 +57,28 @@ class Pictures:
 
 
 def _check(data: bytes, declared: str) -> None:
-    """Read the head of an image, as what it is said to be, before anything decodes it."""
+    """Check the header of an image, by its declared type, before anything decodes it."""
     from PIL import Image
 
     if declared not in FORMATS:
         types = ", ".join(f"image/{name}" for name in FORMATS)
-        raise ApiError(400, f"messages: image_url: image/{declared[:40]} is not taken; {types} are.", param="messages")
+        raise ApiError(
+            400, f"messages: image_url: image/{declared[:40]} is not supported; supported: {types}.", param="messages"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[FORMATS[declared]]) as image:
                 width, height = image.size
-    except Exception as err:  # whatever a reader raises for bytes that are no image of its kind
+    except Exception as err:  # a reader may raise anything for bytes that are no image of its kind
         if isinstance(err, Image.DecompressionBombError):
             raise _too_large() from None
         raise ApiError(
-            400, f"messages: image_url: its data is no image/{declared} that can be read.", param="messages"
+            400, f"messages: image_url: its data is not a readable image/{declared}.", param="messages"
         ) from None
     if width * height > MAX_PIXELS:
         raise _too_large()
 
 
 def _too_large() -> ApiError:
-    return ApiError(400, f"messages: image_url: an image has more than {MAX_PIXELS:,} pixels.", param="messages")
+    return ApiError(400, f"messages: image_url: the image has more than {MAX_PIXELS:,} pixels.", param="messages")

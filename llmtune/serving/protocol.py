@@ -1,6 +1,6 @@
-"""What requests may say. Fields and their ranges are those of OpenAI's API, and of vLLM where that has more.
+"""Schemas of requests. Fields and ranges are those of OpenAI's API, plus those of vLLM.
 
-A thought travels as `reasoning_content`, as in DeepSeek's API and vLLM's; requests may call it `reasoning`.
+A thought is `reasoning_content`, as in DeepSeek's API and vLLM's; requests may call it `reasoning`.
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions); https://docs.vllm.ai (top_k,
 repetition_penalty as further fields of the body).
@@ -21,7 +21,7 @@ MAX_TOOLS = 512
 
 
 def _shape_of(value: Any) -> str:
-    """An error names what is wrong in the shape that was meant."""
+    """Discriminate between text and list, so that an error refers to the intended type."""
     return "parts[]" if isinstance(value, list) else "text[]"
 
 
@@ -34,7 +34,7 @@ Token = Annotated[int, Field(ge=0)]
 
 
 class _Model(BaseModel):
-    """A null asks for nothing, also in a field that this server does not know."""
+    """Drop nulls, also in unknown fields."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -52,7 +52,7 @@ class StreamOptions(_Model):
 
 
 class GenerationRequest(_Model):
-    """What chats and completions share. None: as the server's flags say."""
+    """Fields shared by chats and completions. None: the server's flags apply."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -92,7 +92,7 @@ class ImageUrl(_Model):
 
 
 class Part(_Model):
-    """`input_text` and the like are names of OpenAI's newer API; `cache_control` is Anthropic's, and no use here."""
+    """Content part. `input_text` and the like are names of OpenAI's newer API; `cache_control` is ignored."""
 
     type: Literal["text", "input_text", "output_text", "refusal", "image_url", "input_image"]
     text: str | None = None

@@ -1,4 +1,4 @@
-"""The server process: start, tell where it is, and go down in order."""
+"""The server process: start-up, start message, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Server", "serve"]
 
 
 def serve(args: ServeArguments) -> None:
-    """Load the model and answer requests until SIGTERM or Ctrl-C, which finishes what runs.
+    """Load the model and serve requests until SIGTERM or Ctrl-C, which finishes running requests.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+        LlmtuneError: Any user error: see `llmtune.errors`.
     """
     quiet_libraries()
     allow_many_connections()
     log = get_logger()
     args.tell()
-    listener = listen(args.host, args.port)  # before the weights: a port that is taken costs no minutes
+    listener = listen(args.host, args.port)  # before the weights, so that a port in use fails at once
     with listener:
         service = Service(load_engine(args, args.adapter_args), args)
         log.info("%s", start_message(service, listener.getsockname()[1]))
@@ -38,11 +38,11 @@ def serve(args: ServeArguments) -> None:
             Server(service).run(sockets=[listener])
         finally:
             service.batcher.close()
-    log.info("The server is down; what ran is finished.")
+    log.info("The server has stopped; running requests were finished.")
 
 
 def allow_many_connections() -> None:
-    """As many open sockets as the system lets this user have: the usual 1,024 are soon held by idle clients."""
+    """Raise the limit on open sockets to the maximum: the usual 1,024 are soon held by idle clients."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -54,19 +54,19 @@ def allow_many_connections() -> None:
 
 
 def start_message(service: Service, port: int) -> str:
-    """Where the server is, what it serves, and a request to try."""
+    """Return the start message: address, models, and a request to try."""
     args = service.args
     address = f"http://{shown_host(args.host)}:{port}"
     body = json.dumps({"model": args.main_name, "messages": [{"role": "user", "content": "Who are you?"}]})
     key = "" if args.api_key is None else ' -H "Authorization: Bearer $LLMTUNE_API_KEY"'
     return (
-        f"Serving {', '.join(service.models)} at {address}/v1 (Ctrl-C ends it). Try:\n"
+        f"Serving {', '.join(service.models)} at {address}/v1 (Ctrl-C stops it). Try:\n"
         f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
     )
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that, asked to end, first refuses what is new with 503 and finishes what it has."""
+    """Uvicorn with a graceful shutdown: it refuses new requests with 503 and finishes the running ones."""
 
     def __init__(self, service: Service) -> None:
         config = uvicorn.Config(
@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         waits = self.service.batcher.num_running + self.service.batcher.num_waiting
-        get_logger().info("%s: finishing %d answers. Once more ends at once.", signal.Signals(sig).name, waits)
+        get_logger().info("%s: finishing %d generations. Repeat to stop at once.", signal.Signals(sig).name, waits)
         self.service.batcher.refuse()
 
     async def on_tick(self, counter: int) -> bool:

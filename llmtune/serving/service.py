@@ -1,4 +1,4 @@
-"""What stands behind the HTTP layer: names, prompts, the queue, and answers as they come."""
+"""Service below the HTTP layer: model names, prompts, the queue, and streamed generations."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["Job", "Service"]
 
 SMALLEST_TEMPERATURE = 1e-3
 CHARACTERS_A_TOKEN = 16
-"""On average of a whole prompt: text has 4, deeply indented code 8."""
+"""Maximum of characters per token, averaged over a prompt: text has 4, deeply indented code 8."""
 MIN_CHARACTERS = 20_000
 MIN_MESSAGES = 64
 MAX_CHARACTERS = 4_000_000
-"""Where the model's context is not known."""
+"""Characters, for a model of unknown context length."""
 
 
 @dataclasses.dataclass
 class Job:
-    """One request at work. `prompts`: one for each `n` of its rows."""
+    """One running request. `prompts`: one for each `n` of its rows."""
 
     model: str
     prompts: list[Encoded]
@@ -63,10 +63,10 @@ class Job:
 
 
 class Service:
-    """An engine with names and a queue.
+    """An engine with model names and a queue.
 
     Args:
-        defaults: What a request that says nothing is sampled with.
+        defaults: Default sampling settings of requests.
     """
 
     def __init__(self, engine: Engine, args: ServeArguments) -> None:
@@ -86,22 +86,22 @@ class Service:
         self.vocab_size = int(config.vocab_size)
 
     def adapter(self, model: str) -> str | None:
-        """What PEFT calls the model of a request."""
+        """Return PEFT's name of a request's model."""
         if model not in self.models:
             known = ", ".join(self.models)
             raise ApiError(
-                404, f"There is no model {model!r} here, but {known}.", param="model", code="model_not_found"
+                404, f"The model {model!r} does not exist. Available: {known}.", param="model", code="model_not_found"
             )
         return self.models[model]
 
     def template(self, model: str) -> ChatTemplate:
-        """For the tokens and texts of answers."""
+        """Return the template of a model, for decoding generations."""
         return self.engine.adapters.template(self.adapter(model))
 
-    # Prompts, made on threads beside the event loop's
+    # Prompts, rendered on threads off the event loop
 
     def chat_prompt(self, model: str, conversation: Conversation) -> tuple[Encoded, bool]:
-        """The prompt, and whether it opens a thought.
+        """Return the prompt, and whether it opens a thought.
 
         Raises:
             ApiError: It is too long, or the template cannot express it.
@@ -128,29 +128,29 @@ class Service:
             return str(writer.tokenizer.decode(prompt.input_ids, skip_special_tokens=True))
 
     def _check_size(self, num_characters: int, param: str) -> None:
-        """Before anything is tokenised: that takes time in proportion, which others would wait for."""
+        """Check a prompt's length before tokenising it, since others would wait for that."""
         limit = self.max_prompt_tokens
         most = MAX_CHARACTERS if limit is None else max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS)
         if num_characters > most:
-            tokens = "" if limit is None else f", which takes {limit:,} tokens"
+            tokens = "" if limit is None else f", whose limit is {limit:,} tokens,"
             raise ApiError(
                 400,
-                f"The prompt has {num_characters:,} characters, and this server{tokens} reads {most:,}.",
+                f"The prompt has {num_characters:,} characters; this server{tokens} allows {most:,}.",
                 param=param,
                 code="context_length_exceeded",
             )
 
     @property
     def max_messages(self) -> int:
-        """Each takes three tokens at least, of its role and its end."""
+        """Most messages of a request; each takes at least three tokens, of its role and its end."""
         limit = self.max_prompt_tokens
         return MAX_MESSAGES if limit is None else min(MAX_MESSAGES, max(limit // 3, MIN_MESSAGES))
 
     @property
     def max_body(self) -> int:
-        """Bytes of a body; where the model sees no images, no more than the longest prompt takes, with a MiB around it.
+        """Most bytes of a body; for a text model, those of the longest prompt plus 1 MiB.
 
-        A character takes six bytes where it is escaped.
+        An escaped character takes six bytes.
         """
         limit = self.max_prompt_tokens
         if limit is None or self.engine.template.images is not None:
@@ -162,7 +162,7 @@ class Service:
         return self.args.max_prompt_length or (None if self.context is None else self.context - 1)
 
     def sampling(self, request: GenerationRequest, prompts: Sequence[Encoded], max_tokens: int | None) -> Sampling:
-        """The request's settings over the server's."""
+        """Return the server's settings, overridden by the request's."""
         given = {
             name: value
             for name in ("temperature", "top_p", "top_k", "repetition_penalty")
@@ -189,18 +189,18 @@ class Service:
         for key, value in (request.logit_bias or {}).items():
             token = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
             if not 0 <= token < self.vocab_size:
-                raise ApiError(400, f"logit_bias: {key[:20]!r} is no token of this model.", param="logit_bias")
+                raise ApiError(400, f"logit_bias: {key[:20]!r} is not a token id of this model.", param="logit_bias")
             found.append((token, value))
         return tuple(found)
 
     def _room(self, prompts: Sequence[Encoded], wanted: int | None) -> int:
-        """Tokens for the answers, where prompt and answer fit into the context."""
+        """Return the maximum of generated tokens, so that prompt and generation fit into the context."""
         length = max(len(prompt.input_ids) for prompt in prompts)
         limit = self.max_prompt_tokens
         if limit is not None and length > limit:
             raise ApiError(
                 400,
-                f"The prompt has {length:,} tokens, and this server takes {limit:,}.",
+                f"The prompt has {length:,} tokens; this server allows {limit:,}.",
                 param="messages",
                 code="context_length_exceeded",
             )
@@ -231,11 +231,11 @@ class Service:
         keeps: object = None,
         kind: str = "chatcmpl",
     ) -> Job:
-        """Put a request into the queue. Called on the event loop, which the pieces come back to.
+        """Queue a request. Called on the event loop, which receives the pieces.
 
         Args:
-            frame: What the model writes around an answer; see `Row`.
-            keeps: What its rows hold on to until they are written.
+            frame: Text that the model writes around a response; see `Row`.
+            keeps: Objects to keep alive during generation.
         """
         loop = asyncio.get_running_loop()
         until = time.monotonic() + self.args.request_timeout
@@ -258,13 +258,13 @@ class Service:
         try:
             self.batcher.submit(job.rows, adapter=self.adapter(model))
         except QueueFull:
-            raise ApiError(429, "Too many requests wait already. Try again soon.", code="queue_full") from None
+            raise ApiError(429, "The queue is full. Try again soon.", code="queue_full") from None
         except Closed:
-            raise ApiError(503, "The server is going down.", code="shutting_down") from None
+            raise ApiError(503, "The server is shutting down.", code="shutting_down") from None
         return job
 
     async def pieces(self, job: Job) -> AsyncIterator[tuple[int, Written]]:
-        """(number of the row, its next piece), until all have ended. Left early, it ends the rows."""
+        """Yield (number of the row, its next piece) until all have ended. Closing it early cancels the rows."""
         num_left = len(job.rows)
         try:
             while num_left:
@@ -277,7 +277,7 @@ class Service:
                 if written.finish_reason is not None:
                     num_left -= 1
                     if job.rows[number].error is not None:
-                        raise ApiError(500, "The model failed at this request; the server's log says why.")
+                        raise ApiError(500, "The model failed at this request; see the server's log.")
                 yield number, written
             self.metrics.finished(job.rows)
         finally:
@@ -285,7 +285,7 @@ class Service:
                 self.cancel(job)
 
     def cancel(self, job: Job) -> None:
-        """Free what a request holds that nobody waits for any more."""
+        """Cancel a request and free its slots."""
         if job.is_cancelled or all(row.finish_reason is not None for row in job.rows):
             return
         job.is_cancelled = True

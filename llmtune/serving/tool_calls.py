@@ -1,4 +1,4 @@
-"""Calls of functions: read out of what a model writes, or asked of it."""
+"""Tool calls: parsing them from a response, or forcing them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from llmtune.types import ToolCall
 __all__ = ["AnswerText", "AskedCall", "asked_call", "call_asked_by", "calls_json", "format_of_request", "shown_tools"]
 
 STAND_IN = {"@": 0}
-"""Arguments of a call that is only written to see what stands around them."""
+"""Placeholder arguments, to find the text around the arguments of a call."""
 
 
 @dataclass(slots=True)
 class AskedCall:
-    """A call that `tool_choice` asks for: the text before its arguments -> the function; the text behind them."""
+    """Call required by `tool_choice`: the text before its arguments -> the function; the text after them."""
 
     heads: dict[str, str] = field(default_factory=dict)
     tail: str = ""
@@ -35,7 +35,7 @@ class AskedCall:
 
 
 def shown_tools(request: ChatRequest) -> list[dict[str, Any]]:
-    """The schemas that the prompt shows the model."""
+    """Return the schemas to write into the prompt."""
     if request.tool_choice == "none":
         return []
     return [tool.model_dump(exclude_none=True) for tool in request.tools or ()]
@@ -46,34 +46,32 @@ def format_of_request(request: ChatRequest, template: ChatTemplate) -> ToolForma
 
 
 def call_asked_by(request: ChatRequest, fmt: ToolFormat | None) -> AskedCall | None:
-    """What `tool_choice` `required`, or a function by name, hold the answer to."""
+    """Return the constraint of `tool_choice` `required`, or of a function by name."""
     choice = request.tool_choice
     if choice is None or choice in ("none", "auto"):
         return None
     names = [tool.function.name for tool in request.tools or ()]
     if isinstance(choice, ToolChoice):
         if choice.function.name not in names:
-            raise ApiError(400, f"tool_choice names {choice.function.name!r}, which is none of tools.", param="tools")
+            raise ApiError(400, f"tool_choice names {choice.function.name!r}, which is not in tools.", param="tools")
         names = [choice.function.name]
     if not names:
-        raise ApiError(400, "tool_choice asks for a call, and there are no tools.", param="tools")
+        raise ApiError(400, "tool_choice requires a call, but there are no tools.", param="tools")
     asked = None if fmt is None else asked_call(fmt, names, after_results=request.messages[-1].role == "tool")
     if asked is None or not asked.heads:
-        raise ApiError(
-            400, "This model's template has no format of calls that could be asked for.", param="tool_choice"
-        )
+        raise ApiError(400, "This model's template has no tool format that can be forced.", param="tool_choice")
     return asked
 
 
 def asked_call(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = False) -> AskedCall:
-    """A call of one of the functions, as the format writes it."""
+    """Return the constraint to a call of one of the functions, in the tool format."""
     asked = AskedCall()
     for name in names:
         try:
             pieces = fmt.write_calls("", [ToolCall(name, STAND_IN)], At(after_results=after_results))
         except TemplateError:
             continue
-        # Control tokens, in pieces of their own, are no part of the text of an answer.
+        # Control tokens, in pieces of their own, are not part of a response's text.
         text = "".join(piece.content for piece in pieces if isinstance(piece.content, str) and piece.from_data)
         head, found, tail = text.partition(json.dumps(STAND_IN))
         if found:
@@ -82,11 +80,11 @@ def asked_call(fmt: ToolFormat, names: Sequence[str], *, after_results: bool = F
 
 
 class AnswerText:
-    """The text of one answer as it comes: what is content is passed on, what may be a call waits for the end.
+    """Streaming parser of one response: content is passed on, text that may be a call is held back to the end.
 
     Args:
-        asked: What the answer is held to, where a call was asked for.
-        parallel: Whether several calls may come at once; else the first is taken.
+        asked: The constraint, where a call was required.
+        parallel: Whether several calls are allowed; else the first is taken.
     """
 
     def __init__(self, fmt: ToolFormat | None, asked: AskedCall | None = None, *, parallel: bool = True) -> None:
@@ -98,7 +96,7 @@ class AnswerText:
         self._told = 0
 
     def add(self, piece: str) -> str:
-        """The content that is certain by now."""
+        """Return the content that is certain by now."""
         self._text += piece
         if self.asked is not None:
             return ""
@@ -111,7 +109,7 @@ class AnswerText:
         return told
 
     def finish(self) -> str:
-        """The rest of the content. Fills `calls`."""
+        """Return the rest of the content. Fills `calls`."""
         if self.asked is not None:
             return self._finish_asked(self.asked)
         if self.fmt is None:
@@ -124,7 +122,7 @@ class AnswerText:
 
     def _finish_asked(self, asked: AskedCall) -> str:
         state = asked.constraint().after(self._text)
-        if state is None or not state.is_complete:  # max_tokens, or a stop word, ended it before
+        if state is None or not state.is_complete:  # ended early by max_tokens or a stop word
             return self._text
         _, end = json.JSONDecoder().raw_decode(self._text, len(state.written))
         self.calls = (ToolCall(asked.heads[state.written], self._text[len(state.written) : end]),)
@@ -132,7 +130,7 @@ class AnswerText:
 
 
 def calls_json(calls: Sequence[ToolCall], *, indexed: bool = False) -> list[dict[str, Any]]:
-    """As the API has calls; with `index` for streams."""
+    """Return a call in the API's format; with `index` for streams."""
     return [_call_json(call, number if indexed else None) for number, call in enumerate(calls)]
 
 

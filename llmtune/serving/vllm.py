@@ -1,4 +1,4 @@
-"""`--backend vllm`: the same flags for vLLM's own server.
+"""`--backend vllm`: translate the flags to vLLM's own server.
 
 Source: https://docs.vllm.ai/en/stable/cli/serve.html (flags of `vllm serve`).
 """
@@ -30,19 +30,19 @@ PARSERS: dict[str | None, str] = {
     "mistral": "mistral",
     "mistral-v3": "mistral",
 }
-"""Our formats of tool calls that vLLM reads, by its names."""
+"""Tool formats that vLLM can parse, by its names."""
 OURS_ALONE = ("batching", "max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
 
 
 def vllm_command(args: ServeArguments) -> list[str]:
-    """The command line of `vllm serve` that serves the same under the same names.
+    """Return the `vllm serve` command line for the same models under the same names.
 
     Raises:
         UsageError: vLLM cannot serve it.
     """
     has_adapter = args.ckpt_dir is not None and args.sft_type != "full"
     if has_adapter and args.sft_type != "lora":
-        raise UsageError(f"vLLM serves LoRA alone, and {args.ckpt_dir} is {args.sft_type}. Merge it first.")
+        raise UsageError(f"vLLM serves LoRA adapters only; {args.ckpt_dir} is {args.sft_type}. Merge it first.")
     assert args.model_type is not None
     whole = args.ckpt_dir if args.ckpt_dir is not None and not has_adapter else args.model_id_or_path
     base = whole or _own_folder(MODEL_MAPPING[args.model_type])
@@ -62,7 +62,7 @@ def vllm_command(args: ServeArguments) -> list[str]:
     if args.quantization_bit == 4 and args.quant_method == "bnb":
         command += ["--quantization", "bitsandbytes"]
     elif args.quantization_bit:
-        raise UsageError(f"--quantization_bit {args.quantization_bit}: vLLM quantises while loading to 4 bits alone.")
+        raise UsageError(f"--quantization_bit {args.quantization_bit}: vLLM quantises to 4 bits only while loading.")
     if args.trust_remote_code:
         command += ["--trust-remote-code"]
     of_template = None if args.template_type is None else TEMPLATE_MAPPING[args.template_type].tool_format
@@ -76,14 +76,14 @@ def vllm_command(args: ServeArguments) -> list[str]:
 
 
 def _own_folder(info: ModelInfo) -> str:
-    """What vLLM finds by itself: a hub's id, or the folder of a model that ships with llmtune."""
+    """Return the model for vLLM: a hub id, or the folder of a model that ships with llmtune."""
     if info.get_folder is None:
         return info.model_id_or_path
     return str(resolve_reference(info.get_folder, what="The get_folder of a model")())
 
 
 def run_vllm(args: Any) -> int:
-    """Become `vllm serve`; with `--dry_run`, show its command line.
+    """Replace this process by `vllm serve`; with `--dry_run`, print its command line.
 
     Raises:
         MissingPackageError: vLLM is not installed.
@@ -94,18 +94,18 @@ def run_vllm(args: Any) -> int:
         if getattr(args, name) != type(args).__dataclass_fields__[name].default:
             log.warning("--%s has no effect with --backend vllm.", name)
     name = args.template_type
-    log.warning("vLLM renders with the chat template of the folder's tokenizer, not with llmtune's %s.", name)
+    log.warning("vLLM uses the tokenizer's chat template, not llmtune's %s.", name)
     if args.system is not None:
-        log.warning("The system text of training is not given to vLLM: send it as a message of the role system.")
+        log.warning("The system prompt of training is not passed to vLLM: send it as a system message.")
     if args.chat_template_kwargs is not None:
-        log.warning("--chat_template_kwargs is not given to vLLM: send chat_template_kwargs with each request.")
+        log.warning("--chat_template_kwargs is not passed to vLLM: send chat_template_kwargs with each request.")
     if args.dry_run:
         sys.stdout.write(f"{shlex.join(command)}\n")
         return 0
     if importlib.util.find_spec("vllm") is None:
         raise MissingPackageError(
-            "--backend vllm needs vLLM, which is not installed. Install it with: pip install vllm. Without it, "
-            "--backend llmtune serves the same."
+            "--backend vllm needs vLLM, which is not installed. Install it with: pip install vllm. Or use "
+            "--backend llmtune."
         )
     environment = dict(os.environ)
     if args.api_key is not None:
@@ -124,16 +124,16 @@ def _rank(folder: str) -> int:
 
 
 def _next_rank(rank: int) -> int:
-    """The least that vLLM has a kernel for."""
+    """Return the smallest max rank that vLLM has a kernel for."""
     ranks = (8, 16, 32, 64, 128, 256, 320, 512)
     found = next((one for one in ranks if one >= rank), None)
     if found is None:
-        raise UsageError(f"vLLM serves LoRA of rank 512 at most, and this one has {rank}. Merge it first.")
+        raise UsageError(f"vLLM serves LoRA up to rank 512; this one has {rank}. Merge it first.")
     return found
 
 
 def _defaults(args: ServeArguments) -> dict[str, Any]:
-    """What a request is sampled with that says nothing."""
+    """Return vLLM's default sampling settings of requests."""
     found: dict[str, Any] = {
         "temperature": args.temperature if args.do_sample else 0.0,
         "top_p": args.top_p,

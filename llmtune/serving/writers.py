@@ -1,6 +1,6 @@
-"""Templates that make prompts, a few copies of each: a tokenizer cannot be shared by threads.
+"""Pool of template copies for rendering prompts: threads cannot share a tokenizer.
 
-A short prompt never waits for a long one: these have a copy of their own, one after the other.
+A short prompt never waits for a long one: long prompts share one copy of their own.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from llmtune.templates.chat import ChatTemplate
 __all__ = ["LONG", "Writers"]
 
 LONG = 20_000
-"""Characters from which on a prompt counts as long: some 20 ms of tokenising."""
+"""Characters from which a prompt counts as long: about 20 ms of tokenising."""
 NUM_SHORT = 2
 
 _Copies = dict[str | None, ChatTemplate]
 
 
 class Writers:
-    """Copies of the templates of a service, by the adapter's name; templates that share a tokenizer share its copy."""
+    """Copies of a service's templates, by adapter name; templates with the same tokenizer share its copy."""
 
     def __init__(self, templates: Mapping[str | None, ChatTemplate]) -> None:
         self._short: queue.LifoQueue[_Copies] = queue.LifoQueue()
@@ -33,7 +33,7 @@ class Writers:
 
     @contextmanager
     def one(self, adapter: str | None, num_characters: int) -> Iterator[ChatTemplate]:
-        """A copy that nobody else uses meanwhile, for a prompt of so many characters."""
+        """Borrow a copy for a prompt of this many characters."""
         place = self._long if num_characters >= LONG else self._short
         copies = place.get()
         try:

@@ -1,4 +1,4 @@
-"""A template bound to a tokenizer: what `get_template` returns and what training, `check` and inference share."""
+"""ChatTemplate: a template bound to a tokenizer, returned by `get_template`, shared by training, `check`, inference."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llmtune.templates.info import TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import (
-    learned_answers,
-    mark_learned,
+    mark_trainable,
     render,
     single_answer,
     split_chat_sep,
     system_prompt,
+    trainable_answers,
 )
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
@@ -34,7 +34,7 @@ Row = Mapping[str, Any] | Conversation
 
 
 class ChatTemplate:
-    """Writes conversations for one model. Make it with `get_template`, which explains the arguments."""
+    """Renders and encodes conversations for one model. Made by `get_template`, which explains the arguments."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class ChatTemplate:
     ) -> None:
         if system is not None and not info.has_system_slot:
             raise UsageError(
-                f"The template {name!r} has no place for a system text, so --system cannot be followed. "
-                "Leave --system away, or choose another --template_type."
+                f"The template {name!r} has no slot for a system prompt, so --system cannot be applied. "
+                "Remove --system, or choose another --template_type."
             )
         self.info = info
         self.name = name
@@ -67,16 +67,16 @@ class ChatTemplate:
         self.images = images_of(tokenizer) if info.image else None
         self.token_texts: dict[
             int, str
-        ] = {}  # of single tokens, and those of one character: for generations with a form
+        ] = {}  # of single tokens, and those of one character: for constrained generations
         self.single_characters: list[int] | None = None
         self._encoder = TextEncoder(tokenizer, control_as_text=self.control_as_text)
         stop, _ = split_chat_sep(info)
-        # Where a turn's end is not written inside a conversation, it can be learned at the end of one only.
+        # Where a turn's end is not written inside a conversation, only the last one is trainable.
         self._one_answer_a_sample = not info.keeps_prefixes or (info.chat_sep is not None and stop != info.suffix)
         self._moves_tools = info.tools is not None and not info.tools.keeps_prefixes
 
     def copy(self, tokenizer: Any = None) -> ChatTemplate:
-        """The same with a tokenizer of its own, for another thread."""
+        """Return the same with a tokenizer of its own, for another thread."""
         return type(self)(
             self.info,
             copy.deepcopy(self.tokenizer) if tokenizer is None else tokenizer,
@@ -95,20 +95,20 @@ class ChatTemplate:
         except TemplateError as err:
             raise UsageError(f"--chat_template_kwargs: {err}.") from None
 
-    # One row, as a notebook uses it
+    # One row, for notebooks
 
     def encode(self, row: Row, *, generation: bool = False) -> dict[str, Any]:
-        """Token ids and labels of a row, or with `generation` the prompt alone.
+        """Return token ids and labels of a row, or with `generation` the prompt alone.
 
-        Where a row's answers need a sample each (see `encode_all`), this is the last one's.
+        Where a row's assistant turns need a sample each (see `encode_all`), this is the last sample.
 
         Returns:
-            `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on learned tokens.
-            With `loss_weights` where messages weigh their tokens; with `images`, the paths in order, where the sample
-            has any and the model sees them.
+            `{"input_ids": [...], "labels": [...]}`, equal lengths. `labels` is IGNORE_INDEX except on trainable tokens.
+            With `loss_weights` where messages have weights; with `images`, the paths in order, where the sample has
+            any and the model is a vision model.
 
         Raises:
-            RowError: The row has no known shape. TemplateError: The template cannot express it, or nothing of it
+            RowError: The row has no known format. TemplateError: The template cannot express it, or nothing of it
             is left within `max_length`.
         """
         if generation:
@@ -118,21 +118,21 @@ class ChatTemplate:
         return self.encode_all(row)[-1]
 
     def encode_all(self, row: Row) -> list[dict[str, Any]]:
-        """All the samples of a row: one, or one for each learned answer where no single sequence can hold them."""
+        """Return all samples of a row: one, or one per trainable turn where no single sequence can hold them."""
         encoded = self.encode_rows([as_conversation(row)])[0]
         if not encoded.samples:
-            raise TemplateError(encoded.problem or f"nothing that is learned is left of the row ({self._limit_text()})")
+            raise TemplateError(encoded.problem or f"the row has no trainable tokens left ({self._limit_text()})")
         return [_as_dict(sample) for sample in encoded.samples]
 
     def render(self, row: Row, *, generation: bool = False) -> str:
-        """The text of a row as the model sees it; token ids are written as the tokenizer decodes them."""
+        """Return the text of a row as the model receives it; token ids are written as the tokenizer decodes them."""
         pieces = self.pieces(as_conversation(row, need_answer=not generation), generation=generation)
         return "".join(self._text_of(piece) for piece in pieces)
 
     # Many rows
 
     def expect(self, num_rows: int) -> None:
-        """Prepare for encoding so many rows."""
+        """Prepare to encode this many rows."""
         self._encoder.expect(num_rows)
 
     def encode_rows(self, conversations: Sequence[Conversation]) -> list[EncodedRow]:
@@ -142,7 +142,7 @@ class ChatTemplate:
         jobs: list[tuple[int, Conversation]] = []
         for index, conversation in enumerate(conversations):
             try:
-                marked = mark_learned(self._shown(conversation), self.loss_on)
+                marked = mark_trainable(self._shown(conversation), self.loss_on)
             except RowError as err:
                 rows[index].problem = str(err)
                 continue
@@ -150,20 +150,20 @@ class ChatTemplate:
         jobs = self._encode_jobs(jobs, rows, sizes, may_split=True)
         self._encode_jobs(jobs, rows, sizes, may_split=False)
         for row in rows:
-            if row.problem is not None:  # one answer that cannot be written takes the row's others with it
+            if row.problem is not None:  # one turn that cannot be written skips the whole row
                 row.samples = []
         return rows
 
     def encode_prompts(self, rows: Sequence[Row]) -> list[list[int]]:
-        """The ids that a model is given to answer each row; longer prompts lose their start."""
+        """Return the prompt ids of each row; longer prompts lose their start."""
         return [prompt.input_ids for prompt in self.prompts(rows)]
 
     def prompts(self, rows: Sequence[Row]) -> list[Encoded]:
-        """The same with the images that the ids hold; there are no labels.
+        """Return the prompts with their images; there are no labels.
 
         Raises:
             RowError: More marks than images. ImageError: An image that is missing or broken.
-            TemplateError: The template cannot express a row, or cutting it would cut an image.
+            TemplateError: The template cannot express a row, or truncating it would cut an image.
         """
         conversations = [self._shown(as_conversation(row, need_answer=False)) for row in rows]
         sizes = self._sizes(conversations)
@@ -176,40 +176,40 @@ class ChatTemplate:
         return found
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
-        """The pieces of a row whose learned answers are marked already."""
+        """Return the pieces of a row whose trainable turns are already marked."""
         everything = self.loss_on == "everything"
         return render(
             with_kwargs(self.info, {**self.template_kwargs, **conversation.template_kwargs}),
             self._shown(conversation),
             system=self.system,
-            learn_everything=everything,
+            train_everything=everything,
             generation=generation,
             images=self.images is not None,
         )
 
     @property
     def answer_frame(self) -> tuple[str, str]:
-        """What the model writes before and behind an answer that is no part of it: the blank of ` {{ANSWER}}`."""
+        """Text around a response that the model writes but that is not part of it: the blank of ` {{ANSWER}}`."""
         before, _, after = self.info.answer_format.partition("{{ANSWER}}")
         return before, after
 
     @property
     def thought_marks(self) -> ThoughtMarks | None:
-        """What stands around the thoughts that the model writes; None where its family writes none."""
+        """Marks around the model's thoughts; None where its family has none."""
         return None if self.info.write_thought is None else THINK
 
     @cached_property
     def thought_tokens(self) -> dict[int, str]:
-        """The special tokens among the marks of thoughts, which a decoded answer keeps: id -> text."""
+        """Special tokens among the marks of thoughts, kept in a decoded response: id -> text."""
         marks = self.thought_marks
         found = {} if marks is None else {text: self._single_token(text) for text in (marks.open, marks.close)}
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         return {ids[0]: text for text, ids in found.items() if ids and ids[0] in special}
 
     def system_of(self, row: Row) -> str | None:
-        """The system prompt that is written for a row: its own, that of the settings, or the template's default.
+        """Return the system prompt of a row: its own, that of the settings, or the template's default.
 
-        None: there is none, or a tokenizer's own chat template adds one of its own.
+        None: there is none, or the tokenizer's chat template adds its own.
         """
         conversation = as_conversation(row, need_answer=False)
         if self.info.from_tokenizer:
@@ -217,7 +217,7 @@ class ChatTemplate:
         return system_prompt(self.info, conversation, self.system)
 
     def opens_thought(self, row: Row) -> bool:
-        """Whether the prompt of a row ends in the opening of a thought, which the model then continues."""
+        """Return whether the prompt of a row ends in the opening of a thought, which the model then continues."""
         marks = self.thought_marks
         if marks is None:
             return False
@@ -226,7 +226,7 @@ class ChatTemplate:
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Single tokens that end a generation: the tokenizer's end of text and what suffix begins with."""
+        """Single tokens that end a generation: the tokenizer's EOS token and the first token of suffix."""
         ids = [self.tokenizer.eos_token_id]
         if self.info.suffix:
             first = self.info.suffix[0]
@@ -247,8 +247,8 @@ class ChatTemplate:
     # Inside
 
     def _samples_of(self, conversation: Conversation) -> list[Conversation]:
-        num_learned = len(learned_answers(conversation))
-        if self.loss_on == "everything" or num_learned < 2:
+        num_trainable = len(trainable_answers(conversation))
+        if self.loss_on == "everything" or num_trainable < 2:
             return [conversation]
         num_questions = sum(turn.role == "user" for turn in conversation.turns)
         moves = self._moves_tools and bool(conversation.tools) and num_questions > 1
@@ -276,7 +276,7 @@ class ChatTemplate:
                 keep(made, rows[index], self.max_length, self.truncation_strategy, image_token=self._image_token)
         return again
 
-    # Images, where the model sees them
+    # Images, for vision models
 
     def _shown(self, conversation: Conversation) -> Conversation:
         return conversation if self.images is None else with_all_marks(conversation)
@@ -290,7 +290,7 @@ class ChatTemplate:
         return self.images.measure(path for conversation in conversations for path in conversation.images)
 
     def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> Sample:
-        """The parts that are tokenised; the image token stands there as often as an image has positions."""
+        """Return the parts to tokenise, with the image token once per position of an image."""
         pieces = self.pieces(conversation, generation=generation)
         if not generation:
             dropped = dropped_part(pieces, conversation, self.thought_marks, everything=self.loss_on == "everything")
@@ -298,7 +298,7 @@ class ChatTemplate:
                 raise TemplateError(dropped)
         if self.images is not None:
             token = self.images.token
-            is_text = self._encoder.control_spans(token, [token])  # where the data spells it
+            is_text = self._encoder.control_spans(token, [token])  # where the data contains it
             pieces = fill_images(pieces, conversation.images, sizes, token, may_spell=bool(is_text))
         return self._encoder.sample(pieces)
 
@@ -308,7 +308,7 @@ class ChatTemplate:
 
     def _limit_text(self) -> str:
         if self.max_length is None:
-            return "no answer is marked as learned"
+            return "no assistant turn is marked as trainable"
         return f"--max_length {self.max_length}, --truncation_strategy {self.truncation_strategy}"
 
     def _text_of(self, piece: Piece) -> str:
@@ -330,7 +330,7 @@ def _as_dict(sample: Encoded) -> dict[str, Any]:
 
 
 def _one_by_one(conversation: Conversation) -> list[Conversation]:
-    return [single_answer(conversation, answer) for answer in learned_answers(conversation)]
+    return [single_answer(conversation, answer) for answer in trainable_answers(conversation)]
 
 
 def as_conversation(row: Row, *, need_answer: bool = True) -> Conversation:

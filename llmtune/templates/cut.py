@@ -1,4 +1,4 @@
-"""Samples and prompts longer than `--max_length`: what they lose, and what is counted of it."""
+"""Truncate samples and prompts to `--max_length`, and count the loss."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["EncodedRow", "cut_prompt", "keep"]
 
 @dataclass(slots=True)
 class EncodedRow:
-    """What one row became. `problem`: why it became nothing."""
+    """Samples of one row. `problem`: why it has none."""
 
     samples: list[Encoded] = field(default_factory=list)
     num_truncated: int = 0
     num_cut_tokens: int = 0
     num_cut_trainable: int = 0
     num_deleted: int = 0
-    num_unlearned: int = 0
+    num_untrainable: int = 0
     num_plain: int = 0
     num_cut_images: int = 0
     problem: str | None = None
@@ -28,12 +28,12 @@ class EncodedRow:
 def keep(
     encoded: Encoded, row: EncodedRow, limit: int | None, strategy: TruncationStrategy, *, image_token: int | None
 ) -> None:
-    """Add a sample to its row, cut to the limit, or count why it is left out.
+    """Add a sample to its row, truncated to the limit, or count why it is skipped.
 
     Args:
-        limit: Tokens; None for any number. image_token: Where the model sees images, the id that stands for them.
+        limit: Tokens; None: no limit. image_token: Id of image positions, for vision models.
     """
-    num_tokens, num_trainable = len(encoded.input_ids), encoded.num_learned
+    num_tokens, num_trainable = len(encoded.input_ids), encoded.num_trainable
     if limit is not None and num_tokens > limit:
         if strategy == "delete":
             row.num_deleted += 1
@@ -47,24 +47,24 @@ def keep(
         encoded.labels[0] = IGNORE_INDEX
         row.num_truncated += 1
         row.num_cut_tokens += num_tokens - len(encoded.input_ids)
-        row.num_cut_trainable += num_trainable - encoded.num_learned
-    if encoded.num_learned == 0:
-        row.num_unlearned += 1
+        row.num_cut_trainable += num_trainable - encoded.num_trainable
+    if encoded.num_trainable == 0:
+        row.num_untrainable += 1
     else:
         row.samples.append(encoded)
 
 
 def cut_prompt(prompt: Encoded, limit: int | None, *, image_token: int | None) -> Encoded:
-    """The end of a prompt.
+    """Return the end of a prompt that fits the limit.
 
     Raises:
-        TemplateError: The cut would go through an image.
+        TemplateError: Truncation would cut an image.
     """
     if not limit or len(prompt.input_ids) <= limit:
         return prompt
     if _cuts_images(prompt, slice(-limit, None), image_token):
-        size = f"{len(prompt.input_ids):,} tokens, with those of its images,"
-        raise TemplateError(f"A question has {size} and --max_length is {limit:,}. Raise it, or give -1.")
+        size = f"{len(prompt.input_ids):,} tokens, images included"
+        raise TemplateError(f"A prompt has {size}; --max_length is {limit:,}. Increase it, or set it to -1.")
     return replace(prompt, input_ids=prompt.input_ids[-limit:])
 
 

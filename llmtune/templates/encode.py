@@ -1,8 +1,8 @@
-"""Encode: rendered pieces become token ids and labels.
+"""Encode rendered pieces into token ids and labels.
 
-The whole text is tokenised once, as a server does it, and the learned spans are found by their offsets. Three
-things interrupt a text: token ids that the template gives, a content with the spelling of a control token, and the
-start of a learned answer inside a token, where a server's prompt would end.
+The whole text is tokenised once, as a server does it, and the trainable spans are found by their offsets. Three
+things split a text: token ids given by the template, a content that contains a control token's spelling, and the
+start of a trainable turn inside a token, where a server's prompt would end.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Sample", "TextEncoder"]
 
 MANY_TEXTS = 5000
-"""From so many on, preparing the cheaper way costs less than it saves: a second, and once for a tokenizer some more."""
+"""Number of texts from which the fast BPE saves more than its preparation costs (a second, more the first time)."""
 
 ANCHOR = "\n"
-"""Stands before a text that goes on; most tokenizers never join it with what follows."""
+"""Put before a continued text; most tokenizers never merge it with the text that follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The parts of one sequence. `last_answer`: (part, character) where its last learned answer begins."""
+    """The parts of one sequence. `last_answer`: (part, character) where its last trainable turn begins."""
 
     parts: tuple[Part, ...]
     last_answer: tuple[int, int] | None = None
@@ -42,11 +42,11 @@ class Sample:
 
 
 class TextEncoder:
-    """One tokenizer's way from pieces to ids; many samples at a time, on the tokenizer's own threads.
+    """Encoder from pieces to ids for one tokenizer; many samples at a time, on the tokenizer's own threads.
 
     Args:
-        tokenizer: A transformers tokenizer. One without offsets (a slow one) is asked again for each border.
-        control_as_text: Encode the spelling of a special token as plain text where it stands in the data.
+        tokenizer: A transformers tokenizer. A slow one, without offsets, is called again for each border.
+        control_as_text: Encode the spelling of a special token in the data as plain text.
     """
 
     def __init__(self, tokenizer: Any, *, control_as_text: bool = True) -> None:
@@ -59,12 +59,12 @@ class TextEncoder:
         self._anchor = anchor if self._ids_of(ANCHOR + "a") != [*anchor, *self._ids_of("a")] else None
 
     def expect(self, num_texts: int) -> None:
-        """Prepare for so many texts: many are worth the cheaper way, where the tokenizer has one."""
+        """Prepare for this many texts: many are worth the fast BPE, where the tokenizer allows it."""
         if self._fast is None and num_texts >= MANY_TEXTS:
             self._fast = fast_bpe(self.tokenizer)
 
     def sample(self, pieces: Sequence[Piece]) -> Sample:
-        """Join pieces into parts that are tokenised apart."""
+        """Join pieces into parts that are tokenised separately."""
         parts: list[Part] = []
         open_text = _OpenText()
         last_answer: tuple[int, int] | None = None
@@ -76,27 +76,27 @@ class TextEncoder:
                 open_text.close_into(parts)
                 ids = self._resolve(piece.content)
                 spans = _span(piece, 0, len(ids))
-                parts.append(Part(ids=ids, learned=spans, weights=_weights(piece, spans)))
+                parts.append(Part(ids=ids, trainable=spans, weights=_weights(piece, spans)))
                 place = len(parts) - 1
             elif piece.from_data and self._control is not None and self._control.search(piece.content):
                 open_text.close_into(parts)
                 spans, continued = _span(piece, 0, len(piece.content)), _goes_on(parts)
                 weights = _weights(piece, spans)
-                parts.append(Part(piece.content, learned=spans, plain=True, continued=continued, weights=weights))
+                parts.append(Part(piece.content, trainable=spans, plain=True, continued=continued, weights=weights))
                 place = len(parts) - 1
                 num_plain += 1
             else:
                 position = open_text.length
                 open_text.add(piece)
                 place = len(parts)
-            if piece.learned and piece.turn != turn:
+            if piece.trainable and piece.turn != turn:
                 last_answer = (place, position)
-            turn = piece.turn if piece.learned else None
+            turn = piece.turn if piece.trainable else None
         open_text.close_into(parts)
         return Sample(tuple(parts), last_answer, num_plain)
 
     def control_spans(self, text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
-        """Where in a text those of the contents stand, in order, that hold the spelling of a control token."""
+        """Return the spans, in a text, of the contents that contain a control token's spelling, in order."""
         spans: list[tuple[int, int]] = []
         at = 0
         for content in contents:
@@ -114,8 +114,8 @@ class TextEncoder:
         """Tokenise samples in one batch.
 
         Returns:
-            An Encoded for each; None where a learned span other than the last answer begins or ends inside a token:
-            then no one sequence gives all the answers the context that a server would.
+            An Encoded for each; None where a trainable span other than the last turn begins or ends inside a token:
+            then no single sequence gives all turns the context that a server would.
         """
         tokens = iter(self._tokenize([part for sample in samples for part in sample.parts]))
         return [self._assemble(sample, [next(tokens) for _ in sample.parts]) for sample in samples]
@@ -131,10 +131,10 @@ class TextEncoder:
         )
         for part, found in zip(sample.parts, tokens, strict=True):
             own = [IGNORE_INDEX] * len(found.ids)
-            for start, end in found.learned:
+            for start, end in found.trainable:
                 own[start:end] = found.ids[start:end]
             if weights is not None:
-                for (start, end), weight in zip(found.learned, part.weights, strict=bool(part.weights)):
+                for (start, end), weight in zip(found.trainable, part.weights, strict=bool(part.weights)):
                     weights[len(ids) + start : len(ids) + end] = [weight] * (end - start)
             ids += found.ids
             labels += own
@@ -157,7 +157,7 @@ class TextEncoder:
         found: list[Tokens] = []
         for part, is_quick in zip(parts, quick, strict=True):
             if part.ids is not None:
-                found.append(Tokens(part.ids, list(part.learned)))
+                found.append(Tokens(part.ids, list(part.trainable)))
             elif is_quick and fast is not None:
                 found.append(locate_by_bytes(part, fast))
             elif part.plain:
@@ -168,22 +168,22 @@ class TextEncoder:
         return found
 
     def _tokenize_continued(self, part: Part) -> Tokens:
-        """Behind an anchor, whose tokens are dropped: what a tokenizer puts before a text stands before the anchor."""
+        """Tokenise after an anchor, whose tokens are dropped, with those that a tokenizer adds before a text."""
         size = len(ANCHOR)
-        shifted = tuple((start + size, end + size) for start, end in part.learned)
-        found = self._tokenize([replace(part, text=ANCHOR + part.text, learned=shifted, continued=False)])[0]
+        shifted = tuple((start + size, end + size) for start, end in part.trainable)
+        found = self._tokenize([replace(part, text=ANCHOR + part.text, trainable=shifted, continued=False)])[0]
         anchor = self._anchor or []
         if list(found.ids[: len(anchor)]) != anchor:  # the anchor and the text share a token
             return self._tokenize([replace(part, continued=False)])[0]
-        learned = [(start - len(anchor), end - len(anchor)) for start, end in found.learned]
-        return Tokens(found.ids[len(anchor) :], learned, [at - size for at in found.straddled])
+        trainable = [(start - len(anchor), end - len(anchor)) for start, end in found.trainable]
+        return Tokens(found.ids[len(anchor) :], trainable, [at - size for at in found.straddled])
 
     def _ids_of(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @contextmanager
     def _exact_backend(self, *, plain: bool) -> Iterator[Backend]:
-        """The Rust tokenizer without truncation, padding and post-processor; that one trims white space off offsets."""
+        """The Rust tokenizer without truncation, padding and post-processor, which trims white space off offsets."""
         backend = self._backend
         assert backend is not None
         with self._lock:
@@ -198,9 +198,9 @@ class TextEncoder:
                 backend.post_processor, backend.encode_special_tokens = processor, special
 
     def _tokenize_by_prefixes(self, part: Part) -> Tokens:
-        """For tokenizers without offsets: a border lies where the ids of the text before it begin the whole's."""
+        """Tokenise without offsets: a border is where the ids of the text before it are a prefix of the whole."""
         if part.ids is not None:
-            return Tokens(part.ids, list(part.learned))
+            return Tokens(part.ids, list(part.trainable))
         options = {"split_special_tokens": True} if part.plain else {}
 
         def ids_of(text: str) -> list[int]:
@@ -219,26 +219,26 @@ class TextEncoder:
 
 
 def _split_at(sample: Sample) -> Sample:
-    """Tokenise what stands before the last answer apart from the answer, as a prompt is."""
+    """Tokenise the text before the last turn separately from that turn, like a prompt."""
     assert sample.last_answer is not None
     index, at = sample.last_answer
     part = sample.parts[index]
-    num_before = sum(end <= at for _, end in part.learned)
-    spans, weights = part.learned, part.weights
-    before = replace(part, text=part.text[:at], learned=spans[:num_before], weights=weights[:num_before])
+    num_before = sum(end <= at for _, end in part.trainable)
+    spans, weights = part.trainable, part.weights
+    before = replace(part, text=part.text[:at], trainable=spans[:num_before], weights=weights[:num_before])
     after = tuple((start - at, end - at) for start, end in spans[num_before:] if start >= at)
-    answer = replace(part, text=part.text[at:], learned=after, weights=weights[num_before:], continued=True)
+    answer = replace(part, text=part.text[at:], trainable=after, weights=weights[num_before:], continued=True)
     return Sample((*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain)
 
 
 class _OpenText:
-    """A text that pieces are still added to."""
+    """Builder of a text from pieces."""
 
-    __slots__ = ("learned", "length", "texts", "weights")
+    __slots__ = ("length", "texts", "trainable", "weights")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.learned: list[tuple[int, int]] = []
+        self.trainable: list[tuple[int, int]] = []
         self.weights: list[float] = []
         self.length = 0
 
@@ -246,28 +246,28 @@ class _OpenText:
         content = str(piece.content)
         start, self.length = self.length, self.length + len(content)
         self.texts.append(content)
-        if piece.learned and content:
-            if self.learned and self.learned[-1][1] == start and self.weights[-1] == piece.weight:
-                start = self.learned.pop()[0]
+        if piece.trainable and content:
+            if self.trainable and self.trainable[-1][1] == start and self.weights[-1] == piece.weight:
+                start = self.trainable.pop()[0]
                 self.weights.pop()
-            self.learned.append((start, self.length))
+            self.trainable.append((start, self.length))
             self.weights.append(piece.weight)
 
     def close_into(self, parts: list[Part]) -> None:
         if self.texts:
             weights = tuple(self.weights) if any(weight != 1.0 for weight in self.weights) else ()
-            spans = tuple(self.learned)
-            parts.append(Part("".join(self.texts), learned=spans, continued=_goes_on(parts), weights=weights))
-            self.texts, self.learned, self.weights, self.length = [], [], [], 0
+            spans = tuple(self.trainable)
+            parts.append(Part("".join(self.texts), trainable=spans, continued=_goes_on(parts), weights=weights))
+            self.texts, self.trainable, self.weights, self.length = [], [], [], 0
 
 
 def _goes_on(parts: Sequence[Part]) -> bool:
-    """Whether what follows is the same text: token ids end one, a content that is encoded as plain text does not."""
+    """Return whether the next part continues the text: token ids end one, content encoded as plain text does not."""
     return bool(parts) and parts[-1].ids is None
 
 
 def _span(piece: Piece, start: int, size: int) -> tuple[tuple[int, int], ...]:
-    return ((start, start + size),) if piece.learned and piece.content else ()
+    return ((start, start + size),) if piece.trainable and piece.content else ()
 
 
 def _weights(piece: Piece, spans: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
@@ -277,6 +277,6 @@ def _weights(piece: Piece, spans: tuple[tuple[int, int], ...]) -> tuple[float, .
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
     special = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
     special.sort(key=lambda token: len(token.content), reverse=True)
-    # a token of whole words, ChatGLM's `sop`, is not found in philosophy
+    # a single-word token, ChatGLM's `sop`, does not match inside "philosophy"
     spellings = [rf"(?<!\w){re.escape(t.content)}(?!\w)" if t.single_word else re.escape(t.content) for t in special]
     return re.compile("|".join(spellings)) if spellings else None

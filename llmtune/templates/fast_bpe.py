@@ -1,7 +1,7 @@
-"""Byte-level BPE through tiktoken: the same ids for a fifth of the work, wherever a check of the tokenizer finds it so.
+"""Byte-level BPE through tiktoken: the same ids at a fifth of the cost, for tokenizers that pass a check.
 
-tiktoken knows one pattern, ranks that are ids, and control tokens found as they are spelled. A tokenizer that asks for
-more, or gives another id for any of its own tokens, any character or any of the probes, is left to transformers.
+tiktoken supports one pattern, ranks equal to ids, and control tokens matched by their spelling. A tokenizer that needs
+more, or gives another id for any of its tokens, any character or any of the probes, is left to transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FastBPE", "fast_bpe"]
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What the ByteLevel pre-tokeniser splits by where it has no pattern before it."""
+"""Pattern of the ByteLevel pre-tokeniser where no pattern precedes it."""
 
 PROBES = (
     "I'll say 'S and 'ſ, we'RE; isn't?  two  blanks\n\n\nlines \r\n tabs\t\t end \u3000 \u00a0 \u200b.",
@@ -38,7 +38,7 @@ PROBES = (
 
 
 class FastBPE:
-    """One tokenizer's ids of text, and where tokens end in it."""
+    """Encoder of text for one tokenizer, with the ends of tokens."""
 
     def __init__(self, encoding: Encoding, *, is_nfc: bool) -> None:
         self._encoding = encoding
@@ -49,7 +49,7 @@ class FastBPE:
         self._lengths = [lengths.get(index, 0) for index in range(encoding.n_vocab)]
 
     def takes(self, text: str) -> bool:
-        """Whether the ids of a text are known here: one that a normaliser would change is left to it."""
+        """Return whether a text can be encoded here: one that a normaliser would change cannot."""
         return not self._is_nfc or text.isascii() or unicodedata.is_normalized("NFC", text)
 
     def ids(self, text: str) -> list[int]:
@@ -57,12 +57,12 @@ class FastBPE:
         return ids
 
     def ends(self, ids: Sequence[int]) -> list[int]:
-        """Where each token ends, in bytes of the UTF-8 text."""
+        """Return the end of each token, in bytes of the UTF-8 text."""
         return list(accumulate(map(self._lengths.__getitem__, ids)))
 
 
 def fast_bpe(tokenizer: Any) -> FastBPE | None:
-    """The fast way for a tokenizer, None where there is none; a verdict is kept in llmtune's cache."""
+    """Return the fast BPE of a tokenizer, None where there is none; the verdict is cached."""
     try:
         import tiktoken
     except ImportError:
@@ -82,7 +82,7 @@ def fast_bpe(tokenizer: Any) -> FastBPE | None:
 
 
 def _pattern(spec: dict[str, Any]) -> str | None:
-    """The one regular expression that splits text before BPE; None where more is done than that."""
+    """Return the single regular expression that splits text before BPE; None where there is more to it."""
     normaliser, split = spec["normalizer"], spec["pre_tokenizer"] or {}
     if normaliser is not None and normaliser.get("type") != "NFC":
         return None
@@ -100,7 +100,7 @@ def _pattern(spec: dict[str, Any]) -> str | None:
 
 
 def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
-    """Bytes -> id, where ids follow the order of the merges, as ranks do."""
+    """Return bytes -> id, where ids follow the order of the merges, as ranks do."""
     model = spec["model"]
     if model["type"] != "BPE" or any(
         model.get(name) for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
@@ -124,7 +124,7 @@ def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
 
 @cache
 def _bytes_of_characters() -> dict[str, int]:
-    """The alphabet of byte-level BPE: printable bytes stand for themselves, the others for 256, 257, ..."""
+    """Return the alphabet of byte-level BPE: printable bytes map to themselves, the others to 256, 257, ..."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
@@ -161,11 +161,11 @@ def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _verdict(described: str, check: Callable[[], bool]) -> bool:
-    """The outcome of the check, made once for a tokenizer and the versions of both libraries."""
+    """Return the result of the check, made once per tokenizer and versions of both libraries."""
     key = hashlib.sha256(f"{described}{_versions()}{Path(__file__).read_text()}".encode()).hexdigest()[:32]
     file = cache_root() / "fast_bpe" / f"{key}.json"
     agrees = read_json(file).get("agrees")
-    if not isinstance(agrees, bool):  # not there, or damaged
+    if not isinstance(agrees, bool):  # missing or damaged
         agrees = check()
         write_json(file, {"agrees": agrees})
     return agrees

@@ -1,7 +1,7 @@
-"""Images of rows: how many tokens each of them takes, and what a model is given to see it.
+"""Images of rows: the number of tokens of each, and the model's inputs for it.
 
-A tokenizer whose model sees images carries an `ImageReader`, put there by `llmtune.models.vision` and found by
-`images_of`; whatever has the tokenizer (templates, collators, engines, checkpoints) has the images with it.
+The tokenizer of a vision model carries an `ImageReader`, attached by `llmtune.models.vision` and returned by
+`images_of`, so that everything with the tokenizer (templates, collators, engines, checkpoints) can read images.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ NUM_THREADS = 8
 
 
 class ImageError(DataError):
-    """An image that is missing or cannot be read; the message begins with its name."""
+    """Image that is missing or cannot be read; the message begins with its name."""
 
 
 Sizes: TypeAlias = "dict[str, int | ImageError]"
-"""Tokens of each image, or what is wrong with it."""
+"""Tokens of each image, or its error."""
 
 
 def images_of(tokenizer: Any) -> ImageReader | None:
-    """What reads images for the model of this tokenizer; None where it sees none."""
+    """Return the ImageReader of a tokenizer; None for a text model."""
     return getattr(tokenizer, ATTRIBUTE, None)
 
 
 def limit_pixels(tokenizer: Any, max_pixels: int | None) -> None:
-    """Follow `--max_pixels`, or say that it has no effect."""
+    """Apply `--max_pixels`, or warn that it has no effect."""
     reader = images_of(tokenizer)
     if max_pixels is not None and reader is None:
-        get_logger().warning("--max_pixels has no effect: the model does not see images.")
+        get_logger().warning("--max_pixels has no effect: the model takes text only.")
     elif max_pixels is not None and reader is not None:
         reader.limit_pixels(max_pixels)
 
@@ -64,14 +64,14 @@ def carry_images(tokenizer: Any, reader: ImageReader) -> None:
 
 
 class ImageReader:
-    """One model's eyes.
+    """Image processor of one model.
 
     Args:
-        processor: The model's image processor, of transformers.
-        token_id: What stands in the ids for one position of an image.
+        processor: The model's image processor in transformers.
+        token_id: Id of one image position.
         token: Its text.
-        num_tokens: (height, width) in pixels -> positions that the image takes.
-        save: Copies what the model's folder says about images into another one; True: the processor was changed.
+        num_tokens: (height, width) in pixels -> positions of the image.
+        save: Copies the processor's files of the model folder into another one; True: the processor was changed.
     """
 
     def __init__(
@@ -91,29 +91,29 @@ class ImageReader:
         self._is_limited = False
 
     def limit_pixels(self, max_pixels: int) -> None:
-        """Make larger images smaller than the model's own limit asks for.
+        """Lower the model's own limit on the size of images.
 
         Raises:
-            UsageError: The model brings all images to one size, or to more pixels than that.
+            UsageError: The model resizes all images to one size, or to more pixels than that.
         """
         size = self.processor.size
         least, most = size.get("shortest_edge"), size.get("longest_edge")
         if getattr(self.processor, "merge_size", None) is None or least is None or most is None:
-            raise UsageError("--max_pixels: this model brings all images to one size. Leave the flag away.")
+            raise UsageError("--max_pixels: this model resizes all images to one size. Remove the flag.")
         if max_pixels < least:
             raise UsageError(f"--max_pixels {max_pixels:,}: this model needs {least:,} pixels or more.")
         self.processor.size = type(size)(shortest_edge=least, longest_edge=min(max_pixels, most))
         self._is_limited = True
 
     def save(self, folder: Path) -> None:
-        """Write into a checkpoint's folder what other programs need to see as this model was trained to."""
+        """Write the image processor's files into a checkpoint folder, for other programs."""
         self._save(folder, self._is_limited)
 
     def measure(self, paths: Iterable[str]) -> Sizes:
-        """Tokens of each image, or what is wrong with it.
+        """Return the tokens of each image, or its error.
 
-        Each is decoded once, at the lowest resolution its format has, to learn now and not in the middle of a run
-        that a file is cut off; the pixels are not kept.
+        Each is decoded once, at the lowest resolution its format has, to find truncated files now and not in the
+        middle of a run; the pixels are not kept.
         """
         unique = list(dict.fromkeys(paths))
         if len(unique) < NUM_THREADS:
@@ -127,11 +127,11 @@ class ImageReader:
             return self._num_tokens(height, width)
         except ImageError as err:
             return err
-        except ValueError as err:  # a strip that no model has patches for
+        except ValueError as err:  # an aspect ratio that no model has patches for
             return ImageError(f"{path}: {err}")
 
     def inputs(self, paths: Sequence[str], input_ids: Tensor) -> dict[str, Tensor]:
-        """What the model's forward takes besides the ids: pixels, and where in `input_ids` [B, T] they belong.
+        """Return the model's inputs besides the ids: pixels, and their positions in `input_ids` [B, T].
 
         Empty without images.
 
@@ -146,24 +146,25 @@ class ImageReader:
         return found
 
     def state(self, paths: Iterable[str]) -> list[tuple[str, int, int]]:
-        """What the encoded rows depend on: the files' sizes and times (0 where there is no file)."""
+        """Return sizes and times of the files (0 where there is none), which encoded rows depend on."""
         return [(path, *_stat(path)) for path in sorted(set(paths))]
 
 
 def fill_images(
     pieces: Sequence[Piece], images: Sequence[str], sizes: Sizes, token: str, *, may_spell: bool
 ) -> list[Piece]:
-    """Write the image token as often as each image has positions.
+    """Write the image token once per position of each image.
 
     Args:
-        images: Those that the pieces stand for, in order.
-        may_spell: Whether the spelling of the token is only text where it stands in the data.
+        images: The images of the pieces, in order.
+        may_spell: Whether the token's spelling in the data is encoded as text.
 
     Raises:
-        TemplateError: The data spells the token, and that is none. ImageError: An image that cannot be read.
+        TemplateError: The data contains the token's spelling, and `may_spell` is false. ImageError: An unreadable
+            image.
     """
     if not may_spell and any(piece.from_data and token in piece.content for piece in pieces):
-        raise TemplateError(f"its text spells {token}, which stands for an image; --special_tokens_in_text text")
+        raise TemplateError(f"its text contains {token}, the image token; set --special_tokens_in_text text")
     paths = iter(images)
     return [_filled(piece, sizes[next(paths)], token) if piece.is_image else piece for piece in pieces]
 
@@ -176,10 +177,10 @@ def _filled(piece: Piece, size: int | ImageError, token: str) -> Piece:
 
 
 def open_image(path: str) -> Image:
-    """An image as its viewer sees it, upright, in RGB.
+    """Return an image, upright, in RGB.
 
     Raises:
-        ImageError: There is none, or it cannot be read.
+        ImageError: It is missing, or cannot be read.
     """
     from PIL import ImageOps
 
@@ -191,7 +192,7 @@ def open_image(path: str) -> Image:
 
 
 def _checked_size(path: str) -> tuple[int, int]:
-    """(height, width) of the upright image, which is decoded to see that it is whole."""
+    """Return (height, width) of the upright image, which is decoded to check that it is complete."""
     with _opened(path) as image:
         width, height = image.size
         turned = image.getexif().get(0x0112, 1) >= 5  # the orientations that lie on their side
@@ -204,7 +205,7 @@ def _checked_size(path: str) -> tuple[int, int]:
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
-"""What is read as an image; Pillow knows more, and some of it starts programs (EPS: Ghostscript) or follows paths."""
+"""Accepted image formats; others of Pillow start programs (EPS: Ghostscript) or follow paths."""
 
 
 def _opened(path: str) -> Image:
@@ -213,20 +214,20 @@ def _opened(path: str) -> Image:
     except ImportError:
         raise MissingPackageError("Images need Pillow. Install it with: pip install 'llmtune[vision]'") from None
     if is_address(path):
-        raise ImageError(f"{path[:80]}: an address; download the image and name the file")
+        raise ImageError(f"{path[:80]}: a URL; download the image and give the file")
     try:
         Image.init()
         return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file") from None
     except UnidentifiedImageError as err:
-        raise ImageError(f"{path}: no image that can be read") from err
+        raise ImageError(f"{path}: not a readable image") from err
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         raise _broken(path, err) from err
 
 
 def _broken(path: str, err: Exception) -> ImageError:
-    return ImageError(f"{path}: it cannot be read, the file may be cut off ({err})")
+    return ImageError(f"{path}: it cannot be read; the file may be truncated ({err})")
 
 
 def _stat(path: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a chat template says. Data only: rendering is `template.py`, tokens are `encode.py`."""
+"""Entries of the template registry. Data only: rendering is `template.py`, tokens are `encode.py`."""
 
 from __future__ import annotations
 
@@ -28,46 +28,45 @@ DEFAULT_SYSTEM = "you are a helpful assistant!"
 """The default of the reference's templates that have a system slot."""
 
 Place: TypeAlias = Literal["earlier", "current", "last"]
-"""Where an answer stands: before the last question, after it (a tool call, say), or at the end."""
+"""Place of a response: before the last question, after it (a tool call, for instance), or at the end."""
 
 FormatAnswer: TypeAlias = Callable[[str, Place], str]
-"""(content, place) -> the text that stands for the answer in the conversation."""
+"""(content, place) -> the text of the response in the conversation."""
 
 WriteThought: TypeAlias = Callable[[str, str, Place], str]
-"""(thought, content, place) -> the same for an answer whose thought the data gives apart."""
+"""(thought, content, place) -> the same for a response whose thought is given separately."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemplateInfo(Entry):
-    """How a conversation is written for a model.
+    """Format of conversations for a model.
 
-    The text is prefix, then for each turn: prompt, answer, and chat_sep before the next prompt or suffix at the end.
+    The text is prefix, then for each turn: prompt, response, and chat_sep before the next prompt or suffix at the end.
     Placeholders are `{{SYSTEM}}`, `{{QUERY}}` and `{{ROUND}}` (in prompt; 1, 2, ...; `{{ROUND0}}` counts from 0).
-    `{{SYSTEM}}` stands in prefix, or in prompt, where it is written at the last question alone. Its context is left
-    out where there is no system text.
+    `{{SYSTEM}}` is in prefix, or in prompt, where it is written at the last question only. Its context is omitted
+    where there is no system prompt.
 
     Attributes:
-        prefix: What comes first.
-        prompt: One question, up to where the model begins to write.
-        chat_sep: What stands between an answer and the next prompt. None: one turn only.
-        suffix: What the model writes to end its answer; learned.
-        default_system: The system text where neither the row nor `--system` gives one.
-        stop_words: Further texts that end a generation; those of suffix always do.
-        strip: Whether contents lose white space at their ends, as the upstream template has it.
-        strip_system: Whether the system text does so too.
-        answer_prefix: What the template itself writes before the last answer, after its prompt; not learned.
-        answer_format: What the model writes for an answer, `{{ANSWER}}`, with blanks around it, say; all of it learned.
-        format_answer: Rewrites an answer by its place; None writes it as it is.
-        write_thought: Writes an answer whose thought the data gives apart (`reasoning_content`), between <think> and
-            </think>; None: the family has no thoughts, and a trainable answer with one is refused.
-        without_thinking: The key of the template that `enable_thinking: false` means.
-        keeps_prefixes: Whether the text of a conversation's start stays the same as turns are added.
-        tool_format: How tools and tool calls are written, a key of TOOL_FORMAT_MAPPING; None refuses rows with tools.
-        tool_prefix: The prefix of rows with tools, where it is another one.
-        image: What stands for an image in a question, with the model's image token written once; empty where the
-            model sees none.
-        from_tokenizer: Render with the chat template that the tokenizer carries; the rest then says nothing.
-        source: Where these facts come from.
+        prefix: The start of the text.
+        prompt: One question, up to where the generation starts.
+        chat_sep: Text between a response and the next prompt. None: one turn only.
+        suffix: Text that the model writes to end its response; trainable.
+        default_system: The system prompt where neither the row nor `--system` gives one.
+        stop_words: Further texts that end a generation; suffix always does.
+        strip: Whether contents are stripped of white space, as in the upstream template.
+        strip_system: Whether the system prompt is, too.
+        answer_prefix: Text that the template writes before the last response, after its prompt; not trainable.
+        answer_format: Text that the model writes for a response, `{{ANSWER}}`, perhaps in blanks; all of it trainable.
+        format_answer: Rewrites a response by its place; None writes it as it is.
+        write_thought: Writes a response whose thought is given separately (`reasoning_content`), between <think> and
+            </think>; None: the family has no thoughts, and a trainable response with one is refused.
+        without_thinking: Key of the template for `enable_thinking: false`.
+        keeps_prefixes: Whether the text of a conversation stays a prefix as turns are added.
+        tool_format: Format of tools and tool calls, a key of TOOL_FORMAT_MAPPING; None refuses rows with tools.
+        tool_prefix: The prefix of rows with tools, where it differs.
+        image: Text of an image in a question, with the model's image token once; empty for text models.
+        from_tokenizer: Render with the chat template that the tokenizer carries; other fields are then unused.
+        source: Source of these facts.
     """
 
     prefix: tuple[Context, ...] = ()
@@ -101,7 +100,7 @@ class TemplateInfo(Entry):
         if self.answer_format.count("{{ANSWER}}") != 1:
             raise UsageError("The answer_format of a template is a text with one {{ANSWER}}.")
         if self.default_system is not None and not self.has_system_slot:
-            raise UsageError("A template with a default system text needs a prefix or a prompt with {{SYSTEM}}.")
+            raise UsageError("A template with a default system prompt needs a prefix or a prompt with {{SYSTEM}}.")
 
     @property
     def has_system_slot(self) -> bool:
@@ -109,17 +108,17 @@ class TemplateInfo(Entry):
         return any(isinstance(context, str) and "{{SYSTEM}}" in context for context in contexts)
 
     def with_tools(self, key: str) -> TemplateInfo:
-        """The same with another tool format.
+        """Return the same with another tool format.
 
         Raises:
             UnknownKeyError: No such format. UsageError: The template has no place for it.
         """
         if self.from_tokenizer:
-            raise UsageError(f"--tool_format {key}: the tokenizer's own chat template says how tools are written.")
+            raise UsageError(f"--tool_format {key}: the tokenizer's own chat template has its own tool format.")
         if TOOL_FORMAT_MAPPING[key].tools_in == "system" and not self.has_system_slot:
             raise UsageError(
-                f"--tool_format {key} writes tools into the system text, and this template has no place for one. "
-                "Take one that writes them into a question: llmtune list tool_formats."
+                f"--tool_format {key} writes tools into the system prompt, and this template has no place for one. "
+                "Choose one that writes them into a question: llmtune list tool_formats."
             )
         own = self.tool_prefix if key == self.tool_format else None
         return replace(self, tool_format=TOOL_FORMAT_MAPPING.canonical(key), tool_prefix=own)
@@ -156,15 +155,15 @@ register_template = TEMPLATE_MAPPING.register
 
 
 def with_kwargs(info: TemplateInfo, kwargs: Mapping[str, Json]) -> TemplateInfo:
-    """What variables of a tokenizer's own chat template (`chat_template_kwargs`) make of a registered one.
+    """Apply variables of a tokenizer's own chat template (`chat_template_kwargs`) to a registered one.
 
     Raises:
-        TemplateError: A variable that this template has no counterpart of.
+        TemplateError: A variable that this template does not support.
     """
     unknown = sorted(set(kwargs) - {"enable_thinking"})
     if unknown:
         raise TemplateError(
-            f"{', '.join(unknown)} is a variable of a tokenizer's own chat template, which --template_type auto takes"
+            f"{', '.join(unknown)} is a variable of a tokenizer's own chat template, supported by --template_type auto"
         )
     thinks = kwargs.get("enable_thinking")
     if thinks is None or (not thinks and info.write_thought is None):

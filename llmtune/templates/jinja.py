@@ -1,4 +1,4 @@
-"""A template as the Jinja text that tokenizers carry, so that other programs serve what llmtune trained."""
+"""Convert a template into a tokenizer's Jinja chat template, so that other programs serve the trained format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["to_jinja"]
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
-TOO_MANY_TURNS = "this template takes one question and one answer, and the conversation has more turns"
-NO_SYSTEM = "this template has no place for a system text"
+TOO_MANY_TURNS = "this template supports one question and one response, and the conversation has more turns"
+NO_SYSTEM = "this template has no slot for a system prompt"
 NO_TOOLS = "this chat template has no format for tools and their calls"
-NO_QUESTION = "the conversation ends with an answer: nothing is left to answer"
-TWO_QUESTIONS = "two questions follow each other without an answer"
+NO_QUESTION = "the conversation ends with an assistant message: there is nothing to answer"
+TWO_QUESTIONS = "two user messages follow each other without an assistant message between them"
 
 # Values reach the text through variables alone: contents are never read as Jinja.
 _QUESTION, _ROUND, _ROUND0, _SYSTEM = "content", "ns.round | string", "(ns.round - 1) | string", "system_text"
@@ -73,21 +73,23 @@ _FRAME = """\
 
 
 def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -> str:
-    """Write a template for `tokenizer.chat_template`.
+    """Return a template for `tokenizer.chat_template`.
 
-    `apply_chat_template(messages, tokenize=False)` then gives what `render` gives. As there, a conversation that ends
-    with a question ends where the model begins to write, with or without `add_generation_prompt`.
+    `apply_chat_template(messages, tokenize=False)` then equals `render`. As there, a conversation that ends with a
+    question ends where the generation starts, with or without `add_generation_prompt`.
 
     Args:
-        tokenizer: Gives token ids their text.
-        system: For conversations without a system text of their own; None means the template's default.
+        tokenizer: Decodes token ids.
+        system: For conversations without a system prompt; None: the template's default.
 
     Raises:
-        TemplateError: What Jinja or a text cannot express: a function that rewrites answers, token ids that the
-            tokenizer does not make from a text, a system text where there is no place for one.
+        TemplateError: It cannot be expressed in Jinja: a function that rewrites responses, token ids that the
+            tokenizer does not produce from a text, a system prompt where there is no place for one.
     """
     if info.format_answer is not None:
-        raise TemplateError("this template rewrites answers by a function, which a chat template file cannot hold")
+        raise TemplateError(
+            "this template rewrites responses with a function, which a chat template file cannot contain"
+        )
     if system is not None and not info.has_system_slot:
         raise TemplateError(f"{NO_SYSTEM}, and --system gives one")
     texts = _Texts(tokenizer)
@@ -119,7 +121,7 @@ def to_jinja(info: TemplateInfo, tokenizer: Any, *, system: str | None = None) -
 
 
 def _system(info: TemplateInfo, system: str | None) -> str:
-    """Set `system_text`, none where there is none, and `turns`, the messages after the system message."""
+    """Write the Jinja that sets `system_text`, possibly none, and `turns`, the messages after the system message."""
     text = system if system is not None else info.default_system
     strips = info.strip and info.strip_system
     trim = " | trim" if strips else ""
@@ -146,7 +148,7 @@ def _system(info: TemplateInfo, system: str | None) -> str:
 
 
 def _contexts(contexts: tuple[Context, ...], texts: _Texts, variables: dict[str, str], condition: str) -> str:
-    """`condition`: when a context with the system text is written."""
+    """Write contexts. `condition`: when a context with the system prompt is written."""
     lines: list[str] = []
     for context in contexts:
         if isinstance(context, str) and "{{SYSTEM}}" in context:
@@ -177,7 +179,7 @@ def _generation(answer_prefix: str) -> str:
 
 
 class _Texts:
-    """Contexts as Jinja, for one tokenizer."""
+    """Converts contexts to Jinja for one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -201,7 +203,7 @@ class _Texts:
         for text in ("".join(self._decode([token]) for token in ids), self._decode(ids)):
             if list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) == ids:
                 return text
-        raise TemplateError(f"the template's token ids {ids} have no text that this tokenizer turns into them")
+        raise TemplateError(f"the tokenizer produces the template's token ids {ids} from no text")
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))

@@ -1,6 +1,6 @@
-"""Guard: every trainable answer's content, thought and calls stand in the text that is trained for it.
+"""Check that the content, thought and calls of every trainable turn are in its trained text.
 
-A chat template drops what it has no place for without a word; the row would then train another answer than its own.
+A chat template silently drops parts that it has no place for; the row would then train another response than its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from llmtune.templates.pieces import Piece
-from llmtune.templates.template import learned_answers
+from llmtune.templates.template import trainable_answers
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import Conversation, Message
 
@@ -19,13 +19,13 @@ __all__ = ["dropped_part"]
 def dropped_part(
     pieces: Sequence[Piece], conversation: Conversation, marks: ThoughtMarks | None, *, everything: bool = False
 ) -> str | None:
-    """The first part of a trainable answer that its trained text lacks, named for the report; None where all stands.
+    """Return the first part of a trainable turn that its trained text lacks, for the report; None if all are there.
 
     Args:
-        marks: How the template writes thoughts; None where it writes none.
-        everything: Prompts are trainable, too: the last answer is looked for in the whole text.
+        marks: The template's marks of thoughts; None where it writes none.
+        everything: Prompts are trainable, too: the last response is searched in the whole text.
     """
-    answers = learned_answers(conversation)
+    answers = trainable_answers(conversation)
     if not answers:
         return None
     turns = conversation.turns
@@ -43,12 +43,12 @@ def dropped_part(
 
 
 def _trained_texts(pieces: Sequence[Piece]) -> dict[int, tuple[str, str]]:
-    """By turn: (the end of the prompt before its answer, the trained text of the answer)."""
+    """Return, by turn, (the end of the prompt before it, its trained text)."""
     found: dict[int, tuple[str, list[str]]] = {}
     before = ""
     for piece in pieces:
         text = _text(piece)
-        if piece.turn is not None and piece.learned:
+        if piece.turn is not None and piece.trainable:
             found.setdefault(piece.turn, (before, []))[1].append(text)
         else:
             before = text
@@ -56,27 +56,27 @@ def _trained_texts(pieces: Sequence[Piece]) -> dict[int, tuple[str, str]]:
 
 
 def _dropped(message: Message, trained: str, content: str, marks: ThoughtMarks) -> str | None:
-    """`content`: the trained text behind the thought, as a server's parser of thoughts gives it."""
+    """Return the part that the text lacks. `content`: the trained text after the thought, as a server parses it."""
     thought, answer = message.reasoning, message.content
-    if thought is None and marks.close in answer:  # a thought inside the content, which may leave out its opening
+    if thought is None and marks.close in answer:  # a thought inside the content, which may lack its opening
         thought, answer = marks.split(answer, opened=True)
     for call in message.tool_calls:
         if not _stands(call.name, content):
-            return f"its template writes no call of {call.name!r} here, which the row's answer makes"
-    # What is said before a call is the thought in Command R7B's own words.
+            return f"its template drops the row's call of {call.name!r} here"
+    # In Command R7B's format, text before a call is the thought.
     if not _stands(answer, trained if message.tool_calls else content):
-        return f"its template does not write the content of an answer here ({_short(answer)})"
+        return f"its template drops the content of a response here ({_short(answer)})"
     if thought is not None and not _stands(thought, trained):
         return (
-            f"its template writes no thought here, and an answer of the row has one ({_short(thought)}); "
-            "take a template with thoughts (--template_type), let --chat_template_kwargs switch them on, or write the "
+            f"its template drops the thought of a response here ({_short(thought)}); "
+            "use a template with thoughts (--template_type), enable them with --chat_template_kwargs, or write the "
             "thought into the content"
         )
     return None
 
 
 def _stands(part: str, text: str) -> bool:
-    """Whether a text holds a part: white space apart, and as JSON where the template writes it so."""
+    """Return whether a text contains a part, ignoring white space, or as JSON where the template writes it so."""
     part = part.strip()
     if not part or part in text:
         return True

@@ -1,4 +1,4 @@
-"""Learned characters of a text -> learned tokens: by offsets, by bytes, or by asking the tokenizer for each border."""
+"""Map trainable characters to trainable tokens: by offsets, by bytes, or by tokenising up to each border."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Part", "Tokens", "locate", "locate_by_bytes", "locate_by_prefixes"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch that is tokenised as one: text, or ids that need no tokenising.
+    """Part of a sequence that is tokenised as one: text, or ids.
 
-    `learned`: spans of the text in characters; `weights`: of these spans in the loss, () where all are 1. `plain`: the
-    spelling of a control token is only text. `continued`: it goes on in the middle of a text, so a tokenizer that puts
-    a blank before each text must not do so here.
+    `trainable`: spans of the text in characters; `weights`: loss weights of these spans, () where all are 1. `plain`:
+    control tokens' spellings are text. `continued`: it starts in the middle of a text, so a tokenizer that puts a
+    blank before each text must not do so here.
     """
 
     text: str = ""
     ids: tuple[int, ...] | None = None
-    learned: tuple[tuple[int, int], ...] = ()
+    trainable: tuple[tuple[int, int], ...] = ()
     plain: bool = False
     continued: bool = False
     weights: tuple[float, ...] = ()
@@ -36,45 +36,45 @@ class Part:
 @dataclass(slots=True)
 class Tokens:
     ids: Sequence[int]
-    learned: list[tuple[int, int]] = field(default_factory=list)
+    trainable: list[tuple[int, int]] = field(default_factory=list)
     straddled: list[int] = field(default_factory=list)
-    """Characters at which a learned span begins or ends inside a token."""
+    """Characters at which a trainable span begins or ends inside a token."""
 
 
 def locate(part: Part, encoding: Encoding) -> Tokens:
-    """Trainable characters to trainable tokens.
+    """Map trainable characters to trainable tokens.
 
-    Through the offsets, once: `encoding.char_to_token` looks through all of them each time it is asked.
+    In one pass over the offsets: `encoding.char_to_token` searches all of them at each call.
     """
     ids = encoding.ids
     found = Tokens(ids)
-    if not part.learned:
+    if not part.trainable:
         return found
     offsets = encoding.offsets
     ends = list(accumulate((end for _, end in offsets), max))
 
     def border(at: int) -> int:
-        """The first token at or after a character."""
+        """Return the first token at or after a character."""
         if at >= len(part.text):
             return len(ids)
-        token = bisect_right(ends, at)  # behind a character that the normaliser dropped, the next
+        token = bisect_right(ends, at)  # after a character that the normaliser dropped, the next
         if token < len(ids) and offsets[token][0] < at:
             found.straddled.append(at)
         return token
 
-    found.learned = [(border(start), border(end)) for start, end in part.learned]
+    found.trainable = [(border(start), border(end)) for start, end in part.trainable]
     return found
 
 
 def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
-    """Trainable characters to trainable tokens, by where tokens end in the text's bytes."""
+    """Map trainable characters to trainable tokens, by the ends of tokens in the text's bytes."""
     text, ids = part.text, fast.ids(part.text)
     found = Tokens(ids)
-    ends = fast.ends(ids) if part.learned else []
+    ends = fast.ends(ids) if part.trainable else []
     known, byte = 0, 0
 
     def border(at: int) -> int:
-        """The first token at or after a character; characters are asked for in their order."""
+        """Return the first token at or after a character; characters are given in ascending order."""
         nonlocal known, byte
         if at <= 0:
             return 0
@@ -87,7 +87,7 @@ def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
         found.straddled.append(at)
         return token
 
-    found.learned = [(border(start), border(end)) for start, end in part.learned]
+    found.trainable = [(border(start), border(end)) for start, end in part.trainable]
     return found
 
 
@@ -100,7 +100,7 @@ def locate_by_prefixes(part: Part, ids_of: Callable[[str], list[int]]) -> Tokens
             found.straddled.append(at)
         return len(before)
 
-    found.learned = [
-        (border(start), border(end) if end < len(part.text) else len(found.ids)) for start, end in part.learned
+    found.trainable = [
+        (border(start), border(end) if end < len(part.text) else len(found.ids)) for start, end in part.trainable
     ]
     return found

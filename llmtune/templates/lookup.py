@@ -30,17 +30,17 @@ def get_template(
     Args:
         template_type: Key in TEMPLATE_MAPPING.
         tokenizer: A transformers tokenizer.
-        system: System text for rows without one of their own; None means the template's default.
+        system: System prompt for rows without one of their own; None means the template's default.
         max_length: Tokens kept of a sample, special tokens included; None or -1 keeps all.
-        truncation_strategy: What a longer sample loses: its start, its end, or all of it.
-        loss_on: Which answers are learned; `auto` is as the row's shape and marks have it.
-        special_tokens_in_text: Whether the spelling of a control token in the data is text or the token.
-        tool_format: Key in TOOL_FORMAT_MAPPING, in the place of the template's own.
-        template_kwargs: Variables for the tokenizer's own chat template, `{"enable_thinking": False}` say; a row's own
-            come on top. A registered template knows `enable_thinking` alone.
+        truncation_strategy: The part removed from a longer sample: its start, its end, or all of it.
+        loss_on: Which turns are trainable; `auto`: by the row's format and loss marks.
+        special_tokens_in_text: Whether a control token's spelling in the data is encoded as text or as the token.
+        tool_format: Key in TOOL_FORMAT_MAPPING, instead of the template's own.
+        template_kwargs: Variables of the tokenizer's own chat template, such as `{"enable_thinking": False}`; a row's
+            own override them. A registered template supports only `enable_thinking`.
 
     Raises:
-        UnknownKeyError: No such template or format. UsageError: It has no place for the system text, or the tools.
+        UnknownKeyError: No such template or format. UsageError: It has no place for the system prompt, or the tools.
     """
     info = TEMPLATE_MAPPING[template_type]
     info = info if tool_format is None else info.with_tools(tool_format)

@@ -1,4 +1,4 @@
-"""A picture of what is learned: tokens as text, those that count in the loss marked, for a terminal or a browser."""
+"""Show tokens as text, with the trainable ones marked, for a terminal or a browser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llmtune.types import IGNORE_INDEX
 __all__ = ["HtmlRow", "TokenView", "to_ansi", "to_html", "token_views", "with_short_images"]
 
 PLACEHOLDER = "·"
-"""Stands for a token that holds the first bytes of a character; the character shows on its last token."""
+"""Placeholder of a token with the first bytes of a character; the character is shown on its last token."""
 
 INCOMPLETE = "\ufffd"
 MAX_BYTES = 4  # of a character in UTF-8: so many tokens can share one
 
-LEARNED_SHADES = ("\x1b[97;48;5;28m", "\x1b[97;48;5;22m")
+TRAINABLE_SHADES = ("\x1b[97;48;5;28m", "\x1b[97;48;5;22m")
 RESET = "\x1b[0m"
 
 # Control characters in the data must neither vanish nor steer the terminal.
@@ -28,16 +28,16 @@ _VISIBLE |= dict.fromkeys(range(128, 160), "␦")
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """One token as it is shown. `learned`: whether it counts in the loss."""
+    """One token as shown. `trainable`: whether it contributes to the loss."""
 
     text: str
-    learned: bool
+    trainable: bool
     token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlRow:
-    """One sample of a page: its text as the template rendered it, and its tokens."""
+    """One sample of a page: its rendered text, and its tokens."""
 
     rendered: str
     views: Sequence[TokenView]
@@ -46,11 +46,11 @@ class HtmlRow:
 def token_views(tokenizer: Any, input_ids: Sequence[int], labels: Sequence[int]) -> list[TokenView]:
     """Decode token by token.
 
-    A character whose bytes are spread over several tokens shows on the last of them. Control characters are made
-    visible; a line break is `⏎` and a line break.
+    A character whose bytes are spread over several tokens is shown on the last of them. Control characters are made
+    visible; a line break is shown as `⏎` and a line break.
 
     Args:
-        labels: As long as `input_ids`; IGNORE_INDEX where a token is not learned.
+        labels: As long as `input_ids`; IGNORE_INDEX where a token is not trainable.
     """
     texts = _token_texts(tokenizer, list(input_ids))
     return [
@@ -60,7 +60,7 @@ def token_views(tokenizer: Any, input_ids: Sequence[int], labels: Sequence[int])
 
 
 def with_short_images(views: Sequence[TokenView], token_id: int) -> list[TokenView]:
-    """The positions of each image as one: an image may have thousands, which all look the same."""
+    """Merge the positions of each image into one: an image may have thousands, which all look the same."""
     found: list[TokenView] = []
     for is_image, run in groupby(views, lambda view: view.token_id == token_id):
         same = list(run)
@@ -69,27 +69,28 @@ def with_short_images(views: Sequence[TokenView], token_id: int) -> list[TokenVi
 
 
 def to_ansi(views: Sequence[TokenView], *, colour: bool) -> str:
-    """The tokens as text for a terminal: learned ones on green in two shades, or without colour between ⟦ and ⟧."""
+    """Return the tokens as text for a terminal: trainable ones on two shades of green, or without colour in ⟦ ⟧."""
     if not colour:
         parts: list[str] = []
-        for learned, run in groupby(views, lambda view: view.learned):
+        for trainable, run in groupby(views, lambda view: view.trainable):
             text = "".join(view.text for view in run)
-            parts.append(f"⟦{text}⟧" if learned else text)
+            parts.append(f"⟦{text}⟧" if trainable else text)
         return "".join(parts)
     return "".join(
-        _paint(view.text, LEARNED_SHADES[index % 2]) if view.learned else view.text for index, view in enumerate(views)
+        _paint(view.text, TRAINABLE_SHADES[index % 2]) if view.trainable else view.text
+        for index, view in enumerate(views)
     )
 
 
 def to_html(title: str, statistics: Mapping[str, str], rows: Sequence[HtmlRow]) -> str:
-    """A page that needs nothing but itself: statistics, a legend, and each row's tokens with their ids as tooltips."""
+    """Return a self-contained page: statistics, a legend, and each row's tokens with their ids as tooltips."""
     table = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n" for name, value in statistics.items())
     body = "".join(_row_html(number, row) for number, row in enumerate(rows, start=1))
     return _PAGE.format(style=_STYLE, title=escape(title), table=table, rows=body)
 
 
 def _token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
-    """What each token adds to the text of those before it: some decoders drop a first token's leading blank."""
+    """Decode each token by the text that it adds to the ones before: some decoders drop a leading blank."""
     texts: list[str] = []
     start = done = 0  # ids[start:done] is shown and complete: the context of what comes next
     shown = ""  # of the tokens from done on
@@ -118,25 +119,25 @@ def _paint(text: str, shade: str) -> str:
 
 def _row_html(number: int, row: HtmlRow) -> str:
     spans = "".join(_span_html(view) for view in row.views)
-    num_learned = sum(view.learned for view in row.views)
+    num_trainable = sum(view.trainable for view in row.views)
     return (
-        f"<section>\n<h2>Row {number}</h2>\n<p>{len(row.views)} tokens, {num_learned} learned</p>\n"
+        f"<section>\n<h2>Row {number}</h2>\n<p>{len(row.views)} tokens, {num_trainable} trainable</p>\n"
         f'<div class="tokens">{spans}</div>\n'
         f"<details><summary>Text</summary><pre>{escape(row.rendered)}</pre></details>\n</section>\n"
     )
 
 
 def _span_html(view: TokenView) -> str:
-    mark = ' class="learned"' if view.learned else ""
+    mark = ' class="trainable"' if view.trainable else ""
     name = "" if view.token_id is None else f' title="{view.token_id}"'
     return f"<span{mark}{name}>{escape(view.text)}</span>"
 
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --fore: #1a1a1a; --line: #ccc; --odd: #eee; --even: #f8f8f8;
-  --learned-odd: #a5dba5; --learned-even: #c9efc9; }
+  --trainable-odd: #a5dba5; --trainable-even: #c9efc9; }
 @media (prefers-color-scheme: dark) { :root { --back: #16181a; --fore: #e6e6e6; --line: #444; --odd: #24272a;
-  --even: #1c1f22; --learned-odd: #1e5f2b; --learned-even: #17481f; } }
+  --even: #1c1f22; --trainable-odd: #1e5f2b; --trainable-even: #17481f; } }
 body { background: var(--back); color: var(--fore); font: 16px/1.5 system-ui, sans-serif; max-width: 60rem;
   margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; }
@@ -145,8 +146,8 @@ th, td { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; 
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span:nth-child(odd), .legend .plain { background: var(--odd); }
 .tokens span:nth-child(even) { background: var(--even); }
-.tokens span.learned:nth-child(odd), .legend .learned { background: var(--learned-odd); }
-.tokens span.learned:nth-child(even) { background: var(--learned-even); }
+.tokens span.trainable:nth-child(odd), .legend .trainable { background: var(--trainable-odd); }
+.tokens span.trainable:nth-child(even) { background: var(--trainable-even); }
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -160,9 +161,9 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 <table>
 {table}</table>
-<p class="legend"><span class="learned">learned</span> counts in the loss, <span class="plain">not learned</span> is
-only read. Shades alternate from token to token; a token's id shows under the pointer. ⏎ is a line break, · a token
-whose character is completed by a later one.</p>
+<p class="legend"><span class="trainable">Trainable</span> tokens contribute to the loss, <span class="plain">other
+tokens</span> are context. Shades alternate from token to token; hover over a token to see its id. ⏎ is a line break,
+· a token whose character is completed by a later one.</p>
 {rows}</body>
 </html>
 """

@@ -1,4 +1,4 @@
-"""Which registered template writes what a folder's own chat template writes."""
+"""Find the registered template that equals a model folder's own chat template."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PROBES = (
 
 
 def matching_template(folder: Path, prefer: Sequence[str] = ()) -> tuple[str | None, str]:
-    """The template of a model folder, and why.
+    """Return the template of a model folder, and the reason.
 
     Raises:
-        TemplateError: Its chat template loops for ever, or builds gigabytes.
+        TemplateError: Its chat template loops forever, or builds gigabytes.
 
     Returns:
         A key of TEMPLATE_MAPPING, `auto` where only the folder's own chat template will do, or None where it has none.
@@ -48,7 +48,7 @@ def matching_template(folder: Path, prefer: Sequence[str] = ()) -> tuple[str | N
 
 
 def chat_template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """The Jinja source of a folder's chat template, and the texts of its special tokens."""
+    """Return the Jinja source of a folder's chat template, and the texts of its special tokens."""
     config = read_json(folder / "tokenizer_config.json")
     tokens = _special_tokens(read_json(folder / "special_tokens_map.json")) | _special_tokens(config)
     file = folder / "chat_template.jinja"
@@ -79,7 +79,7 @@ def _render_theirs(source: str, tokens: dict[str, str], probe: tuple[Message, ..
         texts, _ = render_jinja_template([messages], chat_template=source, add_generation_prompt=asks, **tokens)
     except MemoryError:
         raise
-    except Exception:  # whatever a template raises for a conversation that it refuses
+    except Exception:  # a template may raise anything for a conversation that it refuses
         return None
     return str(texts[0])
 
@@ -99,7 +99,7 @@ def _text_of(piece: Piece, tokens: dict[str, str]) -> str:
 
 
 def _agree(ours: str | None, theirs: str | None) -> bool:
-    """Equal, up to white space behind the last stop token. What one of them refuses, the other must refuse too."""
+    """Return whether they are equal, up to white space after the last stop token. Both must refuse the same rows."""
     if ours is None or theirs is None:
         return ours is theirs
     return ours == theirs or (theirs.startswith(ours) and not theirs[len(ours) :].strip())

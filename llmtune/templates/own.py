@@ -1,4 +1,4 @@
-"""`--template_type auto`: render with the chat template that the tokenizer carries, and find what is trained in it."""
+"""`--template_type auto`: render with the tokenizer's own chat template, and find the trainable text in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmtune.templates.own_render import SENTINEL, Renderer
 from llmtune.templates.pieces import Piece
 from llmtune.templates.probes import PROBES
 from llmtune.templates.stops import Stop, find_stop
-from llmtune.templates.template import learned_answers, single_answer
+from llmtune.templates.template import single_answer, trainable_answers
 from llmtune.templates.thoughts import ThoughtMarks, marks_in
 from llmtune.templates.upstream import checked_kwargs
 from llmtune.templates.vetted import vetted
@@ -38,7 +38,7 @@ _VETTED: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Where an answer stands in `text`, the conversation up to and with it. The model writes text[start:]."""
+    """Position of a response in `text`, the conversation up to it and with it. The model writes text[start:]."""
 
     text: str
     start: int
@@ -49,18 +49,18 @@ class _Answer:
 
 
 class OwnTemplate(ChatTemplate):
-    """A chat template in the tokenizer's own words.
+    """The tokenizer's own chat template.
 
-    Trainable is what the template writes behind the prompt that a server would feed, up to the stop token. It is
-    looked for in the whole text, answer by answer; where the text before an answer changes as turns are added, each
-    answer becomes a sample of its own.
+    The text after the prompt that a server would feed, up to the stop token, is trainable. It is searched in the whole
+    text, turn by turn; where the text before a response changes as turns are added, each response becomes a sample of
+    its own.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not getattr(self.tokenizer, "chat_template", None):
             raise UsageError(
-                f"The template {self.name!r} is the tokenizer's own, and this tokenizer carries none. "
+                f"The template {self.name!r} is the tokenizer's own, and this tokenizer has none. "
                 "Choose another --template_type (llmtune list templates)."
             )
         self._renderer = Renderer(self.tokenizer)
@@ -74,7 +74,7 @@ class OwnTemplate(ChatTemplate):
         self._frame = self._find_frame(probe)
 
     def _vet(self) -> None:
-        """Try a template of these variables once in a process of its own: a stranger wrote it."""
+        """Try the template with these variables once in a process of its own: it is third-party code."""
         key = (self._renderer.source, repr(sorted(self.template_kwargs.items())))
         if key not in _VETTED:
             vetted(lambda: [self._tried(row, asks) for row in PROBES.values() for asks in (False, True)])
@@ -94,12 +94,12 @@ class OwnTemplate(ChatTemplate):
             return self._cut(prompt, [], conversation)
         if len(conversation.turns) == 1 and conversation.turns[0].role == "assistant":  # plain text, no question
             text = conversation.turns[0].content
-            stop = Piece(("eos_token_id",), learned=True, turn=0, weight=conversation.turns[0].weight)
+            stop = Piece(("eos_token_id",), trainable=True, turn=0, weight=conversation.turns[0].weight)
             return [replace(stop, content=text, from_data=True), stop]
         if self.loss_on == "everything":
             last = self._answer(conversation, len(conversation.turns) - 1)
-            return [replace(piece, learned=True, weight=1.0) for piece in self._cut(last.text, [], conversation)]
-        found = {turn: self._answer(conversation, turn) for turn in learned_answers(conversation)}
+            return [replace(piece, trainable=True, weight=1.0) for piece in self._cut(last.text, [], conversation)]
+        found = {turn: self._answer(conversation, turn) for turn in trainable_answers(conversation)}
         if not found:
             return self._cut(self._render(conversation), [], conversation)
         last_turn = max(found)
@@ -107,7 +107,7 @@ class OwnTemplate(ChatTemplate):
         pieces = self._cut(found[last_turn].text, spans, conversation)
         if self._stop_of(conversation.turns[last_turn]) is None:  # the template writes none: the tokenizer's ends it
             weight = conversation.turns[last_turn].weight
-            pieces.append(Piece(("eos_token_id",), learned=True, turn=last_turn, weight=weight))
+            pieces.append(Piece(("eos_token_id",), trainable=True, turn=last_turn, weight=weight))
         return pieces
 
     def _check_kwargs(self) -> None:
@@ -140,17 +140,17 @@ class OwnTemplate(ChatTemplate):
         return self._call_stop if message.tool_calls else self._stop
 
     def _samples_of(self, conversation: Conversation) -> list[Conversation]:
-        learned = learned_answers(conversation)
-        if self.loss_on == "everything" or not learned or learned == [len(conversation.turns) - 1]:
+        trainable = trainable_answers(conversation)
+        if self.loss_on == "everything" or not trainable or trainable == [len(conversation.turns) - 1]:
             return [conversation]
         try:
-            answers = [self._answer(conversation, turn) for turn in learned]
-        except TemplateError:  # told when the pieces are made
+            answers = [self._answer(conversation, turn) for turn in trainable]
+        except TemplateError:  # raised again when the pieces are made
             return [conversation]
         whole = answers[-1].text
         if self._stop is not None and all(whole.startswith(one.text) for one in answers):
             return [conversation]
-        return [single_answer(conversation, turn) for turn in learned]
+        return [single_answer(conversation, turn) for turn in trainable]
 
     def _answer(self, conversation: Conversation, turn: int) -> _Answer:
         upto = single_answer(conversation, turn)
@@ -176,7 +176,7 @@ class OwnTemplate(ChatTemplate):
         return _Answer(prompt + written, len(prompt))
 
     def _find_frame(self, text: str) -> tuple[str, str]:
-        """White space that the template writes around an answer; empty thoughts before it are the model's words."""
+        """White space that the template writes around a response; an empty thought before it is the model's text."""
         prompt = self._render(Conversation((QUESTION,)), asks=True)
         if not text.startswith(prompt):
             return "", ""
@@ -191,7 +191,7 @@ class OwnTemplate(ChatTemplate):
             return None
         try:
             further = self._render(replace(answered, messages=(*answered.messages, following)))
-        except TemplateError:  # a template of one question, say
+        except TemplateError:  # a single-turn template, for instance
             further = text
         last = text.rpartition(SENTINEL)[2] if SENTINEL in text else ""
         followed = further.rpartition(SENTINEL)[2].partition(NEXT)[0]
@@ -204,8 +204,8 @@ class OwnTemplate(ChatTemplate):
         kwargs = {**self.template_kwargs, **conversation.template_kwargs}
         return self._renderer.render(replace(conversation, template_kwargs=kwargs), system=self.system, asks=asks)
 
-    def _cut(self, text: str, learned: list[tuple[int, int, int]], conversation: Conversation) -> list[Piece]:
-        """The text in pieces: what is trained, and contents that hold the spelling of a control token."""
+    def _cut(self, text: str, trainable: list[tuple[int, int, int]], conversation: Conversation) -> list[Piece]:
+        """Split the text into pieces: trainable text, and contents that contain a control token's spelling."""
         contents = [
             part
             for message in conversation.messages
@@ -213,8 +213,8 @@ class OwnTemplate(ChatTemplate):
             if part is not None
         ]
         data = self._encoder.control_spans(text, contents)
-        borders = sorted({0, len(text), *(at for start, end, _ in learned for at in (start, end)), *sum(data, ())})
-        turn_at = _Spans(learned)
+        borders = sorted({0, len(text), *(at for start, end, _ in trainable for at in (start, end)), *sum(data, ())})
+        turn_at = _Spans(trainable)
         data_at = _Spans([(start, end, 0) for start, end in data])
         pieces = []
         for start, end in pairwise(borders):
@@ -225,7 +225,7 @@ class OwnTemplate(ChatTemplate):
 
 
 class _Spans:
-    """Asked from the left to the right for the span that a place lies in."""
+    """Look-up of the span that contains a position; positions are given from left to right."""
 
     def __init__(self, spans: list[tuple[int, int, int]]) -> None:
         self.spans = sorted(spans)

@@ -1,8 +1,8 @@
-"""What a model writes behind the prompt that it is served, where the template's own text begins otherwise.
+"""Responses that continue the served prompt, where the template's own text begins differently.
 
-DeepSeek-R1's opens the thought in the prompt and drops it from answers; V3.1's closes it there; Mistral-Nemo's writes
-the system prompt at the question that waits for an answer, and nowhere once that is given; Nemotron-3 opens a thought
-with a newline in the prompt and without one before an answer that has none.
+DeepSeek-R1's opens the thought in the prompt and drops it from responses; V3.1's closes it there; Mistral-Nemo's writes
+the system prompt at the unanswered question, and nowhere after the response; Nemotron-3 opens a thought with a newline
+in the prompt and without one before a response that has none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["closed_thought", "turn_behind"]
 def turn_behind(
     prompt: str, text: str, plain: str, message: Message, marks: ThoughtMarks | None, *, question: str
 ) -> str:
-    """The answer's turn, and what the template adds to it, as they continue `prompt`.
+    """Return the assistant turn, and the template's text after it, as continuations of `prompt`.
 
     Args:
-        text: The conversation with the answer.
-        plain: The same with SENTINEL for an answer: what stands before it is the head of the turn.
-        question: The conversation without the answer, where no answer is asked for.
+        text: The conversation with the response.
+        plain: The same with SENTINEL as the response: the text before it is the head of the turn.
+        question: The conversation without the response and without a generation prompt.
 
     Raises:
         TemplateError: The turn cannot be found in the text, or it has a thought and the prompt has closed it.
@@ -40,54 +40,57 @@ def turn_behind(
 
 
 def closed_thought(message: Message, written: str, marks: ThoughtMarks) -> str:
-    """An answer whose template forgets to end the thought that its prompt has opened."""
+    """Return a response whose template does not end the thought that its prompt opened."""
     thought = message.reasoning or ""
     return f"{thought}\n{marks.close}\n\n{written.lstrip(chr(10))}"
 
 
 def _turn(prompt: str, text: str, plain: str, marks: ThoughtMarks, question: str) -> str:
-    """What the template writes for the answer behind the head of its turn, to the end of the text."""
+    """Return the template's text of the response after the head of its turn, to the end of the text."""
     head, found, _ = plain.rpartition(SENTINEL)
     if not found:
-        raise TemplateError("the tokenizer's chat template does not write the last answer of this row")
+        raise TemplateError("the tokenizer's chat template drops the last response of this row")
     head = head.removesuffix(marks.opening_of(head))
     if text.startswith(head):
         return text[len(head) :]
-    # What the model writes for a text and for a call begins otherwise; the head is what a prompt adds to the question.
+    # Texts and calls begin differently; the head is what a prompt adds to the question.
     asked = prompt.removesuffix(marks.opening_of(prompt))
     added = asked[len(question) :] if asked.startswith(question) else ""
     common = common_start(text, plain)
     _, found, after = common.rpartition(added) if added else ("", "", "")
     if not found:
-        raise TemplateError("the tokenizer's chat template writes this answer where it cannot be told from its prompt")
+        raise TemplateError(
+            "the tokenizer's chat template writes this response where it cannot be separated from its prompt"
+        )
     return after + text[len(common) :]
 
 
 def _behind_closed(turn: str, marks: ThoughtMarks) -> str:
-    """The prompt ends with an empty thought, or with its end."""
+    """Continue a prompt that ends with an empty thought, or with the end of a thought."""
     rest = turn.removeprefix(marks.open).lstrip()
     if rest.startswith(marks.close):  # the template writes the empty thought with other white space
         return rest[len(marks.close) :].lstrip("\n")
     if turn.startswith(marks.open):
         raise TemplateError(
-            "the prompt closes the thought before the answer, and the row's answer has one; --chat_template_kwargs (or "
-            "the row's chat_template_kwargs) switches thoughts on where the template has a variable for them"
+            "the prompt closes the thought before the response, and the row's response has one; "
+            "--chat_template_kwargs (or the row's chat_template_kwargs) enables thoughts where the template has a "
+            "variable for them"
         )
     return turn
 
 
 def _behind_open(opening: str, turn: str, message: Message, marks: ThoughtMarks) -> str:
-    """The prompt opens the thought: the answer continues it, if only to end it."""
+    """Continue a prompt that opens the thought: the response continues it, if only to end it."""
     gap = opening[len(marks.open) :]
-    if turn.startswith(marks.open):  # with other white space behind it
+    if turn.startswith(marks.open):  # with other white space after it
         return turn[len(marks.open) :].lstrip("\n") if gap else turn[len(marks.open) :]
     thought, content = message.reasoning, message.content
     if thought is None and content.startswith(marks.open) and marks.close in content:
-        # The template drops the thought that the content begins with: it goes on as the data spells it.
+        # The template drops the thought at the start of the content: continue with the data's text.
         inside, _, answer = content[len(marks.open) :].partition(marks.close)
         blank = answer[: len(answer) - len(answer.lstrip())]
         rest = turn.removeprefix(marks.close).lstrip()
-        if rest.startswith(content.strip()):  # kept whole, behind an end of the template's own
+        if rest.startswith(content.strip()):  # kept whole, after the template's own end of a thought
             return rest[len(marks.open) :].removeprefix(gap)
         if rest.startswith(answer.strip()):
             return inside.removeprefix(gap) + marks.close + blank + rest

@@ -1,4 +1,4 @@
-"""Rows through the chat template that a tokenizer carries, in the forms that such templates ask for."""
+"""Render rows with a tokenizer's own chat template, in the forms that such templates expect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SENTINEL = "An answer of 7 words, no more."
 
 
 class Renderer:
-    """One tokenizer's chat template.
+    """Renderer of one tokenizer's chat template.
 
-    Most templates write the arguments of a call as JSON themselves and want them parsed, as servers pass them;
-    DeepSeek-V3's joins texts and wants the JSON. Mistral's insist on ids of nine characters.
+    Most templates write the arguments of a call as JSON and expect them parsed, as servers pass them; DeepSeek-V3's
+    concatenates texts and expects the JSON. Mistral's require ids of nine characters.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -29,7 +29,7 @@ class Renderer:
         self._thoughts_as = thought_keys(self.source)
 
     def render(self, conversation: Conversation, *, system: str | None = None, asks: bool = False) -> str:
-        """The text of a conversation; with `asks`, up to where the model begins to write.
+        """Return the text of a conversation; with `asks`, with the generation prompt.
 
         Raises:
             TemplateError: The template refuses the row, in each of the forms.
@@ -51,7 +51,7 @@ class Renderer:
                 first = first or err
                 continue
             if parsed and any(str(value) in text and to_json(value) not in text for value in shown):
-                continue  # joined into the text as Python writes it: this template wants JSON
+                continue  # written into the text as Python repr: this template expects JSON
             return text
         raise first or TemplateError(
             "the tokenizer's chat template writes the arguments of calls as Python, not as JSON"
@@ -60,7 +60,7 @@ class Renderer:
     def _apply(
         self, conversation: Conversation, system: str | None, asks: bool, *, parsed: bool, own_ids: bool
     ) -> tuple[str, list[Mapping[str, Json]]]:
-        """The text, and those arguments that were given as objects."""
+        """Return the text, and the arguments that were given as objects."""
         messages = upstream_messages(conversation, system=system, thoughts_as=self._thoughts_as, own_ids=own_ids)
         objects: list[Mapping[str, Json]] = []
         for message in messages:
@@ -76,13 +76,13 @@ class Renderer:
             )
         except MemoryError:
             raise
-        except Exception as err:  # whatever a template raises for a conversation that it refuses
+        except Exception as err:  # a template may raise anything for a conversation that it refuses
             raise TemplateError(f"the tokenizer's chat template refuses the row: {err}") from err
         return str(text), objects
 
 
 def _source(tokenizer: Any) -> str:
-    """The Jinja of a tokenizer, all of its templates where it has several."""
+    """Return the Jinja source of a tokenizer: all of its templates where it has several."""
     found = tokenizer.chat_template
     return "\n".join(map(str, found.values())) if isinstance(found, Mapping) else str(found)
 

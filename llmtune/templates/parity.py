@@ -1,4 +1,4 @@
-"""Check a template against the chat template that a tokenizer carries: what was trained is what a server will feed."""
+"""Compare a template with the tokenizer's own chat template, so that servers feed the prompts that were trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 def upstream_ids(
     tokenizer: Any, conversation: Conversation, *, system: str | None = None, image: str = "", **options: Any
 ) -> list[int]:
-    """What the tokenizer's own chat template makes of a conversation; an image is one token."""
+    """Return the text that the tokenizer's own chat template gives for a conversation; an image is one token."""
     keys = thought_keys(str(tokenizer.chat_template))
     text = tokenizer.apply_chat_template(
         upstream_messages(conversation, system=system, image=image, thoughts_as=keys),
@@ -41,7 +41,7 @@ def upstream_ids(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two sequences of ids that should be one. `what`: the part of the conversation that was compared."""
+    """Two sequences of ids that should be equal. `what`: the part of the conversation that was compared."""
 
     what: str
     ours: list[int]
@@ -49,16 +49,16 @@ class Difference:
 
     @property
     def at(self) -> int:
-        """The first token that differs."""
+        """Index of the first differing token."""
         shorter = min(len(self.ours), len(self.theirs))
         return next((index for index in range(shorter) if self.ours[index] != self.theirs[index]), shorter)
 
 
 def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
-    """Whether inference would feed other ids than the tokenizer's own chat template, to answer this conversation.
+    """Compare the prompt ids of inference with those of the tokenizer's own chat template.
 
     Raises:
-        TemplateError: Our template refuses it. UpstreamRefusal: The tokenizer's does.
+        TemplateError: Our template refuses the conversation. UpstreamRefusal: The tokenizer's does.
     """
     prompt = replace(conversation, messages=_question(conversation))
     ours = template.encode_prompts([prompt])[0]
@@ -69,7 +69,7 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
         ours = _images_once(ours, template.images.token_id)
     try:
         theirs = upstream_ids(template.tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
-    except Exception as err:  # whatever a chat template raises for a conversation that it refuses
+    except Exception as err:  # a chat template may raise anything for a conversation that it refuses
         raise UpstreamRefusal(str(err)) from err
     if template.max_length is not None:
         theirs = theirs[-template.max_length :]
@@ -77,22 +77,22 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
 
 
 def sample_difference(template: ChatTemplate, conversation: Conversation) -> Difference | None:
-    """Whether a sample of training begins otherwise than the prompt that its last answer would be given."""
+    """Compare the start of a training sample with the inference prompt of its last turn."""
     sample = template.encode_all(conversation)[-1]["input_ids"]
     question = replace(conversation, messages=_question(conversation))
     prompt = template.encode_prompts([question])[0]
     begins = sample[: len(prompt)] == prompt
-    return None if begins else Difference("what is trained, against the prompt", sample, prompt)
+    return None if begins else Difference("the trained text, against the prompt", sample, prompt)
 
 
 class UpstreamRefusal(Exception):
-    """The tokenizer's own chat template does not take a conversation."""
+    """The tokenizer's own chat template refuses a conversation."""
 
 
 def first_difference(template: ChatTemplate, conversations: Iterable[Conversation]) -> str | None:
-    """Where a template first departs from the tokenizer's own chat template, as a line to print; None where nowhere.
+    """Return the first difference from the tokenizer's own chat template, as a line to print; None if there is none.
 
-    Compared is the prompt that inference feeds, on the rows given; a tokenizer without a chat template agrees.
+    Compares the prompts of inference on the given rows; a tokenizer without a chat template agrees.
     """
     tokenizer = template.tokenizer
     if not getattr(tokenizer, "chat_template", None):
@@ -102,7 +102,7 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
             continue
         try:
             found = prompt_difference(template, conversation)
-        except (TemplateError, DataError):  # a row that cannot be written, or its image not read, was told of already
+        except (TemplateError, DataError):  # unwritable rows and unreadable images have been reported already
             continue
         except UpstreamRefusal as err:
             return f"the tokenizer's own refuses a row ({err})"

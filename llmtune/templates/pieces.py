@@ -1,4 +1,4 @@
-"""A stretch of a rendered conversation: what rendering yields, tool formats write, and encoding turns into tokens."""
+"""Piece of a rendered conversation: yielded by rendering and tool formats, encoded into tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Context: TypeAlias = "str | tuple[int | str, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of the rendered conversation: text, or token ids and names of tokenizer attributes.
+    """Piece of a rendered conversation: text, or token ids and names of tokenizer attributes.
 
-    `turn`: the index of the answer that it belongs to, where the model writes it; None for all else. `is_image`: it
-    stands for an image, with the model's image token once. `weight`: of its trainable tokens in the loss.
+    `turn`: index of the assistant turn that it belongs to, where the model writes it; None otherwise. `is_image`: it
+    represents an image, with the model's image token once. `weight`: loss weight of its trainable tokens.
     """
 
     content: Context
-    learned: bool = False
+    trainable: bool = False
     from_data: bool = False
     turn: int | None = None
     is_image: bool = False

@@ -1,4 +1,4 @@
-"""Conversations that tell chat templates apart: turns, system texts, white space, scripts, tools, thoughts."""
+"""Conversations that distinguish chat templates: turns, system prompts, white space, scripts, tools, thoughts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _turns(*contents: str, system: Message | None = None) -> Conversation:
 
 PROBES: dict[str, Conversation] = {
     "one turn": Conversation((QUESTION, ANSWER)),
-    "a system text": Conversation((SYSTEM, QUESTION, ANSWER)),
+    "a system prompt": Conversation((SYSTEM, QUESTION, ANSWER)),
     "two turns": _turns("One?", "Two.", "Three?", "Four."),
-    "three turns, a system text": _turns("One?", "Two.", "Three?", "Four.", "Five?", "Six.", system=SYSTEM),
+    "three turns, a system prompt": _turns("One?", "Two.", "Three?", "Four.", "Five?", "Six.", system=SYSTEM),
     "white space at the ends": _turns(" One?\n", "Two. ", "\n\nThree?", "Four.\n"),
     "an answer that begins with a newline": _turns("One?", "\nTwo."),
     "Chinese and emoji": _turns("你好，请写一首诗。", "床前明月光 🌙", "谢谢", "不客气 👍🏽"),

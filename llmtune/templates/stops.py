@@ -1,4 +1,4 @@
-"""The control token that ends an answer in a chat template's own words."""
+"""Find the control token that ends a response in a tokenizer's own chat template."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["Stop", "common_start", "find_stop"]
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """`written`: it stands behind the last answer. GLM's templates write it as the start of the next turn alone."""
+    """Stop token. `written`: it follows the last response; GLM's templates write it only as the next turn's start."""
 
     text: str
     written: bool = True
 
 
 def find_stop(last: str, followed: str, control: Sequence[str], *, eos: str | None, bos: str | None) -> Stop | None:
-    """The token at which a generation stops.
+    """Return the token at which a generation stops.
 
-    What stands behind an answer at the end and in the middle of a conversation is the end of the turn: Command R7B
-    closes its answer with one control token and the turn with another, Phi-3 ends the whole text with an EOS token.
+    The text that follows a response both at the end and inside of a conversation is the end of the turn: Command R7B
+    closes its response with one control token and the turn with another, Phi-3 ends the whole text with an EOS token.
 
     Args:
-        last: What the template writes behind the last answer.
-        followed: What it writes between an answer and the content of the next turn.
-        control: The spellings of the control tokens. Other added tokens, `</tool_call>` say, stop nothing.
+        last: The template's text after the last response.
+        followed: Its text between a response and the content of the next turn.
+        control: The spellings of the control tokens. Other added tokens, such as `</tool_call>`, are no stop tokens.
     """
     both = common_start(last, followed)
     for tail in (both, last):
@@ -39,7 +39,7 @@ def find_stop(last: str, followed: str, control: Sequence[str], *, eos: str | No
 
 
 def _in_order(text: str, control: Sequence[str]) -> list[str]:
-    """The control tokens in a text; of those that begin at one place, the longest."""
+    """Return the control tokens in a text; of those that begin at one position, the longest."""
     found: dict[int, str] = {}
     for token in control:
         at = text.find(token)
@@ -50,5 +50,5 @@ def _in_order(text: str, control: Sequence[str]) -> list[str]:
 
 
 def common_start(one: str, other: str) -> str:
-    """The characters with which both begin."""
+    """Return the common prefix."""
     return one[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))]

@@ -1,4 +1,4 @@
-"""Render: a Conversation becomes a list of pieces, each learned or not, written by the template or by the data."""
+"""Render a Conversation into pieces, each trainable or not, written by the template or by the data."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from llmtune.templates.pieces import Context, Piece
 from llmtune.templates.tools.info import At, ToolFormat
 from llmtune.types import Conversation, Json, LossOn, Message
 
-__all__ = ["learned_answers", "mark_learned", "render", "single_answer", "split_chat_sep", "system_prompt"]
+__all__ = ["mark_trainable", "render", "single_answer", "split_chat_sep", "system_prompt", "trainable_answers"]
 
 _PLACEHOLDER = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1|ROUND)\}\}")
 
 
-def learned_answers(conversation: Conversation) -> list[int]:
-    """Indices, among the turns, of the answers that are learned."""
+def trainable_answers(conversation: Conversation) -> list[int]:
+    """Return the indices, among the turns, of the trainable assistant turns."""
     return [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant" and turn.loss]
 
 
-def mark_learned(conversation: Conversation, loss_on: LossOn) -> Conversation:
-    """Mark the answers that `--loss_on` asks for; `auto` keeps the marks of the row."""
+def mark_trainable(conversation: Conversation, loss_on: LossOn) -> Conversation:
+    """Mark the turns that `--loss_on` selects; `auto` keeps the marks of the row."""
     if loss_on in ("auto", "everything"):
         return conversation
     answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
-    return _with_learned(conversation, set(answers[-1:] if loss_on == "last" else answers))
+    return _with_trainable(conversation, set(answers[-1:] if loss_on == "last" else answers))
 
 
 def single_answer(conversation: Conversation, answer: int) -> Conversation:
-    """The conversation up to one answer, which alone is learned."""
+    """Return the conversation up to one assistant turn, the only trainable one."""
     num_kept = len(conversation.messages) - len(conversation.turns) + answer + 1
     kept = replace(conversation, messages=conversation.messages[:num_kept])
-    kept = replace(kept, images=conversation.images[: count_marks(kept)])  # those of later questions are not shown
-    return _with_learned(kept, {answer})
+    kept = replace(kept, images=conversation.images[: count_marks(kept)])  # images of later questions are dropped
+    return _with_trainable(kept, {answer})
 
 
-def _with_learned(conversation: Conversation, answers: set[int]) -> Conversation:
+def _with_trainable(conversation: Conversation, answers: set[int]) -> Conversation:
     before = len(conversation.messages) - len(conversation.turns)
     messages = [replace(message, loss=index - before in answers) for index, message in enumerate(conversation.messages)]
     return replace(conversation, messages=tuple(messages))
@@ -50,26 +50,26 @@ def render(
     conversation: Conversation,
     *,
     system: str | None = None,
-    learn_everything: bool = False,
+    train_everything: bool = False,
     generation: bool = False,
     images: bool = False,
 ) -> list[Piece]:
-    """Write a conversation as the template has it.
+    """Render a conversation.
 
     Args:
-        system: For a row without a system text of its own; None means the template's default.
-        learn_everything: Learn the prompts as well as the answers.
-        generation: End where the model begins to write: a last answer is left out.
+        system: For a row without a system prompt; None: the template's default.
+        train_everything: Prompts are trainable, too.
+        generation: End where the generation starts: a last assistant turn is omitted.
         images: Write `info.image` for each mark of an image in a question; else marks are text.
 
     Raises:
-        TemplateError: The template has no place for a system text, a second turn or tools.
+        TemplateError: The template has no slot for a system prompt, a second turn or tools.
     """
     turns = list(conversation.turns)
-    learned = set() if generation else set(learned_answers(conversation))
+    trainable = set() if generation else set(trainable_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
-    row = _Row(info, turns, learned, conversation.tools, system_prompt(info, conversation, system))
+    row = _Row(info, turns, trainable, conversation.tools, system_prompt(info, conversation, system))
     if row.tools and row.format.tools_in == "system" and row.format.write_tools is not None:
         row.system = row.format.write_tools(row.system, row.tools)
     row.image = info.image if images else ""
@@ -81,22 +81,22 @@ def render(
         pieces += _turns(row)
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
-    if learn_everything and not generation:
-        pieces = [replace(piece, learned=not piece.is_image, weight=1.0) for piece in pieces]
+    if train_everything and not generation:
+        pieces = [replace(piece, trainable=not piece.is_image, weight=1.0) for piece in pieces]
     return pieces
 
 
 @dataclass(slots=True)
 class _Row:
-    """What is being written.
+    """State of rendering.
 
-    `num_calls`, `num_results`: those that are written already. `last_question`, `last_result`: indices of turns, found
-    once: asking the rest of the turns at each turn would take time quadratic in their number.
+    `num_calls`, `num_results`: calls and results written so far. `last_question`, `last_result`: indices of turns,
+    computed once: searching the rest of the turns at each turn would take time quadratic in their number.
     """
 
     info: TemplateInfo
     turns: list[Message]
-    learned: set[int]
+    trainable: set[int]
     tools: tuple[Json, ...]
     system: str | None
     image: str = ""
@@ -117,14 +117,14 @@ class _Row:
         found = self.info.tools
         if found is None:
             raise TemplateError(
-                "this template has no format for tools, and the row uses them; --tool_format KEY gives it one (llmtune "
-                "list tool_formats), --template_type auto writes them as the tokenizer's own chat template does"
+                "this template has no tool format, and the row uses tools; --tool_format KEY sets one (llmtune "
+                "list tool_formats), --template_type auto uses the tokenizer's own chat template"
             )
         return found
 
 
 def _prefix(row: _Row, prefix: tuple[Context, ...]) -> Iterator[Piece]:
-    """What stands before the first question. Tools in a turn of their own come before the system text."""
+    """Render the text before the first question. Tools in a turn of their own come before the system prompt."""
     if not row.tools or row.format.write_tools_apart is None or row.format.tools_in != "system":
         yield from _contexts(prefix, {}, row.system)
         return
@@ -137,7 +137,7 @@ def _prefix(row: _Row, prefix: tuple[Context, ...]) -> Iterator[Piece]:
 def _turns(row: _Row) -> Iterator[Piece]:
     turns = row.turns
     if row.info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
-        raise TemplateError("this template takes one question and one answer, and the row has more turns")
+        raise TemplateError("this template supports one question and one response, and the row has more turns")
     round_number = 0
     index = 0
     while index < len(turns):
@@ -166,13 +166,13 @@ def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Pi
         here = (tools.tools_in == "first question" and is_first) or (tools.tools_in == "last question" and is_last)
         if tools.write_tools is not None and here:
             text = tools.write_tools(text, row.tools)
-    # Results of tools behind a question take the system text from it, where it stands in the question.
+    # Tool results after a question take over its system prompt, where it is part of the question.
     system = row.system if is_last and row.last_result < end else None
     yield from _contexts(row.info.prompt, _values(text, round_number), system, row.image)
 
 
 def _results(row: _Row, turns: list[Message], round_number: int) -> Iterator[Piece]:
-    """What tools gave, up to where the model goes on."""
+    """Render tool results, up to where the generation continues."""
     tools = row.format
     results = [turn.content for turn in turns]
     if tools.write_results is not None:
@@ -208,25 +208,25 @@ def _values(query: str, round_number: int) -> dict[str, str]:
 
 def _answer(row: _Row, index: int) -> Iterator[Piece]:
     info, turns, message = row.info, row.turns, row.turns[index]
-    learned, is_last = index in row.learned, index == len(turns) - 1
+    trainable, is_last = index in row.trainable, index == len(turns) - 1
     if info.answer_prefix and len(turns) > 1 and is_last:
         yield Piece(info.answer_prefix)
     for piece in _written(row, index):
-        yield replace(piece, learned=learned, turn=index, weight=message.weight)
+        yield replace(piece, trainable=trainable, turn=index, weight=message.weight)
     call_end = row.format.call_end if message.tool_calls else None
     stop, rest = split_chat_sep(info)
-    if call_end is not None:  # the results go on in the same turn
+    if call_end is not None:  # the results continue the same turn
         stop, rest = (call_end,), ()
     elif is_last:
         stop, rest = info.suffix, ()
     for context in stop:
-        yield Piece(context, learned=learned, turn=index, weight=message.weight)
+        yield Piece(context, trainable=trainable, turn=index, weight=message.weight)
     for context in rest:
         yield Piece(context)
 
 
 def _written(row: _Row, index: int) -> list[Piece]:
-    """What the model writes for an answer, up to the end of its turn."""
+    """Render the text that the model writes for a response, up to the end of its turn."""
     info, turns, message = row.info, row.turns, row.turns[index]
     content = message.content.strip() if info.strip else message.content
     if len(turns) > 1:  # plain text stays as it is
@@ -253,7 +253,7 @@ def _place(row: _Row, index: int) -> Place:
 
 
 def split_chat_sep(info: TemplateInfo) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
-    """chat_sep as (what the model writes, what the template adds). The first part is empty or equals suffix."""
+    """Split chat_sep into (the model's text, the template's text). The first part is empty or equals suffix."""
     rest = list(info.chat_sep or ())
     stop: list[Context] = []
     for context in info.suffix:
@@ -266,7 +266,7 @@ def split_chat_sep(info: TemplateInfo) -> tuple[tuple[Context, ...], tuple[Conte
 
 
 def _substitute(context: str, values: dict[str, str], image: str) -> Iterator[Piece]:
-    """Fill placeholders in one pass: what stands in the data is never read as a placeholder."""
+    """Fill placeholders in one pass: data is never read as a placeholder."""
     position = 0
     for match in _PLACEHOLDER.finditer(context):
         if match.group(1) not in values:
@@ -284,10 +284,10 @@ def _substitute(context: str, values: dict[str, str], image: str) -> Iterator[Pi
 
 
 def system_prompt(info: TemplateInfo, conversation: Conversation, system: str | None) -> str | None:
-    """What a conversation's system prompt is: its own, `system`, or the template's default."""
+    """Return a conversation's system prompt: its own, `system`, or the template's default."""
     text = conversation.system if conversation.system is not None else system
     if text is not None and not info.has_system_slot:
-        raise TemplateError("this template has no place for a system text, and the row or --system gives one")
+        raise TemplateError("this template has no slot for a system prompt, and the row or --system gives one")
     if text is None:
         is_plain_text = len(conversation.turns) == 1 and conversation.turns[0].role == "assistant"
         text = None if is_plain_text else info.default_system

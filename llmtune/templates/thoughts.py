@@ -1,4 +1,4 @@
-"""Thoughts in a text: their marks, and an answer split into its thought and its content."""
+"""Thoughts in a text: their marks, and splitting a response into thought and content."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ __all__ = ["THINK", "ThoughtMarks", "marks_in"]
 
 @dataclass(frozen=True, slots=True)
 class ThoughtMarks:
-    """What stands before and behind a thought."""
+    """Marks before and after a thought."""
 
     open: str
     close: str
 
     def is_open(self, prompt: str) -> bool:
-        """Whether a prompt ends in the opening of a thought, which the model continues."""
+        """Return whether a prompt ends in the opening of a thought, which the model continues."""
         return prompt.rstrip().endswith(self.open)
 
     def opening_of(self, prompt: str) -> str:
-        """What a prompt ends with of a thought: its opening, an empty one, or its end alone; "" where there is none."""
+        """Return the part of a thought that ends a prompt: its opening, an empty one, its end, or "" for none."""
         start, end = re.escape(self.open), re.escape(self.close)
         found = re.search(rf"(?:{start}\s*(?:{end}\s*)?|{end}\s*)\Z", prompt)
         return "" if found is None else found[0]
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
-        """An answer as (thought, content); the thought is None where the answer has none.
+        """Split a response into (thought, content); the thought is None where there is none.
 
         Args:
             opened: The prompt ended in the opening of the thought. Text without its end is then all thought.
@@ -54,5 +54,5 @@ KNOWN = (
 
 
 def marks_in(source: str) -> ThoughtMarks | None:
-    """The marks that a chat template's source holds."""
+    """Return the marks in a chat template's source."""
     return next((marks for marks in KNOWN if marks.open in source or marks.close in source), None)

@@ -1,4 +1,4 @@
-"""A conversation as `apply_chat_template` takes it."""
+"""Convert a conversation into the messages of `apply_chat_template`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from llmtune.types import Conversation, Json, Message
 __all__ = ["THOUGHT_KEYS", "checked_kwargs", "thought_keys", "upstream_messages"]
 
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
-"""The names under which chat templates read the thought of a message."""
+"""Keys that chat templates read the thought of a message from."""
 
 
 @lru_cache
 def thought_keys(source: str) -> tuple[str, ...]:
-    """Those of THOUGHT_KEYS that a chat template's source reads of a message; the first where it reads none."""
+    """Return the THOUGHT_KEYS that a chat template's source reads; the first if it reads none."""
     read = [key for key in THOUGHT_KEYS if re.search(r"""(?:\.|['"])""" + key + r"\b", source)]
     return tuple(read or THOUGHT_KEYS[:1])
 
 
 def checked_kwargs(kwargs: Mapping[str, Json]) -> dict[str, Json]:
-    """Variables for a chat template.
+    """Return variables for a chat template.
 
     Raises:
-        TemplateError: A name that `apply_chat_template` takes for itself: a row of data or a client of the server
-            would swap the template, say.
+        TemplateError: A parameter of `apply_chat_template` itself, with which a row of data or a client of the server
+            could replace the template.
     """
     taken = sorted(set(kwargs) & _own_arguments())
     if taken:
-        raise TemplateError(f"chat_template_kwargs holds {', '.join(taken)}, which is no variable of a chat template")
+        raise TemplateError(
+            f"chat_template_kwargs contains {', '.join(taken)}, which is not a variable of a chat template"
+        )
     return dict(kwargs)
 
 
@@ -55,13 +57,13 @@ def upstream_messages(
     thoughts_as: Sequence[str] = THOUGHT_KEYS[:1],
     own_ids: bool = True,
 ) -> list[dict[str, Any]]:
-    """The messages of a conversation.
+    """Return the messages of a conversation.
 
     Args:
-        image: What the template writes for an image; then questions with images are lists of parts.
-        thoughts_as: The keys that hold a thought.
-        own_ids: Keep the ids that calls have in the data. Else all are counted in the nine digits that Mistral's
-            templates insist on; a result keeps the call that it refers to.
+        image: The template's text of an image; questions with images are then lists of parts.
+        thoughts_as: Keys of a thought.
+        own_ids: Keep the ids of calls in the data. Else calls are numbered with the nine digits that Mistral's
+            templates require; a result keeps the call that it refers to.
     """
     messages: list[dict[str, Any]] = []
     ids = _Ids(own_ids)
@@ -92,7 +94,7 @@ def upstream_messages(
 
 
 class _Ids:
-    """The ids of calls, each with what its result calls it."""
+    """Return the ids of calls, each with the id that its result refers to."""
 
     def __init__(self, keep: bool) -> None:
         self.keep = keep

@@ -1,7 +1,7 @@
-"""A first try of a stranger's chat template in a process of its own, with bounds on time and memory.
+"""Trial rendering of a third-party chat template in a process of its own, with limits on time and memory.
 
-Jinja's sandbox keeps a template from the machine, not from looping for ever or from building gigabytes of text. A
-template that renders a few short conversations within the bounds is trusted with the rows.
+Jinja's sandbox protects the machine, but not from infinite loops or gigabytes of text. A template that renders a few
+short conversations within the limits is trusted with the rows.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from llmtune.errors import TemplateError
 __all__ = ["TIME_LIMIT_S", "vetted"]
 
 TIME_LIMIT_S = 20.0
-"""Far more than a few renderings take on a busy machine."""
+"""Seconds; far more than a few renderings take on a busy machine."""
 MEMORY_LIMIT = 1 << 30
-"""Bytes that the process may take beside what it begins with."""
+"""Bytes that the process may allocate on top of its initial memory."""
 SIZE_LIMIT = 10_000_000
-"""Characters of the texts that come back: short conversations make a few thousand."""
+"""Characters of the returned texts: short conversations give a few thousand."""
 
 STOPPED = "the tokenizer's chat template was stopped: it {}"
 
 
 def vetted(render: Callable[[], Sequence[str | None]]) -> list[str | None]:
-    """What `render` gives, made in a forked process; where a system cannot fork, made here.
+    """Return the result of `render`, run in a forked process, or here where the system cannot fork.
 
     Raises:
-        TemplateError: It takes more than 20 seconds, a GiB, or makes ten million characters.
+        TemplateError: It takes more than 20 seconds or a GiB, or gives ten million characters.
     """
     if not hasattr(os, "fork"):
         return list(render())
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        # The child only renders and leaves by os._exit: it waits for no lock that another thread may hold.
+        # The child only renders and leaves by os._exit: it waits for no lock of another thread.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -61,7 +61,7 @@ def vetted(render: Callable[[], Sequence[str | None]]) -> list[str | None]:
 
 
 def _child(render: Callable[[], Sequence[str | None]], writing: int) -> None:
-    """Render, tell, and leave without any of the parent's clean-up."""
+    """Render, send the result, and exit without the parent's clean-up."""
     try:
         _limit_memory()
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.checkpoint import read_state
 from llmtune.distributed.collectives import any_rank
 from llmtune.distributed.ranks import launcher_is_gone
+from llmtune.distributed.strategy import strategy_text
+from llmtune.models.gpus import gib
+from llmtune.planning.auto import free_memory, used_memory
+from llmtune.run.log import Decisions
 from llmtune.training.throughput import Throughput, peak_memory_gib
 from llmtune.utils.logging import get_logger
 
-__all__ = ["FollowArguments", "Interrupt", "JsonLog", "LastStep", "Progress"]
+__all__ = ["AtStart", "Interrupt", "JsonLog", "LastStep", "Progress", "ShowRun"]
 
 
 LOGGED = (
@@ -130,22 +134,6 @@ class LastStep(TrainerCallback):
         return control
 
 
-class FollowArguments(TrainerCallback):
-    """On resume, uses this command's intervals of logs, evaluations and checkpoints.
-
-    transformers reads them from the checkpoint's state. The best checkpoint is searched where the run folder is now.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        state.compute_steps(args, state.max_steps)
-        named = read_state(self.checkpoint).get("best_model_checkpoint")
-        best = self.checkpoint.parent / Path(str(named or "")).name
-        state.best_model_checkpoint = str(best) if named and best.is_dir() else None
-
-
 class Interrupt(TrainerCallback):
     """Ends training after the current step, with a checkpoint, on Ctrl-C, SIGTERM or SIGHUP (a closed terminal).
 
@@ -191,6 +179,31 @@ class Interrupt(TrainerCallback):
     def _terminate(self, number: int, *_: Any) -> None:
         self.asked = signal.Signals(number).name
         get_logger().warning("%s: saving a checkpoint after this step, then stopping.", self.asked)
+
+
+class AtStart(TrainerCallback):
+    """Calls `work` when training begins: all is wrapped, and no step was made."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.work()
+
+
+class ShowRun(TrainerCallback):
+    """Logs the block of the run when training begins, with the distribution that the trainer set up."""
+
+    def __init__(self, trainer: Any, decisions: Decisions) -> None:
+        self.trainer = trainer
+        self.decisions = decisions
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if text := strategy_text(self.trainer.model_wrapped, self.trainer.model):
+            self.decisions.fact("Distributed", text)
+        free = gib(free_memory())
+        self.decisions.fact("Memory", f"{gib(used_memory())} used with the model loaded, {free} free")
+        self.decisions.show()
 
 
 def _round(key: str, value: Any) -> Any:

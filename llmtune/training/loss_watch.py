@@ -19,8 +19,6 @@ __all__ = ["LossWatch", "OnNan"]
 OnNan = Literal["stop", "skip"]
 Describe = Callable[[Sequence[int]], str]
 
-TIMES_GUESSING = 2.0
-"""A loss above this many times that of uniform guessing has diverged: no data makes the right token that improbable."""
 SKIPS_IN_A_ROW = 10
 """Consecutive skipped steps after which `skip` stops too: the weights themselves are broken."""
 
@@ -29,14 +27,14 @@ class LossWatch(TrainerCallback):
     """Checks the loss before each optimizer step, at the cost of one device synchronisation per step.
 
     Args:
-        on_nan: `stop` raises, before the weights change; `skip` skips the step.
-        vocab_size: Of the model; uniform guessing has its logarithm as loss.
+        on_nan: `stop` raises, so that the weights stay as they were; `skip` leaves the step out.
+        limit: A loss above it has diverged; None: no value says so.
         describe: Names samples by their indices.
     """
 
-    def __init__(self, on_nan: OnNan, vocab_size: int, describe: Describe) -> None:
+    def __init__(self, on_nan: OnNan, limit: float | None, describe: Describe) -> None:
         self.on_nan = on_nan
-        self.limit = TIMES_GUESSING * math.log(max(vocab_size, 2))
+        self.limit = math.inf if limit is None else limit
         self.num_skipped = 0
         self._in_a_row = 0
         self._describe = describe

@@ -100,7 +100,7 @@ class HubPush(TrainerCallback):
                         message=f"{checkpoint.name}",
                         path_in_repo=places.get(self.strategy, ""),
                         with_state=self.strategy == "checkpoint",
-                        card=card_of(kept, name=checkpoint.name),
+                        write_card=card_of(kept, name=checkpoint.name),
                     )
                     return
                 except LlmtuneError as err:

@@ -18,24 +18,25 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
 from llmtune.distributed.background import BackgroundSaves
-from llmtune.distributed.collectives import any_rank, sum_over_ranks, wait_for_all
+from llmtune.distributed.collectives import any_rank, wait_for_all
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError
 from llmtune.models.whole_weights import check_names
 from llmtune.run.resume import RATES
-from llmtune.samples.collate import SAMPLES, WEIGHTS
+from llmtune.samples.collate import SAMPLES
 from llmtune.samples.sampler import EpochOrder, Kind, SetEpoch
 from llmtune.samples.streaming import PLACE_FILE, StreamedSamples
 from llmtune.templates.images import images_of
+from llmtune.training.callbacks import Interrupt
 from llmtune.training.loss_watch import LossWatch
+from llmtune.training.objective import Metrics, Objective, Totals
 from llmtune.training.rates import follow_rates, rates_of
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
-from llmtune.types import IGNORE_INDEX
 from llmtune.utils.files import is_full_disk, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["SftTrainer"]
+__all__ = ["StageTrainer"]
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,27 @@ class _Unfinished:
 GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
-class SftTrainer(Trainer):
-    """Trainer for a model with the supervised loss installed.
+class StageTrainer(Trainer):
+    """transformers' Trainer for any stage: what is minimised is the objective.
 
     Args:
-        throughput: Receives every batch.
-        sft_args: Written into each checkpoint.
-        watch: Checks the loss of every step.
-        order: Order of the samples in an epoch.
-        keep: Max number of checkpoints; the best and the newest are always kept. None: all.
-        changed: Arguments that differ from those of the resumed checkpoint.
-        async_save: Write FSDP shards in the background.
-        generate_metrics: Computes additional metrics of an evaluation from the model.
+        objective: The loss, and what it counts.
+        throughput: Counts every batch.
+        settings: Written into each checkpoint.
+        watch: Looks at the loss of every step.
+        order: How the samples of an epoch are ordered.
+        keep: Checkpoints that are kept, at most; the best and the newest always are. None: all.
+        changed: Arguments that differ from those of the checkpoint that the run resumes from.
+        async_save: Write the shares of a divided model while training goes on.
+        generate_metrics: Makes further metrics of an evaluation, from the model.
     """
 
     def __init__(
         self,
         *args: Any,
+        objective: Objective,
         throughput: Throughput,
-        sft_args: dict[str, Any],
+        settings: dict[str, Any],
         watch: LossWatch,
         order: Kind = "random",
         async_save: bool = False,
@@ -82,8 +85,9 @@ class SftTrainer(Trainer):
         # Some classes (Qwen2.5-VL) decline for their own loss; ours divides by the tokens of the whole step.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
+        self.objective = objective
         self._throughput = throughput
-        self._sft_args = sft_args
+        self._settings = settings
         self.watch = watch
         self._order = order
         self._background = BackgroundSaves() if async_save and self.is_fsdp_enabled else None
@@ -92,33 +96,47 @@ class SftTrainer(Trainer):
         self._keep = keep
         self._changed = changed
         self._generate_metrics = generate_metrics
-        self._sums = torch.zeros(4, dtype=torch.float64)
+        self._train_metrics = Metrics(objective.train_metrics)
+        self._eval_metrics = Metrics(objective.eval_metrics)
+        self._totals: Totals | None = None
+
+    def run(self, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
+        """Train to the end, or from a checkpoint on; the metrics of training."""
+        try:
+            output = self.train(resume_from_checkpoint=None if resume is None else str(resume))
+            self.finish_saving()
+        finally:
+            interrupt.restore()
+        return dict(output.metrics)
 
     # Steps
 
     def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
         return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        """Return the divisor of a step's losses: its trainable tokens, or the sum of their weights, over all ranks.
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
+        """Count the step that begins, over all processes; upstream asks for what its losses are divided by."""
+        if not batch_samples:
+            return None
+        counts = [self.objective.count(batch) for batch in batch_samples]
+        sequences = torch.stack([count.sequences for count in counts]).sum()
+        tokens = torch.stack([count.tokens for count in counts]).sum()
+        if self.args.world_size > 1:
+            own = torch.stack([sequences.to(device, tokens.dtype), tokens.to(device)])
+            sequences, tokens = self.accelerator.gather(own).reshape(-1, 2).sum(0)
+        self._totals = Totals(sequences.to(device), _whole(tokens).to(device))
+        return self._totals.tokens
 
-        Upstream's count is used if all weights are 1. With streaming that is not known in advance, and all ranks must
-        decide alike: a sum that is an integer is passed on as one, so the loss stays the same bit for bit.
-        """
-        count = super()._get_num_items_in_batch(batch_samples, device)
-        if count is None or not self._may_weigh:
-            return count
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        own = sum((_total_weight(batch).to(dtype) for batch in batch_samples), torch.zeros((), dtype=dtype))
-        total = float(own)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            total = float(self.accelerator.gather(own.to(device)).sum())
-        return count if total.is_integer() and total == float(count) else torch.tensor(total, device=device)
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        """The share of a micro-batch, times the processes, since what wraps the model divides gradients by them."""
+        share = self.objective.share(model, inputs, self._totals)
+        self._train_metrics.add(share.metrics)
+        return share.loss * self.args.world_size
 
-    @property
-    def _may_weigh(self) -> bool:
-        report = getattr(getattr(self.train_dataset, "samples", self.train_dataset), "report", None)
-        return isinstance(self.train_dataset, StreamedSamples) or bool(getattr(report, "num_weighted", 0))
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs |= self._train_metrics.take()
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         samples = inputs.pop(SAMPLES, None)
@@ -155,22 +173,20 @@ class SftTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         inputs.pop(SAMPLES, None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            found = model(**inputs)
-        sums = [found.loss.float() * found.total_weight, found.total_weight, found.num_learned, found.num_correct]
-        self._sums += torch.stack([value.detach().double().cpu() for value in sums])
-        return found.loss.detach(), None, None
+            share = self.objective.share(model, inputs, None)
+        self._eval_metrics.add(share.metrics)
+        return share.loss.detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Run upstream's loop; the loss is the weighted mean over trainable tokens, independent of batching."""
-        self._sums.zero_()
+        """Upstream's loop; metrics are quotients of sums over all batches, however they were batched."""
+        self._eval_metrics.take()
         kwargs["prediction_loss_only"] = True
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = sum_over_ranks(self._sums.tolist())
-        output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / (sums[1] or 1)
-        output.metrics[f"{metric_key_prefix}_token_acc"] = sums[3] / max(sums[2], 1)
+        values = self._eval_metrics.take()
+        values = {name: values.get(name, 0.0) for name in self._eval_metrics.names}
         if self._generate_metrics is not None:
-            found = self._generate_metrics(self.model)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+            values |= self._generate_metrics(self.model)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in values.items()})
         return output
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -309,7 +325,7 @@ class SftTrainer(Trainer):
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
         self.state.save_to_json(str(made / STATE_FILE))
-        write_settings(made, self._sft_args)
+        write_settings(made, self._settings)
         complete_checkpoint(made, self.model, self.processing_class)
         if isinstance(self.train_dataset, StreamedSamples):
             place = self.train_dataset.place_after(self.state.global_step * self._step_size())
@@ -338,12 +354,12 @@ def _harmless(text: str) -> str:
     return "the file is damaged" if "weights_only" in text or "Weights only" in text else text
 
 
-def _total_weight(batch: dict[str, Any]) -> torch.Tensor:
-    """Sum of the weights of a batch's trainable tokens."""
-    trainable = batch["labels"][:, 1:] != IGNORE_INDEX
-    if WEIGHTS not in batch:
-        return trainable.sum()
-    return batch[WEIGHTS].view(torch.float32)[:, 1:][trainable].double().sum()
+def _whole(tokens: torch.Tensor) -> torch.Tensor:
+    """A total as an integer where it is one, in float32 where weights make it none: so processes decide alike."""
+    if not tokens.is_floating_point():
+        return tokens
+    total = float(tokens)
+    return torch.tensor(int(total)) if total.is_integer() else torch.tensor(total)
 
 
 def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:

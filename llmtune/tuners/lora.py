@@ -92,7 +92,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
             f"The adapter in {folder} does not fit the model: was it trained on another one? ({text})"
         ) from err
     except Exception as err:  # safetensors' own error type derives from Exception
-        raise CheckpointError(f"The adapter in {folder} cannot be read, a file may be cut off: {err}") from err
+        raise CheckpointError(f"The adapter in {folder} cannot be read; a file may be truncated: {err}") from err
 
 
 @contextmanager

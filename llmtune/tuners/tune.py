@@ -17,10 +17,13 @@ from llmtune.tuners.parts import freeze_parts, frozen_parts
 from llmtune.tuners.vera import vera_config
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback, TrainingArguments
+
     from llmtune.arguments.sft import SftArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["count_parameters", "prepare_tuner"]
+__all__ = ["count_parameters", "prepare_tuner", "tuner_callbacks", "tuner_optimizer"]
 
 
 def prepare_tuner(
@@ -74,3 +77,21 @@ def _numel(parameter: Any) -> int:
     if type(parameter).__name__ == "Params4bit":
         return int(parameter.numel() * parameter.element_size() * 2)
     return int(parameter.numel())
+
+
+def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
+    """What a tuner does beside the steps."""
+    if args.sft_type != "adalora":
+        return []
+    from llmtune.tuners.adalora import AllocateRanks
+
+    return [AllocateRanks()]
+
+
+def tuner_optimizer(model: Any, arguments: TrainingArguments, args: SftArguments) -> torch.optim.Optimizer | None:
+    """The optimizer of a tuner that has one of its own; None: that of the arguments."""
+    if args.lorap_lr_ratio is None or args.sft_type != "lora":
+        return None
+    from llmtune.tuners.loraplus import loraplus_optimizer
+
+    return loraplus_optimizer(model, arguments, args.lorap_lr_ratio)

@@ -1,4 +1,4 @@
-"""Addresses of this machine to listen at."""
+"""Local addresses to listen on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["free_port", "listen", "shown_host"]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address.
+    """Return a socket listening on an address.
 
     Raises:
-        UsageError: It is taken, or is none of this machine.
+        UsageError: It is in use, or not local.
     """
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -30,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port itself, or for 0 one that is free at the moment.
+    """Return the port itself, or a currently free one for 0.
 
     Raises:
         UsageError: As `listen` does.
@@ -40,6 +40,6 @@ def free_port(host: str, port: int) -> int:
 
 
 def shown_host(host: str) -> str:
-    """How a browser on this machine writes the host of an address."""
+    """Return the host of an address as a local browser writes it."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
     return everywhere.get(host, f"[{host}]" if ":" in host else host)

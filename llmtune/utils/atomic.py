@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, whatever is killed meanwhile.
+"""Atomic writes of files and folders: they appear complete or not at all, even if the process is killed.
 
-What is being written has a temporary name beside its target, which says by whom: by which process, on which machine.
-It is written to the disk before it is renamed. What a killed process left is recognised by its name and removed by
-whoever writes into the same folder next.
+Data is written under a temporary name beside its target, which contains process and machine, and synced to disk before
+it is renamed. Leftovers of a killed process are recognised by their names and removed by the next writer into the same
+folder.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Any
 __all__ = ["is_whole", "publish", "publish_over", "seal_of", "sweep", "temporary_file", "temporary_folder"]
 
 LEFT_SECONDS = 24 * 3600
-"""Age at which what another machine, or an unknown process, was writing counts as left behind."""
+"""Age at which temporary files of another machine, or an unknown process, count as abandoned."""
 
 TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 NAME_BYTES = 150
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that cannot be asked to write at once."""
+"""Errors of file systems without fsync."""
 
 
 @contextmanager
 def temporary_file(target: Path) -> Iterator[Path]:
-    """Yield the name of an empty file beside `target`, which is removed at the end unless it was published."""
+    """Yield the path of an empty file beside `target`, which is removed at the end unless published."""
     sweep(target.parent)
     path = _temporary_name(target)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -48,7 +48,7 @@ def temporary_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, which is removed at the end unless it was published."""
+    """Yield an empty folder beside `target`, which is removed at the end unless published."""
     sweep(target.parent)
     path = _temporary_name(target)
     path.mkdir()
@@ -59,7 +59,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Give a file or folder its name, once it is on the disk. A file takes another one's place.
+    """Sync a file or folder to disk and rename it to its target. A file replaces an existing one.
 
     Raises:
         OSError: The disk refuses, or the target is a folder with something in it.
@@ -78,9 +78,9 @@ def publish(temporary: Path, target: Path) -> None:
 
 
 def publish_over(temporary: Path, folder: Path) -> None:
-    """Give a folder its name, or, where a folder of that name is, put each of its files into the place of the old one.
+    """Rename a folder to its target or, if that exists, replace each of its files.
 
-    Others may do the same meanwhile with equal files, and have the old ones open.
+    Other processes may do the same concurrently with equal files, and have the old ones open.
     """
     if not os.path.lexists(folder):
         try:
@@ -109,14 +109,14 @@ def _sync(path: str) -> None:
         os.close(handle)
 
 
-# What killed processes left
+# Leftovers of killed processes
 
 
 def sweep(folder: Path, *, is_ours: bool = False) -> None:
-    """Remove what killed processes were writing into a folder.
+    """Remove unfinished files of killed processes from a folder.
 
     Args:
-        is_ours: Nobody else writes into it: hidden entries of any name are removed when they are old.
+        is_ours: Only llmtune writes into it: old hidden entries of any name are removed.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -134,7 +134,7 @@ def _is_left(entry: os.DirEntry[str], is_ours: bool) -> bool:
 
 
 def _is_old(entry: os.DirEntry[str]) -> bool:
-    """Whether nothing in it was written for a day."""
+    """Return whether nothing in it was written for a day."""
     try:
         times = [entry.stat(follow_symlinks=False).st_mtime]
         if entry.is_dir(follow_symlinks=False):
@@ -170,7 +170,7 @@ def _is_alive(process: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """Where the number of a process means that process: a machine since its last start, and a container of it."""
+    """Return an id of the machine's boot and container, within which process ids are unique."""
     parts = [os.uname().nodename]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -182,7 +182,7 @@ def _place() -> str:
 
 
 def seal_of(file: Path) -> list[int]:
-    """Size and checksum of a file: what tells a damaged one from a whole one."""
+    """Size and checksum of a file, to detect damage."""
     size = check = 0
     with file.open("rb") as opened:
         while chunk := opened.read(CHUNK_BYTES):
@@ -191,7 +191,7 @@ def seal_of(file: Path) -> list[int]:
 
 
 def is_whole(file: Path, seal: Any) -> bool:
-    """Whether a file is the one that was sealed."""
+    """Return whether a file is the one that was sealed."""
     try:
         return isinstance(seal, list) and [file.stat().st_size] == seal[:1] and seal_of(file) == seal
     except OSError:

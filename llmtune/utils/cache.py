@@ -1,4 +1,4 @@
-"""Where llmtune keeps what it can make again."""
+"""llmtune's cache folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["cache_root"]
 
 
 def cache_root() -> Path:
-    """The folder that `LLMTUNE_CACHE` names, or `~/.cache/llmtune`. It need not exist yet."""
+    """Return the folder of `LLMTUNE_CACHE`, or `~/.cache/llmtune`. It may not exist yet."""
     chosen = os.environ.get("LLMTUNE_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "llmtune"

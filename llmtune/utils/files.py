@@ -1,4 +1,4 @@
-"""Small files and folders, written whole or not at all."""
+"""Small files and folders, written atomically."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 FULL_BYTES = 50_000_000
-"""Free bytes below which a write that torch broke off is taken for one on a full disk."""
+"""Free bytes below which a failed write of torch is attributed to a full disk."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file, or no object in it."""
+    """Return the object in a JSON file; empty if there is no file, or no object in it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -52,18 +52,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON. What JSON has no form for is written as its repr."""
+    """Write readable JSON. Values that JSON cannot express are written as their repr."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
 
 
 def write_sealed(path: Path, text: str) -> None:
-    """Write text, and beside it the seal by which `is_sealed` knows that it is still whole."""
+    """Write text, and beside it the seal by which `is_sealed` verifies it."""
     write_text(path, text)
     write_json(_seal_file(path), {"seal": seal_of(path)})
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether `write_sealed` wrote this file, and nothing changed it since."""
+    """Return whether `write_sealed` wrote this file, and it is unchanged."""
     return is_whole(path, read_json(_seal_file(path)).get("seal"))
 
 
@@ -73,7 +73,7 @@ def _seal_file(path: Path) -> Path:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `target` when the block ends well and vanishes when it does not.
+    """Yield a temporary folder that becomes `target` when the block succeeds, and is removed when it fails.
 
     Raises:
         OutputError: `target` exists already, or the disk refuses.
@@ -86,7 +86,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             yield temporary
             publish(temporary, target)
     except OSError as err:
-        if err.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
+        if err.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
             raise _exists_already(target) from err
         raise _cannot_write(target, err) from err
     except Exception as err:  # safetensors and torch report a full disk by types of their own
@@ -98,7 +98,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def is_full_disk(err: BaseException, folder: Path) -> bool:
-    """Whether an error, of whatever library, says that the disk of `folder` is full."""
+    """Return whether an error of any library means that the disk of `folder` is full."""
     text = str(err)
     if getattr(err, "errno", None) == errno.ENOSPC or "No space left" in text or "os error 28" in text:
         return True
@@ -111,7 +111,7 @@ def is_full_disk(err: BaseException, folder: Path) -> bool:
 
 
 def ensure_writable_folder(path: Path, *, flag: str) -> None:
-    """Create a folder and prove that it takes files, before anything expensive starts."""
+    """Create a folder and check that it is writable, before anything expensive starts."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -121,7 +121,7 @@ def ensure_writable_folder(path: Path, *, flag: str) -> None:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """The same file under a second name; a copy where the file system has no links, or it is another one."""
+    """Hard-link a file; copy it where the file system has no links, or is another one."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether a record was written here: a seal with a key that never leaves this user's cache folder.
+"""Seal records with a key that never leaves this user's cache folder, to recognise the user's own.
 
-A checkpoint may come from anywhere, and what its sft_args.json says is then a stranger's word: it must not open a path
-of this machine. A record that this user's own runs wrote, and nobody changed since, may.
+A checkpoint may come from anywhere; its sft_args.json is then untrusted and must not open local paths. An unchanged
+record of this user's own runs may.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ KEY_BYTES = 32
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its seal; without one where the cache folder cannot be written."""
+    """Return the record with its seal; without one if the cache folder cannot be written."""
     plain = {name: value for name, value in record.items() if name != SEAL}
     key = _key(make=True)
     return plain if key is None else plain | {SEAL: _digest(plain, key)}
 
 
 def with_changes(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """The record with other values, sealed anew where it was this user's own before."""
+    """Return the record with other values, sealed again if it was this user's own."""
     changed = {name: value for name, value in record.items() if name != SEAL} | changes
     return sealed(changed) if is_own(record) else changed
 
 
 def is_own(record: Mapping[str, Any]) -> bool:
-    """Whether this user's llmtune wrote the record as it is."""
+    """Return whether this user's llmtune wrote the record, unchanged."""
     found, key = record.get(SEAL), _key(make=False)
     if not isinstance(found, str) or key is None:
         return False
@@ -44,7 +44,7 @@ def is_own(record: Mapping[str, Any]) -> bool:
 
 
 def _digest(record: Mapping[str, Any], key: bytes) -> str:
-    text = json.dumps(record, sort_keys=True, default=repr)  # as it will be read: lists for tuples, texts for the rest
+    text = json.dumps(record, sort_keys=True, default=repr)  # as it is read back: lists for tuples, text for the rest
     return hmac.new(key, text.encode(), "sha256").hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Silence the chatter of the libraries below us; what matters of it, llmtune says itself."""
+"""Silence the messages of other libraries; llmtune logs the relevant ones itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["quiet_gptqmodel", "quiet_libraries"]
 
 
 def quiet_gptqmodel() -> None:
-    """Errors only from gptqmodel, which writes to the standard output; where it is not installed, nothing."""
+    """Limit gptqmodel, which writes to standard output, to errors; do nothing if it is not installed."""
     with contextlib.suppress(ImportError):
         from logbar import LogBar
 
@@ -20,7 +20,7 @@ def quiet_gptqmodel() -> None:
 
 
 def quiet_libraries() -> None:
-    """Errors only from transformers; its bars where there is a terminal to draw them on."""
+    """Limit transformers to errors; its progress bars stay on a terminal."""
     from transformers.utils import logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
@@ -29,11 +29,11 @@ def quiet_libraries() -> None:
     quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    # bitsandbytes says at every 8-bit product that it rounds the inputs
+    # bitsandbytes warns at every 8-bit matmul that it rounds the inputs
     standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)
-    # accelerate says of each GPU that llmtune plan asks about that this machine does not have it
+    # accelerate warns for each GPU that llmtune plan simulates that this machine does not have it
     standard_logging.getLogger("accelerate.utils.modeling").setLevel(standard_logging.ERROR)
-    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # said once, by sft
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # sft warns once
     # deepspeed 0.19 calls collectives by the names that torch 2.13 has replaced
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)
     # peft 0.21 looks for AdaLoRA's ranks by the names of layers, where they have those of parameters

@@ -1,4 +1,4 @@
-"""Scores as a table that people read in Markdown and in a terminal."""
+"""Tables of scores, readable as Markdown and in a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["markdown_table"]
 
 
 def markdown_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """One row a checkpoint, one column a score; what one of them lacks is left empty."""
+    """Return a table with one row per checkpoint and one column per score; missing scores are empty."""
     names = list(dict.fromkeys(name for found in scores.values() for name in found))
     rows = [["checkpoint", *names], ["---", *["---:"] * len(names)]]
     rows += [[key, *(_number(found.get(name)) for name in names)] for key, found in scores.items()]

@@ -1,4 +1,4 @@
-"""The chat tab: settings at the side, the talk in the middle, one column for each model that answers."""
+"""The chat tab: settings in the sidebar, the conversation in the middle, one column per model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Choices", "chat_tab", "settings"]
 
 MAX_NEW_TOKENS = 4096
 TALK_HEIGHT = 480
-"""Pixels. The talk scrolls inside, so that the buttons below stay where they are while an answer grows."""
+"""Pixels. The conversation scrolls inside, so that the buttons below keep their position during a generation."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the side of the page says at the moment. `models`: one, or two side by side."""
+    """Current settings of the sidebar. `models`: one, or two side by side."""
 
     models: list[str]
     system: str | None
@@ -31,7 +31,7 @@ class Choices:
 
 
 def settings(engine: Engine, names: dict[str, str | None], defaults: Sampling, texts: dict[Key, str]) -> Choices:
-    """Draw the side of the page. `names`: what the page calls a model -> what the engine does."""
+    """Draw the sidebar. `names`: the page's name of a model -> the engine's."""
     with st.sidebar:
         first = st.selectbox(texts["model"], list(names), key="model")
         others = [texts["nothing"], *(name for name in names if name != first)]
@@ -73,9 +73,9 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
 
 
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
-    """Show the talk, take a question, and let the chosen models answer it."""
+    """Show the conversation, take a question, and generate the responses of the chosen models."""
     talk: Talk = st.session_state.setdefault("talk", Talk())
-    talk_area = st.container(height=TALK_HEIGHT, autoscroll=True)  # drawn first, filled last: writing takes long
+    talk_area = st.container(height=TALK_HEIGHT, autoscroll=True)  # drawn first, filled last: generation takes long
     _buttons(talk, texts)
     _ask(engine, talk, texts)
     with talk_area:
@@ -86,7 +86,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
 
 
 def _ask(engine: Engine, talk: Talk, texts: dict[Key, str]) -> None:
-    """Draw the box for a question, with a + for pictures where the model sees any, and take what was sent."""
+    """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
     if engine.template.images is None:
         if question := st.chat_input(texts["ask"], key="question"):
@@ -100,7 +100,7 @@ def _ask(engine: Engine, talk: Talk, texts: dict[Key, str]) -> None:
 
 
 def _give_back(texts: dict[Key, str]) -> None:
-    """A question with a broken picture was not asked: its text is put into the box again."""
+    """Put the text of a question with a broken image back into the box; it was not sent."""
     if refused := st.session_state.pop("refused", None):
         st.session_state["question"], broken = refused
         for name in broken:
@@ -108,7 +108,7 @@ def _give_back(texts: dict[Key, str]) -> None:
 
 
 def _buttons(talk: Talk, texts: dict[Key, str]) -> None:
-    """A click breaks off what is being written: the page begins anew, and what stands there stays."""
+    """Draw the Stop button: a click interrupts the generation, reruns the page and keeps the text so far."""
     stop, retry, clear = st.columns(3)
     stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(talk,))
     retry.button(texts["retry"], key="retry", width="stretch", on_click=talk.forget_answers)
@@ -134,7 +134,7 @@ def _show(turn: Turn, models: list[str], texts: dict[Key, str]) -> None:
 
 
 def _last(engine: Engine, names: dict[str, str | None], talk: Talk, choices: Choices, texts: dict[Key, str]) -> None:
-    """The last turn, whose answers may be missing: then they are written now."""
+    """Draw the last turn; missing responses are generated now."""
     turn = talk.turns[-1]
     _question(turn)
     missing = [name for name in choices.models if name not in turn.answers or name in _unfinished()]

@@ -1,4 +1,4 @@
-"""The page itself, as Streamlit runs it: `llmtune web` starts it with its own flags behind `--`."""
+"""The Streamlit page. `llmtune web` starts it with its own flags after `--`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _arguments(argv: tuple[str, ...]) -> WebArguments:
 
 @st.cache_resource(show_spinner="Loading the model")  # type: ignore[untyped-decorator]
 def _engine(argv: tuple[str, ...]) -> Engine:
-    """Once for the process, whoever visits."""
+    """Load the engine, once per process, for all visitors."""
     quiet_libraries()
     args = _arguments(argv)
     return load_engine(args, args.adapter_args)
 
 
 def page(argv: tuple[str, ...]) -> None:
-    """Draw the page, for one visitor, from the top; Streamlit calls it at every click."""
+    """Draw the page for one visitor; Streamlit calls it at every click."""
     st.set_page_config(page_title="llmtune", layout="wide")
     args = _arguments(argv)
     texts = TEXTS[args.lang]

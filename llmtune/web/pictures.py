@@ -1,4 +1,4 @@
-"""The pictures that come with a question: kept while the page runs, and looked at before a model sees them."""
+"""Uploaded images: kept while the page runs, and checked before a model receives them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("png", "jpg", "jpeg", "webp")
 
 
 def keep_pictures(files: Iterable[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(paths of the pictures among Streamlit's uploaded `files`, names of those that are none)."""
+    """Return (paths of the images among Streamlit's uploaded `files`, names of the other files)."""
     paths, broken = [], []
     for file in files:
         path = Path(_folder().name) / f"{file.file_id}{Path(file.name).suffix}"
@@ -31,7 +31,7 @@ def keep_pictures(files: Iterable[Any]) -> tuple[tuple[str, ...], tuple[str, ...
 
 @st.cache_resource  # type: ignore[untyped-decorator]
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Of the pictures of all visitors; it goes when the page ends."""
+    """Return the folder of all visitors' images; it is removed when the page ends."""
     return tempfile.TemporaryDirectory(prefix="llmtune-web-")
 
 
@@ -43,6 +43,6 @@ def _is_picture(path: Path) -> bool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 picture.verify()
-    except Exception:  # whatever a broken file makes of its reader
+    except Exception:  # a reader may raise anything for a broken file
         return False
     return True

@@ -14,7 +14,7 @@ DEPTH = 3
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders at or below a folder, the one written last first."""
+    """Return the run folders at or below a folder, the most recently written first."""
     found = [
         file for depth in range(DEPTH + 1) for file in folder.glob("/".join(["*"] * depth + [LOG])) if file.is_file()
     ]
@@ -22,7 +22,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def last_record(log_file: Path) -> dict[str, Any]:
-    """The last whole line of a log that may be growing; empty where there is none."""
+    """Return the last complete line of a log that may be growing; empty where there is none."""
     for line in reversed(log_file.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
             record = json.loads(line)

@@ -1,4 +1,4 @@
-"""The talk that the page shows: questions, and the answer of each model beside the others."""
+"""The conversation on the page: questions, and the responses of each model side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Talk", "Turn"]
 
 @dataclass
 class Turn:
-    """A question, and what each model wrote. `stopped`: the models whose answer was broken off."""
+    """A question, and the response of each model. `stopped`: models whose generation was interrupted."""
 
     question: str
     images: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Turn:
 
 @dataclass
 class Talk:
-    """Every model is given its own answers as the talk so far; where it has none, those that the page shows first."""
+    """Conversation. Each model's history has its own responses; where it has none, those that the page shows first."""
 
     turns: list[Turn] = field(default_factory=list)
 
@@ -30,12 +30,12 @@ class Talk:
         self.turns.append(Turn(question, images))
 
     def conversation(self, model: str, *, system: str | None, several_turns: bool) -> Conversation:
-        """What `model` is given to answer the last question."""
+        """Return the conversation for `model` to answer the last question."""
         turns = self.turns if several_turns else self.turns[-1:]
         messages = [] if system is None else [Message("system", system)]
         images: list[str] = []
         for turn in turns:
-            unmarked = len(turn.images) - len(MARK.findall(turn.question))  # the asker may have said where they stand
+            unmarked = len(turn.images) - len(MARK.findall(turn.question))  # the question may contain marks already
             messages.append(Message("user", "<image>" * unmarked + turn.question))
             images += turn.images
             if turn is not turns[-1]:
@@ -45,6 +45,6 @@ class Talk:
         return with_all_marks(whole) if images else whole
 
     def forget_answers(self) -> None:
-        """Let the last question be answered anew."""
+        """Regenerate the responses to the last question."""
         if self.turns:
             self.turns[-1] = replace(self.turns[-1], answers={}, stopped=set())

@@ -1,4 +1,4 @@
-"""What the page says, in each of its languages."""
+"""Texts of the page, in each of its languages."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ EN: dict[Key, str] = {
     "model": "Model",
     "compare": "Compare with",
     "nothing": "nothing",
-    "system": "System text",
-    "system_help": "Empty: as in training.",
-    "no_system": "The template of this model has no place for a system text.",
+    "system": "System prompt",
+    "system_help": "Empty: that of training.",
+    "no_system": "The template of this model has no slot for a system prompt.",
     "max_new_tokens": "Max new tokens",
     "temperature": "Temperature",
     "temperature_help": "0 always takes the most likely token.",
@@ -58,17 +58,17 @@ EN: dict[Key, str] = {
     "retry": "Retry",
     "clear": "Clear",
     "stopped": "[stopped]",
-    "no_picture": "{name} is no picture that can be read. Ask again without it.",
+    "no_picture": "{name} is not a readable image. Ask again without it.",
     "run": "Run",
-    "no_runs": "No run with a logging.jsonl below {folder}. Start one with llmtune sft, or name its folder: --run_dir.",
-    "no_log": "Nothing is logged yet.",
+    "no_runs": "No run with a logging.jsonl below {folder}. Start one with llmtune sft, or set its folder: --run_dir.",
+    "no_log": "Nothing has been logged yet.",
     "step": "Step",
     "of_steps": "{step} of {total}",
     "last": "Last line of the log",
     "report": "Report",
-    "live": "The curves are read again every few seconds.",
-    "key": "Key of this page",
-    "wrong_key": "That is not the key.",
+    "live": "The curves are refreshed every few seconds.",
+    "key": "Access key",
+    "wrong_key": "Wrong key.",
 }
 ZH: dict[Key, str] = {
     "chat": "对话",

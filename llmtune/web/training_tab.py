@@ -1,4 +1,4 @@
-"""The training tab: a run's curves, read again while it goes on."""
+"""The training tab: a run's curves, refreshed during training."""
 
 from __future__ import annotations
 

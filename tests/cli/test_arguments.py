@@ -19,7 +19,7 @@ from llmtune.cli.main import main
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.planning.sharding import sharding_of
-from llmtune.training.training_arguments import training_arguments
+from llmtune.run.training_arguments import training_arguments
 
 TINY = ["--model_type", "llmtune-tiny", "--dataset", "tiny-qa#8"]
 FLAGS = {field.name for field in dataclasses.fields(SftArguments) if field.init}

@@ -50,7 +50,7 @@ CASES = [
     ([*SFT, "--dataset", "gbk.jsonl"], 1, ["not UTF-8", "iconv -f GB18030"]),
     ([*SFT, "--dataset", "broken.jsonl.gz"], 1, ["broken.jsonl.gz"]),
     ([*SFT, "--dataset", "ms::some/data"], 1, ["some/data", "is not on this machine"]),
-    ([*SFT, "--dataset", "good.jsonl#x"], 2, ["behind the #"]),
+    ([*SFT, "--dataset", "good.jsonl#x"], 2, ["after the # comes"]),
     ([*SFT, "--dataset", "good.jsonl", "--max_length", "0"], 2, ["--max_length 0", "-1"]),
     ([*SFT, "--dataset", "good.jsonl", "--max_length", "5", "--truncation_strategy", "delete"], 1, ["No training sample is left"]),
     ([*SFT, "--dataset", "good.jsonl", "--batch_size", "0"], 2, ["--batch_size", "1 or more"]),

@@ -1,4 +1,4 @@
-"""Rows in the shape of each data set of the catalogue, and the conversations that they become."""
+"""Rows in the shape of each dataset of the catalogue, and the conversations that they become."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .made import turns
 
 @dataclass
 class Case:
-    """`filtered` counts what the data set is defined without, `bad` names what is wrong with the other rows."""
+    """`filtered` counts what the dataset is defined without, `bad` names what is wrong with the other rows."""
 
     rows: list[Any]
     expected: list[Conversation]
@@ -123,7 +123,7 @@ def prompt_answer_case() -> Case:
 
 
 def function(name: str, **schema: Any) -> tuple[Any, ...]:
-    """A tool as every client sends it; the data sets hold them bare."""
+    """A tool as every client sends it; the datasets hold them bare."""
     return ({"type": "function", "function": {"name": name, **schema}},)
 
 

@@ -1,4 +1,4 @@
-"""Every data set of the catalogue: rows in the shape of the original, laid out as on the hub, and what they become."""
+"""Every dataset of the catalogue: rows in the shape of the original, laid out as on the hub, and what they become."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the catalogue says of its data sets, written down a second time; and `llmtune list datasets`."""
+"""What the catalogue says of its datasets, written down a second time; and `llmtune list datasets`."""
 
 from __future__ import annotations
 

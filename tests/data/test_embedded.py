@@ -1,4 +1,4 @@
-"""The data sets that ship as code."""
+"""The datasets that ship as code."""
 
 from __future__ import annotations
 

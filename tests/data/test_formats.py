@@ -292,7 +292,7 @@ BAD = [
     ({"messages": PAIR, "tools": [3]}, "a tool is a number"),
     ({"messages": PAIR, "tools": "nothing"}, "tools is text that is not JSON"),
     ({"conversation": [{"assistant": "r"}]}, "entry 1 of 'conversation' has no 'human'"),
-    ({"query": "q", "response": "r", "images": [{"bytes": b"x"}]}, "by its bytes alone"),
+    ({"query": "q", "response": "r", "images": [{"bytes": b"x"}]}, "given as bytes"),
     ({"query": "q", "response": "r", "images": [3]}, "an image is a number"),
     ({"chosen": "a", "rejected": "b"}, "its keys|every column is null"),
 ]

@@ -1,4 +1,4 @@
-"""What --dataset names: registered data sets, hubs' names, numbers of rows; and who the answers say they are."""
+"""What --dataset names: registered datasets, hubs' names, numbers of rows; and who the answers say they are."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_large_files(assets, name):
     kept = rows - LABELLED_FALSE.get(name, 0)
     assert (loaded.report.rows_read, len(loaded.train)) == (rows, kept)
     assert loaded.report.shapes == {shape: kept}
-    assert loaded.report.filtered == ({} if kept == rows else {"an answer whose label is false": rows - kept})
+    assert loaded.report.filtered == ({} if kept == rows else {"the response's label is false": rows - kept})
     first = from_record(loaded.train[0])
     if roles:
         assert "".join(message.role[0] for message in first.messages).startswith(roles[: len(contents)])
@@ -166,8 +166,8 @@ def test_answers_that_kto_trains_against_are_left_out(row, column, label, tmp_pa
     other = True if label is False else "True"
     name = write(tmp_path / "a.jsonl", [row | {column: other}, row | {column: label}, row])
     loaded = load_source(name, strict=True)
-    assert (loaded.report.rows_kept, loaded.report.filtered) == (2, {"an answer whose label is false": 1})
-    assert "left out 1 of 3 (an answer whose label is false 1)" in capsys.readouterr().err
+    assert (loaded.report.rows_kept, loaded.report.filtered) == (2, {"the response's label is false": 1})
+    assert "filtered out 1 of 3 (the response's label is false 1)" in capsys.readouterr().err
     assert len(load_source(name, need_answer=False).train) == 3
 
 
@@ -185,12 +185,14 @@ GOOD = {"instruction": "q", "input": "", "output": "r", "id": 7}
 def test_report_lines(tmp_path, capsys):
     name = write(tmp_path / "a.jsonl", [GOOD] * 3)
     load_source(name)
-    assert capsys.readouterr().err == f"{name}: 3 rows, shape alpaca (instruction/input/output); columns not used: id\n"
+    assert (
+        capsys.readouterr().err == f"{name}: 3 rows, format alpaca (instruction/input/output); columns not used: id\n"
+    )
     name = write(tmp_path / "b.jsonl", [GOOD, GOOD, "oops", {"query": "q", "response": "r"}, {"query": "q"}])
     expected = (
-        f"{name}: 3 rows, shapes alpaca (instruction/input/output) 2, query-response (query/response) 1; "
+        f"{name}: 3 rows, formats alpaca (instruction/input/output) 2, query-response (query/response) 1; "
         "columns not used: id\n"
-        f"warning: {name}: 2 of 5 rows are bad and left out; first: line 3: not JSON (Expecting value, column 1). "
+        f"warning: {name}: 2 of 5 rows are bad and skipped; first: line 3: not JSON (Expecting value, column 1). "
         "The row: oops (--strict true makes this fatal)\n"
     )
     first = load_source(name)
@@ -206,7 +208,7 @@ def test_the_inside_of_rows_is_reported(tmp_path, capsys):
     odd = [USER | {"foo": 1}, USER, BOT | {"reasoning": "why"}]
     name = write(tmp_path / "a.jsonl", [{"messages": odd}, {"messages": [USER, BOT, BOT]}, {"messages": [USER, BOT]}])
     expected = (
-        f"{name}: 3 rows, shape messages (messages); in 2 rows consecutive turns of one side were joined by a blank "
+        f"{name}: 3 rows, format messages (messages); in 2 rows consecutive turns of one role were joined by a blank "
         "line; columns not used: messages[].foo\n"
     )
     for _ in range(2):  # read, and from the cache
@@ -221,10 +223,10 @@ def test_a_stream_reports_the_same(tmp_path, capsys):
         stream = RecordStream([name + limit])
         assert len(list(stream)) == len(list(stream)) == (1 if limit else 2)
         told = capsys.readouterr().err
-        assert told.count("shape messages (messages") == 1
-        assert "; in 1 row consecutive turns of one side were joined by a blank line" in told
+        assert told.count("format messages (messages") == 1
+        assert "; in 1 row consecutive turns of one role were joined by a blank line" in told
         assert "; columns not used: messages[].foo (streamed)" in told
-        assert ("left out 1 of 4 (an answer whose label is false 1)" in told) == (not limit)
+        assert ("filtered out 1 of 4 (the response's label is false 1)" in told) == (not limit)
 
 
 def test_keys_without_end(tmp_path, capsys):

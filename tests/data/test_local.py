@@ -78,7 +78,7 @@ def test_a_shipped_part_is_the_validation(tmp_path, capsys):
 
 def test_several_parts_and_none_to_train_on(tmp_path):
     lay_out(tmp_path, "dev.jsonl", "test.jsonl")
-    with pytest.raises(DataError, match=r"nothing to train on \(validation: dev.jsonl; test: test.jsonl\)"):
+    with pytest.raises(DataError, match=r"has no training files \(validation: dev.jsonl; test: test.jsonl\)"):
         load_source(str(tmp_path))
 
 

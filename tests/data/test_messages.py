@@ -187,7 +187,7 @@ def test_images_keep_the_order_of_their_messages():
 
 def test_images_that_no_question_shows():
     for message in (A | {"images": ["a"]}, A | {"content": [{"type": "image", "image": "a"}]}):
-        with pytest.raises(RowError, match="only a user message may show an image"):
+        with pytest.raises(RowError, match="only a user message may hold an image"):
             read([Q, message])
     with pytest.raises(RowError, match="both in the images column and inside the contents"):
         read([Q | {"images": ["a"]}, A], images=["b"])
@@ -299,10 +299,10 @@ def test_a_refusal_beside_an_empty_content():
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (A | {"content": [{"type": "video", "url": "a"}]}, "type 'video', which is not supported; known are text"),
+        (A | {"content": [{"type": "video", "url": "a"}]}, "type 'video', which is not supported; supported: text"),
         (A | {"content": [{"type": "text", "text": "a"}, {"x": 1}]}, "a part without a type"),
-        (A | {"content": parts(("text", "r"), ("reasoning", "why"))}, "a thought behind its text"),
-        (A | {"content": parts(("tool_call", CALL_TEXT), ("text", "r"))}, "text behind its tool calls"),
+        (A | {"content": parts(("text", "r"), ("reasoning", "why"))}, "a thought after its text"),
+        (A | {"content": parts(("tool_call", CALL_TEXT), ("text", "r"))}, "text after its tool calls"),
         (A | {"content": parts(("text", {"a": 1}))}, "part of type 'text' that holds an object, not text"),
         (A | {"content": parts(("tool_call", "f(x)"))}, "is text that is not JSON"),
     ],
@@ -340,7 +340,7 @@ def test_results_of_tools(content, text):
 
 def test_a_tool_shows_no_image():
     for content in ([{"type": "image", "image": "a.png"}], ["see", {"type": "image_url", "image_url": {"url": "b"}}]):
-        with pytest.raises(RowError, match="an image in what a tool returned"):
+        with pytest.raises(RowError, match="an image in a tool result"):
             read([Q, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": content}, A])
 
 

@@ -117,7 +117,7 @@ def test_samples_are_drawn_from_all_rows():
 def test_too_many_asked(capsys):
     train, _ = get_dataset("mix-b#1000", dataset_test_ratio=0)
     assert len(train) == 50
-    assert "warning: mix-b#1000: there are only 50 rows; all of them are used" in capsys.readouterr().err
+    assert "warning: mix-b#1000: it has only 50 rows; all of them are used" in capsys.readouterr().err
 
 
 def test_implied_cap_does_not_warn(capsys):
@@ -137,7 +137,7 @@ def test_validation_parts():
 def test_val_dataset(capsys):
     train, val = get_dataset(["mix-a", "mix-shipped"], val_dataset=["mix-b"])
     assert (ids(train), ids(val)) == (named("a", 200) + named("s", 30), named("b", 50))
-    assert "20 validation rows that the sources ship are not used" in capsys.readouterr().err
+    assert "20 validation rows shipped with the sources are not used" in capsys.readouterr().err
     assert len(get_dataset("mix-a", val_dataset="mix-b#7", train_dataset_sample=5)[1]) == 7
     assert len(get_dataset("mix-a", val_dataset=["mix-b"], val_dataset_sample=9)[1]) == 9
 
@@ -156,13 +156,13 @@ def test_names_with_commas(tmp_path):
 def test_identity(capsys):
     train, _ = get_dataset("mix-who", dataset_test_ratio=0, model_name="Tiny", model_author=["作者", "Author"])
     assert train[0]["messages"][1]["content"] == "Tiny by Author"
-    assert "filled into 3 rows" in capsys.readouterr().err
+    assert "filled the model's name and author into 3 rows" in capsys.readouterr().err
     get_dataset("mix-who", dataset_test_ratio=0, model_name="Tiny")
     assert "warning: mix-who: 3 rows hold {{NAME}} or {{AUTHOR}}" in capsys.readouterr().err
 
 
 def test_names_of_the_data_set(tmp_path, capsys):
-    """Where no flag names the model, the data set's own names are filled in; where it has none, that is said."""
+    """Where no flag names the model, the dataset's own names are filled in; where it has none, that is said."""
     made = [{"query": "q", "response": "{{NAME}} by {{AUTHOR}}"}]
     info = DatasetInfo(get_function=lambda: (made, made), default_name=("小一", "Tiny"), default_author=("Someone",))
     register_dataset("mix-default", info, replace=True)
@@ -216,7 +216,7 @@ def test_rows_with_images_are_rows_again(tmp_path, path):
         assert to_conversation(row) == from_record(row)
         assert all(os.path.isabs(image) or "://" in image for image in row["images"])
     other = dict(loaded[0]) | {"images": [str(tmp_path / "b.jpg")]}
-    with pytest.raises(RowError, match="1 marks for images, and its images column has 1"):
+    with pytest.raises(RowError, match="1 image marks, and its images column has 1"):
         to_conversation(other)
 
 

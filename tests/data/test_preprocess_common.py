@@ -25,12 +25,12 @@ def test_what_it_may_return():
     assert preprocess_row(lambda row: [row, row], PAIR) == [PAIR, PAIR]
     assert preprocess_row(lambda row: (), PAIR) == []
     assert preprocess_row(lambda row: Drop("why"), PAIR) == Drop("why")
-    assert preprocess_row(lambda row: None, PAIR) == Drop("left out by its preprocess function")
+    assert preprocess_row(lambda row: None, PAIR) == Drop("dropped by its preprocess function")
 
 
 @pytest.mark.parametrize("made", ["text", 1, [PAIR, None]])
 def test_what_it_may_not_return(made):
-    with pytest.raises(RowError, match=r"made (text|a number|a list) of it, not a row or a list of rows"):
+    with pytest.raises(RowError, match=r"returned (text|a number|a list) for it, not a row or a list of rows"):
         preprocess_row(lambda row: made, PAIR)
 
 
@@ -92,7 +92,7 @@ def test_filters_are_no_faults(capsys):
         columns={"query-response": ["query", "response"]},
     )
     assert capsys.readouterr().err == (
-        "t-even: 4 rows, shape query-response (query/response); left out 2 of 4 (odd 2)\n"
+        "t-even: 4 rows, format query-response (query/response); filtered out 2 of 4 (odd 2)\n"
     )
 
 
@@ -101,15 +101,15 @@ def test_faults_are_no_filters(capsys):
     loaded = load_source("t-four")
     assert (loaded.report.filtered, loaded.report.bad_rows, loaded.report.rows_kept) == ({"odd": 1}, 1, 1)
     told = capsys.readouterr().err
-    assert "left out 1 of 3 (odd 1)" in told
-    assert 'warning: t-four: 1 of 3 rows is bad and left out; first: row 3: four. The row: {"n": 4}' in told
+    assert "filtered out 1 of 3 (odd 1)" in told
+    assert 'warning: t-four: 1 of 3 rows is bad and skipped; first: row 3: four. The row: {"n": 4}' in told
     with pytest.raises(DataError, match=r"t-four, row 3: four\."):
         load_source("t-four", strict=True)
 
 
 def test_everything_filtered():
     register_dataset("t-odd", get_function=lambda: rows(1, 3), preprocess=even, replace=True)
-    with pytest.raises(DataError, match=r"none of its 2 rows can be used; left out 2 of 2 \(odd 2\)"):
+    with pytest.raises(DataError, match=r"none of its 2 rows can be used; filtered out 2 of 2 \(odd 2\)"):
         load_source("t-odd")
 
 
@@ -208,10 +208,10 @@ def test_code_version_is_the_same_in_every_process():
 
 def test_wrong_references():
     register_dataset("t-nowhere", get_function=lambda: rows(2), preprocess="llmtune.nothing:f", replace=True)
-    with pytest.raises(LlmtuneError, match="The preprocess function of the data set 't-nowhere' names"):
+    with pytest.raises(LlmtuneError, match="The preprocess function of the dataset 't-nowhere' names"):
         load_source("t-nowhere")
     for fields in ({}, {"path": "a", "dataset_id": "a/b"}, {"get_function": dict, "hf_dataset_id": "a/b"}):
-        with pytest.raises(UsageError, match="a path, or the id of a hub"):
+        with pytest.raises(UsageError, match="a path, or a hub id"):
             DatasetInfo(**fields)
     register_dataset("t-hub", dataset_id="a/b", hf_dataset_id="c/d", replace=True)
     assert DATASET_MAPPING["t-hub"].get_function is None

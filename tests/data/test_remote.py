@@ -1,4 +1,4 @@
-"""Data sets that lie on a hub, up to the tables that training gets; `conftest.Hub` stands in for the hub."""
+"""Datasets that lie on a hub, up to the tables that training gets; `conftest.Hub` stands in for the hub."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_items(prefix, hub, write_lines, capsys, monkeypatch):
     assert len(train) == 3
     assert set(queries(train)) <= {f"q{n}" for n in range(5)}
     assert validation is None
-    assert capsys.readouterr().err == f"{prefix}::org/name: 5 rows, shape query-response (query/response)\n"
+    assert capsys.readouterr().err == f"{prefix}::org/name: 5 rows, format query-response (query/response)\n"
 
 
 def test_item_with_subset_and_validation(hub, write_lines):
@@ -110,7 +110,7 @@ def test_known_on_one_hub_only(use_hf, hub, write_lines, capsys):
     write_lines(hub.folder("org/hf", use_hf=True) / "train.jsonl", rows(1))
     load_source(key, hub=HubOptions(use_hf=use_hf))
     assert hub.asked == [("org/ms", False) if use_hf else ("org/hf", True)]
-    warned = "warning: t-remote: it is known on" in capsys.readouterr().err
+    warned = "warning: t-remote: known on" in capsys.readouterr().err
     assert warned == (use_hf is not None)  # nobody asked for the other hub
 
 
@@ -138,8 +138,8 @@ def test_missing_splits(hub, write_lines, capsys):
     write_lines(folder / "odd-00000-of-00001.jsonl", rows(2))
     assert load_source(key).validation is None
     told = capsys.readouterr().err
-    assert "warning: t-remote: there is no split val (there are: odd, train); done without it" in told
-    assert "warning: t-remote: there is no split test (there are: odd, train); done without it" in told
+    assert "warning: t-remote: there is no split val (available: odd, train); continuing without it" in told
+    assert "warning: t-remote: there is no split test (available: odd, train); continuing without it" in told
 
 
 def test_only_split(hub, write_lines):
@@ -196,7 +196,7 @@ def test_own_sample_comes_from_all_rows(hub, write_lines, capsys):
     assert max(drawn) > 800
     assert min(drawn) < 200
     assert len(validation) == 60
-    assert "t-remote: 50 of 1,000 rows drawn, as the data set is defined" in capsys.readouterr().err
+    assert "t-remote: sampled 50 of 1,000 rows, as the dataset is defined" in capsys.readouterr().err
     assert queries(get_dataset(key)[0]) == queries(train)
     assert queries(get_dataset(key, dataset_seed=7)[0]) != queries(train)
     few, _ = get_dataset(f"{key}#10")

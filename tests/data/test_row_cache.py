@@ -64,7 +64,7 @@ def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch, name, damage, capsy
         (folder / name).mkdir()
     capsys.readouterr()
     again = load_source(source)
-    assert f"{source}: its rows in the cache are damaged; they are read anew\n" in capsys.readouterr().err
+    assert f"{source}: its cached rows are damaged; reading them again\n" in capsys.readouterr().err
     assert (again.train.to_list(), again.report) == (rows, whole.report)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     load_source(source)
@@ -107,7 +107,7 @@ def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
         pytest.fail("read on")
 
     monkeypatch.setattr("llmtune.data.loading.read_files", rows)
-    with pytest.raises(DataError, match="line 1: it fits no known shape"):
+    with pytest.raises(DataError, match="line 1: it has no known format"):
         load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
 
 

@@ -146,7 +146,7 @@ def test_a_damaged_picture_is_unpacked_anew(tmp_path, damage, capsys):
     assert unpack(tmp_path / "pictures.zip") == folder
     assert (folder / "a" / "1.jpg").read_bytes() == b"jpg"
     assert (folder / "a" / "2.jpg").stat().st_ino == kept
-    assert "pictures.zip: 1 of its unpacked files are damaged; they are unpacked anew" in capsys.readouterr().err
+    assert "pictures.zip: 1 of its unpacked files are damaged; unpacking them again" in capsys.readouterr().err
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -181,7 +181,7 @@ configs:
 - config_name: folder
   data_dir: sub
 ---
-# A data set
+# A dataset
 
 ---
 configs: none
@@ -288,7 +288,7 @@ def test_subsets_by_name(tmp_path):
     lay_out(tmp_path, "en/train.jsonl", "zh/train.jsonl", "fr_train.jsonl", "french.jsonl")
     assert found(tmp_path, "en") == {"train": ["en/train.jsonl"]}
     assert found(tmp_path, "fr") == {"train": ["fr_train.jsonl"]}
-    with pytest.raises(DataError, match=r"has no subset 'de': no folder and no file"):
+    with pytest.raises(DataError, match=r"has no subset 'de': no folder or file"):
         find_splits(tmp_path, "de")
 
 

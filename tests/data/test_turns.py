@@ -58,9 +58,9 @@ def test_orders_that_are_taken(given, expected, notes):
         ("A t u a", "the first turn is an assistant message"),
         ("t u a", "the first turn is a tool message"),
         ("u t a", "a tool message follows a user message"),
-        ("u a s a", "a system message stands after the first message, and no question beside it"),
-        ("u a s", "a system message stands after"),
-        ("u a u", "ends with a user message: there is no answer to train on"),
+        ("u a s a", "a system message comes after the first message, with no user message beside it"),
+        ("u a s", "a system message comes after"),
+        ("u a u", "ends with a user message: there is no response to train on"),
         ("s", "no user or assistant message"),
     ],
 )

@@ -137,7 +137,7 @@ def test_metrics_of_ones_own(run, tmp_path, capsys):
     assert main(["list", "metrics"]) == 0
     assert "How short answers are." in capsys.readouterr().out
     register_metric("broken", MetricInfo(function=lambda *_: {"x": "y"}))
-    with pytest.raises(LlmtuneError, match="'broken' gives 'y' for 'x', which is no number"):
+    with pytest.raises(LlmtuneError, match="'broken' returns 'y' for 'x', which is not a number"):
         evaluate(EvaluateArguments(output_dir=str(tmp_path / "b"), metrics=["broken"], **options))
     with pytest.raises(UnknownKeyError, match="Did you mean 'rouge'"):
         EvaluateArguments(ckpt_dir=[str(run / "checkpoint-4")], metrics=["rogue"])
@@ -166,7 +166,7 @@ def test_shapes_of_choice_questions(row, choices, answer):
     [
         ({"question": "q", "choices": ["a", "b"], "answer": "C"}, "none of the 2 choices"),
         ({"question": "q", "choices": ["a"], "answer": "A"}, "2 to 26 choices"),
-        ({"question": "q", "A": "1", "B": "2", "D": "4", "answer": "A"}, "leave a letter out"),
+        ({"question": "q", "A": "1", "B": "2", "D": "4", "answer": "A"}, "skip a letter"),
         ({"choices": ["a", "b"], "answer": "A"}, "needs its text"),
         ({"question": "q", "choices": ["a", "b"]}, "needs the right choice"),
     ],

@@ -157,13 +157,13 @@ def test_a_tokenizer_of_sentencepiece(assets, tmp_path):
 def test_what_is_not_converted_here(tmp_path, adapter, monkeypatch):
     folder = make(tmp_path / "gemma", "gemma", head_dim=16)
     options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "chatml", "to": "gguf"}
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM is none of.*convert_hf_to_gguf\.py.*--llama_cpp DIR"):
+    with pytest.raises(ModelError, match=r"GemmaForCausalLM is not one of.*convert_hf_to_gguf\.py.*--llama_cpp DIR"):
         export(arguments(folder, tmp_path / "gguf", **options))
     tokenizer = json.loads((tiny_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W+"
     other = make(tmp_path / "other", "qwen2")
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match="divides text in a way"):
+    with pytest.raises(ModelError, match="its pre-tokeniser has no name"):
         export(arguments(other, tmp_path / "gguf", **(options | {"model_id_or_path": str(other)})))
     with pytest.raises(UsageError, match=r"no convert_hf_to_gguf\.py"):
         export(arguments(folder, tmp_path / "gguf", **options, llama_cpp=str(tmp_path)))
@@ -272,7 +272,7 @@ def test_templates_that_go_cannot_say():
     assert len(FITTING) > 8
     assert why_not(TemplateInfo(prompt=["[{{ROUND}}] {{QUERY}}"], chat_sep=["\n"])) == "counts the rounds"
     assert "last question" in why_not(TemplateInfo(prompt=["{{SYSTEM}}", "{{QUERY}}"], chat_sep=["\n"]))
-    assert why_not(TemplateInfo(prompt=["{{QUERY}}"])) == "takes one turn only"
+    assert why_not(TemplateInfo(prompt=["{{QUERY}}"])) == "supports one turn only"
 
 
 # Weights in few bits
@@ -339,7 +339,7 @@ def test_the_model_card(adapter, tmp_path):
     (adapter.parent / "eval/summary.json").write_text(json.dumps(scores))
     made = export(arguments(adapter, tmp_path / "merged", merge_lora=True))
     card = (made / "README.md").read_text()
-    for said in ("| base model | llmtune-tiny |", "| data | tiny-qa |", "| system text | Be brief. |", "5.2500"):
+    for said in ("| base model | llmtune-tiny |", "| data | tiny-qa |", "| system prompt | Be brief. |", "5.2500"):
         assert said in card
     assert "| `--learning_rate` | 0.01 |" in card
     assert "| steps | 4 |" in card

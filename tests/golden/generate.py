@@ -20,7 +20,7 @@ from llmtune.models.tiny import tiny_folder
 FOLDER = Path(__file__).parent
 ROWS: dict[str, dict[str, Any]] = {
     "one turn": {"query": "What is 1 plus 2?", "response": "3."},
-    "two turns and a system text": {
+    "two turns and a system prompt": {
         "messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": " 你好\n"},

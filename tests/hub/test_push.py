@@ -14,8 +14,8 @@ from llmtune.hub.huggingface import HuggingFace
 from llmtune.hub.push import STATE_FILES, destination, push_folder
 from llmtune.hub.repo import Repo
 from llmtune.run.model_card import card_of
+from llmtune.stages.sft import sft
 from llmtune.training import push as module
-from llmtune.training.sft import sft
 
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 
@@ -59,7 +59,7 @@ def test_a_card_is_written_where_there_is_none(hub, checkpoint, form):
     settings = {"model_type": "qwen2.5-7b-instruct", "dataset": ["/home/me/rows.jsonl"], "lora_rank": 4}
     (checkpoint / "sft_args.json").write_text(json.dumps(settings))
     where = destination("mine", use_hf_hub=True, token="secret")
-    push_folder(checkpoint, where, message="seven", card=card_of(checkpoint))
+    push_folder(checkpoint, where, message="seven", write_card=card_of(checkpoint))
     pushed = hub.repos["model", "somebody/mine"]["README.md"].decode()
     assert "base_model: Qwen/Qwen2.5-7B-Instruct" in pushed
     assert "# Qwen2.5-7B-Instruct, fine-tuned" in pushed

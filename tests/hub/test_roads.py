@@ -1,4 +1,4 @@
-"""From an id on a hub to a model, a data set and a trained run: the whole road, over the loopback."""
+"""From an id on a hub to a model, a dataset and a trained run: the whole road, over the loopback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from llmtune.arguments.sft import SftArguments
 from llmtune.data.loading import load_source
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.training.sft import sft
+from llmtune.stages.sft import sft
 
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 

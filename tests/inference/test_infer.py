@@ -1,4 +1,4 @@
-"""Answers of checkpoints: data sets, talks, merging, stopping."""
+"""Answers of checkpoints: datasets, talks, merging, stopping."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_checkpoint_alone_is_enough(tuned, capsys):
     args = InferArguments(ckpt_dir=str(tuned.last_checkpoint), **GREEDY)
     assert (args.model_type, args.sft_type, args.template_type) == ("llmtune-tiny", "full", "chatml")
     assert (args.system, args.dtype, args.dataset_test_ratio) == ("be short", "fp32", 0.25)
-    assert args.eval_human is False, "the run's data sets are there"
+    assert args.eval_human is False, "the run's datasets are there"
     results = infer(args)
     assert len(results) == 2, "a quarter of eight rows was split off"
     assert set(results[0]) == {"query", "response", "history", "system", "label"}
@@ -81,8 +81,8 @@ def test_flags_that_contradict_or_change_nothing(tuned, tmp_path, capsys):
     options = GREEDY | {"ckpt_dir": str(tuned.last_checkpoint), "result_dir": str(tmp_path), "show_dataset_sample": 1}
     infer(InferArguments(**options, truncation_strategy="right", loss_on="all"))
     told = capsys.readouterr().err
-    assert "--truncation_strategy has no effect on answers" in told
-    assert "--loss_on has no effect on answers" in told
+    assert "--truncation_strategy has no effect on generation" in told
+    assert "--loss_on has no effect on generation" in told
 
 
 def test_flags_win_over_the_checkpoint(tuned):
@@ -381,6 +381,6 @@ def test_merging_needs_a_checkpoint():
 
 
 def test_a_flag_without_effect_is_told():
-    """A given data set is answered whole; --show_dataset_sample says how much of it."""
+    """A given dataset is answered whole; --show_dataset_sample says how much of it."""
     args = InferArguments(model_type="llmtune-tiny", val_dataset=["tiny-qa"], val_dataset_sample=2)
     assert args.unused == ["--val_dataset_sample"]

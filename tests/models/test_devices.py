@@ -11,7 +11,7 @@ from llmtune import SftArguments
 from llmtune.errors import UsageError
 from llmtune.models import devices
 from llmtune.models.devices import memory_limits, own_gpus, spread_options
-from llmtune.training.strategy import check_processes
+from llmtune.run.training_arguments import check_processes
 
 GIB = 2**30
 

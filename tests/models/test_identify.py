@@ -13,7 +13,7 @@ from llmtune.errors import HubError, ModelError, UsageError
 from llmtune.models.identify import identify
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
-from llmtune.training.sft import sft
+from llmtune.stages.sft import sft
 
 
 @pytest.fixture

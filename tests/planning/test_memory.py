@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from llmtune import SftArguments
+from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
-from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.planning.memory import Batch, Estimator
 from llmtune.run.log import Decisions
 from llmtune.training.build import build_model

@@ -99,7 +99,7 @@ def test_what_is_left_out_is_told(tokenizer, capsys):
     assert "5 of 25 training rows" in capsys.readouterr().err, "a second run says the same"
     with pytest.raises(DataError, match="row 20"):
         encode_dataset(data, template, strict=True)
-    with pytest.raises(DataError, match="Mend them"):
+    with pytest.raises(DataError, match="Fix them"):
         encode_dataset(rows(5, turns=2), template)
 
 
@@ -113,7 +113,7 @@ def test_every_count_of_a_row_reaches_the_report():
         report.count(EncodedRow([encoded, weighted][:number], **counts), "row")
     assert {name: getattr(report, name) for name in names} == {name: 3 * 10**place for place, name in enumerate(names)}
     assert (report.num_rows, report.num_samples, report.num_split_rows) == (2, 3, 1)
-    assert (report.num_tokens, report.num_learned, report.num_weighted) == (8, 5, 1)
+    assert (report.num_tokens, report.num_trainable, report.num_weighted) == (8, 5, 1)
     for number in range(7):
         report.count(EncodedRow([encoded], problem=f"why {number}"), f"row {number}")
     assert (report.num_rows, report.num_samples, report.num_problems) == (9, 3, 7)
@@ -197,7 +197,7 @@ def test_what_is_cut_is_told_in_tokens(tokenizer, capsys, strategy, text):
     template = get_template("chatml", tokenizer, max_length=40, truncation_strategy=strategy)
     store = encode_dataset(datasets.Dataset.from_list([to_record(row)] * 3), template, required=False)
     cut = 3 * (len(whole["input_ids"]) - 40)
-    trainable = 3 * sum(label != -100 for label in whole["labels"]) - store.report.num_learned
+    trainable = 3 * sum(label != -100 for label in whole["labels"]) - store.report.num_trainable
     told = capsys.readouterr().err
     side = "start" if strategy == "left" else "end"
     expected = f"3 of 3 training samples are longer than --max_length 40 and lost {cut:,} tokens at their {side}"
@@ -233,7 +233,7 @@ def test_a_damaged_store_is_encoded_anew(tokenizer, monkeypatch, tmp_path, suffi
         file.mkdir()
     capsys.readouterr()
     again = encode_dataset(rows(), template)
-    assert "The encoded training rows in the cache are damaged; they are encoded anew." in capsys.readouterr().err
+    assert "The encoded training rows in the cache are damaged; encoding them again." in capsys.readouterr().err
     assert again.report == whole.report
     assert [sample["input_ids"].tolist() for sample in again] == [sample["input_ids"].tolist() for sample in whole]
     assert file.read_bytes() == raw
@@ -278,4 +278,4 @@ def test_images_are_not_passed_over_in_silence(tokenizer, capsys):
     )
     store = encode_dataset(datasets.Dataset.from_list([row]), get_template("chatml", tokenizer))
     assert store.report.num_with_images == 1
-    assert "1 training rows name images, which this model does not see" in capsys.readouterr().err
+    assert "1 training rows name images, but this model takes text only" in capsys.readouterr().err

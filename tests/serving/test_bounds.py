@@ -45,17 +45,17 @@ REFUSED = [
     ({"stop": ["x" * 1000] * 65}, "stop", "64"),
     ({"stop": ["x" * 1001]}, "stop.0", "1000"),
     ({"stop": "x" * 1001}, "stop", "1000"),
-    ({"messages": QUESTION * 10_001}, "messages", "more than the 682"),
+    ({"messages": QUESTION * 10_001}, "messages", "more than 682"),
     ({"messages": [{"role": "user", "content": "a b " * 200_000}]}, "messages", "characters"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a b " * 200_000}]}]}, "messages", "charac"),
     (tool(description="x" * 800_000), "messages", "characters"),
     ({"tools": [TOOL] * 513}, "tools", "512"),
-    (tool(parameters=deep(100)), "tools.0.function.parameters", "deeper than 64"),
+    (tool(parameters=deep(100)), "tools.0.function.parameters", "more than 64 levels deep"),
     (tool(parameters=deep(900)), None, "nested too deeply"),
-    ({"chat_template_kwargs": deep(100)}, "chat_template_kwargs", "deeper"),
+    ({"chat_template_kwargs": deep(100)}, "chat_template_kwargs", "levels deep"),
     ({"messages": [*QUESTION, {"role": "assistant", "content": "", "tool_calls": [
         {"function": {"name": "sky", "arguments": deep(100)}}]}, {"role": "tool", "content": "x"}]},
-     "messages.1.tool_calls", "deeper"),
+     "messages.1.tool_calls", "levels deep"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, None, "surrogate"),
     (tool(description="\udfff"), None, "surrogate"),
     ({"user": "\ud83d"}, None, "surrogate"),
@@ -65,7 +65,7 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": [{"type": "input_text"}]}]}, "messages", "has no text"),
     ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name", "required"),
     ({"top_k": -2}, "top_k", "-1"),
-    ({"functions": [1]}, "functions", "no such field"),
+    ({"functions": [1]}, "functions", "unknown field"),
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_what_was_learned_is_answered(client):
 
 
 def test_the_prompt_is_that_of_training(client, server):
-    """The system text of the run stands where the request has none."""
+    """The system prompt of the run stands where the request has none."""
     template = server.service.template("llmtune-tiny")
     assert template.system == "be short"
     asked = template.encode({"query": "question 3"}, generation=True)["input_ids"]

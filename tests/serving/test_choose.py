@@ -35,8 +35,8 @@ def engine(**changes: Any) -> Any:
         ({"attention": "flash_attention_2"}, ""),
         ({"map": {"": 0}}, ""),
         ({"device": "cpu"}, "no GPU"),
-        ({"images": object()}, "images"),
-        ({"adapters": ("base",)}, "several models"),
+        ({"images": object()}, "vision model"),
+        ({"adapters": ("base",)}, "several adapters"),
         ({"map": {"layers.0": 0, "layers.1": 1}}, "several GPUs"),
         ({"attention": "varlen"}, "varlen"),
     ],
@@ -52,7 +52,7 @@ def test_auto_on_a_cpu_is_the_queue_and_says_so(capsys):
     batcher = choose.choose_batcher(tiny, ServeArguments(**TINY))
     assert isinstance(batcher, Batcher)
     batcher.close()
-    assert "in a queue, since there is no GPU" in capsys.readouterr().err
+    assert "Batching: llmtune's queue, since there is no GPU" in capsys.readouterr().err
 
 
 def test_auto_tries_before_it_takes(monkeypatch, capsys):
@@ -67,7 +67,7 @@ def test_auto_tries_before_it_takes(monkeypatch, capsys):
         batcher = choose.choose_batcher(tiny, ServeArguments(**TINY))
     assert isinstance(batcher, Batcher)
     batcher.close()
-    assert "warning: Answers share the model in a queue, since continuous batching failed" in capsys.readouterr().err
+    assert "warning: Batching: llmtune's queue, since continuous batching failed" in capsys.readouterr().err
     assert tiny.model.config._attn_implementation == before
     batcher = choose.choose_batcher(tiny, ServeArguments(**TINY))
     assert isinstance(batcher, ContinuousBatcher)

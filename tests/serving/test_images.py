@@ -56,7 +56,7 @@ def test_nothing_is_fetched_and_no_file_is_read(seeing, pictures):
     client = seeing.client()
     red = data_url(pictures / "red.png")
     for url, text in (
-        ("http://127.0.0.1:1/x.png", "fetches nothing"),
+        ("http://127.0.0.1:1/x.png", "fetches no URLs"),
         (str(pictures / "red.png"), "reads no files"),
         (f"file://{pictures / 'red.png'}", "reads no files"),
         ("data:image/png;base64,####", "not base64"),

@@ -92,7 +92,7 @@ def test_the_key(serving, tuned, monkeypatch):
         assert [model.id for model in server.client("s3cret").models.list()] == ["llmtune-tiny"]
         assert httpx.get(server.url + "/health").json() == {"status": "ok"}
         assert httpx.get(server.url + "/metrics").status_code == 401
-        with pytest.raises(openai.BadRequestError, match="takes 5"):
+        with pytest.raises(openai.BadRequestError, match="allows 5"):
             server.client("s3cret").chat.completions.create(**GOOD)
 
 

@@ -124,10 +124,10 @@ def test_what_tool_choice_asks_for(hermes):
         assert (asked and list(asked.heads.values())) == expected
     unwritable = dataclasses.replace(hermes, write_calls=lambda content, calls, at: [])
     for fields, fmt, text in (
-        ({"tools": TOOLS, "tool_choice": named | {"function": {"name": "other"}}}, hermes, "none of tools"),
+        ({"tools": TOOLS, "tool_choice": named | {"function": {"name": "other"}}}, hermes, "not in tools"),
         ({"tool_choice": "required"}, None, "there are no tools"),
-        ({"tools": TOOLS, "tool_choice": "required"}, None, "no format of calls"),
-        ({"tools": TOOLS, "tool_choice": "required"}, unwritable, "no format of calls"),
+        ({"tools": TOOLS, "tool_choice": "required"}, None, "no tool format"),
+        ({"tools": TOOLS, "tool_choice": "required"}, unwritable, "no tool format"),
     ):
         with pytest.raises(ApiError, match=text):
             call_asked_by(request(**fields), fmt)
@@ -253,7 +253,7 @@ def test_tool_choice(client):
     assert json.loads(required.message.tool_calls[0].function.arguments) == {"city": "Paris"}
     none = ask(client, "Paris", tool_choice="none").choices[0]
     assert none.message.tool_calls is None
-    with pytest.raises(openai.BadRequestError, match="none of tools"):
+    with pytest.raises(openai.BadRequestError, match="not in tools"):
         ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_rich"}})
     with pytest.raises(openai.BadRequestError, match="exclude one another"):
         ask(client, "Paris", response_format={"type": "json_object"})

@@ -67,7 +67,7 @@ def test_tools_are_read_by_vllms_parser_of_the_same_format():
     chosen = ServeArguments(model_type="qwen1.5-7b-chat", tool_format="llama3.1")
     assert flags_of(vllm_command(chosen))["--tool-call-parser"] == ["llama3_json"]
     assert found["--quantization"] == ["bitsandbytes"]
-    with pytest.raises(UsageError, match="4 bits alone"):
+    with pytest.raises(UsageError, match="4 bits only"):
         vllm_command(ServeArguments(model_type="qwen2.5-7b-instruct", quantization_bit=8))
 
 

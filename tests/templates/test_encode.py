@@ -50,7 +50,7 @@ def tokenizer(tiny_tokenizer):
 
 
 def learned_texts(template: ChatTemplate, encoded: dict[str, list[int]]) -> list[str]:
-    """The learned stretches, decoded."""
+    """The trainable stretches, decoded."""
     texts: list[list[int]] = []
     before = IGNORE_INDEX
     for label in encoded["labels"]:
@@ -92,7 +92,7 @@ def test_everything_is_learned_but_the_first_token(tokenizer):
 
 def test_nothing_learned_is_an_error(tokenizer):
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
-    with pytest.raises(TemplateError, match="nothing that is learned"):
+    with pytest.raises(TemplateError, match="no trainable tokens left"):
         get_template("chatml", tokenizer).encode(row)
 
 
@@ -102,7 +102,7 @@ def test_plain_text_is_learned_whole(tokenizer):
     assert tokenizer.decode(encoded["input_ids"]) == "Once upon a time.<|im_end|>"
     assert encoded["labels"][1:] == encoded["input_ids"][1:]
     chat = get_template("chatml", tokenizer).render({"text": "Once."})
-    assert chat == "Once.<|im_end|>", "no question, so no question's header and no default system text"
+    assert chat == "Once.<|im_end|>", "no question, so no question's header and no default system prompt"
 
 
 @pytest.mark.parametrize(("strategy", "kept"), [("left", slice(-20, None)), ("right", slice(20))])
@@ -129,7 +129,7 @@ def test_longer_samples_can_be_left_out(tokenizer):
 def test_right_truncation_can_leave_nothing_to_learn(tokenizer):
     template = get_template("chatml", tokenizer, max_length=10, truncation_strategy="right")
     row = template.encode_rows([Conversation((Message("user", "a" * 50), Message("assistant", "b", loss=True)))])[0]
-    assert (row.num_unlearned, row.samples) == (1, [])
+    assert (row.num_untrainable, row.samples) == (1, [])
 
 
 def test_prompts_lose_their_start(tokenizer):
@@ -174,20 +174,20 @@ def test_system_texts(tokenizer):
 
 
 def test_a_system_text_without_a_place_is_an_error(tokenizer):
-    with pytest.raises(UsageError, match="'default-generation' has no place for a system text"):
+    with pytest.raises(UsageError, match="'default-generation' has no slot for a system prompt"):
         get_template("default-generation", tokenizer, system="x")
-    with pytest.raises(TemplateError, match="no place for a system text"):
+    with pytest.raises(TemplateError, match="no slot for a system prompt"):
         get_template("default-generation", tokenizer).encode({"query": "a", "response": "b", "system": "x"})
 
 
 def test_one_turn_templates_refuse_more(tokenizer):
-    with pytest.raises(TemplateError, match="one question and one answer"):
+    with pytest.raises(TemplateError, match="one question and one response"):
         get_template("default-generation", tokenizer).encode(CHAT)
 
 
 def test_tools_need_a_format(tokenizer):
     row = {"query": "a", "response": "b", "tools": '[{"name": "f"}]'}
-    with pytest.raises(TemplateError, match="no format for tools"):
+    with pytest.raises(TemplateError, match="no tool format"):
         get_template("yi", tokenizer).encode(row)
 
 
@@ -233,8 +233,8 @@ def rows(draw):
     turns = draw(st.lists(st.tuples(texts, texts, st.booleans()), min_size=1, max_size=3))
     messages = [
         message
-        for question, answer, learned in turns
-        for message in (Message("user", question), Message("assistant", answer, loss=learned))
+        for question, answer, trainable in turns
+        for message in (Message("user", question), Message("assistant", answer, loss=trainable))
     ]
     system = draw(st.one_of(st.none(), texts))
     return Conversation((*([Message("system", system)] if system is not None else []), *messages))
@@ -253,13 +253,13 @@ def test_laws_of_every_template(key, tokenizer, row):
         assert len(sample.input_ids) == len(sample.labels)
         assert sample.labels[0] == IGNORE_INDEX
         assert all(label in (IGNORE_INDEX, i) for label, i in zip(sample.labels, sample.input_ids, strict=True))
-        assert sample.num_learned > 0
+        assert sample.num_trainable > 0
     if ours.samples and row.messages[-1].loss:
         prompt = fast.encode_prompts([Conversation(row.messages[:-1])])[0]
         last = ours.samples[-1]
         assert last.input_ids[: len(prompt)] == prompt
         assert all(label == IGNORE_INDEX for label in last.labels[: len(prompt)]) or not fast._one_answer_a_sample
-        assert last.labels[-1] == last.input_ids[-1], "the stop token is learned"
+        assert last.labels[-1] == last.input_ids[-1], "the stop token is trainable"
 
 
 def test_encoding_leaves_the_tokenizer_as_it_was(tokenizer):
@@ -321,20 +321,20 @@ def blank_first():
 
 
 @pytest.mark.parametrize(
-    ("text", "ids", "learned"),
+    ("text", "ids", "trainable"),
     [
         ("ab", [2, 3], (1, 2)),  # no blank in the middle of a text
         ("b\n\na", [3, 5, 2], (1, 3)),
         ("\nab", [0, 1, 2, 3], (2, 4)),  # what stands before it would be one token with it: as a text of its own
     ],
 )
-def test_a_text_that_goes_on_gets_no_blank_where_that_can_be_had(blank_first, text, ids, learned):
+def test_a_text_that_goes_on_gets_no_blank_where_that_can_be_had(blank_first, text, ids, trainable):
     from llmtune.templates.encode import TextEncoder
     from llmtune.templates.locate import Part
 
     encoder = TextEncoder(blank_first)
-    (found,) = encoder._tokenize([Part(text, learned=((1, len(text)),), continued=True)])
+    (found,) = encoder._tokenize([Part(text, trainable=((1, len(text)),), continued=True)])
     assert list(found.ids) == ids
-    assert found.learned == [learned]
+    assert found.trainable == [trainable]
     (alone,) = encoder._tokenize([Part(text)])
     assert alone.ids[0] in (0, 4), "a text of its own begins with a blank"

@@ -1,4 +1,4 @@
-"""Rows with images from files: what is stored, what follows a picture that changes, one data set of the catalogue."""
+"""Rows with images from files: what is stored, what follows a picture that changes, one dataset of the catalogue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_store_keeps_paths(rows, eyes, capsys):
     told = capsys.readouterr().err
     assert "1 of 4 training rows" in told
     assert f"row 3: {rows.parent}/pictures/none.png: there is no such file" in told
-    assert "does not see" not in told
+    assert "takes text only" not in told
     with pytest.raises(DataError, match=r"none\.png: there is no such file"):
         encoded(rows, eyes(), strict=True)
 

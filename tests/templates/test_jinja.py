@@ -109,12 +109,12 @@ def apply(info: TemplateInfo, tokenizer, messages, **options):
 @pytest.mark.parametrize(
     ("messages", "options", "problem"),
     [
-        (conversation(1, "Be brief."), {}, "no place for a system text"),
-        (conversation(2, None), {}, "one question and one answer"),
-        ([*conversation(1, None), {"role": "tool", "content": "3"}], {}, "one question and one answer"),
+        (conversation(1, "Be brief."), {}, "no slot for a system prompt"),
+        (conversation(2, None), {}, "one question and one response"),
+        ([*conversation(1, None), {"role": "tool", "content": "3"}], {}, "one question and one response"),
         ([{"role": "tool", "content": "3"}], {}, "no place for the role tool"),
-        ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], {}, "two questions"),
-        (conversation(1, None), {"add_generation_prompt": True}, "nothing is left to answer"),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], {}, "two user messages"),
+        (conversation(1, None), {"add_generation_prompt": True}, "there is nothing to answer"),
         (conversation(1, None), {"tools": [{"type": "function", "function": {"name": "f"}}]}, "no format for tools"),
         (
             [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}],
@@ -129,7 +129,7 @@ def test_what_a_server_is_told(messages, options, problem, tokenizer):
 
 
 def test_functions_are_refused(tokenizer):
-    with pytest.raises(TemplateError, match="by a function"):
+    with pytest.raises(TemplateError, match="with a function"):
         to_jinja(TEMPLATE_MAPPING["qwen3"], tokenizer)
 
 
@@ -140,7 +140,7 @@ def test_ids_without_a_text_are_refused(tokenizer):
 
 
 def test_system_without_a_place_is_refused(tokenizer):
-    with pytest.raises(TemplateError, match="no place"):
+    with pytest.raises(TemplateError, match="no slot"):
         to_jinja(TEMPLATE_MAPPING["default-generation"], tokenizer, system="x")
 
 

@@ -1,4 +1,4 @@
-"""What is learned, as a picture: no token is lost, nothing in the data is interpreted."""
+"""What is trainable, as a picture: no token is lost, nothing in the data is interpreted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_texts_ids_and_marks(tokenizer):
     ids = tokenizer("<|im_start|>user\nHi", add_special_tokens=False)["input_ids"]
     views = token_views(tokenizer, ids, [IGNORE_INDEX, *ids[1:]])
     assert "".join(view.text for view in views) == "<|im_start|>user⏎\nHi"
-    assert [view.learned for view in views] == [False] + [True] * (len(ids) - 1)
+    assert [view.trainable for view in views] == [False] + [True] * (len(ids) - 1)
     assert [view.token_id for view in views] == ids
 
 
@@ -114,9 +114,9 @@ def test_brackets():
 def test_colours():
     text = to_ansi(VIEWS, colour=True)
     assert re.sub(r"\x1b\[[0-9;]*m", "", text) == "Qab⏎\nc<&>d"
-    learned = re.findall(r"\x1b\[([0-9;]+48[0-9;]+)m([^\x1b]*)\x1b\[0m", text)
-    assert [shown for _, shown in learned] == ["a", "b⏎", "c", "d"]
-    shades = [shade for shade, _ in learned]
+    trainable = re.findall(r"\x1b\[([0-9;]+48[0-9;]+)m([^\x1b]*)\x1b\[0m", text)
+    assert [shown for _, shown in trainable] == ["a", "b⏎", "c", "d"]
+    shades = [shade for shade, _ in trainable]
     assert shades[0] != shades[1] == shades[2]
     assert all(line.count("\x1b[0m") * 2 == line.count("\x1b") for line in text.split("\n"))  # none over a line's end
 
@@ -145,7 +145,7 @@ def test_page_escapes_and_stands_alone():
     assert not names & {"script", "link", "img", "iframe"}
     assert not re.search(r"https?:|url\(|@import|\bsrc=|\bhref=", text)
     spans = [attrs for tag, attrs in page.tags if tag == "span" and "title" in attrs]
-    assert spans == [{"class": "learned", "title": "7"}, {"title": "8"}]
+    assert spans == [{"class": "trainable", "title": "7"}, {"title": "8"}]
     assert "prefers-color-scheme: dark" in text
     assert "{title}" in page.texts
 
@@ -153,7 +153,7 @@ def test_page_escapes_and_stands_alone():
 def test_page_can_be_written(tmp_path: Path):
     file = tmp_path / "page.html"
     file.write_text(to_html("t", {}, [HtmlRow("你好", VIEWS)] * 2), encoding="utf-8")
-    assert "5 tokens, 3 learned" in file.read_text(encoding="utf-8")
+    assert "5 tokens, 3 trainable" in file.read_text(encoding="utf-8")
 
 
 def test_the_positions_of_an_image_are_shown_as_one():

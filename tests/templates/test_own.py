@@ -1,4 +1,4 @@
-"""`--template_type auto`: the tokenizer's own chat template renders; what is learned is found in its text."""
+"""`--template_type auto`: the tokenizer's own chat template renders; what is trainable is found in its text."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_the_same_as_the_template_written_by_hand(name, real_tokenizer, row):
     own, written = get_template("auto", tokenizer), get_template(name, tokenizer)
     assert own.encode_prompts([row]) == written.encode_prompts([row])
     ours, theirs = own.encode_rows([row])[0], written.encode_rows([row])[0]
-    learned = [[label for sample in found.samples for label in sample.labels if label != IGNORE_INDEX]
+    trainable = [[label for sample in found.samples for label in sample.labels if label != IGNORE_INDEX]
                for found in (ours, theirs)]  # fmt: skip
-    assert learned[0] == learned[1]
+    assert trainable[0] == trainable[1]
     assert [sample.input_ids for sample in ours.samples] == [sample.input_ids for sample in theirs.samples]
 
 
@@ -77,7 +77,7 @@ NO_STOP = (
 
 
 def shown(template, row) -> list[str]:
-    """The samples of a row as text, with what is learned in brackets of their own."""
+    """The samples of a row as text, with what is trainable in brackets of their own."""
     texts = []
     for sample in template.encode_all(row):
         text, before = "", False
@@ -146,7 +146,7 @@ def test_plain_text_and_everything():
 
 
 def test_no_chat_template():
-    with pytest.raises(UsageError, match="carries none"):
+    with pytest.raises(UsageError, match="has none"):
         with_template("")
 
 
@@ -156,7 +156,7 @@ def test_the_probes(name, real_tokenizer):
     template = get_template("auto", real_tokenizer(name))
     for probe, conversation in PROBES.items():
         if probe == "tools" and name not in ("qwen2_5", "qwen3"):
-            with pytest.raises(TemplateError, match=r"refuses the row|no call of 'weather'"):
+            with pytest.raises(TemplateError, match=r"refuses the row|drops the row's call of 'weather'"):
                 template.encode(conversation)
             continue
         assert prompt_difference(template, conversation) is None, probe
@@ -183,17 +183,17 @@ def test_check_template(tmp_path, assets, capsys):
     assert main(["check", "--template", "--model_id_or_path", folder]) == 0
     captured = capsys.readouterr()
     assert captured.out.count(" equal\n") == len(PROBES)
-    assert "taking auto, by config.json says Own" in captured.err
+    assert "Model type auto, inferred from config.json says Own" in captured.err
     assert main(["check", "--model_id_or_path", folder, "--template_type", "chatml", "--template"]) == 1
     said = capsys.readouterr().out
     assert "differs at token 5 of the prompt" in said
     assert "->     5     264 ' a'" in said
     assert "1207 ' Q'" in said
     assert main(["check", "--model_id_or_path", folder, "--template_type", "yi", "--template"]) == 1
-    assert "refused: this template has no format for tools" in capsys.readouterr().out
+    assert "refused: this template has no tool format" in capsys.readouterr().out
 
 
 def test_upstream_ids_of_a_probe(real_tokenizer):
-    """The probes differ from each other: a template that ignored turns or system texts would be seen."""
+    """The probes differ from each other: a template that ignored turns or system prompts would be seen."""
     tokenizer = real_tokenizer("qwen2_5")
     assert len({tuple(upstream_ids(tokenizer, probe)) for probe in PROBES.values()}) == len(PROBES)

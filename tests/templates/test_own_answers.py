@@ -90,7 +90,7 @@ def test_parallel_calls_and_texts_before_them(family):
     assert "Oslo" in only[1]
     spoken = row(answer("I look.", PLACE), system="S")
     if family == "nemo":  # writes calls or a text
-        with pytest.raises(TemplateError, match=r"does not write the content .*I look"):
+        with pytest.raises(TemplateError, match=r"drops the content .*I look"):
             template.encode(spoken)
     else:
         assert "I look." in trained(template, spoken)[0][1]
@@ -176,7 +176,7 @@ def test_a_thought_behind_a_closed_prompt_is_a_named_problem():
 def test_a_template_without_thoughts_says_so(family):
     tools = () if family == "phi" else (SKY,)
     (found,) = family_template(family).encode_rows([row(answer("Yes.", thought=THOUGHT), tools=tools)])
-    assert "writes no thought" in found.problem
+    assert "drops the thought" in found.problem
     assert found.samples == []
 
 
@@ -193,7 +193,7 @@ CALLS_BEHIND_TEXT = (
 @pytest.mark.parametrize("source", [IGNORES_CALLS, CALLS_BEHIND_TEXT])
 def test_a_call_that_is_not_written_is_a_named_problem(source):
     (found,) = own_template(source).encode_rows([row(answer("", PLACE))])
-    assert "no call of 'sky'" in found.problem
+    assert "drops the row's call of 'sky'" in found.problem
 
 
 def test_arguments_that_a_template_joins_to_a_text():

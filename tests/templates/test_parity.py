@@ -51,7 +51,7 @@ many = settings(max_examples=60, deadline=None, suppress_health_check=list(Healt
 
 
 def expected_labels(template, conversation: Conversation) -> list[str]:
-    """What has to be learned of a conversation whose answers are all learned, as text."""
+    """What has to be trainable of a conversation whose answers are all trainable, as text."""
     return [turn.content for turn in conversation.turns if turn.role == "assistant"]
 
 
@@ -78,7 +78,7 @@ def test_encoding_equals_the_tokenizers_own(name, real_tokenizer, data):
     encoded = template.encode_rows([row])[0].samples[-1]
     ours = encoded.input_ids if name != "chatglm3" else encoded.input_ids[:-1]
     theirs = own_ids(tokenizer, row, options)
-    # At the start of a learned answer the prompt ends: a token that the whole text has across it is split there.
+    # At the start of a trainable answer the prompt ends: a token that the whole text has across it is split there.
     prompt_ids = template.encode_prompts([prompt])[0]
     assert encoded.input_ids[: len(prompt_ids)] == prompt_ids
     if theirs[: len(prompt_ids)] == prompt_ids:
@@ -107,7 +107,7 @@ def test_every_answer_is_learned_after_what_serving_feeds(name, real_tokenizer, 
         assert all(label in (IGNORE_INDEX, token) for label, token in zip(labels, ids, strict=True))
         starts = [i for i in range(1, len(ids)) if labels[i] != IGNORE_INDEX and labels[i - 1] == IGNORE_INDEX]
         found += [ids[:start] for start in starts]
-        for start in starts:  # and its stop token is learned
+        for start in starts:  # and its stop token is trainable
             end = next((i for i in range(start, len(ids)) if labels[i] == IGNORE_INDEX), len(ids))
             assert ids[end - 1] in template.stop_token_ids or name == "chatglm3"
     assert found == prompts

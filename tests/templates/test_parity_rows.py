@@ -14,7 +14,7 @@ from llmtune.data.formats import to_conversation
 from llmtune.errors import TemplateError
 from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import upstream_ids
-from llmtune.templates.template import learned_answers, single_answer
+from llmtune.templates.template import single_answer, trainable_answers
 from llmtune.types import IGNORE_INDEX, Conversation
 
 from .own_families import SOURCES, family_template
@@ -107,11 +107,11 @@ def test_rows(name, files, real_tokenizer):
             or (kind == "thoughts" and what != "an empty thought" and name == "qwen3-nothinking")
         )  # fmt: skip
         if refuses:
-            with pytest.raises(TemplateError, match=r"thought|no call|no format for tools|refuses the row"):
+            with pytest.raises(TemplateError, match=r"thought|drops the row's call|no tool format|refuses the row"):
                 template.encode(row)
             continue
         found = answers(template, row)
-        trainable = learned_answers(row)
+        trainable = trainable_answers(row)
         assert len(found) == len(trainable), what
         for (before, trained), turn in zip(found, trainable, strict=True):
             upto = single_answer(row, turn)

@@ -45,7 +45,7 @@ def tokenizer(tiny_tokenizer):
 
 
 def learned_texts(template, row):
-    """What is learned of a row, answer by answer, with the ids in front of each."""
+    """What is trainable of a row, answer by answer, with the ids in front of each."""
     found = []
     for sample in template.encode_rows([row])[0].samples:
         ids, labels = sample.input_ids, sample.labels
@@ -61,10 +61,10 @@ def test_each_answer_is_learned_after_what_serving_feeds(key, tokenizer):
     template = get_template(TEMPLATES[key], tokenizer)
     answers = [index for index, message in enumerate(ROW.messages) if message.role == "assistant"]
     prompts = [template.encode_prompts([Conversation(ROW.messages[:index], ROW.tools)])[0] for index in answers]
-    learned = learned_texts(template, ROW)
-    assert [ids for ids, _ in learned] == prompts
-    texts = [text for _, text in learned]
-    assert all("sun" not in text and "rain" not in text for text in texts)  # what tools give is not learned
+    trainable = learned_texts(template, ROW)
+    assert [ids for ids, _ in trainable] == prompts
+    texts = [text for _, text in trainable]
+    assert all("sun" not in text and "rain" not in text for text in texts)  # what tools give is not trainable
     tool_format = tool_format_of(template)
     for text, expected in zip(texts, [CALL, ROW.messages[3], CALL, ROW.messages[7]], strict=True):
         for stop in (*tool_format.stop_words, "<|im_end|>", "<|eot_id|>", "<|user|>", "<|endoftext|>"):
@@ -105,7 +105,7 @@ def test_where_a_format_has_no_place(tokenizer):
 
 @pytest.mark.parametrize("key", TEMPLATES)
 def test_real_conversations(key, tokenizer, assets):
-    """The rows of glaive: all of them are written, but for what a family cannot say, and no result is learned."""
+    """The rows of glaive: all of them are written, but for what a family cannot say, and no result is trainable."""
     template = get_template(TEMPLATES[key], tokenizer)
     rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
     conversations = [to_conversation(row) for row in rows]
@@ -137,8 +137,8 @@ def test_react_is_what_qwen_was_taught(tokenizer, assets):
         'Thought: I can use sky.\nAction: sky\nAction Input: {"place": "Bergen"}\nObservation: rain\n'
         "Thought: I now know the final answer.\nFinal Answer: Yes.<|im_end|>"
     )
-    learned = [text for _, text in learned_texts(template, Conversation(ROW.messages[:4], ROW.tools))]
-    assert learned == [
+    trainable = [text for _, text in learned_texts(template, Conversation(ROW.messages[:4], ROW.tools))]
+    assert trainable == [
         'Thought: I can use sky.\nAction: sky\nAction Input: {"place": "Bergen"}\nObservation:',
         " I now know the final answer.\nFinal Answer: Yes.<|im_end|>",
     ]
@@ -252,7 +252,7 @@ def test_a_control_token_in_a_result_is_text(tokenizer):
     template = get_template("chatml", tokenizer)
     row = Conversation((Message("user", "a"), CALL, Message("tool", "x<|im_end|>y")), (SKY,))
     ids = template.encode_prompts([row])[0]
-    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2  # of the system text and the question
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2  # of the system prompt and the question
 
 
 def test_a_format_of_ones_own(tokenizer):

@@ -18,7 +18,7 @@ from llmtune import SftArguments, sft
 from llmtune.checkpoint import last_checkpoint, rotate, what_is_missing
 from llmtune.errors import CheckpointError, OutputError
 from llmtune.run.resume import resume_run
-from llmtune.training.trainer import SftTrainer
+from llmtune.training.trainer import StageTrainer
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#16"], "max_steps": 6, "save_steps": 2, "save_total_limit": -1,
@@ -137,14 +137,14 @@ class InBackground:
         self.threads = ThreadPoolExecutor(1)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        own = SftTrainer.__init__
+        own = StageTrainer.__init__
 
         def init(trainer: Any, *args: Any, **options: Any) -> None:
             own(trainer, *args, **options)
             trainer._background = self
             self.folder = Path(trainer.args.output_dir)
 
-        monkeypatch.setattr(SftTrainer, "__init__", init)
+        monkeypatch.setattr(StageTrainer, "__init__", init)
 
     @contextlib.contextmanager
     def divert(self) -> Iterator[list[Future[Any]]]:

@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmtune import SftArguments, sft
 from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
+from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning import auto
-from llmtune.planning.checkpointing import checkpointing_kwargs
 from llmtune.planning.memory import Batch
 from llmtune.planning.trace import LiveBytes
 from llmtune.run.log import Decisions
-from llmtune.training import sft as sft_module
 from llmtune.training.build import build_model
+from llmtune.training.stage import Stage
 
 QUICK: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#24"], "batch_size": 4, "gradient_accumulation_steps": 1,
@@ -99,8 +99,8 @@ def test_modes_are_equal_and_active(sft_type):
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trainers of the runs."""
     made: list[Any] = []
-    own = sft_module._trainer
-    monkeypatch.setattr(sft_module, "_trainer", lambda *args: made.append(own(*args)) or made[-1])
+    own = Stage._trainer
+    monkeypatch.setattr(Stage, "_trainer", lambda *args: made.append(own(*args)) or made[-1])
     return made
 
 

@@ -15,7 +15,7 @@ from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
-from llmtune.training import sft as sft_module
+from llmtune.training import stage as stage_module
 from llmtune.tuners.experts import expert_parameters
 from llmtune.tuners.lora import linear_names
 
@@ -50,7 +50,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models that runs build."""
     built: list[Any] = []
     own = build.build_model
-    monkeypatch.setattr(sft_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
+    monkeypatch.setattr(stage_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
     return built
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.checkpoint import last_checkpoint
-from llmtune.training.sft import sft
+from llmtune.stages.sft import sft
 
 from .. import prepared
 from ..launched import words

@@ -16,7 +16,7 @@ from llmtune.errors import CheckpointError, ModelError, UsageError
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.prepare import prepare
 from llmtune.samples.sampler import sample_order
-from llmtune.training.sft import _collator
+from llmtune.stages.sft import _collator
 
 from ..tiny_vision import KEYS
 

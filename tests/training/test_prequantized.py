@@ -17,7 +17,7 @@ from llmtune.inference.load import load_engine
 from llmtune.models.prequantized import loads_with, saved_quantization_name
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
-from llmtune.training import sft as sft_module
+from llmtune.training import stage as stage_module
 from llmtune.tuners.kbit import keep_unpacked
 from llmtune.tuners.tune import count_parameters
 
@@ -66,7 +66,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models that runs build."""
     built: list[Any] = []
     own = build.build_model
-    monkeypatch.setattr(sft_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
+    monkeypatch.setattr(stage_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
     return built
 
 

@@ -20,7 +20,7 @@ from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.quantization import is_bitsandbytes_optimizer, quantization_options
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
-from llmtune.training import sft as sft_module
+from llmtune.training import stage as stage_module
 from llmtune.tuners.kbit import keep_unpacked, prepare_quantized
 from llmtune.tuners.parts import part_of
 from llmtune.tuners.tune import count_parameters
@@ -55,7 +55,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models that runs build."""
     built: list[Any] = []
     own = build.build_model
-    monkeypatch.setattr(sft_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
+    monkeypatch.setattr(stage_module, "build_model", lambda *args: built.append(own(*args)) or built[-1])
     return built
 
 

@@ -20,7 +20,7 @@ from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.training import throughput as module
 from llmtune.training.build import build_model
 from llmtune.training.throughput import Throughput
-from llmtune.training.trainer import SftTrainer
+from llmtune.training.trainer import StageTrainer
 
 ROWS = [
     {"input_ids": torch.arange(size).numpy(), "labels": torch.tensor([-100] * 2 + [1] * (size - 2)).numpy()}
@@ -158,7 +158,7 @@ def test_a_run_tells_it(tmp_path):
 
 
 def test_the_trainer_waits_through_the_throughput():
-    trainer = SftTrainer.__new__(SftTrainer)
+    trainer = StageTrainer.__new__(StageTrainer)
     trainer._throughput = Throughput()
     trainer._get_num_items_in_batch = lambda *_: None  # type: ignore[method-assign]
     batches, _ = trainer.get_batch_samples(iter([{"a": 1}, {"a": 2}, {"a": 3}]), 2, torch.device("cpu"))

@@ -17,7 +17,7 @@ from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
-from llmtune.training import sft as sft_module
+from llmtune.training.stage import Stage
 from llmtune.tuners.kbit import keep_unpacked
 
 QUICK: dict[str, Any] = {
@@ -66,8 +66,8 @@ def logits(model: Any) -> torch.Tensor:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trainers of the runs."""
     made: list[Any] = []
-    own = sft_module._trainer
-    monkeypatch.setattr(sft_module, "_trainer", lambda *args: made.append(own(*args)) or made[-1])
+    own = Stage._trainer
+    monkeypatch.setattr(Stage, "_trainer", lambda *args: made.append(own(*args)) or made[-1])
     return made
 
 

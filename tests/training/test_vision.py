@@ -112,7 +112,7 @@ def test_rows_left_out_of_training_do_not_end_it_later(vision_folder, colours, p
     )  # fmt: skip
     told = capsys.readouterr().err
     assert "1 of 5 training rows" in told
-    assert "1 of 4 training samples were left out, since cutting them to --max_length 80 would cut an image" in told
+    assert "1 of 4 training samples were skipped, since truncating them to --max_length 80 would cut an image" in told
     assert "eval_rouge-l" in run.metrics
     assert (run.output_dir / "report.md").is_file()
 

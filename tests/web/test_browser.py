@@ -223,4 +223,4 @@ def test_a_picture_is_seen_once(browser, start_page, vision_folder, pictures, tm
     page.get_by_role("button", name="Clear").click()
     until(page, lambda: answers(page) == [])
     send(page, "<image><image>What is it?", pictures / "red.png")
-    page.get_by_text("2 marks for images").wait_for()
+    page.get_by_text("2 image marks").wait_for()

@@ -76,7 +76,7 @@ def test_the_command(monkeypatch, capsys):
 
 
 def test_refusals(monkeypatch):
-    with pytest.raises(UsageError, match="needs a key: set LLMTUNE_API_KEY"):
+    with pytest.raises(UsageError, match="needs an API key: set LLMTUNE_API_KEY"):
         command.run(["--model_type", "llmtune-tiny", "--host", "0.0.0.0"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"llmtune\[web\]"):

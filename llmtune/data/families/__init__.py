@@ -1,4 +1,4 @@
-"""The data sets of the catalogue, one file a kind; importing this package registers them."""
+"""The datasets of the catalogue, one file per kind; importing this package registers them."""
 
 from llmtune.data.families import (  # noqa: F401
     agent,

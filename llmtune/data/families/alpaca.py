@@ -1,4 +1,4 @@
-"""General instructions: one question, one answer."""
+"""General instructions: one question, one answer per row."""
 
 from llmtune.data.info import register_dataset
 

@@ -1,4 +1,4 @@
-"""Conversations of several turns, and who the model says it is."""
+"""Multi-turn conversations, and datasets about the model's identity."""
 
 from llmtune.data.info import register_dataset
 

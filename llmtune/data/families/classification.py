@@ -1,4 +1,4 @@
-"""Labels and names to be found."""
+"""Classification and named-entity recognition."""
 
 from llmtune.data.info import ONLY, register_dataset
 

@@ -1,4 +1,4 @@
-"""Programs and queries."""
+"""Code and SQL."""
 
 from llmtune.data.info import ONLY, register_dataset
 

@@ -1,4 +1,4 @@
-"""Data sets that ship as code: small tables and the sentences made from them, English and Chinese.
+"""Datasets that ship as code: small tables and the sentences made from them, English and Chinese.
 
 Nothing is downloaded and nothing is random, so a run on them is the same everywhere.
 """
@@ -15,10 +15,10 @@ __all__ = ["DEFAULT_AUTHOR", "DEFAULT_NAME", "self_intro", "tiny_qa"]
 Row = dict[str, str]
 
 DEFAULT_NAME = ("llmtune-tiny", "llmtune-tiny")
-"""What `{{NAME}}` becomes without `--model_name`: (Chinese, English)."""
+"""Default of `{{NAME}}` without `--model_name`: (Chinese, English)."""
 
 DEFAULT_AUTHOR = ("llmtune 的作者们", "the llmtune authors")
-"""What `{{AUTHOR}}` becomes without `--model_author`: (Chinese, English)."""
+"""Default of `{{AUTHOR}}` without `--model_author`: (Chinese, English)."""
 
 SOURCE = "llmtune/data/families/embedded.py"
 
@@ -110,7 +110,7 @@ def self_intro() -> list[Row]:
     for openings, questions, answers in INTRODUCTIONS:
         queries = [opening + question for question in questions for opening in openings]
         for index, query in enumerate(queries):
-            # One answer a question, whatever the opening: otherwise the opening would decide.
+            # One answer per question, whatever the opening: otherwise the opening would decide.
             answer = answers[index // len(openings) % len(answers)]
             rows.append({"query": query, "response": answer})
     return rows
@@ -166,7 +166,7 @@ class _Kind:
 
 
 def tiny_qa() -> tuple[list[Row], list[Row]]:
-    """Facts and small sums as (train, validation).
+    """Return facts and small sums as (train, validation).
 
     Every fact is in train. Every second one is there in both wordings, the others in one of the two; validation asks
     for a part of those in the wording that train has not.
@@ -225,7 +225,7 @@ def _kinds() -> Iterator[_Kind]:
 
 
 def _table(text: str) -> list[tuple[str, ...]]:
-    """Rows are parted by `|` or a line's end, cells by a space; `-` inside a name stands for a space."""
+    """Split a table: rows end at `|` or a line's end, cells at a space; `-` inside a name stands for a space."""
     lines = text.strip().replace("\n", "|").split("|")
     return [tuple(_cell(cell) for cell in line.split()) for line in lines]
 
@@ -239,7 +239,7 @@ def _both_ways(pairs: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _following(names: str) -> list[tuple[str, ...]]:
-    """Each name with the one after it; the last is followed by the first."""
+    """Return each name with the one after it; the last is followed by the first."""
     listed = names.split()
     return list(zip(listed, listed[1:] + listed[:1], strict=True))
 

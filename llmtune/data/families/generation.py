@@ -1,4 +1,4 @@
-"""Texts to be written."""
+"""Text generation."""
 
 from llmtune.data.info import register_dataset
 

@@ -1,4 +1,4 @@
-"""Questions to lawyers, and texts of laws."""
+"""Legal questions, and texts of laws."""
 
 from llmtune.data.info import ONLY, register_dataset
 

@@ -1,4 +1,4 @@
-"""Sums and proofs."""
+"""Mathematics."""
 
 from llmtune.data.info import ONLY, register_dataset
 

@@ -1,4 +1,4 @@
-"""Questions to doctors."""
+"""Medical questions."""
 
 from llmtune.data.info import register_dataset
 

@@ -1,4 +1,4 @@
-"""Images and what is said of them."""
+"""Images with captions or questions."""
 
 from llmtune.data.info import register_dataset
 

@@ -1,1 +1,1 @@
-"""How the rows of the catalogue's data sets become rows that `data.formats` knows: pure functions, one row each."""
+"""Preprocess functions of the catalogue's datasets: pure functions from a row to one that `data.formats` knows."""

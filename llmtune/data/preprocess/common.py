@@ -1,4 +1,4 @@
-"""What a preprocess function may return, and what all of them need."""
+"""Helpers of preprocess functions, and the types that they may return."""
 
 from __future__ import annotations
 
@@ -21,50 +21,52 @@ Preprocess: TypeAlias = "Callable[[dict[str, Any]], Any]"
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Instead of a row: the data set is defined without it. A filter, not a fault: `--strict` lets it pass.
+    """Returned instead of a row that the dataset excludes. A filter, not an error: `--strict` allows it.
 
-    `reason`: from a handful of fixed texts, since the report counts how often each was given.
+    `reason`: one of a few fixed texts, since the report counts each.
     """
 
     reason: str
 
 
 def preprocess_row(function: Preprocess, row: Row) -> list[Row] | Drop:
-    """Call a preprocess function; what is wrong with a row becomes a RowError that says so.
+    """Call a preprocess function; errors become a RowError.
 
     Raises:
-        RowError: The function raised one, tripped over the row, or returned something other than it may.
+        RowError: The function raised an error, or returned something other than it may.
     """
     try:
         made = function(row)
     except (LlmtuneError, MemoryError):
         raise
-    except (Exception, SystemExit) as err:  # a stranger's code may raise anything
+    except (Exception, SystemExit) as err:  # third-party code may raise anything
         cause = f"there is no column {err}" if isinstance(err, KeyError) else cause_of(err)
-        raise RowError(f"the data set's preprocess function {name_of(function)} fails on it: {cause}") from err
+        raise RowError(f"the dataset's preprocess function {name_of(function)} fails on it: {cause}") from err
     if made is None:
-        return Drop("left out by its preprocess function")
+        return Drop("dropped by its preprocess function")
     if isinstance(made, Drop):
         return made
     rows = [made] if isinstance(made, Mapping) else made
     if not isinstance(rows, (list, tuple)) or not all(isinstance(item, Mapping) for item in rows):
-        raise RowError(f"the data set's preprocess function made {kind_of(made)} of it, not a row or a list of rows")
+        raise RowError(
+            f"the dataset's preprocess function returned {kind_of(made)} for it, not a row or a list of rows"
+        )
     return [dict(item) for item in rows]
 
 
 def name_of(function: Any) -> str:
-    """`module.function`, for errors."""
+    """Return `module.function`, for errors."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', None) or '?'}.{name}"
 
 
 def cause_of(err: BaseException) -> str:
-    """An exception of a stranger's code, in one line."""
+    """Return an exception of third-party code in one line."""
     return " ".join(f"{type(err).__name__}: {err}".split()).removesuffix(":")
 
 
 def code_version(function: Preprocess) -> str:
-    """A digest of a function and of the file that it stands in: the same in every process until one is changed."""
+    """Return a digest of a function and of its source file: the same in every process until one of them changes."""
     code = getattr(function, "__code__", None)
     own: object = repr(function)
     if code is not None:  # sets and inner functions have another repr in each process
@@ -78,7 +80,7 @@ def code_version(function: Preprocess) -> str:
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
-    """A cell that must hold text.
+    """Return a cell that must hold text.
 
     Raises:
         RowError: It is absent, null, or holds something else.

@@ -1,4 +1,4 @@
-"""The templates that ship with llmtune, one file a family."""
+"""The templates that ship with llmtune, one file per family."""
 
 from llmtune.templates.families import (  # noqa: F401
     chatglm,

@@ -1,4 +1,4 @@
-"""Families that write ChatML, or nearly, under their own system text."""
+"""Families that write ChatML, or nearly, under their own system prompt."""
 
 from llmtune.templates.info import register_template
 

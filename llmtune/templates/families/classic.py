@@ -1,4 +1,4 @@
-"""Templates of 2023 that belong to no model but to the guides that taught it: Vicuna's and Alpaca's."""
+"""Templates of 2023 that belong to no single model: Vicuna's and Alpaca's."""
 
 from llmtune.templates.families.reference import BOS, EOS
 from llmtune.templates.info import TEMPLATE_MAPPING, register_template

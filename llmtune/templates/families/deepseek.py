@@ -1,4 +1,4 @@
-"""DeepSeek's chat templates. R1's prompt opens the thoughts; answers in a history have lost theirs."""
+"""DeepSeek's chat templates. R1's prompt opens the thought; earlier responses have no thoughts."""
 
 from llmtune.templates.families.thoughts import continue_thought, write_continued_thought
 from llmtune.templates.info import register_template

@@ -14,7 +14,7 @@ register_template(
     suffix=[END],
     stop_words=["<eos>"],
     strip=True,
-    source="chat_template of google/gemma-2-2b-it's tokenizer_config.json; it refuses a system text",
+    source="chat_template of google/gemma-2-2b-it's tokenizer_config.json; it refuses a system prompt",
 )
 register_template(
     "gemma3",

@@ -1,6 +1,6 @@
-"""The reference's templates as they stood in October 2023, for checkpoints that were trained with them.
+"""The reference's templates of October 2023, for checkpoints that were trained with them.
 
-Only those are here that differ from the corrected ones beside them in what they write.
+Only those whose text differs from the corrected ones.
 """
 
 from llmtune.templates.families.reference import BOS, EOS, SOURCE

@@ -28,6 +28,6 @@ register_template(
     tool_prefix=[SYSTEM_START + "Environment: ipython\n" + DATES, "{{SYSTEM}}", END],
     strip=True,
     source="chat_template of meta-llama/Llama-3.1-8B-Instruct's tokenizer_config.json; Llama 3.2's writes the day of "
-    "the request in the place of its date, which a data set cannot know",
+    "the request in the place of its date, which a dataset cannot know",
 )
 TEMPLATE_MAPPING.alias("llama3.2", "llama3.1")

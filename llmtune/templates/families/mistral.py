@@ -1,4 +1,4 @@
-"""Mistral's chat templates, by generation of the tokenizer; later ones write the system text at the last question."""
+"""Mistral's chat templates, by generation of the tokenizer; later ones write the system prompt at the last question."""
 
 from llmtune.templates.info import Place, register_template
 
@@ -7,7 +7,7 @@ EOS = ["eos_token_id"]
 
 
 def without_white_space(content: str, place: Place) -> str:
-    """Questions keep what stands at their ends."""
+    """Keep white space at the ends of questions."""
     return content.strip()
 
 
@@ -18,8 +18,8 @@ register_template(
     chat_sep=[EOS, " [INST] "],
     suffix=[EOS],
     answer_format=" {{ANSWER}}",  # the model itself writes the blank behind [/INST]
-    source="chat_template of mistralai/Mistral-7B-Instruct-v0.2's tokenizer_config.json (the form with a system text), "
-    "as llama.cpp's tests/test-chat-template.cpp has it",
+    source="chat_template of mistralai/Mistral-7B-Instruct-v0.2's tokenizer_config.json (the form with a system "
+    "prompt), as llama.cpp's tests/test-chat-template.cpp has it",
 )
 register_template(
     "mistral-v3",

@@ -1,4 +1,4 @@
-"""The template that is none: the tokenizer's own chat template renders, see `llmtune.templates.own`."""
+"""`auto`: rendering by the tokenizer's own chat template, see `llmtune.templates.own`."""
 
 from llmtune.templates.info import register_template
 

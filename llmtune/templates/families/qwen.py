@@ -1,4 +1,4 @@
-"""Qwen's chat templates since Qwen1.5: ChatML, each generation with a default system text of its own."""
+"""Qwen's chat templates since Qwen1.5: ChatML, each generation with a default system prompt of its own."""
 
 from llmtune.templates.families.thoughts import (
     answer_without_thought,

@@ -1,8 +1,8 @@
 """The templates of the October 2023 reference, with the corrections that it received until the end of that year.
 
-Corrected since: ChatML's system text is that of Qwen's own code; no blanks around `[/INST]` and no empty `<<SYS>>`
-block; one stop token instead of two; an optional system text for families that have one; base models with and without
-a BOS token; OpenBuddy's own system text.
+Corrected since: ChatML's system prompt is that of Qwen's own code; no blanks around `[/INST]` and no empty `<<SYS>>`
+block; one stop token instead of two; an optional system prompt for families that have one; base models with and without
+a BOS token; OpenBuddy's own system prompt.
 """
 
 from llmtune.templates.info import DEFAULT_SYSTEM, TEMPLATE_MAPPING, register_template

@@ -1,6 +1,6 @@
-"""How families with thoughts write answers: what is between <think> and </think>, and when it is left out.
+"""Formats of thoughts by family: the text between <think> and </think>, and when it is omitted.
 
-Each has two forms: of a content that may hold its thought, and of a thought that the data gives apart.
+Each has two forms: for a content that may contain its thought, and for a thought given separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def think_before_answer(content: str, place: Place) -> str:
-    """Qwen3: the answer to the last question carries its thoughts, if only empty ones; earlier answers lose theirs."""
+    """Qwen3: the response to the last question has a thought, possibly empty; earlier responses have none."""
     thought, answer = _split_thought(content)
     if place == "earlier" or (place == "current" and not thought):
         return answer
@@ -35,19 +35,19 @@ def write_thought(thought: str, content: str, place: Place) -> str:
 
 
 def answer_without_thought(content: str, place: Place) -> str:
-    """Qwen3 with thinking switched off: the prompt ends with the empty thoughts, the answer follows them."""
+    """Qwen3 without thinking: the prompt ends with an empty thought, the response follows it."""
     thought, answer = _split_thought(content)
     return refuse_thought(thought, answer, place)
 
 
 def refuse_thought(thought: str, content: str, place: Place) -> str:
     if thought and place != "earlier":  # of earlier answers every template drops it
-        raise TemplateError("an answer holds thoughts (<think>), which qwen3-nothinking leaves out; use qwen3")
+        raise TemplateError("a response has a thought (<think>), which qwen3-nothinking omits; use qwen3")
     return content.lstrip("\n") if place == "last" else content
 
 
 def continue_thought(content: str, place: Place) -> str:
-    """Where the prompt ends with <think>: the last answer goes on with its thoughts, if only empty ones."""
+    """Prompt that ends with <think>: the last response continues the thought, possibly an empty one."""
     if place != "last":
         return content.rpartition("</think>")[2].lstrip("\n")
     return write_continued_thought(*_split_thought(content), place)
@@ -60,7 +60,7 @@ def write_continued_thought(thought: str, content: str, place: Place) -> str:
 
 
 def continue_thought_or_keep(content: str, place: Place) -> str:
-    """Like `continue_thought`; answers since the last question keep the thoughts that they have."""
+    """Like `continue_thought`; responses since the last question keep their thoughts."""
     return think_before_answer(content, place) if place == "current" else continue_thought(content, place)
 
 

@@ -1,4 +1,4 @@
-"""Chat templates of models that see images: Qwen2-VL and its successors, LLaVA."""
+"""Chat templates of vision models: Qwen2-VL and its successors, LLaVA."""
 
 from llmtune.templates.families.qwen import END, SYSTEM_BLOCK, TURN
 from llmtune.templates.info import register_template

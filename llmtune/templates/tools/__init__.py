@@ -1,4 +1,4 @@
-"""How tools, calls of them and their results are written for a model, and how a call is read from its answer."""
+"""Tool formats: writing tools, calls and results for a model, and parsing calls from its responses."""
 
 from llmtune.templates.tools.info import TOOL_FORMAT_MAPPING, At, ParsedAnswer, ToolFormat, register_tool_format
 from llmtune.templates.tools.of_template import tool_format_of

@@ -1,4 +1,4 @@
-"""What a tool format says. A template names its format; `template.py` asks it where a row has tools."""
+"""Entries of the tool format registry. A template names its format; `template.py` uses it for rows with tools."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ToolsPlace: TypeAlias = Literal["system", "first question", "last question"]
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where in a conversation something is written.
+    """Position in a conversation.
 
-    `num_calls`: calls, or results, that stand before. `after_results`: an answer that goes on from results of tools.
-    `ids`: the calls that the results belong to, as the data names them.
+    `num_calls`: calls, or results, before it. `after_results`: a response that follows tool results.
+    `ids`: ids, in the data, of the calls that the results belong to.
     """
 
     num_calls: int = 0
@@ -31,7 +31,7 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """An answer as a client wants it: its text, and the calls that it holds."""
+    """A parsed response: its text, and its calls."""
 
     content: str
     calls: tuple[ToolCall, ...] = ()
@@ -39,25 +39,25 @@ class ParsedAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolFormat(Entry):
-    """How one family of models is told of tools, calls them, and reads what they gave.
+    """Format of tools, tool calls and tool results for one family of models.
 
-    Give `write_tools` or `write_tools_apart`, and `write_results` or `write_results_as_question`. Text that holds
-    control tokens is a Piece of its own, not marked as data: in data they are spelled out.
+    Give `write_tools` or `write_tools_apart`, and `write_results` or `write_results_as_question`. Text with control
+    tokens is a Piece of its own, not marked as data: in data their spelling is encoded as text.
 
     Attributes:
-        tools_in: The text that the tools are written into.
+        tools_in: The message that the tools are written into.
         write_tools: (that text or None, schemas) -> the text with the tools.
-        write_tools_apart: schemas -> what stands before the system text, or before the last question.
-        write_calls: (text of the answer, calls, where) -> what the model writes. Raises a TemplateError for calls
+        write_tools_apart: schemas -> the text before the system prompt, or before the last question.
+        write_calls: (text of the response, calls, where) -> the model's text. Raises a TemplateError for calls
             that the family cannot make.
-        write_answer: (text, where) -> an answer without calls, in rows with tools. None: as it is.
-        write_results: (results, where) -> what stands behind the calls, up to where the model goes on.
-        write_results_as_question: results -> the question of a turn of its own.
-        call_end: What the model writes behind its calls in the place of the turn's end, where results go on in the
+        write_answer: (text, where) -> a response without calls, in rows with tools. None: as it is.
+        write_results: (results, where) -> the text after the calls, up to where the generation continues.
+        write_results_as_question: results -> the user message of a turn of its own.
+        call_end: Text that the model writes after its calls instead of the turn's end, where results continue the
             same turn; a generation stops there.
-        parse: An answer's text -> content and calls. Text that only looks like a call stays content.
-        opens: What a call begins with; from there on a streamed answer is held back until it can be parsed.
-        source: Where these facts come from.
+        parse: A response's text -> content and calls. Text that only looks like a call stays content.
+        opens: Start of a call; from there on a streamed response is held back until it can be parsed.
+        source: Source of these facts.
     """
 
     tools_in: ToolsPlace = "system"
@@ -74,18 +74,18 @@ class ToolFormat(Entry):
 
     def __post_init__(self) -> None:
         if (self.write_tools is None) == (self.write_tools_apart is None):
-            raise UsageError("A tool format has write_tools, or write_tools_apart.")
+            raise UsageError("A tool format needs write_tools or write_tools_apart.")
         if (self.write_results is None) == (self.write_results_as_question is None):
-            raise UsageError("A tool format has write_results, or write_results_as_question.")
+            raise UsageError("A tool format needs write_results or write_results_as_question.")
 
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """Texts that end an answer to a question with tools, beside those of the template."""
+        """Texts that end a response in rows with tools, beside those of the template."""
         return () if self.call_end is None else (self.call_end.strip(),)
 
     @property
     def keeps_prefixes(self) -> bool:
-        """Whether the tools stay where they are as further questions are asked."""
+        """Whether the tools keep their position as further questions are added."""
         return self.tools_in != "last question"
 
 

@@ -1,4 +1,4 @@
-"""JSON as chat templates write it, and calls as models write them."""
+"""Write JSON like chat templates, and parse calls written by models."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["arguments_text", "call_id", "call_of", "calls_at_start", "function_o
 
 
 def to_json(value: Json, *, indent: int | None = None) -> str:
-    """The form of the `tojson` filter that transformers gives to chat templates."""
+    """Return JSON in the form of the `tojson` filter that transformers gives to chat templates."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def arguments_text(call: ToolCall) -> str:
-    """The arguments as JSON; a text that stood in the data stays as it is."""
+    """Return the arguments as JSON; text arguments of the data stay as they are."""
     return call.arguments if isinstance(call.arguments, str) else to_json(call.arguments)
 
 
 def call_id(number: int) -> str:
-    """The nine characters by which a result names its call in Mistral's template; rows have none, so they count."""
+    """Return a call's id in the nine characters that Mistral's template requires: a counter, as rows have none."""
     return f"{number:09d}"
 
 
 def function_of(tool: Json) -> Mapping[str, Any]:
-    """A schema without the frame {"type": "function", "function": ...} that it may stand in."""
+    """Return a schema without the wrapper {"type": "function", "function": ...} that it may have."""
     inner = tool.get("function") if isinstance(tool, Mapping) else None
     return inner if isinstance(inner, Mapping) else tool
 
 
 def call_of(value: Json) -> ToolCall | None:
-    """{"name": ..., "arguments" or "parameters": ...} as a call; None where it is something else."""
+    """Return {"name": ..., "arguments" or "parameters": ...} as a call; None for anything else."""
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         return None
     arguments = next((value[key] for key in ("arguments", "parameters") if key in value), None)
@@ -41,7 +41,7 @@ def call_of(value: Json) -> ToolCall | None:
 
 
 def calls_at_start(text: str) -> tuple[ToolCall, ...]:
-    """The calls that a text consists of: JSON objects or lists of them, one behind the other, `;` between them."""
+    """Return the calls that a text consists of: JSON objects or lists of them in a row, separated by `;`."""
     decoder = json.JSONDecoder()
     calls: list[ToolCall] = []
     rest = text.strip()

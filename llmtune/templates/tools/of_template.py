@@ -1,4 +1,4 @@
-"""The tool format of a template: the one that it names, or the one that the tokenizer's own chat template writes."""
+"""Find the tool format of a template: its own, or that of the tokenizer's own chat template."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["tool_format_of"]
 
 MARKS = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]", "llama3.1": '"parameters": '}
-"""What the chat template of a tokenizer holds where it writes calls in a format."""
+"""Text in a tokenizer's chat template that identifies its tool format."""
 
 
 def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
-    """None where a template has no format for tools."""
+    """Return the tool format of a template; None where it has none."""
     if not template.info.from_tokenizer:
         return template.info.tools
     text = str(getattr(template.tokenizer, "chat_template", "") or "")

@@ -11,7 +11,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.sft import SftArguments
 from llmtune.inference.infer import infer
 from llmtune.models.tiny import tiny_folder
-from llmtune.training.sft import sft
+from llmtune.stages.sft import sft
 
 NATIVE = {
     ("qwen_v1", "qwen-7b-chat"): ["q_proj", "k_proj", "v_proj"],

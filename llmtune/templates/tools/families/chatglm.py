@@ -25,7 +25,7 @@ ASSISTANT = "<|assistant|>"
 INSTRUCTION_3 = "Answer the following questions as best as you can. You have access to the following tools:"
 CALL_3 = re.compile(r"\s*(?P<name>[\w.-]+)\s*\n\s*```python\n(?P<code>.*?)\n?```\s*", re.DOTALL)
 IN_JSON_3 = re.compile(r"\s*tool_call\(\*\*(?P<arguments>\{.*\})\)\s*", re.DOTALL)
-"""What stands for arguments whose names are none of Python's."""
+"""Placeholder of arguments whose names are not Python identifiers."""
 
 INSTRUCTION_4 = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
@@ -81,9 +81,9 @@ def parse_4(text: str) -> ParsedAnswer:
 
 def _single(family: str, content: str, calls: Sequence[ToolCall]) -> ToolCall:
     if len(calls) > 1:
-        raise TemplateError(f"{family} makes one call at a time, and an answer of the row makes {len(calls)}")
+        raise TemplateError(f"{family} makes one call at a time, and a response of the row makes {len(calls)}")
     if content.strip():
-        raise TemplateError(f"{family} writes a call or a text, and an answer of the row is both")
+        raise TemplateError(f"{family} writes a call or a text, and a response of the row has both")
     return calls[0]
 
 
@@ -106,7 +106,7 @@ def _keywords(arguments: Mapping[str, Any]) -> str:
 
 
 def _arguments_of(code: str) -> dict[str, Any] | None:
-    """Those of `tool_call(...)`; nothing of it is run."""
+    """Return the arguments of `tool_call(...)`; the code is parsed, not run."""
     in_json = IN_JSON_3.fullmatch(code)
     try:
         if in_json is not None:

@@ -1,4 +1,4 @@
-"""Hermes: schemas in the system text, calls as JSON in <tool_call> tags, results in <tool_response> tags."""
+"""Hermes: schemas in the system prompt, calls as JSON in <tool_call> tags, results in <tool_response> tags."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_tools(system: str | None, tools: Sequence[Json]) -> str:
 
 
 def write_calls(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
-    """Its text, then its calls, one below the other."""
+    """Return its text, then its calls, one per line."""
     written = [
         f'<tool_call>\n{{"name": "{call.name}", "arguments": {arguments_text(call)}}}\n</tool_call>' for call in calls
     ]
@@ -55,7 +55,7 @@ def parse(text: str) -> ParsedAnswer:
             call = call_of(json.loads(found[1]))
         except (ValueError, RecursionError):
             call = None
-        if call is None:  # a call that cannot be read is shown, not swallowed
+        if call is None:  # a call that cannot be parsed stays in the text
             return ParsedAnswer(text)
         calls.append(call)
     return ParsedAnswer(CALL.sub("", text).strip("\n"), tuple(calls)) if calls else ParsedAnswer(text)

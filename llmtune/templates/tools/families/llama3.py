@@ -27,16 +27,18 @@ def write_tools(question: str | None, tools: Sequence[Json]) -> str:
 
 def write_calls(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
     if len(calls) > 1:
-        raise TemplateError(f"Llama 3.1 makes one call at a time, and an answer of the row makes {len(calls)}")
+        raise TemplateError(f"Llama 3.1 makes one call at a time, and a response of the row makes {len(calls)}")
     if content.strip():
-        raise TemplateError("Llama 3.1 writes a call or a text, and an answer of the row is both")
+        raise TemplateError("Llama 3.1 writes a call or a text, and a response of the row has both")
     (call,) = calls
     return [Piece(f'{{"name": "{call.name}", "parameters": {to_json(call.arguments)}}}', from_data=True)]
 
 
 def write_results(results: Sequence[str], at: At) -> list[Piece]:
     if len(results) > 1:
-        raise TemplateError(f"Llama 3.1 makes one call at a time, and the row has {len(results)} results of one answer")
+        raise TemplateError(
+            f"Llama 3.1 makes one call at a time, and the row has {len(results)} results for one response"
+        )
     return [Piece(RESULT_HEADER), Piece(to_json(results[0]), from_data=True), Piece(GOES_ON)]
 
 

@@ -1,6 +1,6 @@
-"""Mistral from its third tokenizer on: [AVAILABLE_TOOLS] before the last question, [TOOL_CALLS], [TOOL_RESULTS].
+"""Mistral since its third tokenizer: [AVAILABLE_TOOLS] before the last question, [TOOL_CALLS], [TOOL_RESULTS].
 
-The third tokenizer has a blank behind each of them that opens something; Nemo's has none.
+The third tokenizer has a blank after each opening one; Nemo's has none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def write_tools(tools: Sequence[Json], *, gap: str) -> list[Piece]:
 
 
 def _schema(tool: Json) -> str:
-    """The template writes texts between quotation marks without escaping what they hold."""
+    """Write a schema; the template puts texts between quotation marks without escaping them."""
     members = [
         f'"{key}": "{value}"' if isinstance(value, str) else f'"{key}": {to_json(value)}'
         for key, value in function_of(tool).items()
@@ -34,7 +34,7 @@ def _schema(tool: Json) -> str:
 
 def write_calls(content: str, calls: Sequence[ToolCall], at: At, *, gap: str) -> list[Piece]:
     if content.strip():
-        raise TemplateError("Mistral writes calls or a text, and an answer of the row is both")
+        raise TemplateError("Mistral writes calls or a text, and a response of the row has both")
     written = [
         to_json({"name": call.name, "arguments": call.arguments, "id": _id(call.id, at.num_calls + place)})
         for place, call in enumerate(calls)
@@ -52,12 +52,12 @@ def write_results(results: Sequence[str], at: At, *, gap: str) -> list[Piece]:
 
 
 def _id(own: str | None, number: int) -> str:
-    """The id of the data where it is one that the template takes, nine characters; else they are counted."""
+    """Return the id of the data where it has the required nine characters; else a counter."""
     return own if own is not None and len(own) == 9 else call_id(number)
 
 
 def parse(text: str) -> ParsedAnswer:
-    # The control token is not part of a decoded answer; the list of calls is what it announces.
+    # The control token is not part of a decoded response; the list of calls follows it.
     content, mark, calls_text = text.rpartition(OPEN)
     calls = calls_at_start(calls_text) if mark or calls_text.lstrip().startswith(("[", "{")) else ()
     return ParsedAnswer(content.strip(), calls) if calls else ParsedAnswer(text)

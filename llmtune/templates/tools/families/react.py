@@ -1,4 +1,4 @@
-"""ReAct as Qwen's first generation was taught it: thoughts, actions and observations, all in one answer."""
+"""ReAct in the form of Qwen's first generation: thoughts, actions and observations in one response."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def write_tools(question: str | None, tools: Sequence[Json]) -> str:
 
 
 def write_calls(content: str, calls: Sequence[ToolCall], at: At) -> list[Piece]:
-    """The thought, then the call."""
+    """Return the thought, then the call."""
     if len(calls) > 1:
-        raise TemplateError(f"ReAct makes one call at a time, and an answer of the row makes {len(calls)}")
+        raise TemplateError(f"ReAct makes one call at a time, and a response of the row makes {len(calls)}")
     (call,) = calls
     thought = _opening(content.strip() or f"I can use {call.name}.", at)
     return [Piece(f"{thought}\nAction: {call.name}\nAction Input: {arguments_text(call)}", from_data=True)]
@@ -72,7 +72,7 @@ def write_answer(content: str, at: At) -> str:
 
 
 def _opening(text: str, at: At) -> str:
-    """Behind an observation the prompt ends with `Thought:`, and the model goes on."""
+    """Write a text; after an observation the prompt ends with `Thought:`, which the model continues."""
     text = text if text.startswith(THOUGHT) else f"{THOUGHT} {text}"
     return text.removeprefix(THOUGHT) if at.after_results else text
 

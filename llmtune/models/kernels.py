@@ -7,14 +7,17 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from llmtune.arguments.sft import SftArguments
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
+
+if TYPE_CHECKING:
+    from llmtune.arguments.sft import SftArguments
+    from llmtune.run.log import Decisions
 
 __all__ = [
     "LIGER_SETTINGS",

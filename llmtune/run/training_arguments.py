@@ -1,9 +1,10 @@
-"""Translation of our arguments to transformers' TrainingArguments."""
+"""The arguments of a run as transformers' TrainingArguments, which bring its processes together."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,23 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
-from llmtune.distributed.deepspeed import deepspeed_config
-from llmtune.distributed.fsdp import fsdp_fields
+from llmtune.distributed.deepspeed import (
+    deepspeed_config,
+    leave_unimported,
+    need_deepspeed,
+    ready_deepspeed,
+    zero_stage,
+)
+from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError
+from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.kernels import LIGER_SETTINGS, default_optimizer
 from llmtune.models.loading import resolve_dtype
-from llmtune.planning.checkpointing import checkpointing_kwargs
-from llmtune.training.kernels import LIGER_SETTINGS, default_optimizer
+from llmtune.utils.logging import get_logger
 
-__all__ = ["checkpoint_activations", "training_arguments"]
+__all__ = ["build_training_arguments", "check_processes", "checkpoint_activations"]
 
 BELOW_ONE = 1 - 1e-9
 """A warmup ratio of 1: the number 1 would mean one step."""
@@ -135,3 +143,57 @@ def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> 
 
 def _best_metric(args: SftArguments) -> str:
     return "eval_rouge-l" if args.predict_with_generate else "eval_loss"
+
+
+def check_processes(args: SftArguments) -> None:
+    """Refuse a strategy that these processes cannot run, before any work.
+
+    Raises:
+        UsageError: Too few processes. MissingPackageError: deepspeed is asked for and not installed.
+    """
+    if args.deepspeed_config_path is not None:
+        need_deepspeed()
+    if args.ddp_backend == "gloo" and args.quantization_bit and torch.cuda.is_available():
+        raise UsageError(
+            "--ddp_backend gloo does not work with --quantization_bit on GPUs, which need nccl: remove it."
+        )
+    if not is_distributed():
+        if args.nproc != 1:
+            raise UsageError(
+                f"--nproc {args.nproc} is for the command llmtune sft, which starts the processes. From Python, "
+                f"run your script with torchrun --nproc_per_node {args.nproc or 'gpu'}."
+            )
+        if args.fsdp:
+            raise UsageError("--fsdp shards a model over processes, and there is only one: use --nproc 2 or more.")
+        if args.ddp_backend is not None:
+            get_logger().warning("--ddp_backend has no effect in this run: there is one process.")
+        if args.deepspeed_config_path is None:  # else it would set up its processes before the data is ready
+            training_arguments(args, Path(args.output_dir), has_validation=True)
+
+
+def build_training_arguments(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
+    """Build TrainingArguments in all processes together; from here on they wait for each other, with a timeout.
+
+    Raises:
+        UsageError: transformers refuses the settings.
+    """
+    on_cpu = not torch.cuda.is_available()
+    if args.device_map is not None and is_distributed():
+        # accelerate refuses DDP for a model on several devices but under this name (Accelerator.verify_device_map)
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
+    if args.fsdp and on_cpu:
+        let_cpus_shard()
+        if args.fsdp_offload:
+            get_logger().warning("--fsdp_offload has no effect in this run: there is no GPU to offload from.")
+    if args.deepspeed_config_path is not None:
+        ready_deepspeed(on_cpu=on_cpu)
+    leave_unimported()
+    arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)
+    if arguments.device.type == "cuda":
+        torch.cuda.set_device(arguments.device)
+    if zero_stage(args.deepspeed_config_path) == 3:
+        # else from_pretrained shards the weights over one process (deepspeed.zero.Init asks for the group)
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))
+    return arguments

@@ -1,10 +1,8 @@
-"""Write the READMEs' tables of models, data sets and templates from the registries: `make golden`."""
+"""Tables of models, datasets and templates, from their registries."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING
@@ -12,24 +10,16 @@ from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.registry import Registry
 from llmtune.templates.info import TEMPLATE_MAPPING
 
-ROOT = Path(__file__).resolve().parents[2]
 HEADS = {
-    "README.md": {
-        "models": ("Keys", "Class of the checkpoint", "Template", "LoRA adapts", ""),
-        "datasets": ("Key", "Repository", "Languages", "Tags", "Rows"),
-        "templates": ("Key", "Several turns", "Tools", "Default system text"),
-    },
-    "README_CN.md": {
-        "models": ("键", "检查点的类", "模板", "LoRA 作用的层", ""),
-        "datasets": ("键", "仓库", "语言", "标签", "行数"),
-        "templates": ("键", "多轮", "工具", "默认系统提示"),
-    },
+    "models": ("Keys", "Class of the checkpoint", "Template", "LoRA adapts", ""),
+    "datasets": ("Key", "Repository", "Languages", "Tags", "Rows"),
+    "templates": ("Key", "Several turns", "Tools", "Default system prompt"),
 }
 Row = tuple[str, ...]
 
 
 def models() -> Iterator[Row]:
-    """One row for the keys that differ in size alone."""
+    """Yield one row for the keys that differ only in size."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key, info in _shipped(MODEL_MAPPING):
         if key != AUTO:
@@ -59,33 +49,8 @@ def templates() -> Iterator[Row]:
 
 
 def _shipped(registry: Registry[Any]) -> Iterator[tuple[str, Any]]:
-    """Without what a test or a plug-in has registered beside it."""
+    """Return the entries that ship with llmtune, without those of tests and plugins."""
     return ((key, registry[key]) for key in registry if "/families/" in registry.origin(key))
 
 
 TABLES = {"models": models, "datasets": datasets, "templates": templates}
-
-
-def table(head: Sequence[str], rows: Iterator[Row]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def written(page: str) -> str:
-    """The page with its tables made anew, between `<!-- models -->` and `<!-- end -->`."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for name, make in TABLES.items():
-        start, end = f"<!-- {name} -->", "<!-- end -->"
-        found = f"{start}\n\n{table(HEADS[page][name], make())}\n\n{end}"
-        text, count = re.subn(f"{start}.*?{end}", lambda _, new=found: new, text, flags=re.S)
-        assert count == 1, f"{page} has no place for the table of {name}"
-    return text
-
-
-def main() -> None:
-    for page in HEADS:
-        (ROOT / page).write_text(written(page), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from llmtune.arguments.sft import SftArguments
@@ -10,17 +11,24 @@ from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.metrics.text import text_metrics
+from llmtune.models.kernels import without_compiling
 from llmtune.samples.prepare import Prepared
-from llmtune.training.kernels import without_compiling
 from llmtune.types import Conversation
 
-__all__ = ["answer_metrics", "sample_answers"]
+__all__ = ["generation_metrics", "sample_answers"]
 
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
 
 
-def answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[str, float]:
+def generation_metrics(samples: Prepared, args: SftArguments) -> Callable[[Any], dict[str, float]] | None:
+    """What `--predict_with_generate` adds to an evaluation: model -> metrics; None without it."""
+    if not args.predict_with_generate or samples.validation is None:
+        return None
+    return lambda model: _answer_metrics(model, samples, args)
+
+
+def _answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[str, float]:
     """Return ROUGE and BLEU of generations for the validation rows."""
     assert prepared.validation is not None
     rows = _askable(prepared, [from_record(record) for record in prepared.validation])

@@ -70,8 +70,8 @@ def _check_on_meta(args: SftArguments, folder: Path) -> None:
     import torch
     from accelerate import init_empty_weights
 
+    from llmtune.models.meta import from_config
     from llmtune.models.ports import native_config
-    from llmtune.planning.shapes import from_config
     from llmtune.tuners.lora import check_modules_to_save, target_modules
     from llmtune.tuners.parts import frozen_parts
 

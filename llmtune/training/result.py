@@ -17,10 +17,10 @@ from llmtune.run.log import Decisions
 from llmtune.run.report import Report
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
-from llmtune.training.answers import sample_answers
 from llmtune.training.callbacks import Interrupt
+from llmtune.training.generation_eval import sample_answers
 from llmtune.training.throughput import Throughput
-from llmtune.training.trainer import SftTrainer
+from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import count_parameters
 from llmtune.utils.logging import get_logger
 
@@ -51,7 +51,7 @@ class SftResult:
         return self.best_checkpoint or self.last_checkpoint
 
 
-def last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
+def last_evaluation(trainer: StageTrainer) -> dict[str, Any]:
     """Metrics of the newest evaluation."""
     for record in reversed(trainer.state.log_history):
         if "eval_loss" in record:
@@ -59,7 +59,7 @@ def last_evaluation(trainer: SftTrainer) -> dict[str, Any]:
     return {}
 
 
-def result_of(trainer: SftTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
+def result_of(trainer: StageTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
     """Return the result of a run that has ended."""
     last = trainer.last_saved or last_checkpoint(run)
     best = trainer.best_checkpoint()
@@ -69,7 +69,7 @@ def result_of(trainer: SftTrainer, run: Path, metrics: dict[str, Any], interrupt
 def leave_report(
     result: SftResult,
     prepared: Prepared,
-    trainer: SftTrainer,
+    trainer: StageTrainer,
     decisions: Decisions,
     throughput: Throughput,
     started: float,

@@ -243,9 +243,9 @@ def test_a_second_run_encodes_nothing(tmp_path, monkeypatch):
 
 
 def test_data_is_encoded_before_weights_are_loaded(tmp_path, monkeypatch):
-    from llmtune.training import sft as sft_module
+    from llmtune.training import stage as stage_module
 
-    monkeypatch.setattr(sft_module, "build_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(stage_module, "build_model", lambda *_: pytest.fail("weights were loaded"))
     empty = tmp_path / "bad.jsonl"
     empty.write_text('{"foo": 1}\n')
     with pytest.raises(Exception, match="none of its 1 rows"):
@@ -257,7 +257,7 @@ def test_data_is_encoded_before_weights_are_loaded(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    own = trainer_module.SftTrainer._save_optimizer_and_scheduler
+    own = trainer_module.StageTrainer._save_optimizer_and_scheduler
     calls = []
 
     def full(self: Any, folder: str) -> None:
@@ -267,13 +267,13 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         own(self, folder)
 
-    monkeypatch.setattr(trainer_module.SftTrainer, "_save_optimizer_and_scheduler", full)
+    monkeypatch.setattr(trainer_module.StageTrainer, "_save_optimizer_and_scheduler", full)
     with pytest.raises(OutputError, match=r"checkpoint-4 could not be saved .*No space left"):
         quick(tmp_path)
     (run,) = (tmp_path / "llmtune-tiny").iterdir()
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-2"]
     assert not list(run.glob(".saving*"))
-    monkeypatch.setattr(trainer_module.SftTrainer, "_save_optimizer_and_scheduler", own)
+    monkeypatch.setattr(trainer_module.StageTrainer, "_save_optimizer_and_scheduler", own)
     resumed = quick(tmp_path, resume_from_checkpoint=str(run / "checkpoint-2"))
     assert resumed.last_checkpoint.name == "checkpoint-6"
 

@@ -1,0 +1,107 @@
+"""Run: what a stage starts from. Every refusal that flags, configuration and files allow happens here, and only here.
+
+`sft`, `check`, `plan`, `--dry_run` and `launch` go through it, so that each refuses what the others refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.arguments.checks import check_sources
+from llmtune.arguments.sft import SftArguments
+from llmtune.distributed.deepspeed import need_deepspeed
+from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.run.folder import check_flat_folder
+from llmtune.run.model_files import ModelFiles, find_model, noted
+from llmtune.run.resume import resume_run
+from llmtune.run.trackers import need_trackers
+from llmtune.tuners.named_layers import check_named_layers, check_peft_path
+from llmtune.utils.files import ensure_writable_folder
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that nothing known so far would stop.
+
+    Attributes:
+        args: With what the checkpoint that it resumes from says.
+        model: Where the files of its model are.
+        resume: The checkpoint that it resumes from; None where it begins.
+        lacks: What is missing on this machine, a line each; of `offline` alone, else the first one is raised.
+        stage: Its name, as checkpoints keep it.
+    """
+
+    args: SftArguments
+    model: ModelFiles
+    resume: Path | None = None
+    lacks: tuple[str, ...] = ()
+    stage: str = "sft"
+
+    @property
+    def info(self) -> ModelInfo:
+        return MODEL_MAPPING[str(self.args.model_type)]
+
+    @classmethod
+    def resolve(cls, args: SftArguments, *, stage: str = "sft", offline: bool = False) -> Run:
+        """Hold flags, configuration and files against each other.
+
+        Args:
+            offline: Nothing is fetched or made, torch stays unimported, and what is missing here is collected.
+
+        Raises:
+            LlmtuneError: The run would fail.
+        """
+        lacks: list[str] | None = [] if offline else None
+        args, resume = resume_run(args)
+        check_sources(args)
+        with noted(lacks):
+            _need_quantizer(args)
+        with noted(lacks):
+            need_trackers(args.report_to)
+        if args.deepspeed_config_path is not None:
+            with noted(lacks):
+                need_deepspeed()
+        model = find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
+        if args.rope_scaling is not None and model.folder is not None and not offline:
+            _settle_rope(args, model.folder)
+        check_named_layers(args, model.folder)
+        check_peft_path(args, model.folder)
+        return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()), stage=stage)
+
+    def check_start(self) -> None:
+        """Check what concerns the place, the devices and the processes of this start, as training alone needs them.
+
+        Raises:
+            LlmtuneError: The run cannot start here.
+        """
+        from llmtune.models.kernels import check_kernels
+        from llmtune.run.training_arguments import check_processes
+
+        check_kernels(self.args)
+        parent = Path(self.args.output_dir).expanduser() if self.resume is None else self.resume.parent
+        if self.args.output_dir_flat and self.resume is None:
+            check_flat_folder(parent)
+        ensure_writable_folder(parent, flag="--output_dir")
+        check_processes(self.args)
+
+
+def _settle_rope(args: SftArguments, folder: Path) -> None:
+    from llmtune.models.ports import native_config
+    from llmtune.models.rope import rope_factor
+
+    config = native_config(folder, trust_remote_code=args.trust_remote_code)
+    args.rope_factor = rope_factor(config, str(args.rope_scaling), args.rope_factor, args.max_length)
+
+
+def _need_quantizer(args: SftArguments) -> None:
+    from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
+
+    if args.quantization_bit and args.quant_method == "torchao":
+        need_torchao()
+    elif args.quantization_bit:
+        need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
+    if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
+        need_bitsandbytes(f"--optim {args.optim}")

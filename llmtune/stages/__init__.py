@@ -1,0 +1,1 @@
+"""The stages of training, a short outline each: samples, model, objective."""

@@ -1,0 +1,27 @@
+"""sft(): supervised fine-tuning, top to bottom."""
+
+from __future__ import annotations
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.samples.prepare import prepare
+from llmtune.training.cross_entropy import CrossEntropy
+from llmtune.training.generation_eval import generation_metrics
+from llmtune.training.packed import collator_of
+from llmtune.training.result import SftResult
+from llmtune.training.stage import Stage
+
+__all__ = ["SftResult", "sft"]
+
+
+def sft(args: SftArguments) -> SftResult:
+    """Fine-tune a model on the answers of conversations.
+
+    Raises:
+        LlmtuneError: Any foreseen failure: see `llmtune.errors`.
+    """
+    with Stage.begin(args, "sft") as stage:
+        samples = stage.prepare(prepare)
+        model = stage.build_model()
+        objective = CrossEntropy.of(model, samples)
+        collator = collator_of(stage.args, samples, model)
+        return stage.train(model, objective, collator, generation_metrics(samples, stage.args))

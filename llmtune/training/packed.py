@@ -1,0 +1,38 @@
+"""Batches of several rows in a sequence: the collator of a run, and the proof that such rows do not see each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtune.arguments.sft import SftArguments
+from llmtune.models.packing_check import check_isolation, takes_one_sequence
+from llmtune.samples.collate import PackingCollator, PaddingCollator
+from llmtune.samples.prepare import Prepared
+from llmtune.utils.logging import get_logger
+
+__all__ = ["check_packed", "collator_of"]
+
+
+def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
+    """Prove that packed rows are attended to separately; warn of what packing changes.
+
+    Raises:
+        ModelError: They are not.
+    """
+    if not (args.packing or args.padding_free):
+        return
+    stores = [store for store in (samples.train_tokens, samples.validation_tokens) if store is not None]
+    longest = max(int(store.lengths.max()) for store in stores)
+    check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
+    if args.neftune_noise_alpha:
+        text = "NEFTune's noise shrinks with the sequence length, which packing increases: raise %s."
+        get_logger().warning(text, "--neftune_noise_alpha")
+
+
+def collator_of(args: SftArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
+    """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
+    padding = samples.tokenizer.pad_token_id
+    if not (args.packing or args.padding_free):
+        return PaddingCollator(padding, samples.template.images)
+    one_sequence = takes_one_sequence(model)
+    return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)

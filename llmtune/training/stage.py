@@ -1,0 +1,205 @@
+"""The steps that all stages share, from arguments to a report.
+
+A stage is an outline of these steps, see `llmtune/stages`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from llmtune.arguments.checks import parse_train_args
+from llmtune.arguments.sft import SftArguments
+from llmtune.checkpoint import write_settings
+from llmtune.distributed.collectives import broadcast_from_rank0
+from llmtune.distributed.locks import first_on_this_machine
+from llmtune.distributed.ranks import is_first, launch_id
+from llmtune.models.flops import model_flops
+from llmtune.models.kernels import compile_layers, note_kernels
+from llmtune.models.loading import dtype_name, resolve_dtype
+from llmtune.models.supervised_loss import has_sharded_weights
+from llmtune.planning.auto import resolve_checkpointing
+from llmtune.run.first_look import log_data
+from llmtune.run.folder import args_record, open_run_folder
+from llmtune.run.lock import RunLock
+from llmtune.run.log import Decisions, first_decisions, note_steps
+from llmtune.run.resolved import Run
+from llmtune.run.resume import check_same_data, check_steps_left
+from llmtune.run.trackers import placed_trackers
+from llmtune.run.training_arguments import build_training_arguments, checkpoint_activations
+from llmtune.samples.identity import data_identity
+from llmtune.samples.positions import note_positions
+from llmtune.samples.prepare import Prepared
+from llmtune.samples.sampler import Numbered, sample_order
+from llmtune.samples.streaming import StreamedSamples
+from llmtune.training.build import build_model
+from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, Progress, ShowRun
+from llmtune.training.loss_watch import LossWatch
+from llmtune.training.objective import Objective
+from llmtune.training.packed import check_packed
+from llmtune.training.push import HubPush, hub_push
+from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
+from llmtune.training.resuming import resuming_callbacks
+from llmtune.training.throughput import Throughput
+from llmtune.training.trainer import StageTrainer
+from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
+from llmtune.utils.files import write_json
+from llmtune.utils.quiet import quiet_libraries
+
+__all__ = ["Stage"]
+
+
+@dataclass
+class Stage:
+    """A running stage.
+
+    Attributes:
+        args: Arguments of the run; `auto` values are resolved before the model is built.
+        started: Start by `time.perf_counter`.
+        folder: The run folder, once created.
+    """
+
+    run: Run
+    lock: RunLock
+    args: SftArguments
+    decisions: Decisions
+    push: HubPush | None
+    started: float
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    arguments: TrainingArguments = field(init=False)
+    samples: Prepared = field(init=False)
+    folder: Path = field(init=False)
+
+    @classmethod
+    @contextlib.contextmanager
+    def begin(cls, args: SftArguments, name: str) -> Iterator[Stage]:
+        """Check all that can be checked, and lock the run folder until the stage ends.
+
+        Raises:
+            LlmtuneError: The run would fail.
+        """
+        started = time.perf_counter()
+        quiet_libraries()
+        with RunLock() as lock:
+            run = Run.resolve(args, stage=name)
+            run.check_start()
+            if run.resume is not None and is_first():
+                lock.take(run.resume.parent)
+            decisions = first_decisions(run.args)
+            push = hub_push(run.args) if is_first() else None
+            yield cls(run, lock, run.args, decisions, push, started)
+
+    def prepare(self, prepare: Callable[[SftArguments], Prepared]) -> Prepared:
+        """Prepare the samples, first in one process per machine; set up the process group."""
+        with first_on_this_machine("data"):
+            samples = prepare(self.args)
+        if self.run.resume is not None:
+            check_steps_left(self.run.resume, samples.num_steps(self.args))
+            check_same_data(self.run.resume, data_identity(samples))
+        log_data(samples, self.args, self.decisions)
+        note_positions(samples, self.args)
+        self.samples = samples
+        has_validation = samples.validation_tokens is not None
+        self.arguments = build_training_arguments(self.args, has_validation=has_validation)
+        resolved = resolve_checkpointing(self.args, samples, self.decisions) if is_first() else None
+        self.args = broadcast_from_rank0(resolved)
+        checkpoint_activations(self.arguments, self.args)
+        return samples
+
+    def build_model(self) -> Any:
+        """Build the model with its trainable parameters; then create the run folder, as little can fail after that."""
+        args, samples = self.args, self.samples
+        num_steps, new_ids = samples.num_steps(args), samples.ids_of(args.new_special_tokens)
+        model = build_model(args, samples.info, self.decisions, num_steps, new_ids)
+        if not has_sharded_weights(model):
+            check_packed(args, samples, model)
+        compile_layers(model, args, self.decisions)
+        self.folder = broadcast_from_rank0(open_run_folder(args, self.run.resume, self.lock) if is_first() else None)
+        self.arguments.output_dir = str(self.folder)
+        if "run_name" not in parse_train_args(args.train_args):
+            self.arguments.run_name = self.folder.name
+        note_steps(self.decisions, args, self.arguments, samples, self.run.resume)
+        self.decisions.fact("Run folder", str(self.folder))
+        return model
+
+    def train(
+        self,
+        model: Any,
+        objective: Objective,
+        collator: Callable[[Any], Any],
+        generate_metrics: Callable[[Any], dict[str, float]] | None = None,
+    ) -> SftResult:
+        """Train, and write checkpoints, logs and a report.
+
+        Args:
+            generate_metrics: Computes additional metrics of an evaluation from the model.
+        """
+        throughput = Throughput(model_flops(model), since=self.started)
+        trainer = self._trainer(model, objective, collator, throughput, generate_metrics)
+        note_kernels(model, self.args, self.decisions)
+        with placed_trackers(self.args.report_to, self.folder):
+            metrics = trainer.run(self.run.resume, self.interrupt)
+        metrics |= throughput.summary() | last_evaluation(trainer)
+        result = result_of(trainer, self.folder, metrics, self.interrupt)
+        leave_report(result, self.samples, trainer, self.decisions, throughput, self.started)
+        if self.push is not None:
+            self.push.finish(result.last_checkpoint)
+        return result
+
+    def _trainer(
+        self,
+        model: Any,
+        objective: Objective,
+        collator: Callable[[Any], Any],
+        throughput: Throughput,
+        generate_metrics: Callable[[Any], dict[str, float]] | None,
+    ) -> StageTrainer:
+        args, samples = self.args, self.samples
+        settings = self._record_settings()
+        watch = LossWatch(args.on_nan, objective.divergence_limit, samples.describe)
+        log = JsonLog(self.folder / "logging.jsonl", throughput)
+        callbacks = [throughput, log, Progress(throughput), LastStep(), self.interrupt, watch, *tuner_callbacks(args)]
+        padding, train_set = samples.tokenizer.pad_token_id, samples.train_set
+        trainer = StageTrainer(
+            model=model,
+            args=self.arguments,
+            train_dataset=train_set if isinstance(train_set, StreamedSamples) else Numbered(train_set, padding),
+            eval_dataset=None if samples.validation_set is None else Numbered(samples.validation_set, padding),
+            data_collator=collator,
+            processing_class=samples.tokenizer,
+            callbacks=callbacks,
+            objective=objective,
+            throughput=throughput,
+            settings=settings,
+            optimizers=(tuner_optimizer(model, self.arguments, args), None),
+            watch=watch,
+            order=sample_order(args),
+            async_save=args.async_save,
+            keep=args.save_total_limit if args.save_total_limit > 0 else None,
+            changed=args.changed_on_resume,
+            generate_metrics=generate_metrics,
+        )
+        for callback in resuming_callbacks(trainer, self.run.resume):
+            trainer.add_callback(callback)
+        trainer.add_callback(ShowRun(trainer, self.decisions))
+        if has_sharded_weights(model):  # only now can they be gathered to try it
+            trainer.add_callback(AtStart(lambda: check_packed(args, samples, trainer.model)))
+        if self.push is not None:
+            trainer.add_callback(self.push)
+        return trainer
+
+    def _record_settings(self) -> dict[str, Any]:
+        """Write the settings of the run into its folder; checkpoints get the same."""
+        dtype = dtype_name(resolve_dtype(self.samples.info, self.args.dtype)[0])
+        notes = {"_launch": launch_id(), "_data": data_identity(self.samples), "_stage": self.run.stage}
+        record = args_record(self.args, **notes, dtype=dtype)
+        if is_first():
+            write_settings(self.folder, record)
+            write_json(self.folder / "training_args.json", self.arguments.to_dict())
+        return record
