@@ -47,7 +47,7 @@ class Report:
             "duration": f"{self.seconds:.1f} s; {self.seconds_to_first_step:.1f} s to the first step",
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
-            "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_trainable:,} learned",
+            "tokens": f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
             **({"packs": self.packs} if self.packs else {}),
             "truncated or skipped": _cut_text(self.data),
             **({"steps skipped (NaN/inf loss)": _skipped_text(self.num_skipped)} if self.num_skipped else {}),

@@ -14,7 +14,7 @@ __all__ = ["SftResult", "sft"]
 
 
 def sft(args: SftArguments) -> SftResult:
-    """Fine-tune a model on the answers of conversations.
+    """Fine-tune a model on the assistant turns of conversations.
 
     Raises:
         LlmtuneError: Any foreseen failure: see `llmtune.errors`.

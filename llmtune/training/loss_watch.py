@@ -27,8 +27,8 @@ class LossWatch(TrainerCallback):
     """Checks the loss before each optimizer step, at the cost of one device synchronisation per step.
 
     Args:
-        on_nan: `stop` raises, so that the weights stay as they were; `skip` leaves the step out.
-        limit: A loss above it has diverged; None: no value says so.
+        on_nan: `stop` raises, before the weights change; `skip` skips the step.
+        limit: A loss above it has diverged; None: no limit.
         describe: Names samples by their indices.
     """
 

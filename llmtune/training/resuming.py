@@ -1,4 +1,4 @@
-"""What a resumed run follows of its checkpoint and what of this command."""
+"""Callbacks of a resumed run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["resuming_callbacks"]
 
 
 def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[TrainerCallback]:
-    """Callbacks that bring a trainer to the place of a checkpoint; none where a run begins."""
+    """Yield the callbacks that restore a checkpoint's position; none for a new run."""
     if checkpoint is None:
         return
     if isinstance(trainer.train_dataset, StreamedSamples):

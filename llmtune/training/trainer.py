@@ -53,10 +53,10 @@ GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
 class StageTrainer(Trainer):
-    """transformers' Trainer for any stage: what is minimised is the objective.
+    """transformers' Trainer for any stage; it minimises the objective.
 
     Args:
-        objective: The loss, and what it counts.
+        objective: The loss and its counts.
         throughput: Counts every batch.
         settings: Written into each checkpoint.
         watch: Looks at the loss of every step.
