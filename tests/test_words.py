@@ -21,10 +21,8 @@ NOT_YET: tuple[str, ...] = (
     "llmtune/models/",
     "llmtune/planning/",
     "llmtune/samples/",
-    "llmtune/training/",
     "llmtune/tuners/",
     "docs/",
-    "README",
 )
 """Paths whose words were not revised yet, by their beginning. This list only shrinks; empty, it goes."""
 

@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace) -> None:
 def estimated(args: Any) -> tuple[int, float]:
     """Bytes that the run takes by the estimate, and those that are there."""
     from llmtune.planning.plan import make_plan
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     plan = make_plan(args)

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
     check_sources(args)
     from llmtune.planning.plan import make_plan
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     plan = make_plan(args, gpu, gpus)

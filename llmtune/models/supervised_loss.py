@@ -44,12 +44,12 @@ class LearnedLoss(ModelOutput):
     """Output of a model with the supervised loss, given labels.
 
     `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
-    weights, `total_weight`: their mean. `num_learned`: K, which is that sum where all weigh 1. `num_correct`: how many
-    of them are the most likely token; counted in evaluation only.
+    weights, `total_weight`: their mean. `num_trainable`: K, which is that sum where all weigh 1. `num_correct`: how
+    many of them are the most likely token; counted in evaluation only.
     """
 
     loss: Tensor | None = None
-    num_learned: Tensor | None = None
+    num_trainable: Tensor | None = None
     num_correct: Tensor | None = None
     total_weight: Tensor | None = None
 
@@ -266,7 +266,7 @@ def install_supervised_loss(model: nn.Module) -> None:
         divisor: Any = max(len(targets), 1) if weights is None or not len(targets) else weight
         if num_items is not None:
             divisor = torch.as_tensor(num_items, device=total.device)
-        return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct, total_weight=weight)
+        return LearnedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
 
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)

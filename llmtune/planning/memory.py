@@ -19,7 +19,7 @@ from llmtune.planning.shapes import shapes, weight_bytes
 from llmtune.planning.sharding import Sharding
 from llmtune.planning.spread import fullest_share
 from llmtune.planning.trace import Passes, Work, trace_passes
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments

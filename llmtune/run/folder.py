@@ -18,7 +18,7 @@ from llmtune.arguments.secrets import SECRETS
 from llmtune.checkpoint import has_settings, set_aside_later
 from llmtune.errors import OutputError
 from llmtune.utils.files import ensure_writable_folder, write_json
-from llmtune.utils.own import sealed
+from llmtune.utils.seal import sealed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments

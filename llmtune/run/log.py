@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.ranks import is_distributed, world_size
+from llmtune.models.devices import device_name
+from llmtune.samples.prepare import Prepared, steps_per_epoch
+from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from llmtune.samples.prepare import Prepared
-
-__all__ = ["Decisions", "device_name", "first_decisions", "note_steps"]
+__all__ = ["Decisions", "first_decisions", "note_steps"]
 
 ORDER = (
     *("Model", "Device", "Distributed", "Data", "Packs", "Validation", "Training", "Trainable parameters"),
@@ -57,7 +58,7 @@ class Decisions(list[str]):
 
 
 def first_decisions(args: SftArguments) -> Decisions:
-    """Note model, device and kind of training, and warn of flags without effect."""
+    """Note the model, the device and what is trained; warn of flags without effect."""
     import torch
 
     decisions = Decisions()
@@ -71,47 +72,6 @@ def first_decisions(args: SftArguments) -> Decisions:
     return decisions
 
 
-def note_steps(
-    decisions: Decisions, args: SftArguments, arguments: TrainingArguments, samples: Prepared, resume: Path | None
-) -> None:
-    """Note batch arithmetic, steps, schedule, optimizer and checkpoints."""
-    num_steps, step_size = samples.num_steps(args), args.step_size(world_size())
-    unit = "packs" if args.packing else "samples"
-    many = f" x {world_size()} processes" if is_distributed() else ""
-    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
-    decisions.fact("Batch", f"{step_size:,} {unit} per optimizer step ({factors})")
-    per_epoch = samples.steps_per_epoch(args)
-    epochs = f" ({num_steps / per_epoch:.3g} epochs)" if per_epoch else ""
-    start = "" if resume is None else f", resuming from {resume.name}"
-    warmup = arguments.get_warmup_steps(num_steps)
-    schedule = f"{arguments.lr_scheduler_type.value}, {warmup:,} warmup step{'' if warmup == 1 else 's'}"
-    decisions.fact("Steps", f"{num_steps:,}{epochs}{start}; learning rate {args.learning_rate:g}, {schedule}")
-    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
-    clipping = f"gradient norm clipped to {args.max_grad_norm:g}" if args.max_grad_norm else "no gradient clipping"
-    decisions.fact("Optimizer", f"{optimizer}, weight decay {args.weight_decay:g}, {clipping}")
-    kept = "all kept" if args.save_total_limit == -1 else f"{args.save_total_limit} kept"
-    saves = _interval(args.save_strategy, args.save_steps)
-    evaluates = "never" if samples.validation_tokens is None else _interval(args.eval_strategy, args.eval_steps)
-    decisions.fact("Checkpoints", f"saved {saves}, {kept}; evaluated {evaluates}")
-
-
-def device_name() -> str:
-    """Name of the GPU, or of the CPU with its number of threads."""
-    import platform
-
-    import torch
-
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _interval(strategy: str, steps: int | None) -> str:
-    if strategy == "no":
-        return "never"
-    return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"
-
-
 def _training_text(args: SftArguments) -> str:
     if args.sft_type == "full":
         return "full fine-tuning"
@@ -119,3 +79,39 @@ def _training_text(args: SftArguments) -> str:
         return "ia3 adapter"
     scale = f", alpha {args.lora_alpha}" if args.sft_type in ("lora", "adalora") else ""
     return f"{args.sft_type} adapter, rank {args.lora_rank}{scale}"
+
+
+def note_steps(
+    decisions: Decisions,
+    args: SftArguments,
+    arguments: TrainingArguments,
+    prepared: Prepared,
+    resume: Path | None,
+) -> None:
+    """Note batch arithmetic, steps and schedule."""
+    num_steps = prepared.num_steps(args)
+    unit = "packs" if args.packing else "samples"
+    many = f" x {world_size()} processes" if is_distributed() else ""
+    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
+    decisions.fact("Batch", f"{args.step_size(world_size()):,} {unit} per optimizer step ({factors})")
+    items = prepared.train_set
+    epochs = (
+        "" if isinstance(items, StreamedSamples) else f" ({num_steps / steps_per_epoch(len(items), args):.3g} epochs)"
+    )
+    text = f"{num_steps:,}{epochs}" if resume is None else f"{num_steps:,}{epochs}, resuming from {resume.name}"
+    warmup = arguments.get_warmup_steps(num_steps)
+    schedule = f"{arguments.lr_scheduler_type.value}, {warmup:,} warmup step{'' if warmup == 1 else 's'}"
+    decisions.fact("Steps", f"{text}; learning rate {args.learning_rate:g}, {schedule}")
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    clipping = f"gradient norm clipped to {args.max_grad_norm:g}" if args.max_grad_norm else "no gradient clipping"
+    decisions.fact("Optimizer", f"{optimizer}, weight decay {args.weight_decay:g}, {clipping}")
+    kept = "all kept" if args.save_total_limit == -1 else f"{args.save_total_limit} kept"
+    saves = _interval(args.save_strategy, args.save_steps)
+    evaluates = "never" if prepared.validation_tokens is None else _interval(args.eval_strategy, args.eval_steps)
+    decisions.fact("Checkpoints", f"saved {saves}, {kept}; evaluated {evaluates}")
+
+
+def _interval(strategy: str, steps: int | None) -> str:
+    if strategy == "no":
+        return "never"
+    return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtune.run.log import Decisions, device_name
+from llmtune.models.devices import device_name
+from llmtune.run.log import Decisions
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import write_text
 

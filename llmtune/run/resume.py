@@ -133,8 +133,8 @@ def _check_same_step(folder: Path, args: SftArguments) -> None:
         )
     if strategy == "deepspeed" and processes != seal["world_size"]:
         raise CheckpointError(
-            f"DeepSpeed divided the state in {folder} among {seal['world_size']} processes, and this run has "
-            f"{processes}. Resume with as many; DDP and --fsdp resume with any number."
+            f"DeepSpeed sharded the state in {folder} over {seal['world_size']} processes, but this run has "
+            f"{processes}. Resume with the same number; DDP and --fsdp resume with any."
         )
     if processes != seal["world_size"]:
         text = "Resuming with %s processes instead of %s: same data in the same order, but other dropout masks."

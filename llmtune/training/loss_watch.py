@@ -28,7 +28,7 @@ class LossWatch(TrainerCallback):
 
     Args:
         on_nan: `stop` raises, before the weights change; `skip` skips the step.
-        limit: A loss above it has diverged; None: no limit.
+        limit: A loss above it has diverged; None: no value says so.
         describe: Names samples by their indices.
     """
 

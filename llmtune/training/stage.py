@@ -40,17 +40,17 @@ from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.training.build import build_model
 from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, Progress, ShowRun
+from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Objective
 from llmtune.training.packed import check_packed
-from llmtune.training.push import HubPush, hub_push
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
 from llmtune.utils.files import write_json
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import quiet_libraries
 
 __all__ = ["Stage"]
 
@@ -107,8 +107,9 @@ class Stage:
         self.samples = samples
         has_validation = samples.validation_tokens is not None
         self.arguments = build_training_arguments(self.args, has_validation=has_validation)
-        resolved = resolve_checkpointing(self.args, samples, self.decisions) if is_first() else None
-        self.args = broadcast_from_rank0(resolved)
+        self.args = broadcast_from_rank0(
+            resolve_checkpointing(self.args, samples, self.decisions) if is_first() else None
+        )
         checkpoint_activations(self.arguments, self.args)
         return samples
 

@@ -53,18 +53,18 @@ GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
 class StageTrainer(Trainer):
-    """transformers' Trainer for any stage; it minimises the objective.
+    """Trainer of any stage: it minimises an objective, and knows no loss.
 
     Args:
-        objective: The loss and its counts.
-        throughput: Counts every batch.
+        objective: The loss, and what it counts.
+        throughput: Receives every batch.
         settings: Written into each checkpoint.
-        watch: Looks at the loss of every step.
-        order: How the samples of an epoch are ordered.
-        keep: Checkpoints that are kept, at most; the best and the newest always are. None: all.
-        changed: Arguments that differ from those of the checkpoint that the run resumes from.
-        async_save: Write the shares of a divided model while training goes on.
-        generate_metrics: Makes further metrics of an evaluation, from the model.
+        watch: Checks the loss of every step.
+        order: Order of the samples in an epoch.
+        keep: Max number of checkpoints; the best and the newest are always kept. None: all.
+        changed: Arguments that differ from those of the resumed checkpoint.
+        async_save: Write FSDP shards in the background.
+        generate_metrics: Computes additional metrics of an evaluation from the model.
     """
 
     def __init__(

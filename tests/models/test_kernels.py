@@ -14,10 +14,11 @@ import torch
 
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
+from llmtune.models import kernels
 from llmtune.models.kernels import check_kernels, compile_layers, note_kernels, without_compiling
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.run import training_arguments
 from llmtune.run.log import Decisions
-from llmtune.training import kernels, training_arguments
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,

@@ -149,13 +149,13 @@ def test_a_models_loss_and_gradients_stay_its_own(name, capsys):
     found = model(**inputs)
     found.loss.backward()
     torch.testing.assert_close(found.loss, plain)
-    assert found.num_learned == (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+    assert found.num_trainable == (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
     for parameter, wanted in expected.items():
         torch.testing.assert_close(model.get_parameter(parameter).grad, wanted, atol=1e-6, rtol=1e-4)
     assert "in its own way" not in capsys.readouterr().err
     assert model(input_ids=inputs["input_ids"]).logits.shape == (3, 20, V), "without labels its own forward"
     torch.testing.assert_close(
-        model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_learned
+        model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_trainable
     )
 
 

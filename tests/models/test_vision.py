@@ -204,7 +204,7 @@ def test_what_is_no_image_is_told(vision_folder, tmp_path):
     Image.new("RGB", (10, 3000)).save(tmp_path / "strip.png")
     (tmp_path / "folder.png").mkdir()
     expected = {
-        "half.jpg": "cut off", "text.jpg": "no image that can be read", "none.jpg": "no such file",
+        "half.jpg": "truncated", "text.jpg": "not a readable image", "none.jpg": "no such file",
         "strip.png": "aspect ratio", "folder.png": "cannot be read",
     }  # fmt: skip
     found = reader.measure(str(tmp_path / name) for name in expected)
@@ -275,8 +275,8 @@ def test_a_row_loses_nothing_in_a_batch(kind, vision_folder, pictures):
             alone = {name: alone[name] for name in names[:3]}
         first_image, first_patch = first_image + count, first_patch + patches
         found = model(**alone)
-        total += found.loss * found.num_learned
-    assert (total / together.num_learned).item() == pytest.approx(together.loss.item(), rel=1e-5)
+        total += found.loss * found.num_trainable
+    assert (total / together.num_trainable).item() == pytest.approx(together.loss.item(), rel=1e-5)
 
 
 # Parts

@@ -82,8 +82,8 @@ def test_padding_changes_nothing(model):
     collate = PaddingCollator(0)
     alone = [model(**collate([sample])) for sample in samples]
     together = model(**collate(samples))
-    total = sum(found.loss * found.num_learned for found in alone)
-    torch.testing.assert_close(together.loss * together.num_learned, total)
+    total = sum(found.loss * found.num_trainable for found in alone)
+    torch.testing.assert_close(together.loss * together.num_trainable, total)
 
 
 @pytest.mark.parametrize("sft_type", ["lora", "full"])

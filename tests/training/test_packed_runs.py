@@ -16,7 +16,7 @@ from llmtune.errors import CheckpointError, ModelError, UsageError
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.prepare import prepare
 from llmtune.samples.sampler import sample_order
-from llmtune.stages.sft import _collator
+from llmtune.training.packed import collator_of
 
 from ..tiny_vision import KEYS
 
@@ -178,5 +178,5 @@ def test_full_with_checkpointed_gradients(tmp_path, checkpointing):
 def test_flash_attention_takes_one_sequence_a_batch(options, attention, flat):
     args = SftArguments(**(RUN | {"dataset": ["tiny-qa#8"]} | options))
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))
-    found = _collator(args, prepare(args), model)
+    found = collator_of(args, prepare(args), model)
     assert getattr(found, "flat", None) is flat

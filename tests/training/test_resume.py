@@ -18,7 +18,7 @@ from llmtune.checkpoint import last_checkpoint
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.run.resume import RATES
-from llmtune.utils.own import sealed
+from llmtune.utils.seal import sealed
 
 FIELDS = {field.name: field for field in dataclasses.fields(SftArguments) if field.init}
 OTHER: dict[str, tuple[Any, Any]] = {

@@ -281,4 +281,4 @@ def test_a_talk_about_images(full, pictures, monkeypatch, capsys):
 def test_a_blind_model_says_that_it_is(colours, tmp_path, capsys):
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 2, "result_dir": str(tmp_path)}
     infer(InferArguments(model_type="llmtune-tiny", val_dataset=[str(colours)], **options))
-    assert "2 rows name images, which this model does not see" in capsys.readouterr().err
+    assert "2 rows name images, but this model takes text only" in capsys.readouterr().err

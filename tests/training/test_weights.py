@@ -130,7 +130,7 @@ def test_equals_the_sum_by_hand(tokenizer):
         with torch.no_grad():
             evaluated = model(**batch)
         torch.testing.assert_close(evaluated.loss, expected, atol=2e-6, rtol=0)
-        assert int(evaluated.num_learned) == tokens.report.num_trainable
+        assert int(evaluated.num_trainable) == tokens.report.num_trainable
 
 
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(0.5, 3.0)])
