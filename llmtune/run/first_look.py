@@ -27,11 +27,8 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
         f"{len(tokens):,} samples, {report.num_tokens:,} tokens, {report.num_trainable:,} trainable ({share:.1%}); "
         f"length {lengths.min():,}-{lengths.max():,} tokens, mean {lengths.mean():.0f}",
     )
-    validation = prepared.validation_tokens
-    decisions.fact(
-        "Validation",
-        "none" if validation is None else f"{len(validation):,} sample{'' if len(validation) == 1 else 's'}",
-    )
+    count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
+    decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
     if packs := packs_text(prepared.train_set):
         decisions.fact("Packs", packs)
     if packs := packs_text(prepared.validation_set):

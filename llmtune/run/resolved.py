@@ -1,4 +1,4 @@
-"""Run: what a stage starts from. Every refusal that flags, configuration and files allow happens here, and only here.
+"""Run: the resolved start of a stage. All refusals by flags, configuration and files happen here, and only here.
 
 `sft`, `check`, `plan`, `--dry_run` and `launch` go through it, so that each refuses what the others refuse.
 """
@@ -24,14 +24,14 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that nothing known so far would stop.
+    """A run that passed all checks.
 
     Attributes:
-        args: With what the checkpoint that it resumes from says.
-        model: Where the files of its model are.
-        resume: The checkpoint that it resumes from; None where it begins.
-        lacks: What is missing on this machine, a line each; of `offline` alone, else the first one is raised.
-        stage: Its name, as checkpoints keep it.
+        args: Arguments, those of the resumed checkpoint included.
+        model: The files of its model.
+        resume: The checkpoint that it resumes from; None for a new run.
+        lacks: Missing packages and files, one line each; with `offline` only, else the first one is raised.
+        stage: Name of the stage, as saved in checkpoints.
     """
 
     args: StageArguments
@@ -46,13 +46,13 @@ class Run:
 
     @classmethod
     def resolve(cls, args: StageArguments, *, stage: str = "sft", offline: bool = False) -> Run:
-        """Hold flags, configuration and files against each other.
+        """Check flags, configuration and files against each other.
 
         Args:
-            offline: Nothing is fetched or made, torch stays unimported, and what is missing here is collected.
+            offline: Nothing is downloaded or created, torch is not imported, and missing things are collected.
 
         Raises:
-            LlmtuneError: The run could not be carried through.
+            LlmtuneError: The run would fail.
         """
         lacks: list[str] | None = [] if offline else None
         args, resume = resume_run(args)
@@ -72,7 +72,7 @@ class Run:
         return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()), stage=stage)
 
     def check_start(self) -> None:
-        """Check what concerns the place, the devices and the processes of this start, as training alone needs them.
+        """Check the output folder, devices and processes of this start, which only training needs.
 
         Raises:
             LlmtuneError: The run cannot start here.

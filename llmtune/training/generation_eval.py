@@ -22,7 +22,7 @@ SAMPLE_TOKENS = 48
 
 
 def generation_metrics(samples: Prepared, args: StageArguments) -> Callable[[Any], dict[str, float]] | None:
-    """What `--predict_with_generate` adds to an evaluation: model -> metrics; None without it."""
+    """Return the metrics function of `--predict_with_generate` (model -> metrics); None without it."""
     if not args.predict_with_generate or samples.validation is None:
         return None
     return lambda model: _answer_metrics(model, samples, args)

@@ -1,4 +1,4 @@
-"""Batches of several rows in a sequence: the collator of a run, and the proof that such rows do not see each other."""
+"""Packed batches: the collator of a run, and the check that packed sequences are attended to separately."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_packed", "collator_of"]
 
 
 def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
-    """Prove that packed rows are attended to separately; warn of what packing changes.
+    """Check that packed sequences are attended to separately; warn of what packing changes.
 
     Raises:
         ModelError: They are not.

@@ -1,4 +1,4 @@
-"""IA3: a learned factor for each output of some layers, and for each input of the feed-forward ones."""
+"""IA3: a trainable factor per output of some layers, and per input of the feed-forward ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEED_FORWARD = ("down_proj", "up_proj", "gate_proj", "gate_up_proj", "fc1", "fc2
 
 
 def ia3_config(model: Any, args: StageArguments, info: ModelInfo) -> IA3Config:
-    """IA3 on the layers of `--lora_target_modules`, else on those that the paper scales.
+    """Add IA3 to the layers of `--lora_target_modules`, else to those that the paper scales.
 
     Raises:
         UsageError: The model has none of them by a name known here.

@@ -1,4 +1,4 @@
-"""VeRA: one pair of random matrices that all layers share and nobody trains; two small vectors a layer that are."""
+"""VeRA: one pair of frozen random matrices shared by all layers, and two small trainable vectors per layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["vera_config"]
 
 
 def vera_config(model: Any, args: StageArguments, info: ModelInfo) -> VeraConfig:
-    """VeRA of rank `--lora_rank` on the layers that LoRA would adapt. The shared matrices are saved, too."""
+    """Add VeRA of rank `--lora_rank` to the layers that LoRA would adapt. The shared matrices are saved too."""
     from peft import VeraConfig
 
     return VeraConfig(
