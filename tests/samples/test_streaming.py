@@ -92,7 +92,7 @@ def test_packs_hold_whole_rows_that_do_not_see_each_other(files, template):
     assert all((pack["labels"][pack["position_ids"] == 0] == -100).all() for pack in packs)
 
 
-def test_a_pass_with_nothing_to_learn_ends(files, template):
+def test_a_pass_without_trainable_tokens_ends(files, template):
     short = get_template("chatml", template.tokenizer, max_length=4, truncation_strategy="delete")
     with pytest.raises(DataError, match="Nothing is left to learn of 70 rows"):
         next(iter(samples(files, short)))
