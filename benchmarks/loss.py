@@ -21,7 +21,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
     from torch import nn
     from torch.nn import functional
 
-    from llmtune.models.supervised_loss import learned_cross_entropy
+    from llmtune.models.supervised_loss import supervised_cross_entropy
 
     torch.manual_seed(0)
     head = nn.Linear(options.hidden, options.vocabulary, bias=False).requires_grad_(not options.frozen)
@@ -37,7 +37,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
         if way == "plain":
             loss = functional.cross_entropy(head(hidden), labels, reduction="sum")
         else:
-            loss, _ = learned_cross_entropy(hidden[learned], head, labels[learned])
+            loss, _ = supervised_cross_entropy(hidden[learned], head, labels[learned])
         loss.backward()
         times.append(time.perf_counter() - started)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

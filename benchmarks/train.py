@@ -99,7 +99,7 @@ def run_llmtune(options: argparse.Namespace) -> dict[str, int]:
     def prepare(*args: Any, **kwargs: Any) -> Any:
         prepared = own(*args, **kwargs)
         report = prepared.train_tokens.report
-        seen.update(rows=report.num_samples, tokens=report.num_tokens, learned=report.num_learned)
+        seen.update(rows=report.num_samples, tokens=report.num_tokens, learned=report.num_trainable)
         return prepared
 
     module.prepare = prepare

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from llmtune.errors import CheckpointError
 from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.own import with_changes
+from llmtune.utils.seal import with_changes
 
 __all__ = [
     "ADAPTER_CONFIG",

@@ -94,7 +94,7 @@ def test_a_wrong_rule_is_killed_and_the_exit_status_says_whether_enough_were():
         "--count",
         "2",
         "--modules",
-        "llmtune/utils/own.py",
+        "llmtune/utils/seal.py",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

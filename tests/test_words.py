@@ -20,9 +20,7 @@ NOT_YET: tuple[str, ...] = (
     "llmtune/launch/",
     "llmtune/models/",
     "llmtune/planning/",
-    "llmtune/run/",
     "llmtune/samples/",
-    "llmtune/training/",
     "llmtune/tuners/",
     "docs/",
 )

@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace) -> None:
         answer({"skipped": f"plan says {estimate / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"})
         return
     if options.lever == "reference":
-        build.install_learned_loss = lambda _: None
+        build.install_supervised_loss = lambda _: None
     if options.lever == "logits at once":
         loss.CHUNK_POSITIONS = 10**9
     before = resident()
@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace) -> None:
 def estimated(args: Any) -> tuple[int, float]:
     """Bytes that the run takes by the estimate, and those that are there."""
     from llmtune.planning.plan import make_plan
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     plan = make_plan(args)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmtune.arguments.fields import fits
 from llmtune.errors import CheckpointError, UsageError
-from llmtune.utils.own import is_own
+from llmtune.utils.seal import is_own
 
 __all__ = ["PATHS", "WITHOUT", "check_register_file", "check_saved_types", "check_strange_paths"]
 

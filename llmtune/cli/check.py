@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.samples.prepare import prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
     from llmtune.utils.files import write_text
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     resolved = Run.resolve(args)

@@ -18,8 +18,8 @@ def check_template(args: SftArguments) -> int:
     from llmtune.arguments.checks import parse_chat_template_kwargs
     from llmtune.models.loading import get_model_tokenizer
     from llmtune.templates.lookup import get_template
-    from llmtune.templates.probes import PROBES
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.templates.own_render import PROBES
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     assert args.template_type is not None

@@ -59,8 +59,7 @@ def data_rows(args: DataArguments, model: ModelArguments) -> dict[str, str]:
 
 def _source(text: str, model: ModelArguments) -> str:
     from llmtune.data.info import DATASET_MAPPING
-    from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item
-    from llmtune.data.local import local_parts
+    from llmtune.data.items import expand, is_hub_source, local_parts, parse_hub_source, parse_item
     from llmtune.data.remote import from_hugging_face
 
     source = parse_item(text).source

@@ -33,15 +33,15 @@ ARGUMENTS = PlanArguments
 
 def run(argv: Sequence[str]) -> int:
     args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
-    from llmtune.models.gpus import find_cards
+    from llmtune.models.gpus import find_gpus
 
-    cards, card = (1, None) if args.gpu is None else find_cards(args.gpu)
+    gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
     check_sources(args)
     from llmtune.planning.plan import make_plan
-    from llmtune.utils.quiet import quiet_libraries
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
-    plan = make_plan(args, card, cards)
+    plan = make_plan(args, gpu, gpus)
     table = plan.rows()
     width = max(map(len, table))
     sys.stdout.writelines(f"{name:<{width}}  {text}".rstrip() + "\n" for name, text in table.items())

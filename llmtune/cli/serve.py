@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
         raise MissingPackageError(
             f"llmtune serve needs {', '.join(missing)}. Install them with: pip install 'llmtune[serve]'"
         )
-    from llmtune.serving.server import serve
+    from llmtune.serving.app import serve
 
     serve(args)
     return 0

@@ -13,8 +13,8 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.web import WebArguments
 from llmtune.cli.dry_run import DryRunArguments
 from llmtune.errors import MissingPackageError
-from llmtune.utils.addresses import free_port, shown_host
 from llmtune.utils.logging import get_logger
+from llmtune.utils.tables import free_port, shown_host
 
 SUMMARY = """
 A web page to chat with a checkpoint and follow a run:

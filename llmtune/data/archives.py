@@ -10,7 +10,7 @@ from typing import Any
 
 from llmtune.errors import DataError, OutputError
 from llmtune.utils.atomic import publish, sweep, temporary_folder
-from llmtune.utils.cache import cache_root
+from llmtune.utils.files import cache_root
 from llmtune.utils.logging import get_logger
 
 __all__ = ["FILE_COLUMN", "unpack", "unpacked_folder", "with_paths"]

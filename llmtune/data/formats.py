@@ -10,13 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtune.data.contents import Found, image_path
+from llmtune.data.contents import Found, arrange, check_turns, image_path
 from llmtune.data.formats_messages import IMAGE_KEYS, parse_message, parse_messages, transposed
 from llmtune.data.image_marks import named_images
 from llmtune.data.shapes import ANSWERS, LISTS, Shape, nearest_column, present, question_and_answer, recognise
-from llmtune.data.tool_schemas import parse_tools
-from llmtune.data.turns import arrange, check_turns
-from llmtune.data.values import json_text, kind_of, parse_literal, text_or_none
+from llmtune.data.values import json_text, kind_of, parse_literal, parse_tools, text_or_none
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Json, Message, Role
 

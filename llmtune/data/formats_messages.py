@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from llmtune.data.contents import PARTS, Content, Found, image_path, is_parts, read_content, read_thought
 from llmtune.data.image_marks import with_own_marks
-from llmtune.data.tool_schemas import parse_calls
-from llmtune.data.values import check_unicode, is_null, kind_of, parse_literal
+from llmtune.data.values import check_unicode, is_null, kind_of, parse_calls, parse_literal
 from llmtune.errors import RowError
 from llmtune.types import Message, Role
 

@@ -8,21 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.data.files import data_files, exists, has_data_extension
+from llmtune.data.files import data_files, exists, extension_of, has_data_extension
 from llmtune.data.info import DATASET_MAPPING
-from llmtune.errors import UsageError
+from llmtune.data.snapshot import part_of
+from llmtune.errors import DataError, UsageError
+from llmtune.utils.logging import get_logger
 
 __all__ = [
     "DatasetItem",
     "HubItem",
+    "LocalParts",
     "check_items",
     "check_source",
     "expand",
     "is_hub_source",
+    "local_parts",
     "parse_hub_source",
     "parse_item",
     "split_items",
 ]
+
 
 HUB_PREFIXES = ("ms::", "hf::")
 HUB_SOURCE = re.compile(r"(ms|hf)::([\w.-]+(?:/[\w.-]+)?)(?::([^:#]+))?")
@@ -128,3 +133,52 @@ def expand(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:  # `~name` of a user that does not exist
         return Path(text)
+
+
+# Split a local file, or a folder of files, into training and validation files
+
+
+@dataclass(frozen=True, slots=True)
+class LocalParts:
+    """The files of each part. `folder`: the given path, where it is a folder."""
+
+    train: tuple[Path, ...]
+    validation: tuple[Path, ...] = ()
+    folder: Path | None = None
+
+
+def local_parts(path: Path) -> LocalParts:
+    """Return the parts of a folder, or the one file.
+
+    Raises:
+        DataError: No such path, no readable file, or several parts and none of them for training.
+    """
+    files = data_files(path)
+    if not path.is_dir():
+        return LocalParts(tuple(files))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(part_of(file.relative_to(path)), []).append(file)
+    unnamed = found.pop("", [])
+    if "train" in found and not any(extension_of(file) == ".txt" for file in found["train"]):
+        notes = [file for file in unnamed if extension_of(file) == ".txt"]  # a licence, a vocabulary
+        unnamed = [file for file in unnamed if file not in notes]
+        found |= {"unnamed text": notes} if notes else {}
+    train = sorted([*found.pop("train", []), *unnamed])
+    if not train and len(found) == 1:
+        name, train = found.popitem()
+        get_logger().info(f"{path}: reading its only part, {name}")
+    if not train:
+        named = "; ".join(f"{name}: {_shown(path, part)}" for name, part in found.items())
+        raise DataError(f"The folder {path} has no training files ({named}). Name the files to train on.")
+    validation = found.pop("validation", [])
+    if validation:
+        get_logger().info(f"{path}: for validation: {_shown(path, validation)}")
+    for name, part in found.items():
+        get_logger().info(f"{path}: not trained on ({name}): {_shown(path, part)}")
+    return LocalParts(tuple(train), tuple(validation), path)
+
+
+def _shown(folder: Path, files: Sequence[Path]) -> str:
+    names = [str(file.relative_to(folder)) for file in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

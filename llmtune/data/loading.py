@@ -14,8 +14,7 @@ import datasets
 from llmtune.data.archives import unpacked_folder
 from llmtune.data.files import Located, extension_of
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
-from llmtune.data.items import check_source, expand, is_hub_source, parse_hub_source
-from llmtune.data.local import local_parts
+from llmtune.data.items import check_source, expand, is_hub_source, local_parts, parse_hub_source
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item

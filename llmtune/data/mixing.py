@@ -13,11 +13,11 @@ from typing import TypeAlias
 import datasets
 import numpy as np
 
-from llmtune.data.identity import count_placeholders, fill_identity
 from llmtune.data.image_marks import with_image_folder
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item, split_items
 from llmtune.data.loading import load_source
+from llmtune.data.row_cache import count_placeholders, fill_identity
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
 from llmtune.hub.settings import HubOptions

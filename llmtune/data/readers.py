@@ -6,19 +6,25 @@ raises. `json_stream` holds the JSON layouts, `delimited` CSV and similar, `tabl
 
 from __future__ import annotations
 
+import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from llmtune.data.delimited import read_delimited
-from llmtune.data.files import Located, data_files, extension_of, read_lines
+from llmtune.data.files import BadLine, Located, data_files, extension_of, open_bytes, read_lines
 from llmtune.data.json_stream import read_json
-from llmtune.data.tables import read_table
+from llmtune.data.shapes import is_known_column
+from llmtune.data.values import without_nulls
 from llmtune.errors import DataError
+from llmtune.utils.logging import get_logger
 
-__all__ = ["read_files", "read_rows"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["read_delimited", "read_files", "read_rows", "read_table"]
 
 
 def read_rows(path: Path) -> Iterator[Located]:
@@ -72,3 +78,167 @@ def _read_text(path: Path) -> Iterator[Located]:
     for number, line in read_lines(path):
         if line.strip():
             yield f"line {number}", {"text": line.rstrip("\r\n")}
+
+
+# CSV and similar files: cells separated by commas, semicolons, tabs or bars, with a header
+
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_delimited(path: Path, expected: str) -> Iterator[Located]:
+    """Read the rows below a header.
+
+    Args:
+        expected: The delimiter that the extension implies; the header shows whether it is another one.
+    """
+    csv.field_size_limit(2**31 - 1)
+    delimiter = _delimiter(path, expected)
+    lines = (line for number, line in read_lines(path) if number > 1 or not _names_delimiter(line))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    skipped = int(_names_delimiter(_first_line(path)))
+    while True:
+        start = reader.line_num + 1 + skipped
+        try:
+            cells = next(reader, None)
+        except csv.Error as err:
+            if "unexpected end of data" in str(err):
+                raise DataError(
+                    f"{path}, line {start}: a quotation mark opens in this row and is never closed. Close it."
+                ) from err
+            yield f"line {start}", BadLine(f"not CSV: {err}")
+            continue
+        if cells is None:
+            return
+        if not any(cells):
+            continue
+        if header is None:
+            header = [name.strip() for name in cells]
+            if twice := {name for name in header if header.count(name) > 1}:
+                raise DataError(f"{path}: the header names {sorted(twice)[0]!r} twice. Give each column its own name.")
+        elif len(cells) > len(header):
+            reason = f"{len(cells)} cells where the header has {len(header)}; quote a cell that holds a {delimiter!r}"
+            yield f"line {start}", BadLine(reason, delimiter.join(cells)[:80])
+        else:
+            padded = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
+            yield f"line {start}", dict(zip(header, padded, strict=True))
+
+
+def _first_line(path: Path) -> str:
+    return next((line for _, line in read_lines(path) if line.strip()), "")
+
+
+def _names_delimiter(line: str) -> bool:
+    """`sep=;`, which Excel writes above the header."""
+    return line.lower().startswith("sep=") and len(line.rstrip("\r\n")) == 5
+
+
+def _delimiter(path: Path, expected: str) -> str:
+    """Return the delimiter that gives the most known columns in the header, else the most columns."""
+    first = _first_line(path)
+    if _names_delimiter(first):
+        chosen = first.rstrip("\r\n")[-1]
+    else:
+        counted = {mark: _split(first, mark) for mark in (expected, *DELIMITERS)}
+        chosen = max(counted, key=lambda mark: (sum(map(is_known_column, counted[mark])), len(counted[mark])))
+    if chosen != expected:
+        get_logger().info(f"{path}: cells are separated by {DELIMITERS.get(chosen, repr(chosen))}")
+    return chosen
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+# Read Parquet and Arrow files in batches; where a batch cannot be read, row by row
+
+
+BATCH_ROWS = 1000
+
+
+def read_table(path: Path) -> Iterator[Located]:
+    """Yield the rows of a `.parquet` or `.arrow` file, in Arrow's stream or file layout.
+
+    Raises:
+        DataError: Its bytes are broken.
+    """
+    import pyarrow as pa
+
+    kind = extension_of(path).removeprefix(".")
+    number = 0
+    try:
+        for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
+            for row in _rows(batch):
+                number += 1
+                yield f"row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+        cause = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise DataError(f"{path} is a broken {kind} file ({cause}). Download or write it again.") from err
+
+
+def _source(path: Path) -> Any:
+    import pyarrow as pa
+
+    if path.suffix.lower() != ".gz":
+        return str(path)
+    with open_bytes(path) as file:
+        return pa.BufferReader(file.read())
+
+
+def _parquet_batches(path: Path) -> Iterable[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    batches: Iterable[pa.RecordBatch] = pq.ParquetFile(_source(path)).iter_batches(batch_size=BATCH_ROWS)
+    return batches
+
+
+def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    if not path.stat().st_size:
+        return
+    source = _source(path)
+    opened = pa.memory_map(source) if isinstance(source, str) else source
+    try:
+        reader = pa.ipc.open_stream(opened)
+        batches: Iterable[pa.RecordBatch] = iter(reader)
+    except pa.ArrowInvalid:
+        opened.seek(0)
+        file = pa.ipc.open_file(opened)
+        batches = (file.get_batch(index) for index in range(file.num_record_batches))
+    for batch in batches:
+        _validate(batch)
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
+
+
+def _validate(batch: pa.RecordBatch) -> None:
+    """Check offsets: a damaged one would be read beyond the end of the file. Texts are decoded one by one later."""
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as err:
+        if "UTF8" not in str(err):
+            raise
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadLine]:
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except ValueError:  # text that is not UTF-8, a date outside Python's range
+        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    return (row if isinstance(row, BadLine) else without_nulls(row) for row in rows)
+
+
+def _row(batch: pa.RecordBatch) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as err:
+        return BadLine("it holds text that is not UTF-8", repr(bytes(err.object[:80])))
+    except ValueError as err:
+        return BadLine(f"it holds a value that cannot be read: {err}")

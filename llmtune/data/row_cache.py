@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from llmtune.data.canonical import FORMATS_VERSION
-from llmtune.errors import OutputError
+from llmtune.data.rows import new_digest, write_records
+from llmtune.errors import OutputError, UsageError
 from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
-from llmtune.utils.cache import cache_root
-from llmtune.utils.files import read_json, write_json
+from llmtune.utils.files import cache_root, read_json, write_json
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["REPORT_FILE", "ROWS_FILE", "cached_report", "is_damaged", "open_cached", "row_folder", "store"]
+__all__ = [
+    "REPORT_FILE",
+    "ROWS_FILE",
+    "cached_report",
+    "count_placeholders",
+    "fill_identity",
+    "fill_record",
+    "identity_values",
+    "is_damaged",
+    "open_cached",
+    "row_folder",
+    "store",
+]
+
 
 ROWS_FILE, REPORT_FILE, SEAL_FILE = "rows.arrow", "report.json", "seal.json"
 
@@ -74,3 +90,95 @@ def row_folder(key: str) -> Path:
     llmtune samples the same ones.
     """
     return cache_root() / "rows" / f"{key}-{FORMATS_VERSION}"
+
+
+# Fill the model's name and author into self-identity datasets
+
+
+PLACEHOLDER = re.compile(r"\{\{(NAME|AUTHOR)\}\}")
+TEXTS = ("content", "reasoning")
+CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+
+
+def fill_identity(
+    dataset: datasets.Dataset, model_name: Sequence[str] = (), model_author: Sequence[str] = ()
+) -> tuple[datasets.Dataset, int]:
+    """Replace `{{NAME}}` and `{{AUTHOR}}` in the contents and the thoughts of the messages.
+
+    Args:
+        dataset: In the canonical schema. Not mutated.
+        model_name: One or two forms: the first for conversations with Chinese characters, the last for the others.
+            Empty leaves the placeholder.
+        model_author: Likewise.
+
+    Returns:
+        The dataset, the same object where nothing changes, and how many rows changed.
+    """
+    values = identity_values(model_name, model_author)
+    if not values or not _any_placeholder(dataset):
+        return dataset, 0
+    changed = 0
+
+    def records() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for record in dataset:
+            filled = fill_record(record, values)
+            changed += filled != record
+            yield filled
+
+    def fill(folder: Path) -> str:
+        write_records(records(), folder / ROWS_FILE)
+        write_json(folder / REPORT_FILE, {"filled": changed})
+        return str(new_digest("identity", dataset._fingerprint, sorted(values.items())).hexdigest())
+
+    key = store(fill)
+    return (open_cached(key), changed) if changed else (dataset, 0)
+
+
+def count_placeholders(dataset: datasets.Dataset) -> int:
+    """Count the rows that hold `{{NAME}}` or `{{AUTHOR}}` in a message."""
+    if not _any_placeholder(dataset):
+        return 0
+    return sum(any(PLACEHOLDER.search(text) for text in _texts(row)) for row in dataset)
+
+
+def _texts(record: dict[str, Any]) -> Iterator[str]:
+    for message in record["messages"]:
+        yield from (message[key] for key in TEXTS if message[key] is not None)
+
+
+def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
+    forms = (value,) if isinstance(value, str) else tuple(value)
+    if len(forms) > 2:
+        raise UsageError(f"--{flag} takes one or two forms, the Chinese one first, not {len(forms)}.")
+    return forms
+
+
+def _any_placeholder(dataset: datasets.Dataset) -> bool:
+    """Return whether the whole table, whatever rows are selected from it, may hold one: fast, no false negatives."""
+    for batch in dataset.data.table.select(["messages"]).to_batches():
+        for key in TEXTS:
+            texts = pc.struct_field(pc.list_flatten(batch.column(0)), key)
+            if pc.any(pc.match_substring_regex(texts, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
+                return True
+    return False
+
+
+def identity_values(model_name: Sequence[str] = (), model_author: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return the forms of each placeholder that is to be filled."""
+    values = {"NAME": _forms(model_name, "model_name"), "AUTHOR": _forms(model_author, "model_author")}
+    return {name: forms for name, forms in values.items() if forms}
+
+
+def fill_record(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return a canonical record with its placeholders filled."""
+    chinese = any(CJK.search(text) for text in _texts(record))
+
+    def value(match: re.Match[str]) -> str:
+        forms = values.get(match[1])
+        return match[0] if forms is None else forms[0] if chinese else forms[-1]
+
+    def filled(message: dict[str, Any]) -> dict[str, Any]:
+        return message | {key: PLACEHOLDER.sub(value, message[key]) for key in TEXTS if message[key] is not None}
+
+    return {**record, "messages": [filled(message) for message in record["messages"]]}

@@ -14,9 +14,8 @@ from typing import Any, TypeAlias
 from datasets import Dataset
 
 from llmtune.data.files import Located
-from llmtune.data.identity import fill_record, identity_values
 from llmtune.data.info import DATASET_MAPPING
-from llmtune.data.items import expand, is_hub_source, parse_hub_source, parse_item, split_items
+from llmtune.data.items import expand, is_hub_source, local_parts, parse_hub_source, parse_item, split_items
 from llmtune.data.loading import (
     AS_THEY_ARE,
     Rules,
@@ -24,10 +23,9 @@ from llmtune.data.loading import (
     made_rows,
     rules_of,
 )
-from llmtune.data.local import local_parts
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
-from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, open_cached, store
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, fill_record, identity_values, open_cached, store
 from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError

@@ -1,4 +1,4 @@
-"""What the processes of a run say to one another. With one process alone, nothing."""
+"""Collectives over the ranks of a run; with one process, they return their argument."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["any_process", "sum_over_processes", "told_by_first", "wait_for_all"]
+__all__ = ["any_rank", "broadcast_from_rank0", "sum_over_ranks", "wait_for_all"]
 
 
-def _together() -> bool:
+def _has_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -18,29 +18,29 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-def any_process(holds: bool) -> bool:
-    """Whether it holds in any process; each has to ask."""
-    return sum_over_processes([float(holds)])[0] > 0
+def any_rank(holds: bool) -> bool:
+    """Whether `holds` is true on any rank. Collective."""
+    return sum_over_ranks([float(holds)])[0] > 0
 
 
-def sum_over_processes(values: list[float]) -> list[float]:
-    """The sum of each value; every process gives as many, and gets the same."""
-    if not _together():
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Return the sum of each value over all ranks. Collective: every rank passes as many values."""
+    if not _has_ranks():
         return values
     sums = torch.tensor(values, dtype=torch.float64, device=_device())
     dist.all_reduce(sums)
     return list(sums.tolist())
 
 
-def told_by_first(value: Any) -> Any:
-    """What the first process gives, in all of them. It must be picklable."""
-    if not _together():
+def broadcast_from_rank0(value: Any) -> Any:
+    """Return rank 0's value on all ranks. Collective; it must be picklable."""
+    if not _has_ranks():
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0, device=_device())
-    return told[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=_device())
+    return values[0]
 
 
 def wait_for_all() -> None:
-    if _together():
+    if _has_ranks():
         dist.barrier()

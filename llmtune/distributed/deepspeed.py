@@ -50,7 +50,7 @@ def ready_deepspeed(*, on_cpu: bool) -> None:
             release_dead_builds()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if not is_distributed():  # DeepSpeed asks for a group even of one
+    if not is_distributed():  # DeepSpeed needs a process group even for one process
         defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         for name, value in {**defaults, "MASTER_PORT": str(_free_port())}.items():
             os.environ.setdefault(name, value)

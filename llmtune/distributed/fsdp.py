@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
 
-__all__ = ["fsdp_fields", "is_divided", "let_cpus_divide", "stored_names", "whole_state_dict"]
+__all__ = ["fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
 
 
 def fsdp_fields(args: SftArguments) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def fsdp_fields(args: SftArguments) -> dict[str, Any]:
     }
 
 
-def let_cpus_divide() -> None:
+def let_cpus_shard() -> None:
     """Let accelerate 1.15 apply FSDP2 on CPUs.
 
     Without it, `AcceleratorState.__init__` (accelerate/state.py) looks at the FSDP plugin for accelerators alone, and
@@ -56,7 +56,7 @@ def let_cpus_divide() -> None:
     state.AcceleratorState.__init__ = with_cpus
 
 
-def is_divided(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP2 has really divided a model's weights."""
     from torch.distributed.tensor import DTensor
 

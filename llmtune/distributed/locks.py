@@ -11,8 +11,7 @@ from pathlib import Path
 
 from llmtune.distributed.ranks import is_distributed, local_rank, local_world_size
 from llmtune.errors import LlmtuneError
-from llmtune.utils.cache import cache_root
-from llmtune.utils.files import write_text
+from llmtune.utils.files import cache_root, write_text
 
 __all__ = ["first_on_this_machine"]
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import set_seed
 
 from llmtune.evaluation.choices import ChoiceQuestion
-from llmtune.evaluation.journal import Journal
-from llmtune.evaluation.likelihood import Likelihood, Pair, likelihoods
-from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.results import result_of
+from llmtune.evaluation.results import Journal
+from llmtune.inference.engine import Engine, Sampling, pad_left
+from llmtune.inference.infer import result_of
 from llmtune.types import Conversation, Message
 
-__all__ = ["answer_rows", "choice_scores", "continuation"]
+__all__ = ["Likelihood", "Pair", "answer_rows", "choice_scores", "continuation", "likelihoods"]
 
 
 def answer_rows(
@@ -97,3 +98,45 @@ def continuation(engine: Engine, prompt: Conversation, prompt_ids: Sequence[int]
     stops = set(engine.template.stop_token_ids)
     end = next((place for place, token in enumerate(found) if token in stops), len(found))
     return found[:end]
+
+
+# Log-likelihoods of given continuations of given prompts
+
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt (at least one) and of a continuation."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Score of a continuation. `logprob`: sum of its log-likelihoods. `is_greedy`: whether greedy decoding gives it."""
+
+    logprob: float
+    is_greedy: bool
+
+
+@torch.no_grad()
+def likelihoods(model: Any, pairs: Sequence[Pair], pad_token_id: int) -> list[Likelihood]:
+    """Score one batch. Logits are computed only for the longest continuation's positions, [B, C + 1, V]."""
+    if not pairs:
+        return []
+    batch = pad_left([[*prompt, *continuation] for prompt, continuation in pairs], pad_token_id)
+    longest = max(len(continuation) for _, continuation in pairs)
+    batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+        options["logits_to_keep"] = longest + 1
+    logits = model(**batch, **options).logits[:, -(longest + 1) :].float()
+    found = []
+    for row, (_, continuation) in enumerate(pairs):
+        size = len(continuation)
+        if not size:
+            found.append(Likelihood(0.0, True))
+            continue
+        targets = torch.tensor(list(continuation), device=logits.device)
+        own = torch.log_softmax(logits[row, -size - 1 : -1], dim=-1)
+        chosen = own.gather(1, targets[:, None])[:, 0]
+        found.append(Likelihood(float(chosen.double().sum()), bool((own.argmax(-1) == targets).all())))
+    return found

@@ -12,19 +12,14 @@ from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.evaluation.answers import answer_rows, choice_scores
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
-from llmtune.evaluation.journal import Journal
-from llmtune.evaluation.loss import loss_scores
-from llmtune.evaluation.results import Scores, write_results
-from llmtune.evaluation.scores import answer_scores
-from llmtune.evaluation.settings import claim_folder, digest
+from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
+from llmtune.evaluation.scores import answer_scores, loss_scores
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.infer import readable_rows, rows_to_answer
+from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
 from llmtune.inference.load import load_engine
-from llmtune.inference.results import InferResult, scored_pair
 from llmtune.metrics.info import METRIC_MAPPING
 from llmtune.types import Conversation
-from llmtune.utils.logging import get_logger
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import get_logger, quiet_libraries
 
 __all__ = ["Scores", "evaluate"]
 

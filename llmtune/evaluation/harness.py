@@ -9,7 +9,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
-from llmtune.evaluation.likelihood import Likelihood, likelihoods
+from llmtune.evaluation.answers import Likelihood, likelihoods
 from llmtune.inference.engine import Engine, Sampling, pad_left
 from llmtune.types import Conversation, Message
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmtune.checkpoint import step_of
+from llmtune.arguments.evaluate import EvaluateArguments
+from llmtune.checkpoint import ADAPTER_CONFIG, step_of
+from llmtune.data.canonical import to_record
+from llmtune.errors import OutputError
+from llmtune.evaluation.choices import ChoiceQuestion
+from llmtune.inference.engine import Sampling
 from llmtune.run.curves import draw_curves
-from llmtune.utils.files import write_json, write_text
+from llmtune.types import Conversation
+from llmtune.utils.files import ensure_writable_folder, read_json, write_json, write_text
 from llmtune.utils.logging import get_logger
 from llmtune.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
 
-__all__ = ["Scores", "write_results"]
+__all__ = ["Journal", "Scores", "claim_folder", "digest", "write_results"]
+
 
 Scores = dict[str, dict[str, float]]
 """Scores by checkpoint: percentages, except for `loss`, `perplexity` and `token_acc`, a fraction."""
@@ -38,3 +47,109 @@ def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None
         pictures = draw_curves(folder / "curves.jsonl", folder)
         get_logger().info("Curves: %s", ", ".join(str(picture) for picture in pictures))
     get_logger().info("Results: %s", folder)
+
+
+# Journal of finished records, line by line, with which a killed evaluation resumes
+
+
+class Journal:
+    """One JSON record per line, each with its `index`. An incomplete last line is dropped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.records: dict[int, dict[str, Any]] = {}
+        if file.is_file():
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    self.records[int(record["index"])] = record
+                except (ValueError, KeyError, TypeError):
+                    continue
+            self._write_all()
+
+    def add(self, records: Iterable[dict[str, Any]]) -> None:
+        lines = []
+        for record in records:
+            self.records[record["index"]] = record
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write("".join(lines))
+        except OSError as err:
+            raise OutputError(f"Cannot write {self.file}: {err.strerror}. Free some space and start again.") from err
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Sort the records by index, in the file as well, and return them."""
+        self.records = dict(sorted(self.records.items()))
+        self._write_all()
+        return list(self.records.values())
+
+    def _write_all(self) -> None:
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in self.records.values()]
+        write_text(self.file, "".join(lines))
+
+
+# Settings of a results folder: a resumed evaluation must use the same
+
+
+FILE = "eval_args.json"
+WEIGHTS = ("*.safetensors", "*.bin", ADAPTER_CONFIG)
+
+
+def digest(rows: Sequence[Conversation], questions: Sequence[ChoiceQuestion]) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(to_record(row), sort_keys=True).encode("utf-8", "surrogatepass"))
+    for question in questions:
+        found.update(repr(question).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()[:16]
+
+
+def claim_folder(args: EvaluateArguments, metrics: Sequence[str], data: str) -> Path:
+    """Return the results folder, new or of an earlier call with the same settings.
+
+    Raises:
+        OutputError: It holds results of other settings, or cannot be written.
+    """
+    folder = args.result_folder()
+    first = args.first
+    settings: dict[str, Any] = {
+        "checkpoints": {name: _identity(place) for name, place in args.names().items()},
+        "model_type": first.model_type,
+        "model_id_or_path": first.model_id_or_path,
+        "template_type": first.template_type,
+        "system": first.system,
+        "chat_template_kwargs": first.chat_template_kwargs,
+        "max_length": first.max_length,
+        "dtype": first.dtype,
+        "quantization_bit": first.quantization_bit,
+        "data": data,
+        "metrics": list(metrics),
+        "suite": [*args.suite, args.num_fewshot, args.num_samples, args.suite_chat, args.suite_path]
+        if args.suite
+        else [],
+        "choice_style": args.choice_style,
+        "eval_batch_size": args.eval_batch_size,
+        "seed": args.seed,
+        "sampling": repr(Sampling.of(args)),
+    }
+    settings = json.loads(json.dumps(settings))
+    ensure_writable_folder(folder, flag="--output_dir")
+    before = read_json(folder / FILE)
+    if before and before != settings:
+        names = [name for name in settings if before.get(name) != settings[name]]
+        raise OutputError(
+            f"{folder} holds an evaluation with other settings ({', '.join(names)}). Give another --output_dir, or "
+            "remove it to start again."
+        )
+    write_json(folder / FILE, settings)
+    return folder
+
+
+def _identity(checkpoint: Path | None) -> Any:
+    """Return the path of a checkpoint with sizes and times of its weights, which may have been replaced."""
+    if checkpoint is None:
+        return None
+    files = sorted(file for pattern in WEIGHTS for file in checkpoint.glob(pattern))
+    return [str(checkpoint.resolve()), *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
-from llmtune.evaluation.results import Scores, write_results
-from llmtune.evaluation.settings import claim_folder
+from llmtune.evaluation.results import Scores, claim_folder, write_results
 from llmtune.inference.load import load_engine
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger

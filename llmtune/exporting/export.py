@@ -15,8 +15,7 @@ from llmtune.errors import OutputError, UsageError
 from llmtune.merging.streamed import merge_checkpoint
 from llmtune.run.model_card import card_of, write_card
 from llmtune.utils.files import atomic_folder
-from llmtune.utils.logging import get_logger
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import get_logger, quiet_libraries
 
 __all__ = ["export", "merge"]
 

@@ -21,8 +21,8 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError
-from llmtune.evaluation.journal import Journal
-from llmtune.evaluation.loss import loss_scores
+from llmtune.evaluation.results import Journal
+from llmtune.evaluation.scores import loss_scores
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.infer import rows_to_answer
 from llmtune.inference.load import load_engine
@@ -31,8 +31,7 @@ from llmtune.models.prequantized import PACKAGES
 from llmtune.models.quantization import need_bitsandbytes
 from llmtune.types import Conversation
 from llmtune.utils.files import write_json
-from llmtune.utils.logging import get_logger
-from llmtune.utils.quiet import quiet_gptqmodel
+from llmtune.utils.logging import get_logger, quiet_gptqmodel
 
 __all__ = ["need_quantizer", "quantize"]
 

@@ -16,8 +16,7 @@ from llmtune.hub.modelscope import ModelScope
 from llmtune.hub.repo import Hub, RemoteFile, Repo
 from llmtune.hub.settings import offline
 from llmtune.hub.settings import use_hf as is_hf_wanted
-from llmtune.utils.cache import cache_root
-from llmtune.utils.files import read_json, write_json
+from llmtune.utils.files import cache_root, read_json, write_json
 from llmtune.utils.logging import get_logger
 
 __all__ = ["fetch_dataset", "fetch_model"]

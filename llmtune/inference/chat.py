@@ -8,7 +8,7 @@ from typing import Any
 from llmtune.data.image_marks import with_talk_images
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.inference.thoughts import split_answer
+from llmtune.inference.texts import split_answer
 from llmtune.types import Conversation, Message
 
 __all__ = ["chat"]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from llmtune.inference.sampling import Sampling
-from llmtune.inference.stops import StopAutomaton
-from llmtune.inference.texts import HALF, Frame, StopWords, TokenText
+from llmtune.inference.texts import HALF, Frame, StopAutomaton, StopWords, TokenText
 from llmtune.types import Encoded
 
 if TYPE_CHECKING:

@@ -20,10 +20,9 @@ from tqdm import tqdm
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
-from llmtune.merging.files import complete_merged, write_config
+from llmtune.merging.files import ShardWriter, complete_merged, parse_size, write_config
 from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
 from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
-from llmtune.merging.shards import ShardWriter, parse_size
 from llmtune.merging.weights import Group, Unstreamable, Weights
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization

@@ -1,4 +1,4 @@
-"""What activation checkpointing keeps: nothing of a layer but its input, or also what is dear to compute again."""
+"""Activation checkpointing: keep only the input of a layer, or also what is expensive to recompute."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 __all__ = ["checkpointing_kwargs"]
 
 _ATEN = torch.ops.aten
-_PRODUCTS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
-"""Matrix products, and where among their arguments the factors begin."""
+_MATMULS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
+"""Matmuls, and the index of their first factor among the arguments."""
 
 CHEAP = 8
-"""A product is computed again where its result is more than so many times as wide as the sum it takes for a number:
-that of the second matrix of a LoRA adapter."""
+"""A matmul is recomputed if its output is this many times wider than its reduction dimension, as for LoRA's B."""
 
 
 def checkpointing_kwargs(mode: str) -> dict[str, Any]:
     """Arguments of `torch.utils.checkpoint.checkpoint` for `selective` or `full`.
 
-    Selective keeps the results of matrix products and of attention and computes again what costs bandwidth alone:
-    norms, activations, products of elements, casts. Source of the idea: Korthikanti et al., arXiv 2205.05198; the
-    mechanism is torch's own.
+    Selective keeps the outputs of matmuls and attention and recomputes what costs bandwidth only: norms, activations,
+    elementwise products, casts. Source of the idea: Korthikanti et al., arXiv 2205.05198; the mechanism is torch's own.
     """
     if mode == "full":
         return {"use_reentrant": False}
@@ -31,12 +29,12 @@ def checkpointing_kwargs(mode: str) -> dict[str, Any]:
 
 
 def selective_contexts() -> Any:
-    """A function by name, not a lambda: TrainingArguments are written to a file by it."""
+    """Return the contexts; a named function, not a lambda, since TrainingArguments are saved with its name."""
     return create_selective_checkpoint_contexts(_policy)
 
 
 def _policy(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
-    first = _PRODUCTS.get(operation.overloadpacket)
+    first = _MATMULS.get(operation.overloadpacket)
     if first is None:
         keep = "attention" in operation.name()
     else:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llmtune.distributed.ranks import local_rank, local_world_size
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["first_device", "memory_limits", "own_gpus", "spread_options"]
+__all__ = ["device_name", "first_device", "memory_limits", "own_gpus", "spread_options"]
 
 MARGIN = 0.9
 """Share of a GPU's free memory that weights may take: activations come on top."""
+
+
+def device_name() -> str:
+    """The GPU of this process, or its CPU and threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def own_gpus(num_gpus: int, rank: int, num_processes: int) -> list[int]:

@@ -26,12 +26,12 @@ class ModelFlops:
     """Operations of forward and backward: a token, a learned position, a token of context."""
 
     per_token: float
-    per_learned: float
+    per_trainable: float
     per_context: float
 
-    def of(self, tokens: int, learned: int, contexts: int) -> float:
+    def of(self, tokens: int, trainable: int, contexts: int) -> float:
         """Operations for so many tokens; `contexts`: the sum over tokens of how many each attends to, itself too."""
-        return self.per_token * tokens + self.per_learned * learned + self.per_context * contexts
+        return self.per_token * tokens + self.per_trainable * trainable + self.per_context * contexts
 
 
 def model_flops(model: Any) -> ModelFlops:

@@ -1,4 +1,4 @@
-"""Kernels beside attention: Liger's, those of the hub, compiled layers, the fused optimizer; what is really active."""
+"""Kernels other than attention: Liger, the kernel hub, torch.compile, the fused optimizer; and which are active."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 LIGER_SETTINGS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-"""The loss is ours: Liger's would compute it at every position, or be passed by."""
+"""The loss is ours: Liger's would compute logits at every position, or be bypassed."""
 
 
 def check_kernels(args: SftArguments) -> None:
-    """Refuse what this machine lacks, while it costs nothing.
+    """Refuse kernels that this machine cannot run.
 
     Raises:
         UsageError: A GPU or a compiler is missing. MissingPackageError: A package is.
@@ -44,7 +44,7 @@ def check_kernels(args: SftArguments) -> None:
         (args.use_kernels, "--use_kernels", "kernels"),
     ):
         if asked and not on_gpu:
-            raise UsageError(f"{flag} true needs a GPU. Leave it away: on a CPU, torch's own kernels are used.")
+            raise UsageError(f"{flag} true needs a GPU. Remove it: on a CPU, torch's kernels are used.")
         if asked and importlib.util.find_spec(package) is None:
             extra = flag.rpartition("_")[2]
             name = package.replace("_", "-")
@@ -52,37 +52,37 @@ def check_kernels(args: SftArguments) -> None:
     if args.torch_compile and on_gpu and importlib.util.find_spec("triton") is None:
         raise MissingPackageError("--torch_compile true needs triton on a GPU. Install it with: pip install triton")
     if args.torch_compile and not on_gpu and not any(map(shutil.which, _compilers())):
-        raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or leave the flag away.")
+        raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or remove the flag.")
 
 
 def default_optimizer() -> str:
-    """AdamW in one kernel where there is a GPU.
+    """Fused AdamW on a GPU, else plain AdamW.
 
-    On a CPU, too, its step is faster (0.29 against 1.43 ms for LoRA's sizes, 2 cores, torch 2.13), which is little of a
-    step there, and its last digits differ (3e-8): `--optim adamw_torch_fused` asks for it.
+    The fused step is faster on a CPU too (0.29 against 1.43 ms for LoRA's sizes, 2 cores, torch 2.13), but that is
+    little of a step there, and its last digits differ (3e-8): `--optim adamw_torch_fused` selects it.
     """
     return "adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch"
 
 
 def compile_layers(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
-    """Compile each layer of the decoder for itself, which are all of one kind: one compilation serves them all.
+    """Compile each decoder layer separately; as they are alike, one compilation serves all.
 
-    The loss and what lies around the layers stay as they are; so does the model's structure, and what is saved.
+    Loss, embeddings, the structure of the model and its checkpoints are unchanged.
     """
     if not args.torch_compile:
         return
     layers = [module for module in model.modules() if _is_layer(module)]
     if not layers:
-        get_logger().warning("--torch_compile has no effect: %s has no list of layers.", type(model).__name__)
+        get_logger().warning("--torch_compile has no effect: %s has no decoder layers.", type(model).__name__)
         return
     for layer in layers:
         layer.compile()
-    decisions.note(f"{len(layers)} layers of the decoder are compiled at the first step, which takes a while.")
+    decisions.fact("torch.compile", f"{len(layers)} decoder layers, compiled at the first step, which takes minutes")
 
 
 @contextlib.contextmanager
 def without_compiling(model: nn.Module) -> Iterator[None]:
-    """Generation meets a new length at every token: what is compiled runs as it was written meanwhile."""
+    """Run compiled layers eagerly within the block: generation has a new length at every token."""
     if any(module._compiled_call_impl is not None for module in model.modules()):
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -91,7 +91,7 @@ def without_compiling(model: nn.Module) -> Iterator[None]:
 
 
 def note_kernels(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
-    """Say which kernels are in the model, read off its modules; warn where one was asked for and is not there."""
+    """Note which kernels the model's modules use; warn if a requested kernel is not used."""
     for asked, flag, package in (
         (args.use_liger, "--use_liger", "liger_kernel"),
         (args.use_kernels, "--use_kernels", "kernels"),
@@ -100,13 +100,13 @@ def note_kernels(model: nn.Module, args: SftArguments, decisions: Decisions) -> 
             continue
         kinds = sorted({type(module).__name__ for module in model.modules() if _comes_from(module, package)})
         if kinds:
-            decisions.note(f"Kernels of {flag}: {', '.join(kinds)}.")
+            decisions.fact(f"Kernels ({flag})", ", ".join(kinds))
         else:
-            get_logger().warning("%s has no effect: there are no such kernels for this model's layers.", flag)
+            get_logger().warning("%s has no effect: it has no kernels for this model's layers.", flag)
 
 
 def _comes_from(module: nn.Module, package: str) -> bool:
-    """Whether a module's class, or the forward that was put into it, is another's than torch's and transformers'."""
+    """Whether a module's class or its replaced forward comes from that kernel package."""
     function = getattr(module.forward, "__func__", module.forward)
     places = (type(module).__module__, str(getattr(function, "__module__", "")))
     if package == "liger_kernel":

@@ -16,7 +16,7 @@ from llmtune.models.prequantized import check_prequantized, leave_uncompiled, lo
 from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json
-from llmtune.utils.quiet import quiet_gptqmodel
+from llmtune.utils.logging import quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch

@@ -111,12 +111,12 @@ def is_linear(module: Any) -> bool:
 
 
 def quantization_note(model: Any) -> str:
-    """One line: which layers are quantised and how, and how much the weights take."""
+    """One line: which layers are quantised and how, and the size of all weights."""
     linear = [(name, module) for name, module in model.named_modules() if is_linear(module)]
     kept = [name.rsplit(".", 1)[-1] for name, module in linear if not _is_quantized_layer(module)]
-    whole = f" {', '.join(dict.fromkeys(kept))} left whole;" if kept else ""
-    count = f"{len(linear) - len(kept)} of {len(linear)} linear layers are quantised to {_how(model)};"
-    return f"{count}{whole} all weights take {model.get_memory_footprint() / 1e6:,.1f} MB."
+    others = f" not quantised: {', '.join(dict.fromkeys(kept))};" if kept else ""
+    count = f"{len(linear) - len(kept)} of {len(linear)} linear layers in {_how(model)};"
+    return f"{count}{others} all weights take {model.get_memory_footprint() / 1e6:,.1f} MB"
 
 
 def _is_quantized_layer(module: Any) -> bool:
@@ -131,11 +131,11 @@ def _how(model: Any) -> str:
         return "8 bits (torchao, int8)"
     if method != "bitsandbytes":
         kernel = next((type(module).__name__ for module in model.modules() if is_packed(module)), "no kernel")
-        return f"{config.bits} bits ({method.upper()}, groups of {config.group_size}; saved so, computed by {kernel})"
+        return f"{config.bits} bits ({method.upper()}, group size {config.group_size}; kernel {kernel})"
     if not config.load_in_4bit:
         return "8 bits (int8)"
-    double = ", constants too" if config.bnb_4bit_use_double_quant else ""
-    return f"4 bits ({config.bnb_4bit_quant_type}{double}; computed in {_short(config.bnb_4bit_compute_dtype)})"
+    double = ", double quantisation" if config.bnb_4bit_use_double_quant else ""
+    return f"4 bits ({config.bnb_4bit_quant_type}{double}; compute dtype {_short(config.bnb_4bit_compute_dtype)})"
 
 
 def _short(dtype: Any) -> str:

@@ -28,9 +28,9 @@ __all__ = [
     "CHUNK_POSITIONS",
     "LearnedLoss",
     "LogitMap",
-    "has_divided_weights",
-    "install_learned_loss",
-    "learned_cross_entropy",
+    "has_sharded_weights",
+    "install_supervised_loss",
+    "supervised_cross_entropy",
 ]
 
 CHUNK_POSITIONS = 256
@@ -44,12 +44,12 @@ class LearnedLoss(ModelOutput):
     """What a model with the learned loss returns when it is given labels.
 
     `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
-    weights, `total_weight`: their mean. `num_learned`: K, which is that sum where all weigh 1. `num_correct`: how many
-    of them are the most likely token; counted in evaluation only.
+    weights, `total_weight`: their mean. `num_trainable`: K, which is that sum where all weigh 1. `num_correct`: how
+    many of them are the most likely token; counted in evaluation only.
     """
 
     loss: Tensor | None = None
-    num_learned: Tensor | None = None
+    num_trainable: Tensor | None = None
     num_correct: Tensor | None = None
     total_weight: Tensor | None = None
 
@@ -74,7 +74,7 @@ class LogitMap:
         return grad * self.scale if self.scale != 1.0 else grad
 
 
-def learned_cross_entropy(
+def supervised_cross_entropy(
     hidden: Tensor,
     head: nn.Module,
     targets: Tensor,
@@ -210,7 +210,7 @@ def _loss_and_gradient(
     return loss, logit_map.backward(grad, mapped)
 
 
-def install_learned_loss(model: nn.Module) -> None:
+def install_supervised_loss(model: nn.Module) -> None:
     """Give a causal language model a forward that, with labels, computes the learned loss; without, its own.
 
     The model is changed in place, at its innermost: wrappers (PEFT, DDP, FSDP) keep working around it. Whether
@@ -233,7 +233,7 @@ def install_learned_loss(model: nn.Module) -> None:
             get_logger().warning(text, type(inner).__name__)
         return exact
 
-    if not has_divided_weights(inner):  # else it is tried in the first step, when the weights are brought together
+    if not has_sharded_weights(inner):  # else it is tried in the first step, when the weights are brought together
         is_exact()
 
     def forward(self: Any, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
@@ -256,23 +256,23 @@ def install_learned_loss(model: nn.Module) -> None:
         states = states[:, :-1][learned]
         weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[learned]
         if head is None:
-            total, correct = learned_cross_entropy(states, nn.Identity(), targets, weights=weights)
+            total, correct = supervised_cross_entropy(states, nn.Identity(), targets, weights=weights)
         elif type(head) is nn.Linear:
             total, correct = head(states, targets, logit_map, weights)
         else:
-            total, correct = learned_cross_entropy(states, head, targets, logit_map, weights)
+            total, correct = supervised_cross_entropy(states, head, targets, logit_map, weights)
         count = torch.tensor(len(targets), device=total.device)
         weight = count if weights is None else weights.sum()
         divisor: Any = max(len(targets), 1) if weights is None or not len(targets) else weight
         if num_items is not None:
             divisor = torch.as_tensor(num_items, device=total.device)
-        return LearnedLoss(loss=total / divisor, num_learned=count, num_correct=correct, total_weight=weight)
+        return LearnedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
 
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)
 
 
-def has_divided_weights(model: nn.Module) -> bool:
+def has_sharded_weights(model: nn.Module) -> bool:
     """Whether ZeRO-3 has divided the weights among the processes: they are together within a step only."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
@@ -290,7 +290,7 @@ def _head_forward(
     """
     if targets is None:
         return functional.linear(hidden, head.weight, head.bias)
-    return learned_cross_entropy(hidden, head, targets, logit_map, weights)
+    return supervised_cross_entropy(hidden, head, targets, logit_map, weights)
 
 
 def _same_logits(inner: Any, logit_map: LogitMap) -> bool:

@@ -1,4 +1,4 @@
-"""How much is computed again in the backward pass under `--gradient_checkpointing auto`: as little as memory allows."""
+"""`--gradient_checkpointing auto`: as little recomputation in the backward pass as memory allows."""
 
 from __future__ import annotations
 
@@ -24,24 +24,32 @@ if TYPE_CHECKING:
     from llmtune.run.log import Decisions
     from llmtune.samples.prepare import Prepared
 
-__all__ = ["decide_checkpointing", "free_memory", "least_checkpointing", "resolve_checkpointing", "surely_fits"]
+__all__ = [
+    "decide_checkpointing",
+    "free_memory",
+    "least_checkpointing",
+    "resolve_checkpointing",
+    "surely_fits",
+    "used_memory",
+]
 
 GPU_SHARE, CPU_SHARE = 0.92, 0.8
-"""Of the free memory: the allocator's fragments on a GPU; on a CPU also all else that runs on the machine."""
+"""Usable fraction of the free memory: a GPU's allocator fragments it; a CPU's is shared with other programs."""
 
 Mode = Literal["none", "selective", "full"]
 MODES: tuple[Mode, ...] = ("none", "selective", "full")
 
 
 def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Decisions) -> SftArguments:
-    """The arguments with what `--gradient_checkpointing auto` comes to on this machine, and a line that says why."""
+    """Return the arguments with `--gradient_checkpointing auto` resolved for this machine, and note why."""
     if args.gradient_checkpointing != "auto":
+        decisions.choose("Gradient checkpointing", args.gradient_checkpointing)
         return args
     folder = args.folder()
     batch = Workload.of(args, rows_of(prepared)).batch
     dtype, _ = resolve_dtype(prepared.info, args.dtype)
     mode, reason = decide_checkpointing(args, prepared.info, folder, dtype, batch)
-    decisions.note(reason)
+    decisions.choose("Gradient checkpointing", mode, reason)
     resolved = copy.copy(args)
     resolved.gradient_checkpointing = mode
     return resolved
@@ -50,33 +58,33 @@ def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Dec
 def decide_checkpointing(
     args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
 ) -> tuple[Mode, str]:
-    """The mode for a run on this machine, and the line that says why. `dtype`: what is computed in."""
+    """Return the mode for a run on this machine, and the reason. `dtype`: the compute dtype."""
     on_gpu = torch.cuda.is_available()
     sharding = sharding_of(args, torch.cuda.device_count() if on_gpu else 0)
     free = free_memory() // (1 if on_gpu else sharding.ranks)  # processes on CPUs share the machine's
     limit = free * (GPU_SHARE if on_gpu else CPU_SHARE)
     if surely_fits(read_json(folder / "config.json"), batch, limit):
-        return "none", f"Gradient checkpointing off: the run needs far less than the {gib(free)} that are free."
+        return "none", f"the run needs far less than the {gib(free)} of free memory"
     estimator = Estimator(info, folder, dtype, on_gpu=on_gpu)
     try:
         mode, total = least_checkpointing(args, lambda one: estimator.estimate(one, batch, sharding).total, limit)
     except (LlmtuneError, RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
         reason = " ".join(str(err).split())[:120] or type(err).__name__
         return "none", (
-            f"Gradient checkpointing off: this model's memory cannot be estimated ({reason}). "
-            "Where memory does not suffice: --gradient_checkpointing full."
+            f"the memory of this model cannot be estimated ({reason}); if it does not suffice, use "
+            "--gradient_checkpointing full"
         )
     if mode == "none":
-        return mode, f"Gradient checkpointing off: the run needs about {gib(total)} of {gib(free)} that are free."
-    less = "even so, memory may not suffice" if total > limit else "with less of it, the run does not fit"
+        return mode, f"the run needs about {gib(total)} of {gib(free)} of free memory"
+    less = "memory may not suffice even so" if total > limit else "with less recomputation, it does not fit"
     return mode, (
-        f"Gradient checkpointing {mode}: so the run needs about {gib(total)} of {gib(free)} that are free; {less}. "
-        "It costs compute; `llmtune plan` with the same flags shows other ways."
+        f"the run then needs about {gib(total)} of {gib(free)} of free memory; {less}. "
+        "`llmtune plan` with the same flags shows alternatives"
     )
 
 
 def least_checkpointing(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> tuple[Mode, int]:
-    """The first of none, selective and full whose total is below `limit`, or full; and that total."""
+    """Return the first of none, selective and full whose total is within `limit`, else full; and that total."""
     mode, total = MODES[0], 0
     for mode in MODES:
         tried = copy.copy(args)
@@ -88,7 +96,7 @@ def least_checkpointing(args: SftArguments, total_of: Callable[[SftArguments], i
 
 
 def free_memory() -> int:
-    """Bytes that a run can have on this machine: of its GPU, else of its memory."""
+    """Free bytes of this process's GPU, else of the machine's memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     import psutil
@@ -96,11 +104,20 @@ def free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def surely_fits(config: dict[str, Any], batch: Batch, limit: float) -> bool:
-    """Whether a bound that is far too high lies below the limit: then nothing has to be traced, which takes seconds.
+def used_memory() -> int:
+    """Bytes that this process uses now: on its GPU, else of the machine's memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    import psutil
 
-    A layer keeps 34 numbers a token and hidden unit in half precision (Korthikanti et al., arXiv 2205.05198, section
-    4); taken here are fp32, adapters and a mask for each layer, and that doubled.
+    return int(psutil.Process().memory_info().rss)
+
+
+def surely_fits(config: dict[str, Any], batch: Batch, limit: float) -> bool:
+    """Whether a generous upper bound lies within the limit: then tracing, which takes seconds, is not needed.
+
+    A layer keeps 34 numbers per token and hidden unit in half precision (Korthikanti et al., arXiv 2205.05198, section
+    4); assumed here are fp32, adapters and a mask per layer, and twice that.
     """
     text = config | config.get("text_config", {})
     names = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")

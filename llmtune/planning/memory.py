@@ -1,4 +1,4 @@
-"""The memory of a training run, by part, from the configuration alone."""
+"""Memory of a training run, by part, from config.json only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmtune.planning.shapes import shapes, weight_bytes
 from llmtune.planning.sharding import Sharding
 from llmtune.planning.spread import fullest_share
 from llmtune.planning.trace import Passes, Work, trace_passes
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Estimate", "Estimator"]
 
 FEW_LAYERS = (3, 6)
-"""Depths that are traced instead of a deeper model's: what a layer holds is the same for each."""
+"""Depths traced in place of a deep model: every layer holds the same."""
 
 DEEP = 12
 
@@ -36,24 +36,24 @@ ALONE = Sharding()
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The largest batch of a run: B sequences of T tokens, K of all learned. `packed`: rows lie behind one another."""
+    """Largest batch of a run: B sequences of T tokens, K of them trainable. `packed`: sequences of several samples."""
 
     size: int
     length: int
-    learned: int
+    trainable: int
     padded: bool = False
     packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes on one device, by part, and what else the shapes tell.
+    """Bytes on one device, by part, and counts from the shapes.
 
     Attributes:
-        activations: What forward keeps for backward, and what either needs for a moment.
-        logits: What the loss needs at the peak.
-        step: What the optimizer's step needs for a moment, when activations are gone.
-        total: The most at any time; not the sum, since activations and the step do not meet.
+        activations: Tensors kept for backward, and temporaries of forward and backward.
+        logits: Memory of the loss at the peak.
+        step: Temporaries of the optimizer step, when activations are freed.
+        total: Peak; not the sum, since activations and the step do not overlap.
         saved: Bytes of one checkpoint on disk, (weights, optimizer).
     """
 
@@ -76,12 +76,12 @@ class Estimate:
 
 @dataclass
 class Estimator:
-    """Estimates for one model. Shapes and traces that several estimates share are made once.
+    """Estimates for one model; shapes and traces are cached.
 
     Attributes:
         folder: With config.json.
-        dtype: What is computed in: bf16, fp16 or fp32. Full fine-tuning keeps fp32 weights all the same.
-        on_gpu: Whether the device is a GPU: what optimizers do there differs.
+        dtype: Compute dtype: bf16, fp16 or fp32. Full fine-tuning keeps fp32 master weights.
+        on_gpu: Whether the device is a GPU, where optimizers work differently.
     """
 
     info: ModelInfo
@@ -95,8 +95,8 @@ class Estimator:
         """Estimate a run.
 
         Raises:
-            ModelError: transformers makes no model of the configuration. RuntimeError, and what else a model's own
-                code raises: its passes cannot be traced, since they look at numbers.
+            ModelError: transformers cannot build a model from the configuration. RuntimeError, or other errors of the
+                model's code: it cannot be traced, since it depends on tensor values.
         """
         quiet_libraries()
         key = self._key(args)
@@ -105,13 +105,13 @@ class Estimator:
             model = shapes(args, self.info, self.folder, kept, None)
             self._counted[key, sharding.spread] = _Static.of(model, args, sharding.spread)
         static: _Static = self._counted[key, sharding.spread]
-        # Divided weights come together in what is computed in; elsewhere autocast keeps a copy of each for backward.
+        # Sharded weights are gathered in the compute dtype; elsewhere autocast keeps a copy of each for backward.
         computed = self.dtype if sharding.weights > 1 else kept
         passes = self._passes(args, batch, key, computed)
         tensors = static.trained
         optimizer = args.optim or DEFAULT_OPTIMIZER
         states = state_bytes(optimizer, tensors, self.on_gpu)
-        # DDP copies gradients into buckets of its own
+        # DDP copies gradients into buckets
         buckets = static.gradients if sharding.ranks > 1 and sharding.gradients == 1 else 0
         gathered = static.largest_layer if sharding.weights > 1 else 0
         weights = 0 if sharding.offloads_weights else static.weights // sharding.weights
@@ -134,7 +134,7 @@ class Estimator:
         work = Work(
             batch=batch.size,
             length=batch.length,
-            learned=max(batch.learned, 1),
+            trainable=max(batch.trainable, 1),
             masked=(batch.padded or batch.packed) and not self._maskless(args, batch),
             accumulates=args.gradient_accumulation_steps > 1,
             checkpointing="none" if args.gradient_checkpointing == "auto" else str(args.gradient_checkpointing),
@@ -148,12 +148,12 @@ class Estimator:
         config = native_config(self.folder, trust_remote_code=args.trust_remote_code)
         depth = layer_count(config)
         marked = copy.copy(args)
-        marked.gradient_checkpointing = work.checkpointing  # type: ignore[assignment]  # adapters look at it
+        marked.gradient_checkpointing = work.checkpointing  # type: ignore[assignment]  # adapters read it
 
         def at(layers: int | None) -> Passes:
             return trace_passes(shapes(marked, self.info, self.folder, kept, layers), work)
 
-        # Without held gradients the peak may lie at the end of backward in deep models alone.
+        # Without accumulated gradients, only deep models may peak at the end of backward.
         straight = work.accumulates or args.sft_type != "full"
         if depth <= DEEP or not _uniform(config.get_text_config()) or not straight:
             return at(None)
@@ -162,7 +162,7 @@ class Estimator:
         return Passes(round(more.peak + by_layer * (depth - FEW_LAYERS[1])), more.loss)
 
     def _kept(self, args: SftArguments) -> torch.dtype:
-        """Dtype of the weights as they lie in memory: see `llmtune.training.build`."""
+        """Dtype of the stored weights: see `llmtune.training.build`."""
         return torch.float32 if args.sft_type == "full" else self.dtype
 
     def _key(self, args: SftArguments) -> Any:
@@ -175,7 +175,7 @@ class Estimator:
         return (*(str(getattr(args, name)) for name in names), *others)
 
     def _maskless(self, args: SftArguments, batch: Batch) -> bool:
-        """Whether attention takes rows' bounds instead of a mask: varlen is the choice for packed rows."""
+        """Whether attention takes sequence bounds instead of a mask: varlen is chosen for packing."""
         chosen = getattr(args, "attn_impl", "sdpa")
         if chosen is None and batch.packed and args.use_flash_attn is None:
             return self.on_gpu or not getattr(args, "torch_compile", False)
@@ -184,7 +184,7 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class _Static:
-    """What the shapes tell without a pass."""
+    """Counts from the shapes, without a pass."""
 
     weights: int
     gradients: int
@@ -222,7 +222,7 @@ class _Static:
 
 
 def _uniform(config: Any) -> bool:
-    """Whether each layer holds what the others hold."""
+    """Whether all layers are alike."""
     kinds = set(getattr(config, "layer_types", None) or ())
     some = ("first_k_dense_replace", "mlp_only_layers", "sliding_window_pattern", "no_rope_layers")
     return len(kinds) <= 1 and not any(getattr(config, name, None) for name in some)

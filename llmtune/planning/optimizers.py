@@ -1,4 +1,4 @@
-"""What optimizers keep beside the weights, by transformers' names of them. No torch."""
+"""Memory of optimizer states, by transformers' optimizer names. No torch."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterable, Sequence
 __all__ = ["DEFAULT_OPTIMIZER", "state_bytes", "step_bytes"]
 
 DEFAULT_OPTIMIZER = "adamw_torch_fused"
-"""Where `--optim` is not given: on GPUs. The one of CPUs keeps the same states."""
+"""Default of `--optim` on GPUs. The CPU default keeps the same states."""
 
 _BLOCK = 256
-"""Numbers of an 8-bit state that share one fp32 scale, in bitsandbytes and in torchao."""
+"""Block size of an 8-bit state: numbers per fp32 scale, in bitsandbytes and torchao."""
 
 _SMALL = 4096
 """Tensors below this size keep fp32 states in 8-bit optimizers of bitsandbytes and torchao."""
 
 
 def state_bytes(name: str, tensors: Iterable[tuple[Sequence[int], int, bool]], on_gpu: bool = True) -> int:
-    """Bytes of the states for trained tensors, once the first step is made.
+    """Return the bytes of the optimizer states after the first step.
 
     Args:
         name: `--optim`, one of transformers' OptimizerNames.
-        tensors: Shape, bytes of one number, and whether it is an embedding, which bitsandbytes keeps in fp32.
-        on_gpu: Paged optimizers page there alone: their states count as the machine's.
+        tensors: Shape, bytes per number, and whether it is an embedding, which bitsandbytes keeps in fp32.
+        on_gpu: Paged optimizers page on GPUs only: their states then count as CPU memory.
     """
     return sum(_of_tensor(name, list(shape), size, embedding, on_gpu) for shape, size, embedding in tensors)
 
 
 def step_bytes(name: str, gradients: int, on_gpu: bool) -> int:
-    """What a step needs beside states, for a moment: torch's AdamW on a GPU works on all tensors at a time."""
+    """Return the temporaries of a step: torch's AdamW on a GPU processes all tensors at once."""
     return gradients if on_gpu and name in ("adamw_torch", "adamax", "rmsprop", "adagrad") else 0
 
 

@@ -1,4 +1,4 @@
-"""A model without numbers: its modules from the configuration, with adapters, on no device."""
+"""Models on the meta device: built from the configuration, with adapters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["ShapeOfQuantized", "shapes", "weight_bytes"]
 
 
 class _Dequantized(torch.autograd.Function):
-    """A product with weights that are unpacked for it, in forward and again in backward, and not kept."""
+    """A matmul whose weight is dequantised in forward and again in backward, and not kept."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -42,7 +42,7 @@ class _Dequantized(torch.autograd.Function):
 
 
 class ShapeOfQuantized(nn.Linear):
-    """A linear layer whose weight lies packed in few bits: what it keeps and what it needs, not what it computes."""
+    """A linear layer with a packed quantised weight: models its memory, not its result."""
 
     packed_bits: float
     compute_dtype: torch.dtype
@@ -53,15 +53,15 @@ class ShapeOfQuantized(nn.Linear):
 
 
 def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None) -> Any:
-    """The model that `sft` would train, on the meta device.
+    """Build the model that `sft` would train, on the meta device.
 
     Args:
         folder: With its config.json; no weights are read.
-        dtype: Of the weights, as they are kept.
-        num_layers: Fewer layers than the model has.
+        dtype: Of the stored weights.
+        num_layers: Build fewer layers.
 
     Raises:
-        ModelError: No class of transformers makes a model of this configuration.
+        ModelError: transformers cannot build a model from this configuration.
     """
     config = native_config(folder, trust_remote_code=args.trust_remote_code)
     bits = _bits(args, config)
@@ -70,7 +70,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
     config = copy.deepcopy(config)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
-    # The machine here need not have what the planned one has: flash attention keeps what sdpa keeps.
+    # This machine may lack the planned one's attention: FlashAttention keeps what sdpa keeps.
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
         model = from_config(config, folder, dtype, args.trust_remote_code)
@@ -80,7 +80,7 @@ def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype
         if args.new_special_tokens:
             grow_vocabulary(model, model.get_input_embeddings().weight.shape[0] + len(args.new_special_tokens))
         plain = copy.copy(args)
-        plain.lora_init = "default"  # the others have the same shapes, and compute them from numbers
+        plain.lora_init = "default"  # the others have the same shapes, but compute them from weights
         if args.peft_path is not None:
             return _like_checkpoint(model, Path(args.peft_path)).train()
         rows = model.get_input_embeddings().weight.shape[0]
@@ -100,7 +100,7 @@ def _like_checkpoint(model: Any, folder: Path) -> Any:
 
 
 def _bits(args: SftArguments, config: Any) -> float:
-    """Bits of a weight with its share of the constants; 0 where weights are whole."""
+    """Bits per quantised weight, quantisation constants included; 0 if not quantised."""
     if args.quantization_bit == 8:
         return 8.0
     if args.quantization_bit == 4:  # a scale for 64 numbers: fp32, or 8 bits and an fp32 for 256 scales
@@ -127,7 +127,7 @@ def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> N
 
 
 def weight_bytes(model: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Each parameter with the bytes that it takes."""
+    """Yield each parameter with its size in bytes."""
     packed = {
         id(module.weight): module.packed_bits for module in model.modules() if isinstance(module, ShapeOfQuantized)
     }

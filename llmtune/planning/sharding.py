@@ -1,4 +1,4 @@
-"""How many devices share what. No torch."""
+"""Sharding of a run over devices. No torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Sharding", "sharding_of"]
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Processes of a run, and among how many of them each part is divided; 1: each holds it whole.
+    """Ranks of a run, and over how many of them each part is sharded; 1: not sharded.
 
-    `offloads_optimizer`, `offloads_weights`: what lies in the memory of the machine instead. `spread`: devices over
-    which `--device_map` spreads the layers of one process.
+    `offloads_optimizer`, `offloads_weights`: kept in CPU memory. `spread`: devices over which `--device_map` spreads
+    the layers of one process.
     """
 
     ranks: int = 1
@@ -30,10 +30,10 @@ class Sharding:
 
 
 def sharding_of(args: Any, gpus: int = 0) -> Sharding:
-    """What the flags divide: `--nproc`, `--fsdp`, `--deepspeed_config_path`, `--device_map`; none is as not given.
+    """Return the sharding by `--nproc`, `--fsdp`, `--deepspeed_config_path` and `--device_map`.
 
     Args:
-        gpus: Of a machine, for all of its processes; --device_map has no effect without.
+        gpus: GPUs per machine, for all of its processes; without, --device_map has no effect.
     """
     nproc = int(getattr(args, "nproc", None) or 1)
     ranks = max(nproc, int(os.environ.get("WORLD_SIZE") or 1))
@@ -55,7 +55,7 @@ def sharding_of(args: Any, gpus: int = 0) -> Sharding:
 
 
 def _zero(path: str) -> tuple[int, bool, bool]:
-    """Stage, and whether the optimizer and the weights are kept in the machine's memory, as the file says."""
+    """ZeRO stage of the file, and whether it offloads optimizer and weights."""
     file = deepspeed_file(path)
     if file is None:
         return 0, False, False

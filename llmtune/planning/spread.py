@@ -1,4 +1,4 @@
-"""How evenly `--device_map auto` spreads a model's layers over devices."""
+"""Balance of `--device_map auto` over devices."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ENOUGH = 2**60
 
 
 def fullest_share(model: Any, devices: int) -> float:
-    """The share of the weights that lies on the fullest of `devices`, by the map that transformers would make.
+    """Return the fraction of the weights on the fullest of `devices`, by transformers' device map.
 
     Args:
-        model: Of transformers, without adapters around it; on no device.
+        model: A transformers model without adapters, on the meta device.
     """
     if devices == 1:
         return 1.0

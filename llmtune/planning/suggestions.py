@@ -1,4 +1,4 @@
-"""The nearest flags that would make a run fit: each is tried by estimating the run anew."""
+"""Flags that would make a run fit, smallest change first: each is checked by a new estimate."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from llmtune.planning.optimizers import DEFAULT_OPTIMIZER
 __all__ = ["Change", "Suggestion", "suggest"]
 
 MOST_SINGLE = 3
-"""Suggestions of one change that are shown."""
+"""Number of single-change suggestions to show."""
 
 WORTH = 0.99
-"""A change counts when it leaves less than this share of the memory."""
+"""A change counts if it leaves less than this fraction of the memory."""
 
 ROUNDS = 2
-"""Times that all changes are tried: what does not help at first may do so beside others."""
+"""Rounds over all changes: one that does not help at first may help together with others."""
 
 RANKS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
 class Change:
-    """`text`: the flags. `values`: what they set. `kind`: of several changes of a kind, one is taken."""
+    """`text`: the flags. `values`: the arguments they set. `kind`: only one change per kind is used."""
 
     text: str
     values: dict[str, Any]
@@ -36,20 +36,20 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """`text`: the flags to add or to change. `total`: bytes on a device with them."""
+    """`text`: the flags to add or change. `total`: bytes per device with them."""
 
     text: str
     total: int
 
 
 def suggest(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> list[Suggestion]:
-    """Flags that bring the most bytes on a device below `limit`.
+    """Return flags that bring the peak memory per device below `limit`.
 
     Args:
-        total_of: The estimate for other arguments.
+        total_of: Estimates the total for other arguments.
 
     Returns:
-        Single changes that do, the least invasive first; else one combination; nothing where none is found.
+        Single changes, the least invasive first; else one combination; empty if none is found.
     """
     start = total_of(args)
     changes = list(_changes(args))
@@ -74,7 +74,7 @@ def suggest(args: SftArguments, total_of: Callable[[SftArguments], int], limit: 
 def _pruned(
     args: SftArguments, chosen: list[Change], total_of: Callable[[SftArguments], int], limit: float
 ) -> Suggestion:
-    """Without the changes that are not needed."""
+    """The suggestion without changes that are not needed."""
     for change in list(chosen):
         fewer = [one for one in chosen if one is not change]
         if fewer and total_of(_with(args, fewer)) <= limit:

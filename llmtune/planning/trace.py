@@ -1,8 +1,8 @@
-"""One forward and backward pass of a model without numbers, and the bytes that it would hold meanwhile.
+"""One forward and backward pass on fake tensors, and its peak memory.
 
-The passes are real, module by module and operation by operation, on tensors that have a shape, a dtype and a device
-and no data (torch's FakeTensor). So whatever a model's class, its adapters, autocast and checkpointing keep for the
-backward pass is counted and not guessed. What kernels need inside of themselves is not seen.
+The passes run module by module and operation by operation on tensors with shape, dtype and device but no data (torch's
+FakeTensor). So whatever the model's class, its adapters, autocast and checkpointing keep for backward is counted, not
+estimated. Workspaces inside kernels are not counted.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
-from llmtune.models.supervised_loss import LogitMap, learned_cross_entropy
+from llmtune.models.supervised_loss import LogitMap, supervised_cross_entropy
 
 __all__ = ["LiveBytes", "Passes", "Work", "trace_passes"]
 
 CAUSAL = "llmtune_causal"
-"""Name of the attention that is sdpa without a mask."""
+"""Name of sdpa attention without a mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one pass is given and how.
+    """Input and settings of one pass.
 
     Attributes:
         batch, length: B and T of `input_ids`, padding included.
-        learned: K, positions that are learned.
-        masked: Attention is given a mask of [B, 1, T, T]; else it is causal and knows of none.
-        accumulates: Gradients of earlier passes are at hand.
+        trainable: K, positions with a label.
+        masked: Attention gets a mask of [B, 1, T, T]; else it is causal without a mask.
+        accumulates: Gradients of earlier passes exist.
         checkpointing: none, selective or full.
         autocast: Dtype of autocast; None without.
     """
 
     batch: int
     length: int
-    learned: int
+    trainable: int
     masked: bool = False
     accumulates: bool = True
     checkpointing: str = "none"
@@ -51,16 +51,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Bytes beside weights and buffers: at the peak, and what the loss has of it. Gradients are in `peak`."""
+    """Bytes besides weights and buffers: the peak, gradients included, and the part of the loss."""
 
     peak: int
     loss: int
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, from when they are made until nobody holds them.
+    """Counts the bytes of live tensors that operations create.
 
-    `ignored`: tensors that are there already and shall not count.
+    `ignored`: existing tensors that do not count.
     """
 
     def __init__(self, ignored: Iterator[Tensor] | None = None) -> None:
@@ -96,7 +96,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def trace_passes(model: Any, work: Work) -> Passes:
-    """Trace a model on the meta device, which is of no other use after."""
+    """Trace a model on the meta device, which cannot be used afterwards."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -107,7 +107,7 @@ def trace_passes(model: Any, work: Work) -> Passes:
     if not work.masked:
         _without_mask(inner)
     mode = FakeTensorMode()
-    _without_numbers(model, mode)
+    _with_fake_tensors(model, mode)
     live = LiveBytes(iter([*model.parameters(), *model.buffers()]))
     with mode:
         if work.accumulates:
@@ -116,7 +116,7 @@ def trace_passes(model: Any, work: Work) -> Passes:
                     parameter.grad = torch.empty_like(parameter)
                     live.add(parameter.grad.numel() * parameter.grad.element_size())
                     live._hold(parameter.grad, 0)
-        with live, _products_of_experts_in_any_dtype():
+        with live, _expert_matmuls_in_any_dtype():
             return _passes(inner, work, live)
 
 
@@ -124,16 +124,16 @@ def _passes(inner: Any, work: Work, live: LiveBytes) -> Passes:
     shape = (work.batch, work.length)
     given: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long), "use_cache": False}
     if work.masked:
-        # What transformers makes of it is a mask for each pair, of rows behind one another, too.
+        # transformers turns it into a mask of [B, 1, T, T], for packed sequences too.
         given["attention_mask"] = torch.ones(shape, dtype=torch.long)
     with _autocast(work.autocast):
         hidden = inner.get_decoder()(**given).last_hidden_state
         del given
         before = live.live
-        chosen = hidden.flatten(0, 1)[: work.learned].clone()
-        targets = torch.zeros(work.learned, dtype=torch.long)
+        chosen = hidden.flatten(0, 1)[: work.trainable].clone()
+        targets = torch.zeros(work.trainable, dtype=torch.long)
         peak_before, live.peak = live.peak, live.live
-        total, _ = learned_cross_entropy(chosen, inner.get_output_embeddings(), targets, LogitMap())
+        total, _ = supervised_cross_entropy(chosen, inner.get_output_embeddings(), targets, LogitMap())
         of_loss, left_by_loss = live.peak - before, live.live - before
         at_loss = live.peak
         live.peak = max(live.peak, peak_before)
@@ -146,8 +146,8 @@ def _autocast(dtype: torch.dtype | None) -> Any:
     return contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
-class _GroupedProduct(torch.autograd.Function):
-    """[S, K] by the [N, K, M] of N experts -> [S, M], and what its kernels keep and give."""
+class _GroupedMatmul(torch.autograd.Function):
+    """[S, K] times the [N, K, M] of N experts -> [S, M], with the memory of its kernels."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
@@ -161,11 +161,11 @@ class _GroupedProduct(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _products_of_experts_in_any_dtype() -> Iterator[None]:
-    """Let products of experts be traced.
+def _expert_matmuls_in_any_dtype() -> Iterator[None]:
+    """Make the matmuls of experts traceable.
 
-    Without numbers torch's own is there for bf16 alone, and that of transformers 5.17 asks for numbers on its way back.
-    Kernels of a GPU make no gradients of frozen experts, as here; transformers' product on CPUs makes them.
+    On fake tensors torch's own supports bf16 only, and that of transformers 5.17 reads values in backward. GPU kernels
+    make no gradients of frozen experts, as here; transformers' matmul on CPUs makes them.
     """
     try:
         from transformers.integrations import moe
@@ -173,7 +173,7 @@ def _products_of_experts_in_any_dtype() -> Iterator[None]:
         yield
         return
     former = getattr(moe, "_grouped_mm", None)
-    moe._grouped_mm = lambda rows, weight, offs: _GroupedProduct.apply(rows.to(weight.dtype), weight)
+    moe._grouped_mm = lambda rows, weight, offs: _GroupedMatmul.apply(rows.to(weight.dtype), weight)
     try:
         yield
     finally:
@@ -181,7 +181,7 @@ def _products_of_experts_in_any_dtype() -> Iterator[None]:
 
 
 def _without_mask(model: Any) -> None:
-    """Let attention be causal by itself, as on a device: transformers builds a mask for tensors without numbers."""
+    """Use causal attention without a mask, as on a device: for fake tensors, transformers builds a mask."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -192,8 +192,8 @@ def _without_mask(model: Any) -> None:
             config._attn_implementation = CAUSAL
 
 
-def _without_numbers(model: nn.Module, mode: Any) -> None:
-    """Put fake tensors of a CPU in the place of meta tensors: autocast does not know of the meta device."""
+def _with_fake_tensors(model: nn.Module, mode: Any) -> None:
+    """Replace meta tensors by fake CPU tensors: autocast does not support the meta device."""
     made: dict[int, Any] = {}
     device = torch.device("cpu")
 

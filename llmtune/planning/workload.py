@@ -1,4 +1,4 @@
-"""What a run has to work off: its largest batch, its steps and tokens, from the rows or from the flags alone."""
+"""Workload of a run: largest batch, steps and tokens, from the rows or from flags only."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "Workload", "rows_of"]
 
-ASSUMED_LEARNED = 0.6
-"""Share of tokens that is learned where there are no rows to count."""
+ASSUMED_TRAINABLE = 0.6
+"""Assumed fraction of trainable tokens without rows to count."""
 
 ASSUMED_LENGTH = 2048
-"""Tokens of a row where there are none, and --max_length sets no limit."""
+"""Assumed tokens per sample without rows and without --max_length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The training rows: how long each is, and the share of their tokens that is learned."""
+    """Lengths of the training samples, and their fraction of trainable tokens."""
 
     lengths: NDArray[np.int64]
-    learned_share: float
+    trainable_share: float
 
     def cut(self, args: SftArguments) -> NDArray[np.int64]:
-        """Lengths under `--max_length`, which may be another one than they were encoded with."""
+        """Lengths under `--max_length`, which may differ from that of encoding."""
         return self.lengths if args.max_length == -1 else np.minimum(self.lengths, args.max_length)
 
 
@@ -44,18 +44,18 @@ def rows_of(prepared: Prepared) -> Rows:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A whole run over all its processes.
+    """Workload of a whole run over all ranks.
 
     Attributes:
-        steps: Optimizer steps; None where there are no rows, and no --max_steps.
-        useful: Tokens of rows that are gone over. computed: with padding. contexts: see `ModelFlops.of`.
+        steps: Optimizer steps; None without rows and --max_steps.
+        useful: Tokens without padding. computed: with padding. contexts: see `ModelFlops.of`.
     """
 
     batch: Batch
     steps: int | None
     useful: int = 0
     computed: int = 0
-    learned: int = 0
+    trainable: int = 0
     contexts: int = 0
 
     @classmethod
@@ -63,7 +63,7 @@ class Workload:
         if rows is None:
             return cls._without_rows(args, ranks)
         lengths = rows.cut(args)
-        batch = _largest(args, lengths, rows.learned_share)
+        batch = _largest(args, lengths, rows.trainable_share)
         total = int(lengths.sum())
         items = -(-total // args.max_length) if args.packing else len(lengths)
         steps = total_steps(items, args, ranks)
@@ -74,7 +74,7 @@ class Workload:
             steps,
             useful=round(total * passes),
             computed=round(padded * passes),
-            learned=round(total * rows.learned_share * passes),
+            trainable=round(total * rows.trainable_share * passes),
             contexts=round(float((lengths * (lengths + 1) / 2).sum()) * padded / max(total, 1) * passes),
         )
 
@@ -82,34 +82,34 @@ class Workload:
     def _without_rows(cls, args: SftArguments, ranks: int) -> Workload:
         length = args.max_length if args.max_length > 0 else ASSUMED_LENGTH
         tokens = args.batch_size * length
-        batch = _batch(args, args.batch_size, length, tokens, ASSUMED_LEARNED)
+        batch = _batch(args, args.batch_size, length, tokens, ASSUMED_TRAINABLE)
         if args.max_steps <= 0:
             return cls(batch, None)
         all_tokens = tokens * args.gradient_accumulation_steps * args.max_steps * ranks
-        learned = round(all_tokens * ASSUMED_LEARNED)
-        return cls(batch, args.max_steps, all_tokens, all_tokens, learned, all_tokens * (length + 1) // 2)
+        trainable = round(all_tokens * ASSUMED_TRAINABLE)
+        return cls(batch, args.max_steps, all_tokens, all_tokens, trainable, all_tokens * (length + 1) // 2)
 
 
-def _largest(args: SftArguments, lengths: Any, learned_share: float) -> Batch:
-    """Of samples in a random order, the longest may meet in one batch."""
+def _largest(args: SftArguments, lengths: Any, trainable_share: float) -> Batch:
+    """The largest batch: in random order, the longest samples may share one."""
     longest = np.sort(lengths)[::-1][: args.batch_size]
     if args.packing:
-        return _batch(args, args.batch_size, args.max_length, args.batch_size * args.max_length, learned_share)
+        return _batch(args, args.batch_size, args.max_length, args.batch_size * args.max_length, trainable_share)
     tokens = int(longest.sum())
-    return _batch(args, len(longest), int(longest[0]), tokens, learned_share, padded=bool(longest[-1] != longest[0]))
+    return _batch(args, len(longest), int(longest[0]), tokens, trainable_share, padded=bool(longest[-1] != longest[0]))
 
 
 def _batch(
-    args: SftArguments, size: int, length: int, tokens: int, learned_share: float, *, padded: bool = True
+    args: SftArguments, size: int, length: int, tokens: int, trainable_share: float, *, padded: bool = True
 ) -> Batch:
-    learned = math.ceil(tokens * learned_share)
+    trainable = math.ceil(tokens * trainable_share)
     if args.padding_free and not args.packing:
-        return Batch(1, tokens, learned, packed=True)
-    return Batch(size, length, learned, padded=padded and size > 1 and not args.packing, packed=args.packing)
+        return Batch(1, tokens, trainable, packed=True)
+    return Batch(size, length, trainable, padded=padded and size > 1 and not args.packing, packed=args.packing)
 
 
 def _padded(args: SftArguments, lengths: Any) -> int:
-    """Tokens of one pass over all rows with what pads them, in the order of some draw."""
+    """Tokens of one epoch, padding included, for one random order."""
     if args.packing:
         return int(-(-int(lengths.sum()) // args.max_length) * args.max_length)
     if args.padding_free or args.batch_size == 1:

@@ -1,4 +1,4 @@
-"""Pictures of a run's curves, drawn from its logging.jsonl."""
+"""Plots of a run's curves, from its logging.jsonl."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ SMOOTHED = ("loss",)
 SKIPPED = ("epoch", "global_step", "total_flos", "num_input_tokens_seen")
 SKIPPED_PARTS = ("runtime", "_per_second")
 
+FORMER_NAMES = {"learned_share": "trainable_share"}
+"""Scalars that runs before version 0.5 logged under another name."""
+
 Curve = dict[int, float]
-"""A scalar's value at each optimizer step, in the order of the steps."""
+"""Value of a scalar per optimizer step, ordered by step."""
 
 
 def draw_curves(log_file: Path, folder: Path) -> list[Path]:
-    """Draw one PNG for each scalar of a log.
+    """Plot one PNG per scalar of a log.
 
     Args:
-        log_file: One JSON record a line, with `global_step` and scalars.
-        folder: Made where it does not exist; pictures of an earlier call are replaced.
+        log_file: One JSON record per line, with `global_step` and scalars.
+        folder: Created if missing; plots of an earlier call are replaced.
 
     Returns:
-        The pictures: `train_<scalar>.png`, and `eval_<scalar>.png` for those of evaluations.
+        The plots: `train_<scalar>.png`, and `eval_<scalar>.png` for evaluations.
 
     Raises:
-        OutputError: The log cannot be read or a picture cannot be written.
+        OutputError: The log cannot be read or a plot cannot be written.
     """
     try:
         curves = read_scalars(log_file)
@@ -46,7 +49,7 @@ def draw_curves(log_file: Path, folder: Path) -> list[Path]:
 
 
 def read_scalars(log_file: Path) -> dict[str, Curve]:
-    """The scalars of a log by name. Of a step that was logged twice, as after resuming, the later value holds."""
+    """Return the scalars of a log by name. If a step was logged twice, as after resuming, the later value counts."""
     curves: dict[str, Curve] = {}
     for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -58,7 +61,7 @@ def read_scalars(log_file: Path) -> dict[str, Curve]:
             continue
         for name, value in record.items():
             if _is_drawn(name) and _is_number(value):
-                curves.setdefault(name, {})[step] = value
+                curves.setdefault(FORMER_NAMES.get(name, name), {})[step] = value
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 
@@ -73,7 +76,7 @@ def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
 
 
 def _is_drawn(name: str) -> bool:
-    # transformers' closing record (train_loss, train_runtime, ...) sums up the run and is no curve.
+    # transformers' closing record (train_loss, train_runtime, ...) sums up the run and is not a curve.
     is_summary = name.startswith("train_")
     return name not in SKIPPED and not is_summary and not any(part in name for part in SKIPPED_PARTS)
 
@@ -83,9 +86,9 @@ def _is_number(value: object) -> bool:
 
 
 class _Sheet:
-    """A figure on which one curve after the other is drawn: to make axes anew costs as much as to draw them.
+    """A figure reused for all curves: new axes cost as much as drawing.
 
-    It is not pyplot's: a notebook's backend stays as it is, and nothing is left open.
+    It is not pyplot's: a notebook's backend is left alone, and no figure stays open.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The folder of one run: output/<model_type>/v<N>-<time>, and what is written there beside the checkpoints."""
+"""The folder of one run: output/<model_type>/v<N>-<time>, and the files written there besides checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmtune.arguments.secrets import SECRETS
 from llmtune.checkpoint import has_settings, set_aside_later
 from llmtune.errors import OutputError
 from llmtune.utils.files import ensure_writable_folder, write_json
-from llmtune.utils.own import sealed
+from llmtune.utils.seal import sealed
 
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
@@ -31,13 +31,13 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> Path:
-    """Create the folder of a run: the next v<N>-<time> of its model, N being one above the highest there, from 0.
+    """Create the folder of a run: v<N>-<time> below its model, with the next free N.
 
     Args:
-        flat: `output_dir` itself is the run's folder, as other tools have it.
+        flat: Use `output_dir` itself as the run folder, as other tools do.
 
     Raises:
-        OutputError: The place cannot be written, or, where `flat`, holds a run already.
+        OutputError: The folder is not writable, or, with `flat`, already has a run.
     """
     if flat:
         folder = Path(output_dir).expanduser().resolve()
@@ -75,20 +75,20 @@ def open_run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> P
 
 
 def check_flat_folder(folder: Path) -> None:
-    """Refuse a folder for `--output_dir_flat` that another run has.
+    """Refuse a folder for `--output_dir_flat` that already has a run.
 
     Raises:
-        OutputError: It holds a run already.
+        OutputError: It already has a run.
     """
     if has_settings(folder):
         raise OutputError(
-            f"{folder} holds a run already, and --output_dir_flat true gives it one. Resume that run with "
+            f"{folder} already has a run, and --output_dir_flat true would write another into it. Resume it with "
             f"--resume_from_checkpoint {shlex.quote(str(folder))}, or choose another --output_dir."
         )
 
 
 def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
-    """The resolved arguments as sft_args.json has them; keys with _ tell of the run and are no flags. No secret."""
+    """Return the resolved arguments for sft_args.json, without secrets; keys with _ describe the run."""
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
     for name in PATHS:  # a checkpoint is read from any folder
         if record[name] is not None and Path(record[name]).exists():
@@ -105,7 +105,7 @@ def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
-    """<split>_results.txt (key = value lines) and <split>_results.json."""
+    """Write <split>_results.txt (key = value lines) and <split>_results.json."""
     from llmtune.utils.files import write_text
 
     write_text(folder / f"{split}_results.txt", "".join(f"{key} = {metrics[key]}\n" for key in sorted(metrics)))
@@ -113,7 +113,7 @@ def write_metrics(folder: Path, split: str, metrics: dict[str, Any]) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Delete what a killed run was writing, or pushing, when it died."""
+    """Delete temporary folders that a killed run left."""
     for pattern in (".saving-*", ".pushing-*"):
         for folder in run.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One run folder, one writer: a lock that the system releases when its process ends, however it ends."""
+"""One writer per run folder: a lock that the system releases when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOCK_FILE = ".lock"
 
 
 class RunLock:
-    """Holds run folders, those of this process's runs alone, until it is closed.
+    """Locks run folders of this process until closed.
 
-    A POSIX lock: it is the process's own, so that data loaders that outlive a killed run do not hold it. Where the file
-    system, or the platform, has none, nothing is locked.
+    A POSIX lock belongs to the process, so data loaders that outlive a killed run do not hold it. Without locks on the
+    file system or platform, nothing is locked.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class RunLock:
         """Lock a run folder.
 
         Raises:
-            OutputError: Another process writes there; it is named.
+            OutputError: Another process, which is named, writes there.
         """
         run = run.resolve()
         if run in self._held:
@@ -47,7 +47,7 @@ class RunLock:
         self._held[run] = file
 
     def close(self) -> None:
-        """Release all, and leave no file."""
+        """Release all locks and delete their files."""
         while self._held:
             run, file = self._held.popitem()
             with contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ class RunLock:
 
 
 def _locked_file(run: Path) -> Any:
-    """The open file that holds the lock; None where there can be none."""
+    """The open file that holds the lock; None if locks are not supported."""
     try:
         import fcntl
 
@@ -74,10 +74,10 @@ def _locked_file(run: Path) -> Any:
                     return file
             except (BlockingIOError, PermissionError) as err:
                 raise OutputError(
-                    f"{run} is written by another run{_owner(file)}. Wait for its end, or stop it: Ctrl-C or SIGTERM "
-                    "lets it save."
+                    f"{run} is in use by another run{_owner(file)}. Wait for it to end, or stop it: on Ctrl-C or "
+                    "SIGTERM, it saves first."
                 ) from err
-            except FileNotFoundError:  # the one who held it has gone, and taken the file along
+            except FileNotFoundError:  # its holder has ended and deleted the file
                 pass
             file.close()
     except (ImportError, OSError):
@@ -87,6 +87,6 @@ def _locked_file(run: Path) -> Any:
 def _owner(file: Any) -> str:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         file.seek(0)
-        told = json.loads(file.read())
-        return f" (process {told['pid']} on {told['host']}, since {told['since']})"
+        owner = json.loads(file.read())
+        return f" (process {owner['pid']} on {owner['host']}, since {owner['since']})"
     return ""

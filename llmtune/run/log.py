@@ -1,38 +1,117 @@
-"""What was decided for the user, and why: said when it is decided, and kept for the report."""
+"""The block that a run logs before step 1: what is trained on what, and the settings chosen automatically."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from llmtune.arguments.sft import SftArguments
 from llmtune.distributed.ranks import is_distributed, world_size
+from llmtune.models.devices import device_name
+from llmtune.samples.prepare import Prepared, steps_per_epoch
+from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Decisions", "first_decisions"]
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = ["Decisions", "first_decisions", "note_steps"]
+
+ORDER = (
+    *("Model", "Device", "Distributed", "Data", "Packs", "Validation", "Training", "Trainable parameters"),
+    *("Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
+)
+"""Facts in the order of the block; others follow as they come."""
 
 
 class Decisions(list[str]):
-    """Lines of a run's decisions."""
+    """Settings that were chosen automatically, as lines `Name: value; why`, beside the facts of the run.
 
-    def note(self, line: str) -> None:
-        get_logger().info(line)
-        self.append(line)
+    `facts`: name -> text, those that flags asked for included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts: dict[str, str] = {}
+
+    def fact(self, name: str, text: str) -> None:
+        self.facts[name] = text
+
+    def choose(self, name: str, value: str, why: str = "") -> None:
+        """Note a setting and why it was chosen; without a reason, a flag asked for it, and it is a fact."""
+        if why:
+            self.append(f"{name}: {value}; {why}")
+        else:
+            self.fact(name, value)
+
+    def fact_lines(self) -> list[str]:
+        """`Name: text` of each fact."""
+        names = [*(name for name in ORDER if name in self.facts), *(name for name in self.facts if name not in ORDER)]
+        return [f"{name}: {self.facts[name]}" for name in names]
+
+    def show(self) -> None:
+        """Log the block."""
+        lines = self.fact_lines()
+        if self:
+            lines += ["Chosen automatically:", *(f"  {line}" for line in self)]
+        get_logger().info("%s", "\n".join(lines))
 
 
 def first_decisions(args: SftArguments) -> Decisions:
-    """Log what the flags come to on this machine, and warn of those that have no effect."""
+    """Note the model, the device and what is trained; warn of flags without effect."""
     import torch
 
     decisions = Decisions()
-    device = "the GPU" if torch.cuda.is_available() else "the CPU, since there is no GPU"
-    decisions.note(f"Training runs on {device}.")
-    decisions.note(f"Model {args.model_type}, template {args.template_type}, {args.sft_type} fine-tuning.")
+    decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")
+    decisions.choose("Device", device_name(), "" if torch.cuda.is_available() else "there is no GPU")
+    decisions.fact("Training", _training_text(args))
     if args.tuner_backend == "swift":
-        decisions.note("--tuner_backend swift is taken for peft.")
-    items = "packs" if args.packing else "samples"
-    size = f"{args.batch_size} x {args.gradient_accumulation_steps} {items} a step"
-    many = f", in each of {world_size()} processes" if is_distributed() else ""
-    decisions.note(f"Learning rate {args.learning_rate:g}, {size}{many}.")
-    if args.optim is None and torch.cuda.is_available():
-        decisions.note("Optimizer adamw_torch_fused: one kernel for all the weights.")
+        decisions.choose("Tuner backend", "peft", "--tuner_backend swift means peft")
     for flag in args.unused_flags():
         get_logger().warning(f"{flag} has no effect in this run.")
     return decisions
+
+
+def _training_text(args: SftArguments) -> str:
+    if args.sft_type == "full":
+        return "full fine-tuning"
+    if args.sft_type == "ia3":
+        return "ia3 adapter"
+    scale = f", alpha {args.lora_alpha}" if args.sft_type in ("lora", "adalora") else ""
+    return f"{args.sft_type} adapter, rank {args.lora_rank}{scale}"
+
+
+def note_steps(
+    decisions: Decisions,
+    args: SftArguments,
+    arguments: TrainingArguments,
+    prepared: Prepared,
+    resume: Path | None,
+) -> None:
+    """Note batch arithmetic, steps and schedule."""
+    num_steps = prepared.num_steps(args)
+    unit = "packs" if args.packing else "samples"
+    many = f" x {world_size()} processes" if is_distributed() else ""
+    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
+    decisions.fact("Batch", f"{args.step_size(world_size()):,} {unit} per optimizer step ({factors})")
+    items = prepared.train_set
+    epochs = (
+        "" if isinstance(items, StreamedSamples) else f" ({num_steps / steps_per_epoch(len(items), args):.3g} epochs)"
+    )
+    text = f"{num_steps:,}{epochs}" if resume is None else f"{num_steps:,}{epochs}, resuming from {resume.name}"
+    warmup = arguments.get_warmup_steps(num_steps)
+    schedule = f"{arguments.lr_scheduler_type.value}, {warmup:,} warmup step{'' if warmup == 1 else 's'}"
+    decisions.fact("Steps", f"{text}; learning rate {args.learning_rate:g}, {schedule}")
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    clipping = f"gradient norm clipped to {args.max_grad_norm:g}" if args.max_grad_norm else "no gradient clipping"
+    decisions.fact("Optimizer", f"{optimizer}, weight decay {args.weight_decay:g}, {clipping}")
+    kept = "all kept" if args.save_total_limit == -1 else f"{args.save_total_limit} kept"
+    saves = _interval(args.save_strategy, args.save_steps)
+    evaluates = "never" if prepared.validation_tokens is None else _interval(args.eval_strategy, args.eval_steps)
+    decisions.fact("Checkpoints", f"saved {saves}, {kept}; evaluated {evaluates}")
+
+
+def _interval(strategy: str, steps: int | None) -> str:
+    if strategy == "no":
+        return "never"
+    return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"

@@ -1,4 +1,4 @@
-"""The model card: base model, data, flags and metrics of a checkpoint. No path of this machine, no secret."""
+"""Model card of a checkpoint: base model, data, flags and metrics. No local paths, no secrets."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SHOWN = (
     *("neftune_noise_alpha", "loss_on", "truncation_strategy", "model_revision", "dataset_test_ratio"),
     *("train_dataset_sample", "rope_scaling", "rope_factor", "new_special_tokens"),
 )
-"""Flags that say how a model was made. All others are left out: places, tokens, names of machines."""
+"""Flags that describe how a model was made. All others are omitted: paths, tokens, machine names."""
 
 
 def card_of(
     checkpoint: Path, settings: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Callable[[Path], None] | None:
-    """What writes its card into a folder that is pushed; None where nothing is known of it.
+    """Return the function that writes the model card of a checkpoint into a folder; None if its model is unknown.
 
     Args:
         settings: Default: its sft_args.json. name: Default: its folder's.
@@ -50,8 +50,8 @@ def write_card(
     """Write README.md.
 
     Args:
-        settings: The checkpoint's, data included. done: What was made of it: "merged", "quantised to ...".
-        name: Of the folder, where it is not its own.
+        settings: The checkpoint's, data included. done: Processing steps: "merged", "quantised to ...".
+        name: Name of the model; default: the folder's.
     """
     saved = _saved(checkpoint)
     base = _base(settings)
@@ -65,9 +65,9 @@ def write_card(
         head += ["datasets:", *(f"- {name}" for name in dict.fromkeys(named))]
     lines = [*head, "---", "", f"# {_title(name or folder.name, base)}", ""]
     lines += [f"{base}, fine-tuned with llmtune {__version__}" + (f"; {', '.join(done)}." if done else "."), ""]
-    template = settings.get("template_type") or "not known"
+    template = settings.get("template_type") or "unknown"
     lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {template} |"]
-    lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'not known'} |"]
+    lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'unknown'} |"]
     if settings.get("system"):
         lines += [f"| system prompt | {_cell(settings['system'])} |"]
     lines += ["", "## Flags", "", *_flags(saved), ""]
@@ -111,7 +111,7 @@ def _title(name: str, base: str) -> str:
 
 def _flags(saved: Mapping[str, Any]) -> list[str]:
     rows = [f"| `--{name}` | {_cell(saved[name])} |" for name in SHOWN if saved.get(name) not in (None, [], False)]
-    return ["| flag | value |", "|---|---|", *rows] if rows else ["Not known: the checkpoint has no sft_args.json."]
+    return ["| flag | value |", "|---|---|", *rows] if rows else ["Unknown: the checkpoint has no sft_args.json."]
 
 
 def _cell(value: Any) -> str:
@@ -127,18 +127,18 @@ def _metrics(checkpoint: Path) -> list[str]:
     lines = ["## Metrics", ""]
     mine = {name: found for name, found in scores.items() if name in ("base", checkpoint.name)}
     if mine:
-        lines += ["`llmtune eval`, on rows that were not trained on:", "", markdown_table(mine)]
+        lines += ["`llmtune eval`, on validation rows:", "", markdown_table(mine)]
     during = _during_training(checkpoint)
     if during:
         lines += [
-            "In training:",
+            "During training:",
             "",
             "| | |",
             "|---|---|",
             *(f"| {name} | {value:.6g} |" for name, value in during),
             "",
         ]
-    return lines if mine or during else [*lines, "None were measured.", ""]
+    return lines if mine or during else [*lines, "None.", ""]
 
 
 def _during_training(checkpoint: Path) -> list[tuple[str, float]]:

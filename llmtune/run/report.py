@@ -1,32 +1,30 @@
-"""report.md: what ran, on what, how long, how well, in one page."""
+"""report.md: settings, data, speed and results of a run, on one page."""
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from llmtune.models.devices import device_name
+from llmtune.run.log import Decisions
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import write_text
 
-__all__ = ["Report", "device_name"]
+__all__ = ["Report"]
 
 
 @dataclass
 class Report:
-    """What report.md tells. `generations`: (question, reference, answer). `packs`: "" where nothing is packed.
+    """Content of report.md. `generations`: (prompt, reference, generation). `packs`: "" without packing.
 
-    `num_skipped`: steps that `--on_nan skip` left out.
+    `num_skipped`: steps skipped by `--on_nan skip`.
     """
 
     title: str
     command: str
-    decisions: Sequence[str]
+    decisions: Decisions
     data: EncodeReport
     trainable: int
     parameters: int
@@ -47,19 +45,19 @@ class Report:
         share = self.trainable / max(self.parameters, 1)
         table = {
             "device": device_name(),
-            "duration": f"{self.seconds:.1f} s, of which {self.seconds_to_first_step:.1f} s to the first step",
-            "parameters": f"{self.parameters:,}, of which {self.trainable:,} trained ({share:.2%})",
+            "duration": f"{self.seconds:.1f} s; {self.seconds_to_first_step:.1f} s to the first step",
+            "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
-            "tokens": f"{self.data.num_tokens:,}, of which {self.data.num_trainable:,} learned",
+            "tokens": f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
             **({"packs": self.packs} if self.packs else {}),
-            "cut or left out": _cut_text(self.data),
-            **({"steps without a sound loss": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
-            "useful tokens/s": f"{self.throughput['useful_tokens_per_second']:,}",
-            "computed tokens/s": f"{self.throughput['computed_tokens_per_second']:,}",
-            "padding share": f"{self.throughput['padding_share']:.2%}",
-            "learned share": f"{self.throughput['learned_share']:.2%}",
+            "truncated or skipped": _cut_text(self.data),
+            **({"steps skipped (NaN/inf loss)": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
+            "tokens/s (without padding)": f"{self.throughput['useful_tokens_per_second']:,}",
+            "tokens/s (with padding)": f"{self.throughput['computed_tokens_per_second']:,}",
+            "padding": f"{self.throughput['padding_share']:.2%}",
+            "trainable tokens": f"{self.throughput['trainable_share']:.2%} of those without padding",
             **_compute_text(self.throughput),
-            "waiting for data": f"{self.throughput['data_wait_share']:.2%} of the steps' time",
+            "waiting for data": f"{self.throughput['data_wait_share']:.2%} of step time",
             "peak memory": f"{self.throughput['peak_memory_gib']:.2f} GiB",
             **{name: f"{value:.4f}" for name, value in losses.items()},
             "best checkpoint": self.best_checkpoint,
@@ -68,25 +66,26 @@ class Report:
         interrupted = f"Interrupted by {self.interrupted}.\n" if self.interrupted else ""
         lines = [f"# {self.title}", "", interrupted, f"`{self.command}`", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in table.items()), ""]
-        lines += ["Decided for this run:", "", *(f"- {decision}" for decision in self.decisions), ""]
+        lines += ["## Settings", "", *(f"- {line}" for line in self.decisions.fact_lines()), ""]
+        if self.decisions:
+            lines += ["Settings chosen automatically:", "", *(f"- {line}" for line in self.decisions), ""]
         if self.generations:
-            lines += ["## What the model writes", ""]
+            lines += ["## Generations", ""]
             for question, reference, answer in self.generations:
-                lines += [_quoted("asked", question), _quoted("reference", reference), _quoted("answer", answer), ""]
+                lines += [
+                    _quoted("prompt", question),
+                    _quoted("reference", reference),
+                    _quoted("generation", answer),
+                    "",
+                ]
         return "\n".join(lines) + "\n"
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
     if "tflops" not in throughput:
         return {}
-    share = f", {throughput['mfu']:.1%} of the card's peak (MFU)" if "mfu" in throughput else ""
-    return {"compute": f"{throughput['tflops']:g} TFLOP/s of the model's own operations{share}"}
+    share = f", {throughput['mfu']:.1%} of the GPU's peak (MFU)" if "mfu" in throughput else ""
+    return {"compute": f"{throughput['tflops']:g} model TFLOP/s (recomputation not counted){share}"}
 
 
 def _losses(log_file: Path) -> dict[str, float]:
@@ -104,13 +103,13 @@ def _losses(log_file: Path) -> dict[str, float]:
 
 def _cut_text(data: EncodeReport) -> str:
     parts = [
-        (data.num_truncated, "samples cut"),
-        (data.num_deleted, "too long, left out"),
-        (data.num_cut_images, "left out, since a cut would go through an image"),
-        (data.num_untrainable, "nothing to learn, left out"),
-        (data.num_problems, "rows that do not fit the template"),
-        (data.num_split_rows, "rows split into one sample an answer"),
-        (data.num_plain, "contents with a control token's spelling, as plain text"),
+        (data.num_truncated, "samples truncated"),
+        (data.num_deleted, "samples skipped: too long"),
+        (data.num_cut_images, "samples skipped: truncation would cut through an image"),
+        (data.num_untrainable, "samples skipped: no trainable tokens"),
+        (data.num_problems, "rows skipped: not expressible in the template"),
+        (data.num_split_rows, "rows split into one sample per assistant turn"),
+        (data.num_plain, "contents that spell a control token, encoded as plain text"),
     ]
     return "; ".join(f"{number:,} {what}" for number, what in parts if number) or "nothing"
 
@@ -121,4 +120,4 @@ def _quoted(name: str, text: str) -> str:
 
 
 def _skipped_text(number: int) -> str:
-    return f"{number:,} step{'s' if number > 1 else ''} left out (--on_nan skip)"
+    return f"{number:,} (--on_nan skip)"

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and what of it has to fit."""
+"""The checkpoint that a run resumes from, and the checks that it fits."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = ["RATES", "check_same_data", "check_steps_left", "find_resumable", "re
 LAST = "last"
 RUN_NAME = re.compile(r"v(\d+)-")
 RATES = {"learning_rate", "weight_decay", "lr_scheduler_type", "warmup_ratio"}
-"""What optimizer and scheduler keep a copy of, which a resumed run would follow."""
+"""Arguments that optimizer and scheduler save a copy of, which a resumed run would use."""
 
 
 def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
-    """The arguments of the run, and the checkpoint that it resumes from; None where it begins.
+    """Return the arguments of the run, and the checkpoint that it resumes from; None for a new run.
 
-    What is not given comes from the checkpoint, and what is given must fit it: see `llmtune.arguments.resume`.
+    Arguments not given are the checkpoint's, and those given must fit it: see `llmtune.arguments.resume`.
 
     Raises:
-        CheckpointError: It is missing, incomplete or of another run.
+        CheckpointError: It is missing, incomplete or does not fit.
     """
     checkpoint = find_resumable(args)
     if checkpoint is None:
@@ -53,37 +53,39 @@ def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
     _check_weights(checkpoint, args)
     if args.deepspeed_config_path and (rates := sorted(RATES & set(resumed.changed))):
         flags = " ".join(f"--{name}" for name in rates)
-        raise CheckpointError(f"DeepSpeed keeps its rates with its optimizer: resume without {flags}.")
+        raise CheckpointError(
+            f"DeepSpeed restores learning rate and weight decay from the checkpoint: resume without {flags}."
+        )
     if saved.get("peft_path"):
-        args.peft_path = str(checkpoint)  # its adapters have the shape of those that the run started from
+        args.peft_path = str(checkpoint)  # its adapters have the shapes of those that the run started from
     args.changed_on_resume = frozenset(resumed.changed)
     return args, checkpoint
 
 
 def find_resumable(args: SftArguments) -> Path | None:
-    """The checkpoint that a run resumes from, proven whole; None where it begins.
+    """Return the checkpoint that a run resumes from, checked to be complete; None for a new run.
 
-    A run's folder means its last whole checkpoint; `last`, that of the newest run of this model, and nothing where
-    there is none yet, so that the same command can be started again and again.
+    A run folder means its last complete checkpoint; `last`, that of the newest run of this model, or a new run if there
+    is none, so that the same command can be repeated.
 
     Raises:
         CheckpointError: It is missing or incomplete.
     """
     runs = _runs(args)
     if restart_count() and (own := [run for run in runs if saved_settings(run).get("_launch") == launch_id()]):
-        return _whole_checkpoint(own[0])  # torchrun has started the processes again
+        return _whole_checkpoint(own[0])  # torchrun has restarted the processes
     if args.resume_from_checkpoint is None:
         return None
     if args.resume_from_checkpoint != LAST:
         return _whole_checkpoint(Path(args.resume_from_checkpoint).expanduser())
     if runs:
         return _whole_checkpoint(runs[0])
-    get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this one begins.")
+    get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this is a new run.")
     return None
 
 
 def _runs(args: SftArguments) -> list[Path]:
-    """The runs of this model that have checkpoints, the newest first."""
+    """Runs of this model that have checkpoints, newest first."""
     if args.output_dir_flat:
         run = Path(args.output_dir).expanduser()
         return [run] if numbered_checkpoints(run) else []
@@ -93,7 +95,7 @@ def _runs(args: SftArguments) -> list[Path]:
 
 
 def _whole_checkpoint(folder: Path) -> Path:
-    """The checkpoint that a folder means, proven whole: itself, or of a run's folder its last whole one."""
+    """The checkpoint of a folder, checked to be complete: itself, or the last complete one of a run folder."""
     if not folder.is_dir():
         raise CheckpointError(f"--resume_from_checkpoint {folder}: there is no such folder. Look below output/.")
     candidates = [path.resolve() for path in reversed(numbered_checkpoints(folder))] or [folder.resolve()]
@@ -102,16 +104,16 @@ def _whole_checkpoint(folder: Path) -> Path:
         if not missing:
             return candidate
         if candidate != candidates[-1]:
-            get_logger().warning("%s %s: the one before it is tried.", candidate, missing)
+            get_logger().warning("%s %s: trying the one before it.", candidate, missing)
     raise CheckpointError(
         f"{candidates[0]} {what_is_missing(candidates[0])}. Resume from another checkpoint of the run."
     )
 
 
 def _check_same_step(folder: Path, args: SftArguments) -> None:
-    """Refuse what would meet other data than the run would have met, or cannot be divided anew."""
+    """Refuse settings under which the run would see other data, or whose state cannot be resharded."""
     seal = read_seal(folder)
-    if seal is None:  # of a version, or a tool, that wrote none
+    if seal is None:  # written by an older version, or by another tool
         return
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:  # one per GPU, of the machine where torchrun starts
@@ -119,31 +121,31 @@ def _check_same_step(folder: Path, args: SftArguments) -> None:
     ours, theirs = args.step_size(processes), seal["step_size"]
     if ours != theirs:
         raise CheckpointError(
-            f"{folder} was trained with {theirs} samples a step, and this run has {ours} (--batch_size x "
-            "--gradient_accumulation_steps x processes): its place in the data would be another. Give as many."
+            f"{folder} was trained with {theirs} samples per step, but this command has {ours} (--batch_size x "
+            "--gradient_accumulation_steps x processes): its position in the data would differ. Use the same product."
         )
     strategy = "fsdp" if args.fsdp else "deepspeed" if args.deepspeed_config_path else ""
     if strategy != seal["strategy"]:
         flag = {"": "neither --fsdp nor --deepspeed_config_path", "fsdp": "--fsdp true"}
         raise CheckpointError(
-            f"The optimizer's state in {folder} was saved with "
+            f"The optimizer state in {folder} was saved with "
             f"{flag.get(seal['strategy'], '--deepspeed_config_path')}. Resume with the same."
         )
     if strategy == "deepspeed" and processes != seal["world_size"]:
         raise CheckpointError(
-            f"DeepSpeed divided the state in {folder} among {seal['world_size']} processes, and this run has "
-            f"{processes}. Resume with as many; DDP and --fsdp resume with any number."
+            f"DeepSpeed sharded the state in {folder} over {seal['world_size']} processes, but this run has "
+            f"{processes}. Resume with the same number; DDP and --fsdp resume with any."
         )
     if processes != seal["world_size"]:
-        text = "%s processes go on where %s stopped: with the same data in the same order; dropout is drawn anew."
+        text = "Resuming with %s processes instead of %s: same data in the same order, but other dropout masks."
         get_logger().warning(text, processes, seal["world_size"])
 
 
 def check_steps_left(folder: Path, num_steps: int) -> None:
-    """Refuse to resume where a run of `num_steps` in all has nothing left to do.
+    """Refuse to resume if no steps are left.
 
     Raises:
-        CheckpointError: The checkpoint is at that step, or beyond.
+        CheckpointError: The checkpoint is at step `num_steps` or beyond.
     """
     done = read_state(folder)["global_step"]
     if done >= num_steps:
@@ -154,13 +156,13 @@ def check_steps_left(folder: Path, num_steps: int) -> None:
 
 
 def check_same_data(folder: Path, ours: dict[str, Any]) -> None:
-    """Refuse to resume on other samples: the place in the data, and the run, would be another's.
+    """Refuse to resume on other samples: the position in the data would be wrong.
 
     Args:
-        ours: What `data_identity` says of this run.
+        ours: The `data_identity` of this run.
 
     Raises:
-        CheckpointError: The checkpoint was trained on others.
+        CheckpointError: The checkpoint was trained on other samples.
     """
     theirs = read_settings(folder).get("_data")
     if not isinstance(theirs, dict) or theirs.get("digest") == ours["digest"]:
@@ -171,8 +173,8 @@ def check_same_data(folder: Path, ours: dict[str, Any]) -> None:
         return ", ".join(counts)
 
     raise CheckpointError(
-        f"{folder} was trained on other data: {text(theirs)}, and this run has {text(ours)}. Resume with the --dataset "
-        "and the files of that run; to go on with other data, start anew with --peft_path, or with the checkpoint as "
+        f"{folder} was trained on other data: {text(theirs)}, but this run has {text(ours)}. Resume with the --dataset "
+        "and files of that run; to continue on other data, start a new run from --peft_path, or from the checkpoint as "
         "--model_id_or_path."
     )
 

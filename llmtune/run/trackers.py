@@ -1,4 +1,4 @@
-"""`--report_to`: trackers by transformers' own callbacks, with names and places that make sense here."""
+"""`--report_to`: trackers by transformers' callbacks, with project names and folders of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROJECT = "llmtune"
 
 
 def need_trackers(report_to: Sequence[str]) -> None:
-    """Raise MissingPackageError where a tracker is not installed; none is imported."""
+    """Raise MissingPackageError if a tracker is not installed; none is imported."""
     for name in report_to:
         package = TRACKERS[name]
         if package and importlib.util.find_spec(package) is None:
@@ -26,10 +26,10 @@ def need_trackers(report_to: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def placed_trackers(report_to: Sequence[str], run: Path) -> Iterator[None]:
-    """Say in the environment, which the trackers read, what the user has not said there; only within the block.
+    """Set the trackers' environment variables that the user has not set; only within the block.
 
-    What a tracker keeps on this machine goes into the run's folder. Keys and passwords are the tracker's own business:
-    they are in its environment or its login, and llmtune never sees them.
+    Local files of a tracker go into the run folder. Its credentials are in its own environment or login, and llmtune
+    never reads them.
     """
     chosen = {
         "wandb": {"WANDB_PROJECT": PROJECT, "WANDB_DIR": str(run)},
@@ -48,7 +48,7 @@ def placed_trackers(report_to: Sequence[str], run: Path) -> Iterator[None]:
 
 
 def _mlflow_place(run: Path) -> dict[str, str]:
-    """A folder of plain files, which today's mlflow takes only where it is told to; a place of the user's own stays."""
+    """A local file store, which mlflow must be allowed explicitly; the user's tracking URI takes precedence."""
     if "MLFLOW_TRACKING_URI" in os.environ:
         return {}
     return {"MLFLOW_TRACKING_URI": str(run / "mlruns"), "MLFLOW_ALLOW_FILE_STORE": "true"}

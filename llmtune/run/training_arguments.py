@@ -20,7 +20,7 @@ from llmtune.distributed.deepspeed import (
     ready_deepspeed,
     zero_stage,
 )
-from llmtune.distributed.fsdp import fsdp_fields, let_cpus_divide
+from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
@@ -32,14 +32,14 @@ from llmtune.utils.logging import get_logger
 __all__ = ["build_training_arguments", "check_processes", "checkpoint_activations"]
 
 BELOW_ONE = 1 - 1e-9
-"""As a share of the steps, all of them: 1 itself would be a number of steps."""
+"""A warmup ratio of 1: the number 1 would mean one step."""
 
 
 def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
     """Translate the arguments of a run.
 
     Raises:
-        UsageError: `--train_args` names no field of TrainingArguments, or gives it a value that it refuses.
+        UsageError: `--train_args` names no field of TrainingArguments, or has an invalid value.
     """
     extra = parse_train_args(args.train_args)
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
@@ -54,7 +54,7 @@ def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
-        raise UsageError(f"transformers refuses these settings: {' '.join(str(err).split())}") from err
+        raise UsageError(f"transformers rejects these settings: {' '.join(str(err).split())}") from err
 
 
 def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.lr_scheduler_type,
-        "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a share of the steps
+        "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a fraction of the steps
         "optim": args.optim or default_optimizer(),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
@@ -92,7 +92,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "eval_steps": args.eval_steps,
         "save_strategy": args.save_strategy,
         "save_steps": args.save_steps,
-        "save_total_limit": None,  # ours to keep: at 1, upstream would delete the last checkpoint at the end
+        "save_total_limit": None,  # rotation is ours: at 1, upstream would delete the last checkpoint at the end
         "save_only_model": bool(args.only_save_model),
         "load_best_model_at_end": False,
         "metric_for_best_model": _best_metric(args) if evaluates and saves else None,
@@ -103,7 +103,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
         "use_liger_kernel": args.use_liger,
         "liger_kernel_config": LIGER_SETTINGS if args.use_liger else None,
         "report_to": [target for target in args.report_to if target != "none"],
-        "disable_tqdm": True,  # the bar is ours
+        "disable_tqdm": True,  # the progress bar is ours
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "prediction_loss_only": True,
@@ -111,7 +111,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
 
 
 def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
-    if args.streaming:  # its own thread works ahead; it knows its place, and each process takes its share of it
+    if args.streaming:  # its own thread prefetches; it tracks its position, and each rank takes its part
         shares = {"dispatch_batches": False, "split_batches": False}
         return {"dataloader_num_workers": 0, "ignore_data_skip": True, "accelerator_config": shares}
     one_on_cpu = on_cpu and args.dataloader_num_workers == 1
@@ -125,13 +125,13 @@ def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     if not is_distributed():
         return fields
     fields["ddp_backend"] = args.ddp_backend or ("gloo" if on_cpu else "nccl")
-    # A part that sees may meet a batch without images; nothing else that is trained ever stays unused.
+    # A trained vision tower may get a batch without images; no other trainable parameter stays unused.
     fields["ddp_find_unused_parameters"] = not (args.freeze_vit and args.freeze_aligner)
     return fields
 
 
 def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> None:
-    """Write what became of `--gradient_checkpointing` into the settings of a run."""
+    """Set the resolved `--gradient_checkpointing` in TrainingArguments."""
     if args.gradient_checkpointing == "none":
         return
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -146,7 +146,7 @@ def _best_metric(args: SftArguments) -> str:
 
 
 def check_processes(args: SftArguments) -> None:
-    """Refuse a strategy that this start cannot have, before any work.
+    """Refuse a strategy that these processes cannot run, before any work.
 
     Raises:
         UsageError: Too few processes. MissingPackageError: deepspeed is asked for and not installed.
@@ -155,16 +155,16 @@ def check_processes(args: SftArguments) -> None:
         need_deepspeed()
     if args.ddp_backend == "gloo" and args.quantization_bit and torch.cuda.is_available():
         raise UsageError(
-            "--ddp_backend gloo cannot be used with --quantization_bit on GPUs, which talk by nccl: leave it away."
+            "--ddp_backend gloo does not work with --quantization_bit on GPUs, which need nccl: remove it."
         )
     if not is_distributed():
         if args.nproc != 1:
             raise UsageError(
-                f"--nproc {args.nproc} is for the command llmtune sft, which starts the processes. In Python, start "
-                f"your script with torchrun --nproc_per_node {args.nproc or 'gpu'}."
+                f"--nproc {args.nproc} is for the command llmtune sft, which starts the processes. From Python, "
+                f"run your script with torchrun --nproc_per_node {args.nproc or 'gpu'}."
             )
         if args.fsdp:
-            raise UsageError("--fsdp divides a model among processes, and there is one: --nproc 2 starts two.")
+            raise UsageError("--fsdp shards a model over processes, and there is only one: use --nproc 2 or more.")
         if args.ddp_backend is not None:
             get_logger().warning("--ddp_backend has no effect in this run: there is one process.")
         if args.deepspeed_config_path is None:  # else it would set up its processes before the data is ready
@@ -172,7 +172,7 @@ def check_processes(args: SftArguments) -> None:
 
 
 def build_training_arguments(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
-    """Bring the processes together. From here on they wait for each other, and time out where one does not come.
+    """Build TrainingArguments in all processes together; from here on they wait for each other, with a timeout.
 
     Raises:
         UsageError: transformers refuses the settings.
@@ -182,7 +182,7 @@ def build_training_arguments(args: SftArguments, *, has_validation: bool) -> Tra
         # accelerate refuses DDP for a model on several devices but under this name (Accelerator.verify_device_map)
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     if args.fsdp and on_cpu:
-        let_cpus_divide()
+        let_cpus_shard()
         if args.fsdp_offload:
             get_logger().warning("--fsdp_offload has no effect in this run: there is no GPU to offload from.")
     if args.deepspeed_config_path is not None:
@@ -192,7 +192,7 @@ def build_training_arguments(args: SftArguments, *, has_validation: bool) -> Tra
     if arguments.device.type == "cuda":
         torch.cuda.set_device(arguments.device)
     if zero_stage(args.deepspeed_config_path) == 3:
-        # else from_pretrained divides the weights among one process (deepspeed.zero.Init asks for the group)
+        # else from_pretrained shards the weights over one process (deepspeed.zero.Init asks for the group)
         import deepspeed
 
         deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))

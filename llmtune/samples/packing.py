@@ -108,7 +108,7 @@ def packs_text(items: object) -> str:
     if not isinstance(items, PackedDataset):
         return ""
     rows, filled = len(items.store) / len(items), items.lengths.mean() / items.capacity
-    return f"{len(items):,} of up to {items.capacity:,} tokens, {rows:.1f} rows a pack, {filled:.2%} full"
+    return f"{len(items):,} of up to {items.capacity:,} tokens, {rows:.1f} samples per pack, {filled:.2%} full"
 
 
 def join_rows(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

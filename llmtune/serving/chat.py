@@ -6,18 +6,15 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from llmtune.data.contents import Found
+from llmtune.data.contents import Found, check_turns
 from llmtune.data.formats_messages import parse_messages
-from llmtune.data.tool_schemas import parse_tools
-from llmtune.data.turns import check_turns
+from llmtune.data.values import parse_tools
 from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.rows import TokenLogprob
-from llmtune.inference.texts import HALF
-from llmtune.inference.thoughts import ThoughtText
-from llmtune.serving.body import MAX_DEPTH, is_deeper
+from llmtune.inference.texts import HALF, ThoughtText
 from llmtune.serving.errors import ApiError
-from llmtune.serving.pictures import Pictures
+from llmtune.serving.images import Pictures
 from llmtune.serving.protocol import ChatMessage, ChatRequest
 from llmtune.serving.service import Job, Service
 from llmtune.serving.tool_calls import (
@@ -28,6 +25,7 @@ from llmtune.serving.tool_calls import (
     format_of_request,
     shown_tools,
 )
+from llmtune.serving.wire import MAX_DEPTH, is_deeper
 from llmtune.templates.tools import ToolFormat
 from llmtune.types import Conversation, Encoded
 

@@ -15,14 +15,14 @@ from llmtune.inference.constraints import Constraint
 from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import Sampling
-from llmtune.inference.stops import StopAutomaton
-from llmtune.serving.choose import choose_batcher
+from llmtune.inference.texts import StopAutomaton
 from llmtune.serving.errors import ApiError
 from llmtune.serving.metrics import Metrics
 from llmtune.serving.protocol import MAX_MESSAGES, MAX_SEED, GenerationRequest
-from llmtune.serving.writers import Writers
+from llmtune.serving.routing import choose_batcher
+from llmtune.serving.wire import Writers
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.tools.jsons import to_json
+from llmtune.templates.tools.info import to_json
 from llmtune.types import Conversation, Encoded
 
 __all__ = ["Job", "Service"]

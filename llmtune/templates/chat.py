@@ -11,8 +11,7 @@ from typing import Any, Literal
 from llmtune.data.formats import to_conversation
 from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import RowError, TemplateError, UsageError
-from llmtune.templates.cut import EncodedRow, cut_prompt, keep
-from llmtune.templates.encode import Sample, TextEncoder
+from llmtune.templates.encode import EncodedRow, Sample, TextEncoder, cut_prompt, keep
 from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part

@@ -17,8 +17,7 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.utils.cache import cache_root
-from llmtune.utils.files import read_json, write_json
+from llmtune.utils.files import cache_root, read_json, write_json
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

@@ -1,4 +1,4 @@
-"""The model that is trained: loaded, with what is trainable, with the learned loss."""
+"""The model to train: loaded, with its trainable parameters and the supervised loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtune.models.devices import first_device, spread_options
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
-from llmtune.models.supervised_loss import has_divided_weights, install_learned_loss
+from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.run.log import Decisions
 from llmtune.training.attention import attention_options, settle_attention
 from llmtune.tuners.experts import settle_routers
@@ -27,34 +27,34 @@ __all__ = ["build_model", "load_weights"]
 def build_model(
     args: SftArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()
 ) -> Any:
-    """Load the weights and make them trainable as `--sft_type` says."""
+    """Load the model and set up what `--sft_type` trains."""
     set_seed(args.seed)  # fresh adapters are random
     model = load_weights(args, decisions)
     if new_token_ids:
         grow_vocabulary(model, max(new_token_ids) + 1)
     model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=new_token_ids)
     if note := settle_routers(model, args):
-        decisions.note(note)
-    install_learned_loss(model)
+        decisions.fact("MoE routers", note)
+    install_supervised_loss(model)
     trainable, parameters = count_parameters(model)
-    decisions.note(f"Trained are {trainable:,} of {parameters:,} parameters ({trainable / parameters:.2%}).")
+    decisions.fact("Trainable parameters", f"{trainable:,} of {parameters:,} ({trainable / parameters:.2%})")
     return model
 
 
 def load_weights(args: SftArguments, decisions: Decisions) -> Any:
-    """The model on its device, in the dtype that training needs.
+    """Load the model onto its device, in the dtype that training needs.
 
-    All the weights are trained in fp32 whatever `--dtype` says, and computed in that dtype by autocast.
+    Full fine-tuning keeps fp32 master weights and computes in `--dtype` by autocast.
     """
     assert args.model_type is not None
     dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
-    decisions.note(f"dtype {dtype_name(dtype)}: {reason}.")
-    computed_in = dtype
+    decisions.choose("dtype", dtype_name(dtype), "" if args.dtype else reason)
+    compute_dtype = dtype
     attention = attention_options(args)
     if args.rope_scaling is not None:
-        decisions.note(f"Rotary positions are stretched {args.rope_factor:g} times ({args.rope_scaling}).")
+        decisions.fact("RoPE scaling", f"{args.rope_scaling}, factor {args.rope_factor:g}")
     if args.sft_type == "full" and dtype is not torch.float32:
-        decisions.note("The weights are kept in fp32 and computed in that: small updates would be lost in it.")
+        decisions.choose("Master weights", "fp32", f"{dtype_name(dtype)} would lose small updates")
         dtype = torch.float32
     device = first_device()
     spread = spread_options(args.device_map)
@@ -72,10 +72,10 @@ def load_weights(args: SftArguments, decisions: Decisions) -> Any:
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device) | spread,
         **args.hub_options(),
     )
-    # FSDP and ZeRO-3 bring the weights to the devices themselves, divided.
-    stays = is_quantized(model) or spread or args.fsdp or has_divided_weights(model)
+    # FSDP and ZeRO-3 place the sharded weights on the devices themselves.
+    stays = is_quantized(model) or spread or args.fsdp or has_sharded_weights(model)
     model = model if stays else model.to(device)
-    settle_attention(model, args, decisions, computed_in, attention.get("attn_implementation"))
+    settle_attention(model, args, decisions, compute_dtype, attention.get("attn_implementation"))
     if is_quantized(model):
-        decisions.note(quantization_note(model))
+        decisions.fact("Quantisation", quantization_note(model))
     return model

@@ -1,4 +1,4 @@
-"""What happens beside the steps: a progress bar, logging.jsonl, Ctrl-C."""
+"""Trainer callbacks: progress, logging.jsonl, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,41 +7,44 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.distributed.collectives import any_process
+from llmtune.distributed.collectives import any_rank
 from llmtune.distributed.ranks import launcher_is_gone
 from llmtune.distributed.strategy import strategy_text
+from llmtune.models.gpus import gib
+from llmtune.planning.auto import free_memory, used_memory
 from llmtune.run.log import Decisions
-from llmtune.training.throughput import Throughput
+from llmtune.training.throughput import Throughput, peak_memory_gib
 from llmtune.utils.logging import get_logger
 
-__all__ = ["AtStart", "Interrupt", "JsonLog", "LastStep", "NoteStrategy", "Progress"]
+__all__ = ["AtStart", "Interrupt", "JsonLog", "LastStep", "Progress", "ShowRun"]
 
 
 LOGGED = (
     "useful_tokens_per_second",
     "computed_tokens_per_second",
     "padding_share",
-    "learned_share",
+    "trainable_share",
     "data_wait_share",
     "tflops",
     "mfu",
     "peak_memory_gib",
     "seconds_to_first_step",
 )
-"""What of the throughput so far stands in each record of the loss."""
+"""Keys of the throughput summary that go into each record of the loss."""
 
 
-HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows lacks it
 
 
 class JsonLog(TrainerCallback):
-    """Appends one record a log to logging.jsonl, bar or no bar."""
+    """Appends one JSON record per log step to logging.jsonl."""
 
     def __init__(self, file: Path, throughput: Throughput) -> None:
         self.file = file
@@ -62,13 +65,16 @@ class JsonLog(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A bar of optimizer steps with the time left; where there is no terminal, a line for each log."""
+    """One line per log step, and in a terminal a progress bar of optimizer steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, throughput: Throughput) -> None:
+        self.throughput = throughput
+        self.first_step = 0
         self.bar: tqdm[Any] | None = None
         self.eval_bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.first_step = state.global_step
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
 
@@ -93,13 +99,19 @@ class Progress(TrainerCallback):
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        shown = {name: logs[name] for name in SHOWN if name in logs}
-        if self.bar is not None and "loss" in shown:
-            self.bar.set_postfix({name.replace("learning_rate", "lr"): f"{value:.4g}" for name, value in shown.items()})
-        elif shown:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-            line = f"step {state.global_step}/{state.max_steps}  {text}"
+        parts = [f"{name} {logs[name]:.4g}" for name in SHOWN if isinstance(logs.get(name), int | float)]
+        if "loss" in logs:
+            parts += self._speed(state)
+        if parts:
+            line = "  ".join([f"step {state.global_step}/{state.max_steps}", *parts])
             tqdm.write(line, file=sys.stderr) if self.bar is not None else get_logger().info(line)
+
+    def _speed(self, state: TrainerState) -> list[str]:
+        """Tokens/s since the last line, peak memory, and the time left, evaluation and saving included."""
+        done = max(state.global_step - self.first_step, 1)
+        left = self.throughput.seconds / done * (state.max_steps - state.global_step)
+        memory = f"memory {peak_memory_gib():.2f} GiB"
+        return [f"tokens/s {self.throughput.tokens_per_second:,.0f}", memory, f"ETA {timedelta(seconds=round(left))}"]
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:
@@ -107,11 +119,11 @@ class Progress(TrainerCallback):
             self.bar = None
 
 
-SHOWN = ("loss", "learning_rate", "eval_loss", "eval_token_acc", "eval_rouge-l", "eval_bleu-4")
+SHOWN = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_token_acc", "eval_rouge-l", "eval_bleu-4")
 
 
 class LastStep(TrainerCallback):
-    """The last step is logged, and evaluated where evaluation goes by steps, wherever it falls."""
+    """Logs the last step, and evaluates it if evaluation is by steps, whatever the intervals."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -123,10 +135,10 @@ class LastStep(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """Ctrl-C, a scheduler's SIGTERM or a closed terminal's SIGHUP ends the training after its step, with a checkpoint.
+    """Ends training after the current step, with a checkpoint, on Ctrl-C, SIGTERM or SIGHUP (a closed terminal).
 
-    A second Ctrl-C ends it at once. Processes whose launcher has died end in the same way: nobody would ever stop them.
-    `asked`: what asked for it, empty where nothing did.
+    A second Ctrl-C ends it at once. Processes whose launcher has died end in the same way, since nobody else would stop
+    them. `asked`: the signal; empty if there was none.
     """
 
     def __init__(self) -> None:
@@ -135,17 +147,17 @@ class Interrupt(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         asks = {signal.SIGINT: self._ask, signal.SIGTERM: self._terminate}
-        if signal.getsignal(HANGUP) is not signal.SIG_IGN:  # nohup's is left alone
+        if signal.getsignal(HANGUP) is not signal.SIG_IGN:  # nohup's stays
             asks[HANGUP] = self._terminate
         for number, ask in asks.items():
-            with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks: signals are theirs
+            with contextlib.suppress(ValueError):  # not the main thread, as in some notebooks
                 self._former[number] = signal.signal(number, ask)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not self.asked and launcher_is_gone():
             self.asked = "the end of its launcher"
-            get_logger().warning("The process that started this one has died: stopping, with a checkpoint.")
-        if any_process(bool(self.asked)):  # processes are not told at the same step
+            get_logger().warning("The launcher of this process has died: saving a checkpoint and stopping.")
+        if any_rank(bool(self.asked)):  # ranks do not get the signal at the same step
             self.asked = self.asked or "SIGTERM"
             control.should_save = True
             control.should_training_stop = True
@@ -162,15 +174,15 @@ class Interrupt(TrainerCallback):
         if self.asked == "Ctrl-C":
             raise KeyboardInterrupt
         self.asked = "Ctrl-C"
-        get_logger().warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
+        get_logger().warning("Saving a checkpoint after this step, then stopping. Press Ctrl-C again to stop at once.")
 
     def _terminate(self, number: int, *_: Any) -> None:
         self.asked = signal.Signals(number).name
-        get_logger().warning("%s: stopping after this step, with a checkpoint.", self.asked)
+        get_logger().warning("%s: saving a checkpoint after this step, then stopping.", self.asked)
 
 
 class AtStart(TrainerCallback):
-    """Does something once all is wrapped, before the first step."""
+    """Calls `work` when training begins: all is wrapped, and no step was made."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work
@@ -179,8 +191,8 @@ class AtStart(TrainerCallback):
         self.work()
 
 
-class NoteStrategy(TrainerCallback):
-    """Notes what the trainer made of the strategy, when training begins."""
+class ShowRun(TrainerCallback):
+    """Logs the block of the run when training begins, with the distribution that the trainer set up."""
 
     def __init__(self, trainer: Any, decisions: Decisions) -> None:
         self.trainer = trainer
@@ -188,7 +200,10 @@ class NoteStrategy(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         if text := strategy_text(self.trainer.model_wrapped, self.trainer.model):
-            self.decisions.note(text)
+            self.decisions.fact("Distributed", text)
+        free = gib(free_memory())
+        self.decisions.fact("Memory", f"{gib(used_memory())} used with the model loaded, {free} free")
+        self.decisions.show()
 
 
 def _round(key: str, value: Any) -> Any:

@@ -57,7 +57,7 @@ class CrossEntropy:
         if totals is not None:
             return Share(output.loss)
         losses = (output.loss.float() * output.total_weight, output.total_weight)
-        return Share(output.loss, {"loss": losses, "token_acc": (output.num_correct, output.num_learned)})
+        return Share(output.loss, {"loss": losses, "token_acc": (output.num_correct, output.num_trainable)})
 
 
 def _total_weight(batch: Mapping[str, Any], trainable: Tensor) -> Tensor:

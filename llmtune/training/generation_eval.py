@@ -1,4 +1,4 @@
-"""Answers that a model in training writes: for scores of an evaluation, and a few for the report."""
+"""Generations of a model in training: for evaluation metrics, and a few for the report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[
 
 
 def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]:
-    """(question, reference, most likely answer) of the first rows, cut short."""
+    """Return (prompt, reference, greedy generation) of the first rows, truncated."""
     source = prepared.validation if prepared.validation is not None else prepared.train
     rows = [from_record(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
     rows = _askable(prepared, [row for row in rows if row.turns[0].role == "user"])
@@ -52,7 +52,7 @@ def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]
 
 
 def _askable(prepared: Prepared, rows: list[Conversation]) -> list[Conversation]:
-    """Without those that were told of as bad when they were encoded: nothing that is bad in the data ends a run now."""
+    """Return the rows that can be rendered; bad ones were reported at encoding and must not end a run now."""
     kept: list[Conversation] = []
     for row in rows:
         with contextlib.suppress(TemplateError, DataError):

@@ -1,4 +1,4 @@
-"""Looks at the loss of every step: one that is no number, or has run away, is told with the rows that it came from."""
+"""Checks the loss of every step: one that is NaN, infinite or diverged is reported with the samples of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.distributed.collectives import any_process
+from llmtune.distributed.collectives import any_rank
 from llmtune.errors import TrainingError
 from llmtune.samples.sampler import FILLER
 from llmtune.utils.logging import get_logger
@@ -20,14 +20,14 @@ OnNan = Literal["stop", "skip"]
 Describe = Callable[[Sequence[int]], str]
 
 SKIPS_IN_A_ROW = 10
-"""Steps left out one after the other after which `skip` stops, too: the weights themselves are gone."""
+"""Consecutive skipped steps after which `skip` stops too: the weights themselves are broken."""
 
 
 class LossWatch(TrainerCallback):
-    """Checks each step before the optimizer takes it, at the price of one look at the device a step.
+    """Checks the loss before each optimizer step, at the cost of one device synchronisation per step.
 
     Args:
-        on_nan: `stop` raises, so that the weights stay as they were; `skip` leaves the step out.
+        on_nan: `stop` raises, before the weights change; `skip` skips the step.
         limit: A loss above it has diverged; None: no value says so.
         describe: Names samples by their indices.
     """
@@ -42,7 +42,7 @@ class LossWatch(TrainerCallback):
         self._samples: list[torch.Tensor | None] = []
 
     def add(self, loss: torch.Tensor, samples: torch.Tensor | None) -> None:
-        """The loss of one batch, as its share of the step's."""
+        """Add the loss of one micro-batch, as its share of the step's loss."""
         self._losses.append(loss.detach())
         self._samples.append(samples)
 
@@ -53,21 +53,21 @@ class LossWatch(TrainerCallback):
         samples, self._losses, self._samples = self._samples, [], []
         gradient = next((parameter.grad for parameter in model.parameters() if parameter.grad is not None), None)
         sound = torch.isfinite(losses).all() & (losses.sum() < self.limit)
-        if gradient is not None and not args.fp16:  # fp16's own scaler leaves out steps whose gradients overflow
+        if gradient is not None and not args.fp16:  # the fp16 scaler itself skips steps whose gradients overflow
             local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
             sound = sound & torch.isfinite(local).all().to(sound.device)
-        if not any_process(not bool(sound)):
+        if not any_rank(not bool(sound)):
             self._in_a_row = 0
             return
         text = self._text(losses, [batch for batch in samples if batch is not None], state.global_step + 1)
         self._in_a_row += 1
         if self.on_nan == "stop" or self._in_a_row >= SKIPS_IN_A_ROW:
             raise TrainingError(
-                f"{text} Look at these rows with llmtune check, lower --learning_rate, or leave such steps out with "
-                "--on_nan skip. The last checkpoint is whole: --resume_from_checkpoint last."
+                f"{text} Inspect these samples with llmtune check, lower --learning_rate, or skip such steps with "
+                "--on_nan skip. To resume from the last checkpoint: --resume_from_checkpoint last."
             )
         self.num_skipped += 1
-        get_logger().warning("%s The step is left out.", text)
+        get_logger().warning("%s The step is skipped.", text)
         for parameter in model.parameters():
             parameter.grad = None
 
@@ -75,7 +75,7 @@ class LossWatch(TrainerCallback):
         bad = [batch for batch, loss in zip(samples, losses.tolist(), strict=False) if not math.isfinite(loss)]
         chosen = [index for batch in bad or samples for index in batch.tolist() if index != FILLER]
         total = losses.sum().item()
-        kind = "is no number" if not math.isfinite(total) else "has run away"
+        text = "is NaN or infinite" if not math.isfinite(total) else "has diverged"
         if math.isfinite(total) and total < self.limit:
-            kind = "has gradients that are no numbers"
-        return f"The loss of step {step} {kind} ({total:.4g}). Its rows: {self._describe(chosen)}."
+            text = "has NaN or infinite gradients"
+        return f"Loss at step {step} {text} ({total:.4g}). Samples of this step: {self._describe(chosen)}."

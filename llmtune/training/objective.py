@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from llmtune.distributed.collectives import sum_over_processes
+from llmtune.distributed.collectives import sum_over_ranks
 
 __all__ = ["Metrics", "Objective", "Share", "Totals"]
 
@@ -85,7 +85,7 @@ class Metrics:
 
     def take(self) -> dict[str, float]:
         """The means over all processes, which all have to ask; what nothing was added to is left out. Starts anew."""
-        sums = sum_over_processes(self._sums.flatten().tolist()) if self.names else []
+        sums = sum_over_ranks(self._sums.flatten().tolist()) if self.names else []
         self._sums.zero_()
         pairs = zip(self.names, sums[::2], sums[1::2], strict=True)
         return {name: total / count for name, total, count in pairs if count}

@@ -25,7 +25,7 @@ def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
     longest = max(int(store.lengths.max()) for store in stores)
     check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
     if args.neftune_noise_alpha:
-        text = "NEFTune's noise shrinks with the length of a sequence, which is now that of several rows: raise %s."
+        text = "NEFTune's noise shrinks with the sequence length, which packing increases: raise %s."
         get_logger().warning(text, "--neftune_noise_alpha")
 
 

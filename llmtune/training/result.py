@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints that are named, a report, metrics, curves."""
+"""Results of a run: its checkpoints, report, metrics and curves."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["SftResult", "last_evaluation", "leave_report", "result_of"]
 
 @dataclass(frozen=True)
 class SftResult:
-    """What a run left behind.
+    """Result of a run.
 
     Attributes:
-        output_dir: The run's folder.
-        best_checkpoint: The checkpoint with the best evaluation; None where nothing was evaluated.
-        last_checkpoint: The newest checkpoint; None where none was saved.
+        output_dir: The run folder.
+        best_checkpoint: The checkpoint with the best evaluation; None if nothing was evaluated.
+        last_checkpoint: The newest checkpoint; None if none was saved.
         checkpoint: The best one, else the last.
         metrics: Of training (`train_loss`, throughput) and of the last evaluation (`eval_loss`).
-        interrupted: What ended the run early, Ctrl-C or SIGTERM; empty where nothing did.
+        interrupted: The signal that ended the run early (Ctrl-C, SIGTERM); empty otherwise.
     """
 
     output_dir: Path
@@ -60,7 +60,7 @@ def last_evaluation(trainer: StageTrainer) -> dict[str, Any]:
 
 
 def result_of(trainer: StageTrainer, run: Path, metrics: dict[str, Any], interrupt: Interrupt) -> SftResult:
-    """What a run left, once it has ended."""
+    """Return the result of a run that has ended."""
     last = trainer.last_saved or last_checkpoint(run)
     best = trainer.best_checkpoint()
     return SftResult(run, best, last, metrics, interrupt.asked)
@@ -74,7 +74,7 @@ def leave_report(
     throughput: Throughput,
     started: float,
 ) -> None:
-    """Everything that a run leaves beside its checkpoints."""
+    """Write report, metrics and curves, and log the checkpoints."""
     run, metrics = result.output_dir, result.metrics
     generations = [] if result.interrupted else sample_answers(trainer.model, prepared)
     if not is_first():
@@ -111,10 +111,10 @@ def leave_report(
         get_logger().info(f"Last checkpoint: {result.last_checkpoint or 'none'} ({_why_none_is_best(result)})")
     if result.checkpoint is not None:
         command = shlex.join(["llmtune", "infer", "--ckpt_dir", str(result.checkpoint), "--eval_human", "true"])
-        get_logger().info(f"Chat with it:  {command}")
+        get_logger().info(f"Chat with it: {command}")
 
 
 def _why_none_is_best(result: SftResult) -> str:
     if result.last_checkpoint is None:
         return "no checkpoint was saved"
-    return "nothing was evaluated, so none is known to be the best"
+    return "nothing was evaluated, so there is no best one"

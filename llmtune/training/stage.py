@@ -17,18 +17,18 @@ from transformers import TrainingArguments
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.sft import SftArguments
 from llmtune.checkpoint import write_settings
-from llmtune.distributed.collectives import told_by_first
+from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.locks import first_on_this_machine
 from llmtune.distributed.ranks import is_first, launch_id
 from llmtune.models.flops import model_flops
 from llmtune.models.kernels import compile_layers, note_kernels
 from llmtune.models.loading import dtype_name, resolve_dtype
-from llmtune.models.supervised_loss import has_divided_weights
+from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
-from llmtune.run.first_look import tell_data
+from llmtune.run.first_look import log_data
 from llmtune.run.folder import args_record, open_run_folder
 from llmtune.run.lock import RunLock
-from llmtune.run.log import Decisions, first_decisions
+from llmtune.run.log import Decisions, first_decisions, note_steps
 from llmtune.run.resolved import Run
 from llmtune.run.resume import check_same_data, check_steps_left
 from llmtune.run.trackers import placed_trackers
@@ -39,19 +39,18 @@ from llmtune.samples.prepare import Prepared
 from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.training.build import build_model
-from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, NoteStrategy, Progress
+from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, Progress, ShowRun
+from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Objective
 from llmtune.training.packed import check_packed
-from llmtune.training.push import HubPush, hub_push
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
 from llmtune.utils.files import write_json
-from llmtune.utils.logging import get_logger
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import quiet_libraries
 
 __all__ = ["Stage"]
 
@@ -103,12 +102,14 @@ class Stage:
         if self.run.resume is not None:
             check_steps_left(self.run.resume, samples.num_steps(self.args))
             check_same_data(self.run.resume, data_identity(samples))
-        tell_data(samples, self.args)
+        log_data(samples, self.args, self.decisions)
         note_positions(samples, self.args)
         self.samples = samples
         has_validation = samples.validation_tokens is not None
         self.arguments = build_training_arguments(self.args, has_validation=has_validation)
-        self.args = told_by_first(resolve_checkpointing(self.args, samples, self.decisions) if is_first() else None)
+        self.args = broadcast_from_rank0(
+            resolve_checkpointing(self.args, samples, self.decisions) if is_first() else None
+        )
         checkpoint_activations(self.arguments, self.args)
         return samples
 
@@ -117,14 +118,15 @@ class Stage:
         args, samples = self.args, self.samples
         num_steps, new_ids = samples.num_steps(args), samples.ids_of(args.new_special_tokens)
         model = build_model(args, samples.info, self.decisions, num_steps, new_ids)
-        if not has_divided_weights(model):
+        if not has_sharded_weights(model):
             check_packed(args, samples, model)
         compile_layers(model, args, self.decisions)
-        self.folder = told_by_first(open_run_folder(args, self.run.resume, self.lock) if is_first() else None)
+        self.folder = broadcast_from_rank0(open_run_folder(args, self.run.resume, self.lock) if is_first() else None)
         self.arguments.output_dir = str(self.folder)
         if "run_name" not in parse_train_args(args.train_args):
             self.arguments.run_name = self.folder.name
-        get_logger().info(f"Run folder: {self.folder}, {num_steps:,} steps")
+        note_steps(self.decisions, args, self.arguments, samples, self.run.resume)
+        self.decisions.fact("Run folder", str(self.folder))
         return model
 
     def train(
@@ -163,7 +165,7 @@ class Stage:
         settings = self._record_settings()
         watch = LossWatch(args.on_nan, objective.divergence_limit, samples.describe)
         log = JsonLog(self.folder / "logging.jsonl", throughput)
-        callbacks = [throughput, log, Progress(), LastStep(), self.interrupt, watch, *tuner_callbacks(args)]
+        callbacks = [throughput, log, Progress(throughput), LastStep(), self.interrupt, watch, *tuner_callbacks(args)]
         padding, train_set = samples.tokenizer.pad_token_id, samples.train_set
         trainer = StageTrainer(
             model=model,
@@ -186,8 +188,8 @@ class Stage:
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)
-        trainer.add_callback(NoteStrategy(trainer, self.decisions))
-        if has_divided_weights(model):  # only now can they be brought together for a try
+        trainer.add_callback(ShowRun(trainer, self.decisions))
+        if has_sharded_weights(model):  # only now can they be gathered to try it
             trainer.add_callback(AtStart(lambda: check_packed(args, samples, trainer.model)))
         if self.push is not None:
             trainer.add_callback(self.push)

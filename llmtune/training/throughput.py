@@ -1,4 +1,4 @@
-"""How fast a run is, and what it waits for. Nothing here makes the device wait: sums stay there until they are read."""
+"""Throughput of a run, and its waiting time for data. Sums stay on the device until read, so nothing synchronises."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from llmtune.distributed.collectives import sum_over_processes
+from llmtune.distributed.collectives import sum_over_ranks
 from llmtune.distributed.ranks import world_size
 from llmtune.models.flops import ModelFlops
-from llmtune.models.gpus import card_of_device
+from llmtune.models.gpus import gpu_of_device
 from llmtune.samples.collate import num_useful
 from llmtune.samples.sampler import FILLER
 from llmtune.types import IGNORE_INDEX
@@ -24,20 +24,23 @@ __all__ = ["Throughput", "peak_memory_gib"]
 
 
 class Throughput(TrainerCallback):
-    """Counts tokens and operations of all processes together, and time as this one sees it.
+    """Counts tokens and FLOPs over all ranks, and time on this one.
 
-    Useful tokens are those of samples, computed ones include padding, learned ones have a label. Operations are the
-    model's, see `llmtune.models.flops`: those of computed tokens, without what checkpointing computes again.
+    Useful tokens exclude padding, computed ones include it, trainable ones have a label. FLOPs are the model's, see
+    `llmtune.models.flops`: those of computed tokens, recomputation by checkpointing not counted.
 
     Args:
-        flops: Of the model; None leaves out all that follows from it.
-        since: When the run began, by `time.perf_counter`; the first step is told from there.
+        flops: Of the model; without them, there is no TFLOP/s and no MFU.
+        since: Start of the run by `time.perf_counter`, for the time to the first step.
     """
 
     def __init__(self, flops: ModelFlops | None = None, since: float | None = None) -> None:
         self.flops = flops
         self.since = time.perf_counter() if since is None else since
         self.started = self.first_step = self.last_step = 0.0
+        self.tokens_per_second = 0.0
+        """Useful tokens per second since the summary before the last one."""
+        self._former = (0, 0.0)
         self.computed = self.steps = 0
         self.waited = self.stepping = 0.0
         self._step_began = 0.0
@@ -45,21 +48,21 @@ class Throughput(TrainerCallback):
         self._sums: Tensor | None = None
 
     def count(self, batch: dict[str, Tensor], samples: Tensor | None = None) -> None:
-        """Count a batch. `samples`: indices of what it is made of, [n]; those that only fill up are no use."""
+        """Count a batch. `samples`: indices of its samples, [n]; FILLER ones are not useful."""
         ids, positions = batch["input_ids"], batch.get("position_ids")
         self.computed += ids.numel()
         contexts = ids.new_zeros(())
-        if positions is None or positions.ndim != 2:  # a model that sees has positions in space
+        if positions is None or positions.ndim != 2:  # vision models have spatial positions
             self._contexts_of_padded += ids.shape[0] * ids.shape[1] * (ids.shape[1] + 1) // 2
         else:
             contexts = (positions + 1).sum()
-        learned = (batch["labels"] != IGNORE_INDEX).sum()
+        trainable = (batch["labels"] != IGNORE_INDEX).sum()
         fillers = 0 if samples is None else (samples == FILLER).sum()
-        sums = torch.stack([num_useful(batch) - fillers, learned, contexts])
+        sums = torch.stack([num_useful(batch) - fillers, trainable, contexts])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same batches; how long each lets us wait is counted, and a step begins with waiting for its first."""
+        """Yield the same batches and count the waiting time; a step begins with waiting for its first batch."""
         self._step_began = time.perf_counter()
         return _Timed(self, batches)
 
@@ -82,43 +85,50 @@ class Throughput(TrainerCallback):
         return self._sum(0)
 
     @property
-    def learned(self) -> int:
+    def trainable(self) -> int:
         return self._sum(1)
 
     @property
     def done(self) -> float:
-        """Operations of this process so far."""
+        """FLOPs of this process so far."""
         if self.flops is None:
             return 0.0
-        return self.flops.of(self.computed, self.learned, self._sum(2) + self._contexts_of_padded)
+        return self.flops.of(self.computed, self.trainable, self._sum(2) + self._contexts_of_padded)
 
     def summary(self) -> dict[str, float]:
-        """Tokens in all, tokens per second, and shares, of the steps so far. Every process has to ask.
+        """Return token counts, rates and shares of the steps so far. Collective: every rank has to call it.
 
-        Tokens per second are those of the whole training, evaluation and saving included; operations per second and
-        the share of waiting are those of the steps alone. `mfu`: on GPUs whose peak is known.
+        Tokens per second are over the whole training, evaluation and saving included; TFLOP/s and the share of waiting
+        are over the steps only. `mfu`: on GPUs with a known peak.
         """
         stepping = max(self.stepping, 1e-9)
-        own = [self.useful, self.computed, self.learned, self._sum(2) + self._contexts_of_padded]
-        useful, computed, learned, contexts = map(int, sum_over_processes([float(value) for value in own]))
+        own = [self.useful, self.computed, self.trainable, self._sum(2) + self._contexts_of_padded]
+        useful, computed, trainable, contexts = map(int, sum_over_ranks([float(value) for value in own]))
+        self._note_rate(useful)
         found = {
             "useful_tokens": useful,
             "computed_tokens": computed,
-            "learned_tokens": learned,
+            "trainable_tokens": trainable,
             "useful_tokens_per_second": round(useful / self.seconds, 1),
             "computed_tokens_per_second": round(computed / self.seconds, 1),
             "padding_share": round(1 - useful / max(computed, 1), 4),
-            "learned_share": round(learned / max(useful, 1), 4),
+            "trainable_share": round(trainable / max(useful, 1), 4),
             "data_wait_share": round(min(self.waited / stepping, 1.0), 4),
             "seconds_to_first_step": round(max(self.first_step - self.since, 0.0), 3),
             "peak_memory_gib": round(peak_memory_gib(), 3),
         }
         if self.flops is not None:
-            speed = self.flops.of(computed, learned, contexts) / stepping / 1e12
+            speed = self.flops.of(computed, trainable, contexts) / stepping / 1e12
             found["tflops"] = float(f"{speed:.4g}")
             if peak := _peak_tflops():
                 found["mfu"] = round(speed / peak / world_size(), 4)
         return found
+
+    def _note_rate(self, useful: int) -> None:
+        tokens, since = self._former
+        if self.last_step > (since or self.started):
+            self.tokens_per_second = (useful - tokens) / (self.last_step - (since or self.started))
+            self._former = (useful, self.last_step)
 
     def _sum(self, index: int) -> int:
         return 0 if self._sums is None else int(self._sums[index])
@@ -141,7 +151,7 @@ class _Timed:
 
 
 def peak_memory_gib() -> float:
-    """Of the GPU where there is one, else of this process."""
+    """Peak memory of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated() / 2**30)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -149,8 +159,8 @@ def peak_memory_gib() -> float:
 
 
 def _peak_tflops() -> float:
-    """Of this process's GPU in half precision; 0 where it is not known, or there is none."""
+    """Half-precision peak of this process's GPU; 0 if unknown, or without a GPU."""
     if not torch.cuda.is_available():
         return 0.0
-    card = card_of_device(torch.cuda.get_device_name())
-    return card.tflops if card is not None else 0.0
+    gpu = gpu_of_device(torch.cuda.get_device_name())
+    return gpu.tflops if gpu is not None else 0.0

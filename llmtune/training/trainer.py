@@ -1,4 +1,4 @@
-"""transformers' Trainer, subclassed once: order, the learned loss in evaluation, whole checkpoints, throughput."""
+"""transformers' Trainer, subclassed: sample order, supervised loss in evaluation, atomic checkpoints, throughput."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
 from llmtune.distributed.background import BackgroundSaves
-from llmtune.distributed.collectives import any_process, wait_for_all
+from llmtune.distributed.collectives import any_rank, wait_for_all
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError
 from llmtune.models.whole_weights import check_names
@@ -41,7 +41,7 @@ __all__ = ["StageTrainer"]
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """A checkpoint that has not got its name yet. `running`: what is still written of it."""
+    """A checkpoint that is still being written. `running`: the pending writes."""
 
     saving: Path
     name: str
@@ -53,18 +53,18 @@ GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
 class StageTrainer(Trainer):
-    """transformers' Trainer for any stage: what is minimised is the objective.
+    """Trainer of any stage: it minimises an objective, and knows no loss.
 
     Args:
         objective: The loss, and what it counts.
-        throughput: Counts every batch.
+        throughput: Receives every batch.
         settings: Written into each checkpoint.
-        watch: Looks at the loss of every step.
-        order: How the samples of an epoch are ordered.
-        keep: Checkpoints that are kept, at most; the best and the newest always are. None: all.
-        changed: Arguments that differ from those of the checkpoint that the run resumes from.
-        async_save: Write the shares of a divided model while training goes on.
-        generate_metrics: Makes further metrics of an evaluation, from the model.
+        watch: Checks the loss of every step.
+        order: Order of the samples in an epoch.
+        keep: Max number of checkpoints; the best and the newest are always kept. None: all.
+        changed: Arguments that differ from those of the resumed checkpoint.
+        async_save: Write FSDP shards in the background.
+        generate_metrics: Computes additional metrics of an evaluation from the model.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class StageTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        # Some classes (Qwen2.5-VL) say no for their own loss; ours divides by the tokens of the whole step.
+        # Some classes (Qwen2.5-VL) decline for their own loss; ours divides by the tokens of the whole step.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.objective = objective
@@ -151,7 +151,9 @@ class StageTrainer(Trainer):
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
-        return self._sampler(eval_dataset, "longest_first")  # its loss has no order: so, it pads least
+        return self._sampler(
+            eval_dataset, "longest_first"
+        )  # the loss does not depend on the order, and this pads least
 
     def _sampler(self, dataset: Any, kind: Kind) -> EpochOrder:
         evaluates = dataset is not self.train_dataset
@@ -188,21 +190,21 @@ class StageTrainer(Trainer):
         return output
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """A new best is saved whenever it is found, whatever --save_steps says: else the best would be one that is not.
+        """Save a new best checkpoint at once, whatever --save_steps is.
 
-        Upstream marks the step, and keeps its weights only where that step happens to be saved as well.
+        Upstream only records the step, and keeps its weights only if that step happens to be saved.
         """
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.save_strategy != "no" and not self.control.should_save:
             self.control.should_save = True
             step = self.state.global_step
-            get_logger().info(f"The best evaluation so far, at step {step}: checkpoint-{step} is saved for it.")
+            get_logger().info(f"Best evaluation so far at step {step}: saving checkpoint-{step}.")
         return is_best
 
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the best evaluation. None: nothing was evaluated, or it is not there any more.
+        """Return the checkpoint with the best evaluation; None if nothing was evaluated, or it is gone.
 
-        A run may have been moved since; the checkpoint is looked for in its folder of today.
+        The run may have been moved since; the checkpoint is searched where its folder is now.
         """
         if not self.state.best_model_checkpoint:
             return None
@@ -233,7 +235,7 @@ class StageTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """What upstream warns of when whole weights are resumed is an error; tied tensors are saved once."""
+        """Raise on missing or unexpected full weights, which upstream only warns of; tied tensors are saved once."""
         tied = getattr(self.model, "all_tied_weights_keys", {})
         missing = [name for name in load_result.missing_keys if name not in tied]
         check_names(Path(self.args.output_dir), missing, load_result.unexpected_keys, self.model.config)
@@ -242,17 +244,17 @@ class StageTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        state = whole_state_dict(self.model)  # all processes give their shares, the first one writes
+        state = whole_state_dict(self.model)  # all ranks pass their shards, rank 0 writes
         self._save(output_dir, state_dict=state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None and not hasattr(self.model, "peft_config"):
-            stored = stored_names(self.model)  # accelerate's copies of a shared weight are apart
+            stored = stored_names(self.model)  # accelerate copies shared weights
             state_dict = {name: value for name, value in state_dict.items() if name in stored}
         super()._save(output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write into a hidden folder, to be renamed when it is whole: a checkpoint-N is complete or is not there."""
+        """Write into a hidden folder and rename it when complete, so that a checkpoint-N is never partial."""
         self.finish_saving()
         name = checkpoint_folder(Path(), self.state.global_step).name
         saving = Path(self.args.output_dir) / f".saving-{name}"
@@ -266,7 +268,7 @@ class StageTrainer(Trainer):
             if self._background is not None:
                 running = stack.enter_context(self._background.divert())
             failed = _failure_of(lambda: self._write_checkpoint(saving / name))
-        some_failed = any_process(failed is not None)
+        some_failed = any_rank(failed is not None)
         if not some_failed and self.args.should_save:
             failed = _failure_of(lambda: self._complete(saving / name))
         self._unfinished = _Unfinished(saving, name, running, failed)
@@ -274,17 +276,17 @@ class StageTrainer(Trainer):
             self.finish_saving()
 
     def finish_saving(self) -> None:
-        """Wait for what is still written, and let the checkpoint appear under its name."""
+        """Wait for pending writes, and publish the checkpoint under its name."""
         if self._unfinished is None:
             return
         made, self._unfinished = self._unfinished, None
         run, failed = made.saving.parent, made.failed
         failed = failed or _failure_of(lambda: [future.result() for future in made.running])
-        some_failed = any_process(failed is not None)
+        some_failed = any_rank(failed is not None)
         if not some_failed and self.args.should_save:
             failed = _failure_of(lambda: self._publish(made.saving / made.name, run / made.name, made.running))
             some_failed = failed is not None
-        some_failed = any_process(some_failed)
+        some_failed = any_rank(some_failed)
         if self.args.should_save:
             shutil.rmtree(made.saving, ignore_errors=True)
         if some_failed:
@@ -303,12 +305,12 @@ class StageTrainer(Trainer):
         shutil.rmtree(final, ignore_errors=True)
         made.rename(final)
         if running:
-            get_logger().info(f"{final.name} was written while training went on.")
+            get_logger().info(f"{final.name} was written in the background.")
 
     def _write_checkpoint(self, made: Path) -> None:
-        """Trainer's own parts of a checkpoint, but not its barrier.
+        """Write Trainer's own parts of a checkpoint, without its barrier.
 
-        There, others would wait for a first process that has failed.
+        At the barrier, other ranks would wait for a rank 0 that has failed.
         """
         self.save_model(str(made), _internal_call=True)
         if not self.args.save_only_model:
@@ -335,20 +337,20 @@ class StageTrainer(Trainer):
 
 @contextlib.contextmanager
 def _damage_explained(checkpoint: str | None, part: str) -> Iterator[None]:
-    """One line for whatever torch, pickle, safetensors and PEFT say of a part that is damaged or of another run."""
+    """Turn errors of torch, pickle, safetensors and PEFT on a damaged or foreign part into one line."""
     try:
         yield
     except LlmtuneError:
         raise
     except Exception as err:
         raise CheckpointError(
-            f"{part[0].upper()}{part[1:]} in {checkpoint} cannot be read, or is of a run with other settings "
+            f"{part[0].upper()}{part[1:]} in {checkpoint} cannot be read, or belongs to a run with other settings "
             f"({type(err).__name__}: {_harmless(_reason(err))}). Resume from another checkpoint of the run."
         ) from err
 
 
 def _harmless(text: str) -> str:
-    """Without torch's advice to load with weights_only=False, which lets a file run code."""
+    """The text without torch's advice to load with weights_only=False, which lets a file run code."""
     return "the file is damaged" if "weights_only" in text or "Weights only" in text else text
 
 
@@ -361,10 +363,7 @@ def _whole(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Add to a checkpoint what serving it needs and Trainer leaves out.
-
-    The generation settings of an adapter, and how images are read.
-    """
+    """Add files that serving needs and Trainer omits: generation_config.json of adapters, image processor settings."""
     config = getattr(model, "generation_config", None)
     if config is not None and not (folder / "generation_config.json").exists():
         config.save_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""Layers that flags name, and the adapter of --peft_path: held against the model before any row is encoded."""
+"""Check layer names in flags, and the adapter of --peft_path, against the model before rows are encoded."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ ADAPTER_MODULE = re.compile(r"^base_model\.model\.(.+?)\.(lora_[AB]|lora_embeddi
 
 
 def check_named_layers(args: SftArguments, folder: Path | None) -> None:
-    """Refuse names that no layer of the model has.
+    """Refuse layer names that the model does not have.
 
-    The names in its files decide where they know them all, at once; else the model is built without weights.
+    Names in its weight files are enough if they cover all; otherwise the model is built on the meta device.
 
     Args:
-        folder: Of the model. None: one that llmtune makes itself, and has not made yet.
+        folder: Of the model. None: an embedded model that was not built yet.
 
     Raises:
-        UsageError: --lora_target_modules or --modules_to_save names a layer that is not there.
+        UsageError: --lora_target_modules or --modules_to_save names a missing layer.
     """
     if args.sft_type == "full" or args.peft_path is not None:
         return
@@ -52,7 +52,7 @@ def check_named_layers(args: SftArguments, folder: Path | None) -> None:
         known = module_names(folder, trust_remote_code=args.trust_remote_code)
         if known is not None and all(_is_known(name, known) for name in [*targets, *args.modules_to_save]):
             return
-        _check_on_hollow(args, folder)
+        _check_on_meta(args, folder)
         return
     info = MODEL_MAPPING[str(args.model_type)]
     if info.get_folder is not None:
@@ -66,7 +66,7 @@ def _is_known(name: str, known: set[str]) -> bool:
     return any(f".{module}".endswith(f".{name}") for module in known)
 
 
-def _check_on_hollow(args: SftArguments, folder: Path) -> None:
+def _check_on_meta(args: SftArguments, folder: Path) -> None:
     import torch
     from accelerate import init_empty_weights
 
@@ -85,7 +85,7 @@ def _check_on_hollow(args: SftArguments, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _made_elsewhere(info: ModelInfo) -> Iterator[Path]:
-    """An embedded model, made in a temporary place: trying out writes nothing into the cache."""
+    """An embedded model, built in a temporary folder: a dry run writes nothing into the cache."""
     before = os.environ.get("LLMTUNE_CACHE")
     with tempfile.TemporaryDirectory() as place:
         os.environ["LLMTUNE_CACHE"] = place
@@ -99,7 +99,7 @@ def _made_elsewhere(info: ModelInfo) -> Iterator[Path]:
 
 
 def check_peft_path(args: SftArguments, folder: Path | None) -> None:
-    """Refuse an adapter that is not there, of another kind, or of another model, from its files' names and shapes.
+    """Refuse an adapter that is missing, of another kind, or of another model, by its files' names and shapes.
 
     Raises:
         CheckpointError: It is missing, incomplete, or does not fit. UsageError: --sft_type is not its kind.
@@ -113,11 +113,11 @@ def check_peft_path(args: SftArguments, folder: Path | None) -> None:
         raise CheckpointError(f"--peft_path {args.peft_path}: {err}") from err
     if whole:
         raise UsageError(
-            f"--peft_path {args.peft_path} holds whole weights, not an adapter: give it as --model_id_or_path."
+            f"--peft_path {args.peft_path} has full weights, not an adapter: use it as --model_id_or_path."
         )
     kind = adapter_kind(place)
     if kind != args.sft_type:
-        raise UsageError(f"--peft_path {args.peft_path} holds adapters of another kind: give --sft_type {kind}.")
+        raise UsageError(f"--peft_path {args.peft_path} is another kind of adapter: use --sft_type {kind}.")
     inner = adapter_folder(place)
     file = inner / ADAPTER_FILE
     if not read_adapter_config(place):
@@ -125,7 +125,7 @@ def check_peft_path(args: SftArguments, folder: Path | None) -> None:
     if not file.is_file():
         if (inner / "adapter_model.bin").is_file():
             return
-        raise CheckpointError(f"{place} has no {file.name}, so it is not a whole checkpoint. Use another of the run.")
+        raise CheckpointError(f"{place} has no {file.name}, so it is incomplete. Use another checkpoint of the run.")
     try:
         names = {found[1] for name in read_header(file) if (found := ADAPTER_MODULE.match(name))}
         known = None if folder is None else module_names(folder, trust_remote_code=args.trust_remote_code)
@@ -137,6 +137,6 @@ def check_peft_path(args: SftArguments, folder: Path | None) -> None:
     foreign = sorted(name for name in names if name not in known)
     if foreign:
         raise CheckpointError(
-            f"The adapter in {place} does not fit the model: {len(foreign):,} of its layers are not there, "
-            f"{foreign[0]} for one. Was it trained on another one?"
+            f"The adapter in {place} does not fit the model: {len(foreign):,} of its layers are missing there, "
+            f"e.g. {foreign[0]}. Was it trained on another model?"
         )

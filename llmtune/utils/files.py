@@ -17,6 +17,7 @@ from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, tem
 
 __all__ = [
     "atomic_folder",
+    "cache_root",
     "ensure_writable_folder",
     "is_full_disk",
     "is_sealed",
@@ -26,6 +27,7 @@ __all__ = [
     "write_sealed",
     "write_text",
 ]
+
 
 FULL_BYTES = 50_000_000
 """Free bytes below which a failed write of torch is attributed to a full disk."""
@@ -134,3 +136,12 @@ def _exists_already(target: Path) -> OutputError:
 
 def _cannot_write(path: Path, err: OSError) -> OutputError:
     return OutputError(f"Cannot write {path}: {err.strerror or err}. Free some space or choose another folder.")
+
+
+# llmtune's cache folder
+
+
+def cache_root() -> Path:
+    """Return the folder of `LLMTUNE_CACHE`, or `~/.cache/llmtune`. It may not exist yet."""
+    chosen = os.environ.get("LLMTUNE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "llmtune"

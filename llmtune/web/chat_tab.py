@@ -10,8 +10,7 @@ import streamlit as st
 
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.web.pictures import KINDS, keep_pictures
-from llmtune.web.talk import Talk, Turn
+from llmtune.web.talk import KINDS, Talk, Turn, keep_pictures
 from llmtune.web.texts import Key
 
 __all__ = ["Choices", "chat_tab", "settings"]

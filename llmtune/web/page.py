@@ -13,7 +13,7 @@ from llmtune.arguments.web import WebArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine
-from llmtune.utils.quiet import quiet_libraries
+from llmtune.utils.logging import quiet_libraries
 from llmtune.web.chat_tab import chat_tab, settings
 from llmtune.web.texts import TEXTS, Key
 from llmtune.web.training_tab import training_tab

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from llmtune.run.curves import read_scalars
-from llmtune.web.runs import LOG, find_runs, last_record
 from llmtune.web.texts import Key
 
-__all__ = ["training_tab"]
+__all__ = ["LOG", "find_runs", "last_record", "training_tab"]
+
 
 EVERY_SECONDS = 3
 NUM_COLUMNS = 2
@@ -53,3 +55,31 @@ def _curves(run: Path, texts: dict[Key, str]) -> None:
             st.line_chart({"step": list(curves[name]), name: list(curves[name].values())}, x="step", y=name, height=220)
     with st.expander(texts["last"]):
         st.json(record)
+
+
+# The runs that the training tab shows
+
+
+LOG = "logging.jsonl"
+DEPTH = 3
+"""Folders below the given one: output/<model>/v<N>-<time>/logging.jsonl."""
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders at or below a folder, the most recently written first."""
+    found = [
+        file for depth in range(DEPTH + 1) for file in folder.glob("/".join(["*"] * depth + [LOG])) if file.is_file()
+    ]
+    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def last_record(log_file: Path) -> dict[str, Any]:
+    """Return the last complete line of a log that may be growing; empty where there is none."""
+    for line in reversed(log_file.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            return record
+    return {}

@@ -124,7 +124,7 @@ def test_a_run_at_the_root_of_its_output_dir(capsys):
     run = sft(SftArguments(**settings)).output_dir
     assert run == Path("mine").resolve()
     assert (run / "checkpoint-2/adapter_model.safetensors").is_file()
-    with pytest.raises(OutputError, match="holds a run already"):
+    with pytest.raises(OutputError, match="already has a run"):
         sft(SftArguments(**settings))
     more = settings | {"max_steps": 3, "resume_from_checkpoint": "last"}
     assert sft(SftArguments(**more)).last_checkpoint == run / "checkpoint-3"

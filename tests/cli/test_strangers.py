@@ -15,7 +15,7 @@ from llmtune.arguments.strangers import PATHS
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder
-from llmtune.utils.own import is_own
+from llmtune.utils.seal import is_own
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "max_steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1,

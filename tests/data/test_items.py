@@ -5,10 +5,10 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from llmtune.data.identity import fill_identity
 from llmtune.data.info import DatasetInfo, register_dataset
 from llmtune.data.items import DatasetItem, HubItem, check_source, parse_hub_source, parse_item, split_items
 from llmtune.data.loading import load_source
+from llmtune.data.row_cache import fill_identity
 from llmtune.errors import DataError, UnknownKeyError, UsageError
 from llmtune.types import ToolCall
 

@@ -11,7 +11,7 @@ from llmtune.data.loading import load_source
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
 from llmtune.types import Conversation, Message, ToolCall
-from llmtune.utils.cache import cache_root
+from llmtune.utils.files import cache_root
 
 from .made import conversations_of, turns, write
 

@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from llmtune.data.info import DatasetInfo, register_dataset
+from llmtune.data.items import local_parts
 from llmtune.data.loading import load_source
-from llmtune.data.local import local_parts
 from llmtune.data.mixing import get_dataset
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError

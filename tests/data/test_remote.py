@@ -155,7 +155,7 @@ def test_one_split_serves_under_any_name(hub, write_lines):
 
 def test_second_run_reads_the_cache(hub, write_lines, monkeypatch):
     """What was fetched is known by its content, so the same files under another name are at hand too."""
-    key = register(dataset_id="org/ms", preprocess="llmtune.data.preprocess.alpaca:alpaca")
+    key = register(dataset_id="org/ms", preprocess="llmtune.data.preprocess.single_turn:alpaca")
     write_lines(hub.folder("org/ms") / "train.jsonl", [{"instruction": "i", "output": "o"}, {"instruction": "i"}])
     first = load_source(key)
     assert first.report.filtered == {"no output": 1}
@@ -205,7 +205,7 @@ def test_own_sample_comes_from_all_rows(hub, write_lines, capsys):
 
 
 def test_strict_allows_filtered_rows(hub, write_lines):
-    key = register(dataset_id="org/ms", preprocess="llmtune.data.preprocess.alpaca:alpaca")
+    key = register(dataset_id="org/ms", preprocess="llmtune.data.preprocess.single_turn:alpaca")
     write_lines(hub.folder("org/ms") / "train.jsonl", [{"instruction": "i", "output": "o"}, {"instruction": "i"}])
     loaded = load_source(key, strict=True)
     assert from_record(loaded.train[0]).messages == (Message("user", "i"), Message("assistant", "o", True))

@@ -14,7 +14,7 @@ from llmtune.data.mixing import get_dataset
 from llmtune.data.row_cache import row_folder
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
-from llmtune.utils.cache import cache_root
+from llmtune.utils.files import cache_root
 
 from .made import DAMAGED, write
 

@@ -11,7 +11,7 @@ import pytest
 from llmtune.data.archives import unpack, unpacked_folder
 from llmtune.data.snapshot import SplitFiles, find_splits, read_split
 from llmtune.errors import DataError
-from llmtune.utils.cache import cache_root
+from llmtune.utils.files import cache_root
 
 
 def lay_out(folder: Path, *names: str, **texts: str) -> Path:

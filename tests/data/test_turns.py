@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.data.contents import Found
+from llmtune.data.contents import JOINED, OPENING, SYSTEM_LATER, Found
 from llmtune.data.formats import to_conversation
-from llmtune.data.turns import JOINED, OPENING, SYSTEM_LATER
 from llmtune.errors import RowError
 
 ROLES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}

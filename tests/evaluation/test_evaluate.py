@@ -23,9 +23,8 @@ from llmtune.errors import (
     UnknownKeyError,
     UsageError,
 )
-from llmtune.evaluation.answers import continuation
+from llmtune.evaluation.answers import continuation, likelihoods
 from llmtune.evaluation.choices import choice_question
-from llmtune.evaluation.likelihood import likelihoods
 from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
 from llmtune.metrics.info import MetricInfo

@@ -15,7 +15,7 @@ from llmtune.hub.push import STATE_FILES, destination, push_folder
 from llmtune.hub.repo import Repo
 from llmtune.run.model_card import card_of
 from llmtune.stages.sft import sft
-from llmtune.training import push as module
+from llmtune.training import hub_push as module
 
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 

@@ -6,9 +6,8 @@ import copy
 
 import pytest
 
-from llmtune.inference.results import result_of
-from llmtune.inference.texts import StopWords, TokenText
-from llmtune.inference.thoughts import ThoughtText, split_answer
+from llmtune.inference.infer import result_of
+from llmtune.inference.texts import StopWords, ThoughtText, TokenText, split_answer
 from llmtune.templates.lookup import get_template
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import Conversation, Message

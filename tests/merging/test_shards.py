@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmtune.errors import UsageError
-from llmtune.merging.shards import ShardWriter, parse_size
+from llmtune.merging.files import ShardWriter, parse_size
 
 
 @pytest.mark.parametrize(

@@ -75,5 +75,5 @@ def test_layers_are_spread_or_divided():
 def test_gloo_and_quantised_weights(monkeypatch):
     args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], ddp_backend="gloo", quantization_bit=4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UsageError, match="--ddp_backend gloo cannot be used with --quantization_bit"):
+    with pytest.raises(UsageError, match="--ddp_backend gloo does not work with --quantization_bit"):
         check_processes(args)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmtune.errors import UsageError
-from llmtune.models.gpus import CARDS, card_of_device, find_card, gib
+from llmtune.models.gpus import GPUS, find_gpu, gib, gpu_of_device
 from llmtune.planning.optimizers import state_bytes
 from llmtune.planning.sharding import Sharding, sharding_of
 
@@ -16,7 +16,7 @@ from llmtune.planning.sharding import Sharding, sharding_of
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("24GB", "24 GB card"), ("24", None), ("80g", "80 GB card"), ("A100-80", "A100-80"), ("a100", "A100-80"),
+        ("24GB", "24 GB GPU"), ("24", None), ("80g", "80 GB GPU"), ("A100-80", "A100-80"), ("a100", "A100-80"),
         ("A100-40GB", "A100-40"), ("A100-80G", "A100-80"), ("RTX 4090", "4090"), ("rtx3090", "3090"), ("H100", "H100"),
         ("H200", "H200"), ("A10", "A10"), ("A10G", "A10"), ("V100", "V100"), ("V100-32GB", "V100-32"), ("L40S", "L40S"),
         ("T4", "T4"), ("H1000", None), ("GTX 480", None),
@@ -24,19 +24,19 @@ from llmtune.planning.sharding import Sharding, sharding_of
 )  # fmt: skip
 def test_find(text, name):
     if name is None:
-        with pytest.raises(UsageError, match="no such card"):
-            find_card(text)
+        with pytest.raises(UsageError, match="no such GPU"):
+            find_gpu(text)
     else:
-        assert find_card(text).name == name
+        assert find_gpu(text).name == name
 
 
 def test_each_card_is_found_by_its_own_name():
-    assert all(find_card(name) is card for name, (card, _) in CARDS.items())
+    assert all(find_gpu(name) is card for name, (card, _) in GPUS.items())
 
 
 def test_a_typo_is_answered():
     with pytest.raises(UsageError, match="Did you mean L40S"):
-        find_card("L40SX")
+        find_gpu("L40SX")
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_a_typo_is_answered():
         ("NVIDIA A10G", "A10"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA L4", "L4"), ("NVIDIA L40S", "L40S"),
         ("NVIDIA H20", "H20"),
-        ("NVIDIA RTX 6000 Ada Generation", "6000-Ada"), ("Some card", None),
+        ("NVIDIA RTX 6000 Ada Generation", "6000-Ada"), ("Some GPU", None),
     ],
 )  # fmt: skip
 def test_pytorchs_names(name, found):
-    card = card_of_device(name)
+    card = gpu_of_device(name)
     assert (card and card.name) == found
 
 
 def test_usable_is_less_than_all():
-    assert 0.9 * 80 * 2**30 < find_card("H100").usable < 80 * 2**30
+    assert 0.9 * 80 * 2**30 < find_gpu("H100").usable < 80 * 2**30
     assert gib(3 * 2**30) == "3.00 GiB"
     assert gib(5 * 2**20) == "5.0 MiB"
 

@@ -14,10 +14,11 @@ import torch
 
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
+from llmtune.models import kernels
 from llmtune.models.kernels import check_kernels, compile_layers, note_kernels, without_compiling
 from llmtune.models.loading import get_model_tokenizer
+from llmtune.run import training_arguments
 from llmtune.run.log import Decisions
-from llmtune.training import kernels, training_arguments
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,
@@ -43,7 +44,7 @@ def test_compiled_layers_learn_alike(tmp_path, options):
     assert counters["stats"]["unique_graphs"] >= 1, "nothing was compiled"
     plain, theirs = run(tmp_path / "b", **options)
     assert ours == pytest.approx(theirs, abs=2e-3)
-    assert "4 layers of the decoder are compiled" in (compiled.output_dir / "report.md").read_text()
+    assert "torch.compile: 4 decoder layers" in (compiled.output_dir / "report.md").read_text()
     names = [{file.name for file in found.last_checkpoint.iterdir()} for found in (compiled, plain)]
     assert names[0] == names[1]
     from safetensors.torch import load_file
@@ -65,7 +66,7 @@ def test_layers_are_compiled_one_by_one(capfd):
     assert "--torch_compile has no effect" in capfd.readouterr().err
 
 
-def test_what_a_cpu_lacks(tmp_path, monkeypatch):
+def test_kernels_need_a_gpu_and_compiling_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flag in ("use_liger", "use_kernels"):
         with pytest.raises(UsageError, match=f"--{flag} true needs a GPU"):
@@ -76,7 +77,7 @@ def test_what_a_cpu_lacks(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_gpu_lacks(monkeypatch):
+def test_a_missing_kernel_package_is_named_with_its_pip_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for flag, package in (("use_liger", "liger-kernel"), ("use_kernels", "kernels"), ("torch_compile", "triton")):
@@ -97,7 +98,7 @@ def test_kernels_are_read_off_the_model(capfd):
     decisions = Decisions()
     args = SftArguments(**RUN, use_liger=True, use_kernels=True)
     note_kernels(model, args, decisions)
-    assert not decisions
+    assert not decisions.facts
     said = capfd.readouterr().err
     assert "--use_liger has no effect" in said
     assert "--use_kernels has no effect" in said
@@ -108,7 +109,7 @@ def test_kernels_are_read_off_the_model(capfd):
     forward.__module__ = "liger_kernel.transformers.rms_norm"
     model.model.norm.forward = MethodType(forward, model.model.norm)
     note_kernels(model, args, decisions)
-    assert "Kernels of --use_liger: Qwen2RMSNorm." in decisions
+    assert decisions.facts["Kernels (--use_liger)"] == "Qwen2RMSNorm"
 
 
 def test_the_optimizer_of_a_machine(tmp_path, monkeypatch):

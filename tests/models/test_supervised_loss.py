@@ -12,9 +12,9 @@ from llmtune.models import supervised_loss as loss_module
 from llmtune.models.supervised_loss import (
     CHUNK_POSITIONS,
     LogitMap,
-    has_divided_weights,
-    install_learned_loss,
-    learned_cross_entropy,
+    has_sharded_weights,
+    install_supervised_loss,
+    supervised_cross_entropy,
 )
 from llmtune.types import IGNORE_INDEX
 
@@ -54,11 +54,11 @@ def test_equals_plain_cross_entropy(logit_map, bias):
     expected = [value.clone() for value in gradients(hidden, head)]
     hidden.grad = None
     head.zero_grad()
-    ours, _ = learned_cross_entropy(hidden, head, targets, logit_map)
+    ours, _ = supervised_cross_entropy(hidden, head, targets, logit_map)
     (ours * 0.3).backward()
     torch.testing.assert_close(ours, plain)
     with torch.no_grad():
-        evaluated, correct = learned_cross_entropy(hidden, head, targets, logit_map)
+        evaluated, correct = supervised_cross_entropy(hidden, head, targets, logit_map)
     torch.testing.assert_close(evaluated, plain)
     assert correct == (head(hidden).argmax(-1) == targets).sum()
     for value, wanted in zip(gradients(hidden, head), expected, strict=True):
@@ -69,7 +69,7 @@ def test_a_head_that_is_no_plain_linear_layer():
     hidden, head, targets = tensors()
     wrapped = nn.Sequential(head)
     plain = functional.cross_entropy(head(hidden), targets, reduction="sum")
-    ours, _ = learned_cross_entropy(hidden, wrapped, targets)
+    ours, _ = supervised_cross_entropy(hidden, wrapped, targets)
     torch.testing.assert_close(ours, plain)
     expected = torch.autograd.grad(plain, [hidden, head.weight])
     for value, wanted in zip(torch.autograd.grad(ours, [hidden, head.weight]), expected, strict=True):
@@ -83,7 +83,7 @@ def test_never_more_logits_than_a_chunk(monkeypatch, with_grad):
     monkeypatch.setattr(loss_module.torch, "mm", lambda a, b, **k: (sizes.append(len(a)), own(a, b, **k))[1])
     hidden, head, targets = tensors()
     with torch.set_grad_enabled(with_grad):
-        total, _ = learned_cross_entropy(hidden, head, targets)
+        total, _ = supervised_cross_entropy(hidden, head, targets)
     assert max(sizes) == CHUNK_POSITIONS
     assert sum(sizes) == K
     assert total.requires_grad == with_grad
@@ -92,23 +92,23 @@ def test_never_more_logits_than_a_chunk(monkeypatch, with_grad):
 def test_a_frozen_head_gets_no_gradient():
     hidden, head, targets = tensors()
     head.requires_grad_(False)
-    learned_cross_entropy(hidden, head, targets)[0].backward()
+    supervised_cross_entropy(hidden, head, targets)[0].backward()
     assert hidden.grad is not None
     assert head.weight.grad is None
 
 
 def test_nothing_to_learn_is_zero_with_a_gradient():
     hidden, head, targets = tensors()
-    total, correct = learned_cross_entropy(hidden[:0], head, targets[:0])
+    total, correct = supervised_cross_entropy(hidden[:0], head, targets[:0])
     total.backward()
     assert (total, correct) == (0, 0)
 
 
 def test_half_precision_is_near():
     hidden, head, targets = tensors()
-    plain, _ = learned_cross_entropy(hidden, head, targets)
+    plain, _ = supervised_cross_entropy(hidden, head, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half, _ = learned_cross_entropy(hidden, head, targets)
+        half, _ = supervised_cross_entropy(hidden, head, targets)
     half.backward()
     assert half.dtype is torch.float32
     assert hidden.grad.dtype is torch.float32
@@ -119,7 +119,7 @@ def test_a_loss_scaler_does_not_overflow_fp16():
     """The gradient that comes in is the scale, 65,536, over the number of learned tokens: beyond fp16 on its own."""
     hidden, head, targets = tensors(bias=False)
     hidden, head = hidden.detach().half().requires_grad_(), head.half()
-    total, _ = learned_cross_entropy(hidden, head, targets)
+    total, _ = supervised_cross_entropy(hidden, head, targets)
     (plain,) = torch.autograd.grad(total, hidden, retain_graph=True)
     (scaled,) = torch.autograd.grad(total * 70000.0, hidden)
     fits = plain.abs() * 70000 < 65000
@@ -145,17 +145,17 @@ def test_a_models_loss_and_gradients_stay_its_own(name, capsys):
     plain.backward()
     expected = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
-    install_learned_loss(model)
+    install_supervised_loss(model)
     found = model(**inputs)
     found.loss.backward()
     torch.testing.assert_close(found.loss, plain)
-    assert found.num_learned == (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+    assert found.num_trainable == (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
     for parameter, wanted in expected.items():
         torch.testing.assert_close(model.get_parameter(parameter).grad, wanted, atol=1e-6, rtol=1e-4)
     assert "way of its own" not in capsys.readouterr().err
     assert model(input_ids=inputs["input_ids"]).logits.shape == (3, 20, V), "without labels its own forward"
     torch.testing.assert_close(
-        model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_learned
+        model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_trainable
     )
 
 
@@ -174,13 +174,13 @@ def test_a_model_with_logits_of_its_own_keeps_its_forward(capsys):
     logits = odd(input_ids=inputs["input_ids"]).logits[:, :-1]
     targets = inputs["labels"][:, 1:]
     plain = functional.cross_entropy(logits.reshape(-1, V), targets.reshape(-1), ignore_index=IGNORE_INDEX)
-    install_learned_loss(model)
+    install_supervised_loss(model)
     assert "way of its own" in capsys.readouterr().err
     torch.testing.assert_close(model(**inputs).loss, plain)
 
 
 def test_weights_that_zero3_has_divided_are_known_by_their_mark():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    assert has_divided_weights(model) is False
+    assert has_sharded_weights(model) is False
     model[1].bias.ds_id = 3  # as DeepSpeed marks each parameter that it has divided
-    assert has_divided_weights(model) is True
+    assert has_sharded_weights(model) is True

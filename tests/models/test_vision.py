@@ -21,7 +21,7 @@ from llmtune.inference.infer import infer
 from llmtune.models.identify import identify
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.vision import image_reader
 from llmtune.samples import prepare as prepare_module
 from llmtune.samples.collate import PaddingCollator
@@ -244,7 +244,7 @@ def test_the_learned_loss_is_the_model_s_own(kind, vision_folder, pictures, caps
     name, weight = next((n, p) for n, p in model.named_parameters() if part_of(n) == "vit" and p.grad is not None)
     gradient = weight.grad.clone()
     model.zero_grad()
-    install_learned_loss(model)
+    install_supervised_loss(model)
     assert "in a way of its own" not in capsys.readouterr().err, "logits are never built whole"
     ours = model(**batch)
     assert ours.loss.item() == pytest.approx(own.loss.item(), rel=1e-5)
@@ -257,7 +257,7 @@ def test_the_learned_loss_is_the_model_s_own(kind, vision_folder, pictures, caps
 def test_a_row_loses_nothing_in_a_batch(kind, vision_folder, pictures):
     """Each row alone gives the loss that it has beside rows with other images, or none."""
     model, tokenizer = load(kind, vision_folder(kind))
-    install_learned_loss(model.eval())
+    install_supervised_loss(model.eval())
     batch = batch_of(kind, tokenizer, pictures)
     grids, counts = batch.get("image_grid_thw"), [1, 0, 2]
     together, total = model(**batch), torch.tensor(0.0)
@@ -275,8 +275,8 @@ def test_a_row_loses_nothing_in_a_batch(kind, vision_folder, pictures):
             alone = {name: alone[name] for name in names[:3]}
         first_image, first_patch = first_image + count, first_patch + patches
         found = model(**alone)
-        total += found.loss * found.num_learned
-    assert (total / together.num_learned).item() == pytest.approx(together.loss.item(), rel=1e-5)
+        total += found.loss * found.num_trainable
+    assert (total / together.num_trainable).item() == pytest.approx(together.loss.item(), rel=1e-5)
 
 
 # Parts

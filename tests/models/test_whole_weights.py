@@ -149,19 +149,19 @@ def without(text: str) -> Callable[[Tensors], Tensors]:
     return lambda found: {name: tensor for name, tensor in found.items() if text not in name}
 
 
-ONE_MORE = "1 of its (tensors have no place|layers are not there)"
+ONE_MORE = "1 of its (tensors have no place|layers are missing there)"
 SPOILT_ADAPTERS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "half": (halved, r"it lacks \d+ tensors that they need"),
     "renamed": (
         lambda found: {name.replace("layers", "h"): one for name, one in found.items()},
-        "have no place|layers are not there",
+        "have no place|layers are missing there",
     ),
     "without the embedding": (without("embed_tokens"), r"embed_tokens"),
     "one more": (
         lambda found: found | {"base_model.model.x.lora_A.weight": torch.ones(1)},
-        "1 of its (tensors have no|layers are not there)",
+        "1 of its (tensors have no|layers are missing there)",
     ),
-    "empty": (lambda found: {}, "does not fit the model|cannot be read, or is of a run"),
+    "empty": (lambda found: {}, "does not fit the model|cannot be read, or belongs to a run"),
 }
 
 

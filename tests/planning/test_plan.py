@@ -16,7 +16,7 @@ from llmtune import SftArguments
 from llmtune.cli.main import main
 from llmtune.cli.plan import _advice
 from llmtune.models.flops import model_flops
-from llmtune.models.gpus import Card, find_card
+from llmtune.models.gpus import Gpu, find_gpu
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning.memory import Batch, Estimator
@@ -58,11 +58,11 @@ def test_command(capsys):
         main(["plan", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa", "--batch_size", "4", "--gpu", "T4"]) == 0
     )
     found = told(capsys.readouterr().out)
-    assert found["parameters"] == "1,997,760, of which 28,672 trained (1.44%)"
+    assert found["trainable parameters"] == "28,672 of 1,997,760 (1.44%)"
     assert found["fits"] == "yes"
     assert int(found["steps"]) == 12
-    assert "that a T4 offers" in found["in all"]
-    assert "of the peak of a T4" in found["FLOPs"]
+    assert "usable on a T4" in found["total"]
+    assert "at 40% MFU on a T4" in found["FLOPs"]
     assert "fp16" in found["model"]
     assert found["largest batch"].startswith("4 x ")
 
@@ -88,8 +88,8 @@ def test_facts_of_7b(qwen):
     assert found.trainable == 40_370_176
     assert found.weights / 2**30 == pytest.approx(14.2, abs=0.2)
     assert found.optimizer == 2 * found.gradients == 8 * found.trainable
-    all_learned = found.flops.of(4096, 4096, 4096 * 4097 // 2) / 4096
-    assert all_learned / 1e9 == pytest.approx(31.0, rel=0.01)
+    all_trainable = found.flops.of(4096, 4096, 4096 * 4097 // 2) / 4096
+    assert all_trainable / 1e9 == pytest.approx(31.0, rel=0.01)
     assert 5 < found.activations / 4096 / 2**20 < 10
 
 
@@ -98,7 +98,7 @@ def test_suggestions_hold(tmp_path):
     """Each is taken at its word: planned anew with its flags, and without any one of them where there are several."""
     write_json(tmp_path / "config.json", QWEN_7B | {"num_hidden_layers": 2})
     args = args_of(tmp_path, sft_type="full", batch_size=2, gradient_checkpointing="none")
-    for card in (find_card("27GB"), find_card("6GB"), find_card("4.5GB")):
+    for card in (find_gpu("27GB"), find_gpu("6GB"), find_gpu("4.5GB")):
         plan = make_plan(args, card)
         assert not plan.fits
         assert plan.suggestions
@@ -200,12 +200,12 @@ def test_spread_layers(qwen, gpus):
     assert spread.logits == whole.logits
 
 
-def test_command_for_several_cards(qwen, capsys):
+def test_several_gpus_that_the_flags_leave_idle_are_noted(qwen, capsys):
     argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
     assert main([*argv, "--gpu", "2x16GB"]) == 0
     out = capsys.readouterr().out
     assert told(out)["fits"] == "NO"
-    assert "Of 2 cards, some are idle: --nproc 2 or --device_map auto" in out
+    assert "Some of the 2 GPUs are idle: --nproc 2 or --device_map auto" in out
     assert main([*argv, "--gpu", "2x16GB", "--device_map", "auto"]) == 0
     out = capsys.readouterr().out
     assert told(out)["fits"] == "yes"
@@ -216,7 +216,7 @@ def test_command_for_several_cards(qwen, capsys):
     assert "memory of the fullest of 4 devices" in out
     assert "sequential fills the first GPU first" in out
     assert main([*argv, "--gpu", "2x16GB", "--device_map", "auto", "--nproc", "2"]) == 2
-    assert "each has 1. Say how many a machine has: --gpu 4x24GB, say." in capsys.readouterr().err
+    assert "each has 1. Give the number of GPUs, e.g. --gpu 4x24GB." in capsys.readouterr().err
 
 
 def test_experts_count_by_share(tmp_path):
@@ -277,11 +277,11 @@ def test_work_without_rows():
 
 def test_disk():
     args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], eval_steps=10)
-    plan = make_plan(args, Card("a card", 16))
+    plan = make_plan(args, Gpu("a GPU", 16))
     assert plan.disk == 3 * sum(plan.estimate.saved)
     assert plan.estimate.saved == (28_672 * 4, 28_672 * 8)
     args.save_strategy = "no"
-    assert make_plan(args, Card("a card", 16)).disk == 0
+    assert make_plan(args, Gpu("a GPU", 16)).disk == 0
 
 
 def test_no_weights_are_read(tmp_path):
@@ -289,5 +289,5 @@ def test_no_weights_are_read(tmp_path):
     for file in tiny_folder().iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes() if file.suffix != ".safetensors" else b"broken")
     args = SftArguments(model_type="llmtune-tiny", model_id_or_path=str(tmp_path), dataset=["tiny-qa"])
-    assert make_plan(args, Card("a card", 16)).estimate.parameters == 1_997_760
+    assert make_plan(args, Gpu("a GPU", 16)).estimate.parameters == 1_997_760
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtune import SftArguments
-from llmtune.models.gpus import Card
+from llmtune.models.gpus import Gpu
 from llmtune.planning.plan import make_plan
 
 
@@ -16,7 +16,7 @@ def test_text_part(vision_folder, kind):
     folder = vision_folder(kind)
     keys = {"qwen2-vl": "qwen2-vl-7b-instruct", "llava": "llava-1.5-7b-hf"}
     args = SftArguments(model_type=keys[kind], model_id_or_path=str(folder), dataset=["tiny-qa#20"], batch_size=2)
-    plan = make_plan(args, Card("a card", 16))
+    plan = make_plan(args, Gpu("a GPU", 16))
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert plan.estimate.parameters - plan.estimate.trainable == sum(one.numel() for one in model.parameters())
     assert plan.fits

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from llmtune.errors import ModelError
 from llmtune.models.packing_check import check_isolation
 from llmtune.models.ports.modeling_llama_alibi import LlamaAlibiConfig, LlamaAlibiForCausalLM
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.training.throughput import Throughput
@@ -89,7 +89,7 @@ def test_batches_of_packs():
     throughput = Throughput()
     throughput.count(batch)
     throughput.count(flat)
-    assert (throughput.useful, throughput.computed, throughput.learned) == (18, 19, 12)
+    assert (throughput.useful, throughput.computed, throughput.trainable) == (18, 19, 12)
 
 
 # Every class of the catalogue
@@ -145,7 +145,7 @@ def test_packed_equals_unpacked(architecture):
         return
     check_isolation(model, "--packing")
     assert model.training
-    install_learned_loss(model)
+    install_supervised_loss(model)
     rows = samples(9, 5, 13, 7, 11)
     loss, gradients = loss_and_gradients(model, *(PaddingCollator(0)([row]) for row in rows))
     packs = [join_rows(rows[:3]), join_rows(rows[3:])]

@@ -14,14 +14,14 @@ from ..waiting import SECONDS
 from .table import LLMTUNE, OURS, ROOT, SCRIPTS, TABLE
 
 ACTIVE = {
-    "lora": "Trained are 108,544 of 2,077,632 parameters",
-    "qlora": "28 of 29 linear layers are quantised to 4 bits",
-    "full": "Trained are 1,969,088 of 1,969,088 parameters",
+    "lora": "Trainable parameters: 108,544 of 2,077,632",
+    "qlora": "28 of 29 linear layers in 4 bits",
+    "full": "Trainable parameters: 1,969,088 of 1,969,088",
     "lora_ddp": "DDP over 2 processes (gloo)",
     "full_ddp": "DDP over 2 processes (gloo)",
     "lora_ddp_ds": "DeepSpeed ZeRO-2 over 2 processes (gloo)",
     "full_ddp_ds": "DeepSpeed ZeRO-3 over 2 processes (gloo)",
-    "full_ddp_fsdp": "FSDP2 over 2 processes (gloo), each with",
+    "full_ddp_fsdp": "FSDP2 over 2 processes (gloo), ",
 }
 
 

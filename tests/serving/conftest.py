@@ -16,9 +16,9 @@ import pytest
 from llmtune import SftArguments, sft
 from llmtune.arguments.serve import ServeArguments
 from llmtune.inference.load import load_engine
-from llmtune.serving.server import Server
+from llmtune.serving.app import Server
 from llmtune.serving.service import Service
-from llmtune.utils.addresses import listen
+from llmtune.utils.tables import listen
 
 from ..waiting import SECONDS, until
 

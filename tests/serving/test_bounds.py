@@ -12,11 +12,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from llmtune.inference.stops import StopAutomaton
-from llmtune.serving import patience
-from llmtune.serving.body import is_deeper
+from llmtune.inference.texts import StopAutomaton
+from llmtune.serving import limits as patience
 from llmtune.serving.errors import ApiError
-from llmtune.serving.pictures import Pictures
+from llmtune.serving.images import Pictures
+from llmtune.serving.wire import is_deeper
 
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "question 3"}]

@@ -59,7 +59,7 @@ def test_the_run_folder(lora):
     assert "eval_loss = " in (run / "eval_results.txt").read_text()
 
 
-def test_the_log_has_a_record_a_log(lora):
+def test_logging_jsonl_has_one_record_per_log_step(lora):
     found = records(lora.output_dir)
     assert [record["global_step"] for record in found if "loss" in record] == [2, 4, 6]
     assert [record["global_step"] for record in found if "eval_loss" in record] == [2, 4, 6]
@@ -67,12 +67,19 @@ def test_the_log_has_a_record_a_log(lora):
     assert all(0 <= record["eval_token_acc"] <= 1 for record in found if "eval_loss" in record)
 
 
-def test_the_report_tells_what_ran(lora):
+def test_the_report_has_speed_losses_device_and_generations(lora):
     text = (lora.output_dir / "report.md").read_text(encoding="utf-8")
-    for part in ("useful tokens/s", "computed tokens/s", "padding share", "peak memory", "first loss", "last loss"):
-        assert re.search(rf"\| {part} \| \S+", text), part
+    for part in (
+        "tokens/s (without padding)",
+        "tokens/s (with padding)",
+        "padding",
+        "peak memory",
+        "first loss",
+        "last loss",
+    ):
+        assert re.search(rf"\| {re.escape(part)} \| \S+", text), part
     assert "CPU" in text
-    assert text.count("- answer:") == 3
+    assert text.count("- generation:") == 3
 
 
 def test_no_secret_is_written(lora):

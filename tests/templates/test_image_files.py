@@ -84,7 +84,7 @@ def test_the_split_does_not_depend_on_the_place(rows, tmp_path):
 
 def test_coco_rows_take_the_same_road(eyes, tmp_path, pictures):
     """Its repository, made small: a table with a column of paths."""
-    function = "llmtune.data.preprocess.vision:coco_caption"
+    function = "llmtune.data.preprocess.single_turn:coco_caption"
     assert DATASET_MAPPING["coco-en"].preprocess == function
     from llmtune.data.info import DatasetInfo, register_dataset
 

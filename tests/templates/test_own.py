@@ -13,8 +13,8 @@ from llmtune.errors import TemplateError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.templates.lookup import get_template
 from llmtune.templates.matching import matching_template
+from llmtune.templates.own_render import PROBES
 from llmtune.templates.parity import prompt_difference, sample_difference, upstream_ids
-from llmtune.templates.probes import PROBES
 from llmtune.types import IGNORE_INDEX, Conversation, Message
 
 SAME = {"qwen1.5": "qwen1_5", "qwen2.5": "qwen2_5", "qwen3": "qwen3", "llama3": "llama3_1", "internlm2": "internlm2"}

@@ -60,24 +60,24 @@ def test_varlen_trains_as_sdpa_does(tmp_path, flag, monkeypatch):
     options = {flag: True, "learning_rate": 1e-4}
     found = run(tmp_path / "a", attn_impl="varlen", gradient_checkpointing=True, **options)
     assert max(rows) > 1, "several rows in a sequence"
-    assert "Attention varlen: as asked for" in report(found)
+    assert "Attention: varlen, one call per sequence on CPU" in report(found)
     plain = run(tmp_path / "b", attn_impl="sdpa", **options)
-    assert "Attention sdpa: as asked for" in report(plain)
+    assert "Attention: sdpa\n" in report(plain)
     for name, tolerance in (("loss", 5e-6), ("grad_norm", 1e-5)):
         assert logged(found, name)[0] == pytest.approx(logged(plain, name)[0], rel=tolerance), name
     assert losses(found) == pytest.approx(losses(plain), abs=1e-4)
     assert load_engine(InferArguments(ckpt_dir=str(found.last_checkpoint), eval_human=True))
 
 
-def test_attention_of_a_name(tmp_path):
-    assert "Attention eager: as asked for" in report(run(tmp_path, attn_impl="eager", max_steps=1))
+def test_a_requested_attention_is_used_and_reported(tmp_path):
+    assert "Attention: eager\n" in report(run(tmp_path, attn_impl="eager", max_steps=1))
 
 
-def test_shifted_attention_in_training_alone(tmp_path):
+def test_shifted_attention_changes_training_only(tmp_path):
     options = {"sft_type": "full", "learning_rate": 1e-3, "max_steps": 2, "eval_steps": 2}
     shifted = run(tmp_path / "a", shift_attn=True, max_length=64, **options)
     plain = run(tmp_path / "b", max_length=64, **options)
-    assert "Attention shifted_16: --shift_attn true" in report(shifted)
+    assert "Attention: shifted (LongLoRA), groups of 16 tokens" in report(shifted)
     assert losses(shifted)[0] != pytest.approx(losses(plain)[0], abs=1e-3)
     config = json.loads((shifted.last_checkpoint / "config.json").read_text())
     assert "shifted" not in json.dumps(config)
@@ -126,17 +126,19 @@ class OnGpu:
         ({"packing": True}, torch.bfloat16, "flash_attention_2", "varlen", False),  # installed, and does not load here
     ],
 )
-def test_on_a_gpu(tiny, monkeypatch, capfd, options, dtype, installed, active, warned):
+def test_packing_on_a_gpu_takes_varlen_or_warns_of_the_mask(
+    tiny, monkeypatch, capfd, options, dtype, installed, active, warned
+):
     monkeypatch.setattr(training_attention, "best_flash", lambda: installed)
     monkeypatch.setattr(training_attention, "keeps_rows_apart", lambda model: True)
     decisions = Decisions()
     settle_attention(OnGpu(tiny), SftArguments(**(RUN | options)), decisions, dtype, None)
     assert active_attention(tiny) == active
-    assert decisions[-1].startswith(f"Attention {active}: ")
-    assert ("makes a mask of max_length x max_length" in capfd.readouterr().err) == warned
+    assert decisions[-1].startswith(f"Attention: {active}; ")
+    assert ("separates packed sequences with a max_length x max_length mask" in capfd.readouterr().err) == warned
 
 
-def test_what_varlen_cannot_is_not_chosen(tiny, monkeypatch, capfd):
+def test_a_model_that_varlen_does_not_support_falls_back_to_sdpa(tiny, monkeypatch, capfd):
     def refuses(model):
         raise ValueError("varlen attention has no softcap")
 
@@ -148,26 +150,26 @@ def test_what_varlen_cannot_is_not_chosen(tiny, monkeypatch, capfd):
     assert "no softcap" in said
     assert "max_length x max_length" in said
     args = SftArguments(**(RUN | {"packing": True, "attn_impl": "varlen"}))
-    with pytest.raises(ModelError, match=r"Qwen2ForCausalLM cannot have varlen attention: .* no softcap"):
+    with pytest.raises(ModelError, match=r"Qwen2ForCausalLM does not support varlen attention: .* no softcap"):
         settle_attention(tiny, args, Decisions(), torch.bfloat16, None)
 
 
-def test_attention_that_drops(tiny):
+def test_varlen_refuses_attention_dropout(tiny):
     tiny.config.attention_dropout = 0.1
     args = SftArguments(**(RUN | {"packing": True, "attn_impl": "varlen"}))
-    with pytest.raises(ModelError, match="drops attention at random"):
+    with pytest.raises(ModelError, match="uses attention dropout"):
         settle_attention(tiny, args, Decisions(), torch.float32, None)
 
 
 def test_shifted_attention_needs_full_attention(tiny):
     tiny.config.layer_types = ["sliding_attention", "full_attention"]
-    with pytest.raises(ModelError, match="full in every layer"):
+    with pytest.raises(ModelError, match="full attention in every layer"):
         settle_attention(tiny, SftArguments(**(RUN | {"shift_attn": True})), Decisions(), torch.float32, None)
 
 
-def test_a_fallback_warns(tiny, capfd):
+def test_an_attention_that_the_model_did_not_take_is_warned_of(tiny, capfd):
     settle_attention(tiny, SftArguments(**RUN), Decisions(), torch.float32, "flash_attention_2")
-    assert "flash_attention_2 was asked for, and sdpa is what the model has" in capfd.readouterr().err
+    assert "flash_attention_2 was requested, but the model uses sdpa" in capfd.readouterr().err
 
 
 # Flags

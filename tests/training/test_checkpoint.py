@@ -81,12 +81,12 @@ def test_last_is_that_of_the_newest_run_with_one(run):
 
 def test_last_of_nothing_begins(tmp_path, capsys):
     assert resumable(tmp_path / "llmtune-tiny" / "v0") is None
-    assert "so this one begins" in capsys.readouterr().err
+    assert "so this is a new run" in capsys.readouterr().err
 
 
 def test_another_number_of_samples_a_step(run):
     assert resumable(run, batch_size=4, gradient_accumulation_steps=1) == run / "checkpoint-6"
-    with pytest.raises(CheckpointError, match=r"4 samples a step, and this run has 8 .*Give as many"):
+    with pytest.raises(CheckpointError, match=r"4 samples per step, but this command has 8 .*Use the same product"):
         resumable(run, batch_size=4)
 
 
@@ -104,9 +104,9 @@ def test_deepspeed_resumes_with_as_many_processes_and_ddp_with_any(run, strategy
     options = {"deepspeed_config_path": "zero2"} if strategy else {}
     if resumes or not strategy:
         assert resumable(run, **options) == run / "checkpoint-6"
-        assert (f"1 processes go on where {num_processes} stopped" in capsys.readouterr().err) is not resumes
+        assert (f"Resuming with 1 processes instead of {num_processes}" in capsys.readouterr().err) is not resumes
     else:
-        with pytest.raises(CheckpointError, match=f"among {num_processes} processes, and this run has 1"):
+        with pytest.raises(CheckpointError, match=f"over {num_processes} processes, but this run has 1"):
             resumable(run, **options)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_appears_when_its_last_share_is_written(tmp_path, monkeypat
     saves.install(monkeypatch)
     run = sft(SftArguments(**RUN, output_dir=str(tmp_path))).output_dir
     assert saves.seen == [[], ["checkpoint-2"], ["checkpoint-2", "checkpoint-4"]]
-    assert capsys.readouterr().err.count("was written while training went on") == 3
+    assert capsys.readouterr().err.count("was written in the background") == 3
     assert resumable(run) == run / "checkpoint-6"
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.supervised_loss import install_learned_loss
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.tiny import tiny_folder
 from llmtune.samples.collate import PaddingCollator
 from llmtune.tuners.lora import add_lora
@@ -73,7 +73,7 @@ def test_merged_equals_unmerged(model, ids):
 
 
 def test_padding_changes_nothing(model):
-    install_learned_loss(model)
+    install_supervised_loss(model)
     generator = torch.Generator().manual_seed(0)
     samples = []
     for length in (5, 17, 11):
@@ -82,8 +82,8 @@ def test_padding_changes_nothing(model):
     collate = PaddingCollator(0)
     alone = [model(**collate([sample])) for sample in samples]
     together = model(**collate(samples))
-    total = sum(found.loss * found.num_learned for found in alone)
-    torch.testing.assert_close(together.loss * together.num_learned, total)
+    total = sum(found.loss * found.num_trainable for found in alone)
+    torch.testing.assert_close(together.loss * together.num_trainable, total)
 
 
 @pytest.mark.parametrize("sft_type", ["lora", "full"])

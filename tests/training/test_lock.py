@@ -39,7 +39,7 @@ def holder(tmp_path):
 
 
 def test_a_second_run_is_refused_and_the_first_is_named(tmp_path, holder):
-    with pytest.raises(OutputError, match=rf"written by another run \(process {holder.pid} on .*Wait for its end"):
+    with pytest.raises(OutputError, match=rf"in use by another run \(process {holder.pid} on .*Wait for it to end"):
         RunLock().take(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A loss that is no number, or has run away, is told with its rows before the weights are touched."""
+"""A loss that is NaN, infinite or diverged is reported with its samples before the weights change."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_stops_with_the_rows(tmp_path, data, broken_at):
     broken_at(7, float("nan"))
     with pytest.raises(TrainingError) as told:
         sft(SftArguments(**RUN, dataset=[str(data)], output_dir=str(tmp_path / "out")))
-    assert "is no number (nan)" in str(told.value)
+    assert "is NaN or infinite (nan)" in str(told.value)
     assert "row 7 ('question 7')" in str(told.value)
     assert "--on_nan skip" in str(told.value)
     assert str(told.value).count("row ") == 2  # a batch holds two
@@ -68,16 +68,16 @@ def test_stops_with_the_rows(tmp_path, data, broken_at):
 def test_skips_and_goes_on(tmp_path, data, broken_at, capsys):
     broken_at(7, float("nan"))
     result = sft(SftArguments(**RUN, dataset=[str(data)], on_nan="skip", output_dir=str(tmp_path / "out")))
-    assert "The step is left out" in capsys.readouterr().err
+    assert "The step is skipped" in capsys.readouterr().err
     assert (result.output_dir / "checkpoint-6").is_dir()
-    assert "1 step left out" in (result.output_dir / "report.md").read_text()
+    assert "| steps skipped (NaN/inf loss) | 1 (--on_nan skip) |" in (result.output_dir / "report.md").read_text()
     weights = torch.load(result.output_dir / "checkpoint-6/optimizer.pt", weights_only=True)["state"]
     assert all(torch.isfinite(state["exp_avg"]).all() for state in weights.values())
 
 
 def test_a_loss_that_ran_away(tmp_path, data, broken_at):
     broken_at(3, 1e4)
-    with pytest.raises(TrainingError, match="has run away"):
+    with pytest.raises(TrainingError, match="has diverged"):
         sft(SftArguments(**RUN, dataset=[str(data)], output_dir=str(tmp_path / "out")))
 
 

@@ -16,7 +16,7 @@ from llmtune.errors import CheckpointError, ModelError, UsageError
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.prepare import prepare
 from llmtune.samples.sampler import sample_order
-from llmtune.stages.sft import _collator
+from llmtune.training.packed import collator_of
 
 from ..tiny_vision import KEYS
 
@@ -40,7 +40,7 @@ def test_what_has_no_effect():
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])
 def test_models_that_see_are_refused(flag, vision_folder):
     options: dict[str, Any] = {"model_type": KEYS["qwen2-vl"], "model_id_or_path": str(vision_folder("qwen2-vl"))}
-    with pytest.raises(UsageError, match=rf"--{flag} true is for models of text alone"):
+    with pytest.raises(UsageError, match=rf"--{flag} true supports text models only"):
         prepare(SftArguments(dataset=["tiny-qa#8"], **options, **{flag: True}))
 
 
@@ -86,9 +86,9 @@ def test_a_step_with_all_rows_is_the_same(tmp_path, plain, options, padded):
     assert found.metrics["useful_tokens"] == plain.metrics["useful_tokens"]
     assert (found.metrics["padding_share"] > 0) == padded
     report = (found.output_dir / "report.md").read_text(encoding="utf-8")
-    assert ("rows a pack" in report) == ("packing" in options)
-    attention = "sdpa: as asked for" if "attn_impl" in options else "varlen: a call for each row keeps"
-    assert f"Attention {attention}" in report
+    assert ("samples per pack" in report) == ("packing" in options)
+    attention = "sdpa\n" if "attn_impl" in options else "varlen; packed sequences are attended to separately"
+    assert f"Attention: {attention}" in report
 
 
 def test_every_row_of_the_store_is_in_a_pack():
@@ -178,5 +178,5 @@ def test_full_with_checkpointed_gradients(tmp_path, checkpointing):
 def test_flash_attention_takes_one_sequence_a_batch(options, attention, flat):
     args = SftArguments(**(RUN | {"dataset": ["tiny-qa#8"]} | options))
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))
-    found = _collator(args, prepare(args), model)
+    found = collator_of(args, prepare(args), model)
     assert getattr(found, "flat", None) is flat

@@ -76,11 +76,10 @@ def losses(run: Path) -> list[float]:
 
 
 NOTES = {
-    "gptq4": "28 of 29 linear layers are quantised to 4 bits (GPTQ, groups of 32; saved so, computed by TorchLinear); "
-    "lm_head left whole",
-    "gptq8": "quantised to 8 bits (GPTQ, groups of 32",
-    "awq4": "quantised to 4 bits (AWQ, groups of 32; saved so, computed by AwqTorchLinear)",
-    "bnb4": "28 of 29 linear layers are quantised to 4 bits (nf4; computed in fp32); lm_head left whole",
+    "gptq4": "28 of 29 linear layers in 4 bits (GPTQ, group size 32; kernel TorchLinear); not quantised: lm_head",
+    "gptq8": "linear layers in 8 bits (GPTQ, group size 32",
+    "awq4": "linear layers in 4 bits (AWQ, group size 32; kernel AwqTorchLinear)",
+    "bnb4": "28 of 29 linear layers in 4 bits (nf4; compute dtype fp32); not quantised: lm_head",
 }
 
 
@@ -174,7 +173,7 @@ def test_torchao(tmp_path, trained):
     values = losses(found.output_dir)
     assert values[-1] < values[0] - 0.2
     report = (found.output_dir / "report.md").read_text(encoding="utf-8")
-    assert "28 of 29 linear layers are quantised to 8 bits (torchao, int8); lm_head left whole" in report
+    assert "28 of 29 linear layers in 8 bits (torchao, int8); not quantised: lm_head" in report
     (model,) = trained
     engine = load_engine(InferArguments(ckpt_dir=str(found.last_checkpoint), eval_human=True))
     weight = engine.model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight

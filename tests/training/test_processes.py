@@ -30,7 +30,7 @@ STRATEGIES = [
     pytest.param({}, "DDP over 2 processes (gloo)", id="ddp"),
     pytest.param(
         {"fsdp": True, "async_save": True, "fsdp_offload": True},
-        "FSDP2 over 2 processes (gloo), each with 50.0% of the weights",
+        "FSDP2 over 2 processes (gloo), 50.0% of the weights each",
         id="fsdp, offloaded, saved meanwhile",
     ),
     pytest.param(
@@ -76,7 +76,7 @@ def check_equal(run: Path, expected: Path) -> None:
 def check_tokens(run: Path, expected: Path) -> None:
     """What is counted is counted over all processes, and what only fills up is not."""
     ours, theirs = (json.loads((folder / "train_results.json").read_text()) for folder in (run, expected))
-    for name in ("useful_tokens", "learned_tokens"):
+    for name in ("useful_tokens", "trainable_tokens"):
         assert ours[name] == theirs[name] > 0
     assert ours["computed_tokens"] - theirs["computed_tokens"] < 2 * 64
 
@@ -94,7 +94,7 @@ def check_weights(run: Path, expected: Path) -> None:
 def test_as_one_process_and_resumed(tmp_path, lora, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy)
     assert active in (run / "report.md").read_text()
-    assert ("written while training went on" in (tmp_path / "said.err").read_text()) == ("async_save" in strategy)
+    assert ("written in the background" in (tmp_path / "said.err").read_text()) == ("async_save" in strategy)
     check_equal(run, lora)
     check_tokens(run, lora)
     check_weights(run, lora)

@@ -92,7 +92,7 @@ def test_trains_and_answers_alike(tmp_path, trained, mode, caplog):
     assert trainable
     assert all("lora_" in name for name in trainable)
     report = (found.output_dir / "report.md").read_text(encoding="utf-8")
-    assert f"linear layers are quantised to {8 if eight else 4} bits" in report
+    assert f"linear layers in {8 if eight else 4} bits" in report
     if not eight:
         layer = model.get_base_model().model.layers[0].mlp.up_proj.base_layer
         state = layer.weight.quant_state

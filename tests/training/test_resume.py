@@ -18,7 +18,7 @@ from llmtune.checkpoint import last_checkpoint
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.run.resume import RATES
-from llmtune.utils.own import sealed
+from llmtune.utils.seal import sealed
 
 FIELDS = {field.name: field for field in dataclasses.fields(SftArguments) if field.init}
 OTHER: dict[str, tuple[Any, Any]] = {
@@ -103,7 +103,7 @@ def given(values: dict[str, Any], saved: dict[str, Any]) -> SftArguments:
 
 
 def test_a_value_of_another_type_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"max_length 'long', which cannot be meant"):
+    with pytest.raises(CheckpointError, match=r"an invalid value of max_length: 'long'"):
         resumed_arguments(SftArguments(), saved_of(max_length="long"), tmp_path / "checkpoint-4")
 
 
@@ -192,7 +192,7 @@ def test_rates_that_are_changed_take_effect(run, whole, options, rate, capsys):
                                      {"new_special_tokens": ["<new>"]}], ids=lambda one: next(iter(one)))  # fmt: skip
 def test_another_run_under_the_old_name_is_refused(run, options):
     (name,) = options
-    with pytest.raises(CheckpointError, match=f"was trained with .*--{name} .* this run has --{name} "):
+    with pytest.raises(CheckpointError, match=f"was trained with .*--{name} .* this command has --{name} "):
         go_on(run, **options)
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmtune import SftArguments, sft
 from llmtune.models.flops import ModelFlops, model_flops
-from llmtune.models.gpus import find_card
+from llmtune.models.gpus import find_gpu
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.run.log import Decisions
 from llmtune.samples.collate import PackingCollator, PaddingCollator
@@ -26,7 +26,7 @@ ROWS = [
     {"input_ids": torch.arange(size).numpy(), "labels": torch.tensor([-100] * 2 + [1] * (size - 2)).numpy()}
     for size in (5, 9)
 ]
-FLOPS = ModelFlops(per_token=100.0, per_learned=10.0, per_context=1.0)
+FLOPS = ModelFlops(per_token=100.0, per_trainable=10.0, per_context=1.0)
 
 
 class NoSync(TorchDispatchMode):
@@ -41,7 +41,7 @@ def test_padded():
     found = Throughput(FLOPS)
     with NoSync():
         found.count(PaddingCollator(0)(ROWS))
-    assert (found.useful, found.computed, found.learned) == (14, 18, 10)
+    assert (found.useful, found.computed, found.trainable) == (14, 18, 10)
     assert found.done == 18 * 100 + 10 * 10 + 2 * (9 * 10 // 2)
 
 
@@ -54,7 +54,7 @@ def test_apart(flat):
     assert found.useful == 14
     padding = found.computed - 14
     assert padding == (0 if flat else 4)
-    assert found.done == found.computed * 100 + found.learned * 10 + 5 * 6 // 2 + 9 * 10 // 2 + padding
+    assert found.done == found.computed * 100 + found.trainable * 10 + 5 * 6 // 2 + 9 * 10 // 2 + padding
 
 
 def test_waiting_for_data(monkeypatch):
@@ -78,7 +78,7 @@ def test_waiting_for_data(monkeypatch):
 
 def test_mfu_of_a_known_card(monkeypatch):
     """Operations over time over peak; counted for a T4, no other card being here."""
-    monkeypatch.setattr(module, "_peak_tflops", lambda: find_card("T4").tflops)
+    monkeypatch.setattr(module, "_peak_tflops", lambda: find_gpu("T4").tflops)
     found = Throughput(ModelFlops(1e12, 0, 0))
     found.computed, found.stepping, found.steps = 65, 2.0, 1
     assert found.summary()["tflops"] == 32.5
@@ -102,9 +102,9 @@ def test_every_mode_of_a_layer_is_counted():
     lora = flops(lora_rank=4)
     adapters = sum(one.numel() for one in built(lora_rank=4).parameters() if one.requires_grad)
     assert lora.per_token == full.per_token * 4 / 6 + 6 * adapters
-    assert lora.per_learned == full.per_learned * 4 / 6
+    assert lora.per_trainable == full.per_trainable * 4 / 6
     assert lora.per_context == full.per_context > 0
-    assert flops(lora_rank=4, modules_to_save=["lm_head"]).per_learned == full.per_learned
+    assert flops(lora_rank=4, modules_to_save=["lm_head"]).per_trainable == full.per_trainable
 
 
 def test_flops_agree_with_torchs_counter():
@@ -140,7 +140,7 @@ def test_a_run_tells_it(tmp_path):
         )
     )
     records = [json.loads(line) for line in (found.output_dir / "logging.jsonl").read_text().splitlines()]
-    wanted = {"computed_tokens_per_second", "padding_share", "learned_share", "data_wait_share", "tflops",
+    wanted = {"computed_tokens_per_second", "padding_share", "trainable_share", "data_wait_share", "tflops",
               "peak_memory_gib", "seconds_to_first_step"}  # fmt: skip
     assert wanted <= set(records[0])
     assert wanted <= set(found.metrics)
@@ -149,8 +149,8 @@ def test_a_run_tells_it(tmp_path):
     assert found.metrics["tflops"] > 0
     report = (found.output_dir / "report.md").read_text()
     for text in (
-        "| learned share |",
-        "TFLOP/s of the model's own operations |",
+        "| trainable tokens |",
+        "model TFLOP/s (recomputation not counted) |",
         "| waiting for data |",
         "| peak memory |",
     ):

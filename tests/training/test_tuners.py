@@ -308,7 +308,7 @@ def test_freezing(tmp_path, trained):
         ({"freeze_layers": 5}, "the model has 4 layers"),
         ({"freeze_parameters": ["nothing"]}, "fits no parameter"),
         ({"freeze_parameters": ["model"]}, "Nothing is left to train"),
-        ({"freeze_parameters": ["("]}, "no regular expression"),
+        ({"freeze_parameters": ["("]}, "not a valid regular expression"),
     ],
 )
 def test_freezing_too_much(tmp_path, options, said):

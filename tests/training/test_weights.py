@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from llmtune import SftArguments, sft
 from llmtune.data.canonical import SCHEMA, to_record
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.supervised_loss import LogitMap, install_learned_loss, learned_cross_entropy
+from llmtune.models.supervised_loss import LogitMap, install_supervised_loss, supervised_cross_entropy
 from llmtune.models.tiny import tiny_folder
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.packing import PackedDataset
@@ -113,7 +113,7 @@ def test_equals_the_sum_by_hand(tokenizer):
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     plain = by_hand(model, [{key: one[key] for key in ("input_ids", "labels")} for one in samples])
     assert abs(plain - expected) > 1e-3, "the weights change the loss"
-    install_learned_loss(model)
+    install_supervised_loss(model)
     packs = PackedDataset(tokens, 256)
     batches = [
         PaddingCollator(0)(samples),
@@ -130,7 +130,7 @@ def test_equals_the_sum_by_hand(tokenizer):
         with torch.no_grad():
             evaluated = model(**batch)
         torch.testing.assert_close(evaluated.loss, expected, atol=2e-6, rtol=0)
-        assert int(evaluated.num_learned) == tokens.report.num_trainable
+        assert int(evaluated.num_trainable) == tokens.report.num_trainable
 
 
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(0.5, 3.0)])
@@ -143,7 +143,7 @@ def test_weights_in_chunks(monkeypatch, logit_map, linear):
     targets, weights = torch.randint(11, (8,), generator=draw), torch.rand(8, generator=draw)
     expected = functional.cross_entropy(logit_map(head(hidden)), targets, reduction="none") @ weights
     wanted = torch.autograd.grad(expected, [hidden, *head.parameters()])
-    found, _ = learned_cross_entropy(hidden, head, targets, logit_map, weights)
+    found, _ = supervised_cross_entropy(hidden, head, targets, logit_map, weights)
     torch.testing.assert_close(found, expected)
     for one, other in zip(torch.autograd.grad(found, [hidden, *head.parameters()]), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

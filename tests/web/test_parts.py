@@ -11,8 +11,8 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
-from llmtune.web.runs import find_runs, last_record
 from llmtune.web.talk import Talk
+from llmtune.web.training_tab import find_runs, last_record
 
 
 def test_each_model_reads_its_own_answers():

@@ -2,7 +2,7 @@
 
 from llmtune.data.info import register_dataset
 
-ALPACA = "llmtune.data.preprocess.alpaca:alpaca"
+ALPACA = "llmtune.data.preprocess.single_turn:alpaca"
 
 register_dataset(
     "alpaca-en",
@@ -19,7 +19,7 @@ register_dataset(
     "alpaca-zh",
     dataset_id="AI-ModelScope/alpaca-gpt4-data-zh",
     hf_dataset_id="llm-wizard/alpaca-gpt4-data-zh",
-    preprocess="llmtune.data.preprocess.alpaca:alpaca_zh",
+    preprocess="llmtune.data.preprocess.single_turn:alpaca_zh",
     languages=("zh",),
     tags=("chat", "general"),
     rows=48_818,

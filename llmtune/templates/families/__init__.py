@@ -2,11 +2,9 @@
 
 from llmtune.templates.families import (  # noqa: F401
     chatglm,
-    chatml,
     classic,
     deepseek,
     gemma,
-    historical,
     internlm2,
     llama3,
     microsoft,

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llmtune.errors import UsageError
 from llmtune.registry import Entry, Registry
 from llmtune.templates.pieces import Piece
 from llmtune.types import Json, ToolCall
 
-__all__ = ["TOOL_FORMAT_MAPPING", "At", "ParsedAnswer", "ToolFormat", "ToolsPlace", "register_tool_format"]
+if TYPE_CHECKING:
+    from llmtune.templates.chat import ChatTemplate
+
+__all__ = [
+    "TOOL_FORMAT_MAPPING",
+    "At",
+    "ParsedAnswer",
+    "ToolFormat",
+    "ToolsPlace",
+    "arguments_text",
+    "call_id",
+    "call_of",
+    "calls_at_start",
+    "function_of",
+    "register_tool_format",
+    "to_json",
+    "tool_format_of",
+]
+
 
 ToolsPlace: TypeAlias = Literal["system", "first question", "last question"]
 
@@ -97,3 +116,69 @@ TOOL_FORMAT_MAPPING: Registry[ToolFormat] = Registry(
     list_command="llmtune list tool_formats",
 )
 register_tool_format = TOOL_FORMAT_MAPPING.register
+
+
+# Write JSON like chat templates, and parse calls written by models
+
+
+def to_json(value: Json, *, indent: int | None = None) -> str:
+    """Return JSON in the form of the `tojson` filter that transformers gives to chat templates."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def arguments_text(call: ToolCall) -> str:
+    """Return the arguments as JSON; text arguments of the data stay as they are."""
+    return call.arguments if isinstance(call.arguments, str) else to_json(call.arguments)
+
+
+def call_id(number: int) -> str:
+    """Return a call's id in the nine characters that Mistral's template requires: a counter, as rows have none."""
+    return f"{number:09d}"
+
+
+def function_of(tool: Json) -> Mapping[str, Any]:
+    """Return a schema without the wrapper {"type": "function", "function": ...} that it may have."""
+    inner = tool.get("function") if isinstance(tool, Mapping) else None
+    return inner if isinstance(inner, Mapping) else tool
+
+
+def call_of(value: Json) -> ToolCall | None:
+    """Return {"name": ..., "arguments" or "parameters": ...} as a call; None for anything else."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        return None
+    arguments = next((value[key] for key in ("arguments", "parameters") if key in value), None)
+    return ToolCall(value["name"], arguments) if isinstance(arguments, Mapping | str) else None
+
+
+def calls_at_start(text: str) -> tuple[ToolCall, ...]:
+    """Return the calls that a text consists of: JSON objects or lists of them in a row, separated by `;`."""
+    decoder = json.JSONDecoder()
+    calls: list[ToolCall] = []
+    rest = text.strip()
+    while rest:
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            return ()
+        found = [call_of(item) for item in (value if isinstance(value, list) else [value])]
+        if not found or None in found:
+            return ()
+        calls += [call for call in found if call is not None]
+        rest = rest[end:].lstrip(" \n;")
+    return tuple(calls)
+
+
+# Find the tool format of a template: its own, or that of the tokenizer's own chat template
+
+
+MARKS = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]", "llama3.1": '"parameters": '}
+"""Text in a tokenizer's chat template that identifies its tool format."""
+
+
+def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
+    """Return the tool format of a template; None where it has none."""
+    if not template.info.from_tokenizer:
+        return template.info.tools
+    text = str(getattr(template.tokenizer, "chat_template", "") or "")
+    key = next((key for key, mark in MARKS.items() if mark in text and "tool_calls" in text), None)
+    return None if key is None else TOOL_FORMAT_MAPPING[key]

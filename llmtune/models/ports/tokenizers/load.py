@@ -10,8 +10,7 @@ from typing import Any
 
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, text_of
-from llmtune.utils.cache import cache_root
-from llmtune.utils.files import is_sealed, write_sealed
+from llmtune.utils.files import cache_root, is_sealed, write_sealed
 from llmtune.utils.logging import get_logger
 
 __all__ = ["PortedTokenizer", "find_tokenizer_port", "tokenizer_loader"]

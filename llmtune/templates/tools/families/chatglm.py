@@ -15,8 +15,7 @@ from typing import Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.pieces import Piece
-from llmtune.templates.tools.info import At, ParsedAnswer, register_tool_format
-from llmtune.templates.tools.jsons import arguments_text, function_of, to_json
+from llmtune.templates.tools.info import At, ParsedAnswer, arguments_text, function_of, register_tool_format, to_json
 from llmtune.types import Json, ToolCall
 
 OBSERVATION = "<|observation|>"

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 
 from llmtune.templates.pieces import Piece
-from llmtune.templates.tools.info import At, ParsedAnswer, register_tool_format
-from llmtune.templates.tools.jsons import arguments_text, call_of, to_json
+from llmtune.templates.tools.info import At, ParsedAnswer, arguments_text, call_of, register_tool_format, to_json
 from llmtune.types import Json, ToolCall
 
 HEAD = """# Tools

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from llmtune.errors import TemplateError
 from llmtune.templates.pieces import Piece
-from llmtune.templates.tools.info import At, ParsedAnswer, register_tool_format
-from llmtune.templates.tools.jsons import calls_at_start, to_json
+from llmtune.templates.tools.info import At, ParsedAnswer, calls_at_start, register_tool_format, to_json
 from llmtune.types import Json, ToolCall
 
 INSTRUCTION = (

@@ -10,8 +10,15 @@ from functools import partial
 
 from llmtune.errors import TemplateError
 from llmtune.templates.pieces import Piece
-from llmtune.templates.tools.info import At, ParsedAnswer, register_tool_format
-from llmtune.templates.tools.jsons import call_id, calls_at_start, function_of, to_json
+from llmtune.templates.tools.info import (
+    At,
+    ParsedAnswer,
+    call_id,
+    calls_at_start,
+    function_of,
+    register_tool_format,
+    to_json,
+)
 from llmtune.types import Json, ToolCall
 
 OPEN = "[TOOL_CALLS]"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.utils.own import KEY_BYTES, SEAL, is_own, sealed, with_changes
+from llmtune.utils.seal import KEY_BYTES, SEAL, is_own, sealed, with_changes
 
 RECORD: dict[str, Any] = {"model_id_or_path": "models/mine", "lora_rank": 8, "dataset": ("a", "b"), "system": None}
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.utils.cache import cache_root
+from llmtune.utils.files import cache_root
 
 __all__ = ["SEAL", "is_own", "sealed", "with_changes"]
 

@@ -1,4 +1,4 @@
-"""`--push_to_hub`: checkpoints go to the hub beside the training, which no upload can stop."""
+"""`--push_to_hub`: checkpoints are pushed in the background; a failed upload does not stop training."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ __all__ = ["HubPush", "hub_push"]
 
 ATTEMPTS = 3
 WAIT = 5.0
-"""Seconds before the second attempt; twice as many before the third."""
+"""Seconds before the second attempt; twice that before the third."""
 
 
 def hub_push(args: SftArguments) -> HubPush | None:
-    """What `--push_to_hub` asks for; the token is tried now, before anything is spent on training."""
+    """Return the callback of `--push_to_hub`, if set; the token is checked now, before training."""
     if not args.push_to_hub:
         return None
     from llmtune.hub.push import destination
 
     name = args.hub_model_id or f"{args.display_name()}-{args.sft_type}"
     where = destination(name, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
-    get_logger().info(f"Checkpoints are pushed to {where.repo.repo_id} on {where.hub.name} ({args.push_hub_strategy}).")
+    get_logger().info(f"Pushing checkpoints to {where.repo.repo_id} on {where.hub.name} ({args.push_hub_strategy}).")
     return HubPush(where, args.push_hub_strategy)
 
 
 class HubPush(TrainerCallback):
-    """Pushes after a checkpoint is saved, one upload at a time, as the strategy says.
+    """Pushes saved checkpoints, one upload at a time, by strategy.
 
-    `end`: the last one, when training is over. `push_best`, `push_last`: each new best or last one, in the place of
-    the one before. `checkpoint`: the last one with what resuming needs, below `last-checkpoint`.
-    `all_checkpoints`: each below its own name.
+    `end`: the last one, after training. `push_best`, `push_last`: each new best or last one, replacing the one before.
+    `checkpoint`: the last one with optimizer and RNG state, in `last-checkpoint`. `all_checkpoints`: each, in a folder
+    of its name.
     """
 
     def __init__(self, where: Destination, strategy: str) -> None:
@@ -68,9 +68,9 @@ class HubPush(TrainerCallback):
         self._start(checkpoint)
 
     def finish(self, last: Path | None) -> None:
-        """Push what the strategy keeps for the end, and wait for all uploads."""
+        """Push what the strategy pushes at the end, and wait for all uploads."""
         if self.strategy == "push_best" and not self._waiting and last is not None:
-            get_logger().info("--push_hub_strategy push_best: nothing was evaluated, so the last checkpoint is pushed.")
+            get_logger().info("--push_hub_strategy push_best: nothing was evaluated, pushing the last checkpoint.")
             self._start(last)
         if self.strategy == "end" and last is not None:
             self._start(last)
@@ -82,7 +82,7 @@ class HubPush(TrainerCallback):
             get_logger().info(f"Pushed to {self.where.repo.repo_id} on {self.where.hub.name}.")
 
     def _start(self, checkpoint: Path) -> None:
-        # Links to the files as they are now: rotation may delete the checkpoint while it is uploaded.
+        # Links to its files: rotation may delete the checkpoint during the upload.
         kept = Path(tempfile.mkdtemp(prefix=f".pushing-{checkpoint.name}-", dir=checkpoint.parent))
         shutil.copytree(checkpoint, kept, copy_function=link_or_copy, dirs_exist_ok=True)
         self._waiting.append(self._worker.submit(self._push, checkpoint, kept))
@@ -117,5 +117,5 @@ class HubPush(TrainerCallback):
         words = ["llmtune", "push", "--ckpt_dir", str(checkpoint), "--hub_model_id", self.where.repo.repo_id]
         command = shlex.join([*words, "--use_hf", hub])
         get_logger().warning(
-            f"{checkpoint.name} could not be pushed: {err} The training goes on. Push it by hand: {command}"
+            f"{checkpoint.name} could not be pushed: {err} Training continues. To push it later: {command}"
         )

@@ -12,7 +12,7 @@ from llmtune.arguments.serve import ServeArguments
 from llmtune.inference.batching import Batcher
 from llmtune.inference.load import load_engine
 from llmtune.inference.rows import Row
-from llmtune.serving import choose
+from llmtune.serving import routing as choose
 
 TINY = {"model_type": "llmtune-tiny", "port": 0}
 

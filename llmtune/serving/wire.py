@@ -1,8 +1,11 @@
-"""Parse request bodies off the event loop, with limits checked before objects are built."""
+"""Bodies of requests, bounded, and the lines of streamed responses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import copy
+import queue
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request, Response
@@ -11,8 +14,10 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 from llmtune.serving.errors import ApiError
+from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["MAX_DEPTH", "BoundedRoute", "is_deeper"]
+__all__ = ["LONG", "MAX_DEPTH", "BoundedRoute", "Writers", "is_deeper"]
+
 
 MAX_DEPTH = 64
 """Maximum nesting of objects and lists in request fields for the chat template or the log."""
@@ -72,3 +77,41 @@ def is_deeper(value: Any, depth: int = MAX_DEPTH) -> bool:
         if not level:
             return False
     return True
+
+
+# Pool of template copies for rendering prompts: threads cannot share a tokenizer
+
+
+LONG = 20_000
+"""Characters from which a prompt counts as long: about 20 ms of tokenising."""
+NUM_SHORT = 2
+
+_Copies = dict[str | None, ChatTemplate]
+
+
+class Writers:
+    """Copies of a service's templates, by adapter name; templates with the same tokenizer share its copy."""
+
+    def __init__(self, templates: Mapping[str | None, ChatTemplate]) -> None:
+        self._short: queue.LifoQueue[_Copies] = queue.LifoQueue()
+        self._long: queue.LifoQueue[_Copies] = queue.LifoQueue()
+        for place in (*[self._short] * NUM_SHORT, self._long):
+            place.put(_copied(templates))
+
+    @contextmanager
+    def one(self, adapter: str | None, num_characters: int) -> Iterator[ChatTemplate]:
+        """Borrow a copy for a prompt of this many characters."""
+        place = self._long if num_characters >= LONG else self._short
+        copies = place.get()
+        try:
+            yield copies[adapter]
+        finally:
+            place.put(copies)
+
+
+def _copied(templates: Mapping[str | None, ChatTemplate]) -> _Copies:
+    tokenizers: dict[int, Any] = {}
+    for template in templates.values():
+        if id(template.tokenizer) not in tokenizers:
+            tokenizers[id(template.tokenizer)] = copy.deepcopy(template.tokenizer)
+    return {name: template.copy(tokenizers[id(template.tokenizer)]) for name, template in templates.items()}
