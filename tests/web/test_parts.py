@@ -52,7 +52,7 @@ def test_retry_forgets_the_last_answers_alone():
     assert not talk.turns[-1].stopped
 
 
-def test_runs(tmp_path):
+def test_runs_are_found_newest_first(tmp_path):
     for age, name in enumerate(("m/v1", "m/v0", "other/deep/v3")):
         run = tmp_path / name
         run.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_runs(tmp_path):
     assert last_record(tmp_path / "m" / "v0" / "logging.jsonl") == {"global_step": 1}
 
 
-def test_the_command(monkeypatch, capsys):
+def test_secrets_stay_out_of_the_command_line(monkeypatch, capsys):
     seen: list[str] = []
     monkeypatch.setattr(os, "execv", lambda path, words: seen.extend(words))
     monkeypatch.setenv("LLMTUNE_API_KEY", "")
@@ -75,7 +75,7 @@ def test_the_command(monkeypatch, capsys):
     assert int(seen[seen.index("--server.port") + 1]) > 0
 
 
-def test_refusals(monkeypatch):
+def test_a_public_host_needs_a_key(monkeypatch):
     with pytest.raises(UsageError, match="needs an API key: set LLMTUNE_API_KEY"):
         command.run(["--model_type", "llmtune-tiny", "--host", "0.0.0.0"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -83,6 +83,6 @@ def test_refusals(monkeypatch):
         command.run(["--model_type", "llmtune-tiny"])
 
 
-def test_dry_run(capsys):
+def test_a_dry_run_shows_the_address(capsys):
     assert command.run(["--model_type", "llmtune-tiny", "--dry_run", "true", "--port", "8600"]) == 0
     assert "http://127.0.0.1:8600" in capsys.readouterr().out
