@@ -62,7 +62,7 @@ def _compare(template: Any, conversation: Conversation) -> tuple[str, Difference
     except TemplateError as err:
         return f"refused: {err}", None
     except UpstreamRefusal as err:
-        return f"refused by the tokenizer's template: {' '.join(str(err).split())[:80]}", None
+        return f"refused by the tokenizer's template: {one_line(err, 80)}", None
     return ("equal", None) if found is None else (f"differs at token {found.at} of {found.what}", found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -14,7 +13,8 @@ import llmtune
 from llmtune.distributed.extensions import release_dead_builds
 from llmtune.distributed.locks import first_on_this_machine
 from llmtune.distributed.ranks import is_distributed, local_rank
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
+from llmtune.utils.packages import need
 
 __all__ = [
     "deepspeed_config",
@@ -149,7 +149,4 @@ def _packaged_folder() -> Path:
 
 def need_deepspeed() -> None:
     """Raise MissingPackageError if deepspeed is not installed; importing it would take seconds."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise MissingPackageError(
-            "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"
-        )
+    need("deepspeed", "--deepspeed_config_path", extra="deepspeed")

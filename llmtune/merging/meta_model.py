@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.long_context import rope_options
 from llmtune.checkpoint import adapter_folder
-from llmtune.errors import CheckpointError
+from llmtune.errors import CheckpointError, one_line
 from llmtune.merging.weights import Unstreamable
 from llmtune.models.meta import from_config
 from llmtune.models.ports import native_config
@@ -82,7 +82,7 @@ def attach_hollow(model: Any, folder: Path) -> Any:
         for layer in layers:
             delattr(layer, MOVE)
     except RuntimeError as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         if "size mismatch" in text:
             raise CheckpointError(f"{_misfit(folder)}, or with more tokens (--resize_emb true)? ({text})") from err
         raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {text}") from err

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind
-from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
+from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError, one_line
 from llmtune.merging.files import ShardWriter, complete_merged, parse_size, write_config
 from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
 from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
@@ -260,7 +260,7 @@ class _Streamed:
             try:
                 found: Tensor = model(input_ids=ids, use_cache=False).logits.float()
             except (RuntimeError, NotImplementedError, TypeError) as err:
-                text = " ".join(str(err).split())[:200]
+                text = one_line(err, 200)
                 raise Unstreamable(f"its class does not compute layer by layer: {text}") from err
         return found
 

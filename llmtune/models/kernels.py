@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -45,12 +45,10 @@ def check_kernels(args: StageArguments) -> None:
     ):
         if asked and not on_gpu:
             raise UsageError(f"{flag} true needs a GPU. Remove it: on a CPU, torch's kernels are used.")
-        if asked and importlib.util.find_spec(package) is None:
-            extra = flag.rpartition("_")[2]
-            name = package.replace("_", "-")
-            raise MissingPackageError(f"{flag} true needs {name}. Install it with: pip install 'llmtune[{extra}]'")
-    if args.torch_compile and on_gpu and importlib.util.find_spec("triton") is None:
-        raise MissingPackageError("--torch_compile true needs triton on a GPU. Install it with: pip install triton")
+        if asked:
+            need(package, f"{flag} true", extra=flag.rpartition("_")[2], name=package.replace("_", "-"))
+    if args.torch_compile and on_gpu:
+        need("triton", "--torch_compile true on a GPU")
     if args.torch_compile and not on_gpu and not any(map(shutil.which, _compilers())):
         raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or remove the flag.")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from llmtune.errors import LlmtuneError
+from llmtune.errors import LlmtuneError, one_line
 from llmtune.models.gpus import gib
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.memory import Batch, Estimator
@@ -69,7 +69,7 @@ def decide_checkpointing(
     try:
         mode, total = least_checkpointing(args, lambda one: estimator.estimate(one, batch, sharding).total, limit)
     except (LlmtuneError, RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
-        reason = " ".join(str(err).split())[:120] or type(err).__name__
+        reason = one_line(err, 120)
         return "none", (
             f"the memory of this model cannot be estimated ({reason}); if it does not suffice, use "
             "--gradient_checkpointing full"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError
+from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_line
 from llmtune.models.gpus import Gpu, gib, gpu_of_device
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
@@ -161,7 +161,7 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     except LlmtuneError:
         raise
     except (RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
-        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        reason = one_line(err, 200)
         raise UsageError(
             f"The code of {args.display_name()} cannot be traced without data, so its memory is unknown: {reason}."
         ) from err

@@ -22,7 +22,7 @@ from llmtune.distributed.deepspeed import (
 )
 from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
-from llmtune.errors import UsageError
+from llmtune.errors import UsageError, one_line
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.kernels import LIGER_SETTINGS, default_optimizer
@@ -54,7 +54,7 @@ def training_arguments(args: StageArguments, run: Path, *, has_validation: bool)
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
-        raise UsageError(f"transformers rejects these settings: {' '.join(str(err).split())}") from err
+        raise UsageError(f"transformers rejects these settings: {one_line(err)}") from err
 
 
 def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from llmtune.arguments.stage import StageArguments
-from llmtune.errors import ModelError
+from llmtune.errors import ModelError, one_line
 from llmtune.models.attention import asked_attention, best_flash
 from llmtune.models.packing_check import keeps_rows_apart
 from llmtune.models.shifted import group_size, register_shifted
@@ -115,7 +115,7 @@ def _switch_to_varlen(model: Any) -> None:
     try:
         problem = "" if keeps_rows_apart(model) else "packed sequences would attend to each other"
     except (TypeError, ValueError, RuntimeError) as err:
-        problem = " ".join(str(err).split())[:200]
+        problem = one_line(err, 200)
     finally:
         model.train(was_training)
     if problem:

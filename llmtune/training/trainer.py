@@ -20,7 +20,7 @@ from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_check
 from llmtune.distributed.background import BackgroundSaves
 from llmtune.distributed.collectives import any_rank, wait_for_all
 from llmtune.distributed.fsdp import stored_names, whole_state_dict
-from llmtune.errors import CheckpointError, LlmtuneError, OutputError
+from llmtune.errors import CheckpointError, LlmtuneError, OutputError, one_line
 from llmtune.models.whole_weights import check_names
 from llmtune.run.resume import RATES
 from llmtune.samples.collate import SAMPLES
@@ -385,4 +385,4 @@ def _reason(err: Exception | None, folder: Path | None = None) -> str:
         return "in another process"
     if folder is not None and is_full_disk(err, folder):
         return "No space left on device"
-    return " ".join(str(err).split())[:200] or type(err).__name__
+    return one_line(err, 200)

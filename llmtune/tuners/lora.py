@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.names import is_name_pattern
 from llmtune.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, adapter_folder
-from llmtune.errors import CheckpointError, UsageError
+from llmtune.errors import CheckpointError, UsageError, one_line
 from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
@@ -87,7 +87,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
     except CheckpointError:
         raise
     except (ValueError, RuntimeError, KeyError) as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         raise CheckpointError(
             f"The adapter in {folder} does not fit the model: was it trained on another model? ({text})"
         ) from err

@@ -176,7 +176,7 @@ def test_other_families_are_referred_to_llama_cpp(tmp_path, adapter, monkeypatch
     with pytest.raises(ModelError, match="no such model"):
         export(arguments(folder, tmp_path / "again", **options, llama_cpp=str(script.parent)))
     assert not (tmp_path / "again").exists()
-    monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'llmtune\[gguf\]'"):
         export(arguments(adapter, tmp_path / "again", to="gguf"))
 
