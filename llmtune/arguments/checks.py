@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, ModelArguments
     from llmtune.arguments.stage import StageArguments
 
-
 __all__ = [
     "Problems",
     "check_images",
@@ -35,11 +34,13 @@ __all__ = [
     "check_sources",
     "fill_model",
     "forget_class_names",
+    "is_name_pattern",
     "is_pattern",
     "load_custom_register",
     "parse_chat_template_kwargs",
     "parse_train_args",
 ]
+
 
 CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 """Values of --model_type in MedicalGPT's scripts."""
@@ -258,3 +259,14 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
                 value = float(value)
         found[key] = value
     return found
+
+
+# Names of layers as users give them: endings, or regular expressions over full names
+
+
+PATTERN = frozenset("\\^$*+?()[]|{}")
+
+
+def is_name_pattern(name: str) -> bool:
+    """Whether it can be no name, but is a regular expression, which PEFT matches with the whole of a full name."""
+    return bool(PATTERN.intersection(name))

@@ -1,7 +1,7 @@
 """How an argument behaves on resume, declared next to its default: fixed, taken or free.
 
-`llmtune.arguments.resume` applies one rule. An argument that the resuming command does not give is the checkpoint's,
-except `free` ones. If it is given and differs:
+`llmtune.arguments.inheritance` applies one rule. An argument that the resuming command does not give is the
+checkpoint's, except `free` ones. If it is given and differs:
 
 - `fixed`: refused, with both values: another value would be another run.
 - `taken`: used from here on, and the change is logged.

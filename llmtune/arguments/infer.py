@@ -17,10 +17,9 @@ from llmtune.arguments.groups import (
     SamplingArguments,
     SftType,
 )
-from llmtune.arguments.long_context import RopeArguments
+from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
+from llmtune.arguments.performance import AttentionArguments, RopeArguments
 from llmtune.arguments.rules import Rule, at_least, check_rules
-from llmtune.arguments.speed import AttentionArguments
-from llmtune.arguments.strangers import WITHOUT, check_register_file, check_saved_types, check_strange_paths
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llmtune.arguments.checks import Problems, forget_class_names
 from llmtune.arguments.fields import Given, settle_texts
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.strangers import check_strange_paths
+from llmtune.arguments.inheritance import check_strange_paths
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
 __all__ = ["CheckpointArguments", "MergeArguments"]

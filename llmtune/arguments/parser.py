@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate
-from llmtune.arguments.names import is_name_pattern
+from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError, one_line

@@ -15,9 +15,8 @@ from llmtune.arguments.groups import (
     PromptArguments,
     QuantizationArguments,
 )
-from llmtune.arguments.long_context import LongContextArguments
+from llmtune.arguments.performance import AttentionArguments, LongContextArguments, SpeedArguments
 from llmtune.arguments.rules import Only, Rule, check_rules, only, unused_flags
-from llmtune.arguments.speed import AttentionArguments, SpeedArguments
 from llmtune.arguments.training_groups import (
     TRACKERS,
     CheckpointPushArguments,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from llmtune.errors import one_line
+
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
     from llmtune.templates.parity import Difference

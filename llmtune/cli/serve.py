@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.cli.dry_run import DryRunArguments
 from llmtune.utils.packages import need
 

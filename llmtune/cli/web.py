@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.web import WebArguments
+from llmtune.arguments.service import WebArguments
 from llmtune.cli.dry_run import DryRunArguments
 from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from llmtune.errors import LlmtuneError, one_line
-from llmtune.models.gpus import gib
+from llmtune.models.devices import gib
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.memory import Batch, Estimator
 from llmtune.planning.sharding import sharding_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_line
-from llmtune.models.gpus import Gpu, gib, gpu_of_device
+from llmtune.models.devices import Gpu, gib, gpu_of_device
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing

@@ -117,7 +117,7 @@ def _bits(args: StageArguments, config: Any) -> float:
 
 
 def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> None:
-    from llmtune.tuners.kbit import prepare_quantized
+    from llmtune.tuners.tune import prepare_quantized
 
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):

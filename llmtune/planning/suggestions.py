@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
-from llmtune.planning.optimizers import DEFAULT_OPTIMIZER
+from llmtune.planning.memory import DEFAULT_OPTIMIZER
 
 __all__ = ["Change", "Suggestion", "suggest"]
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.resume import resumed_arguments
+from llmtune.arguments.inheritance import resumed_arguments
 from llmtune.checkpoint import (
     ADAPTER_FILE,
     numbered_checkpoints,
@@ -36,7 +36,7 @@ RATES = {"learning_rate", "weight_decay", "lr_scheduler_type", "warmup_ratio"}
 def resume_run(args: StageArguments) -> tuple[StageArguments, Path | None]:
     """Return the arguments of the run, and the checkpoint that it resumes from; None for a new run.
 
-    Arguments not given are the checkpoint's, and those given must fit it: see `llmtune.arguments.resume`.
+    Arguments not given are the checkpoint's, and those given must fit it: see `llmtune.arguments.inheritance`.
 
     Raises:
         CheckpointError: It is missing, incomplete or does not fit.

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import Constraint

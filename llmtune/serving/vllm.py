@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.serve import API_KEY_VARIABLE, BASE_NAME, ServeArguments
+from llmtune.arguments.service import API_KEY_VARIABLE, BASE_NAME, ServeArguments
 from llmtune.checkpoint import read_adapter_config
 from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo

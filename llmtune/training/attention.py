@@ -9,10 +9,9 @@ import torch
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import ModelError, one_line
 from llmtune.models.attention import asked_attention, best_flash
-from llmtune.models.packing_check import keeps_rows_apart
+from llmtune.models.packed_attention import VARLEN, keeps_rows_apart, register_varlen
 from llmtune.models.shifted import group_size, register_shifted
 from llmtune.models.supervised_loss import has_sharded_weights
-from llmtune.models.varlen import VARLEN, register_varlen
 from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmtune.arguments.stage import StageArguments
-from llmtune.models.packing_check import check_isolation, takes_one_sequence
+from llmtune.models.packed_attention import check_isolation, takes_one_sequence
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.utils.logging import get_logger

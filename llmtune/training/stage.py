@@ -25,10 +25,8 @@ from llmtune.models.kernels import compile_layers, note_kernels
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
-from llmtune.run.first_look import log_data
-from llmtune.run.folder import args_record, open_run_folder
-from llmtune.run.lock import RunLock
-from llmtune.run.log import Decisions, first_decisions, note_steps
+from llmtune.run.folder import RunLock, args_record, open_run_folder
+from llmtune.run.log import Decisions, first_decisions, log_data, note_steps
 from llmtune.run.resolved import Run
 from llmtune.run.resume import check_same_data, check_steps_left
 from llmtune.run.trackers import placed_trackers

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.names import is_name_pattern
+from llmtune.arguments.checks import is_name_pattern
 from llmtune.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -20,7 +20,7 @@ from llmtune.checkpoint import (
     read_adapter_config,
 )
 from llmtune.errors import CheckpointError, LlmtuneError, UsageError
-from llmtune.models.headers import module_names, read_header, tensor_shapes
+from llmtune.models.folder import module_names, read_header, tensor_shapes
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 

@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import UsageError
 from llmtune.inference import batching
 

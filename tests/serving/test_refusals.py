@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import UsageError
 
 from ..waiting import SECONDS, until

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.cli import serve as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.tiny import tiny_folder

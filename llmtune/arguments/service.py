@@ -1,10 +1,11 @@
-"""The arguments shared by `llmtune serve` and `llmtune web`: a checkpoint with adapters, served at an address."""
+"""The arguments of serve and web: a checkpoint with adapters, served at an address."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.infer import LoadArguments
@@ -12,7 +13,8 @@ from llmtune.arguments.rules import between
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServiceArguments", "is_loopback"]
+__all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServeArguments", "ServiceArguments", "WebArguments", "is_loopback"]
+
 
 API_KEY_VARIABLE = "LLMTUNE_API_KEY"
 BASE_NAME = "base"
@@ -104,3 +106,68 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+# The arguments of `llmtune serve`. Settings of the checkpoint are read as in `infer`
+
+
+@dataclass(kw_only=True)
+class ServeArguments(ServiceArguments):
+    """Server."""
+
+    max_batch_size: int = 16
+    """Max generations in one batch."""
+    max_queue: int = 256
+    """Max generations waiting in the queue; further requests get 429."""
+    batching: Literal["auto", "queue", "continuous"] = "auto"
+    """queue: llmtune's batching, for every model, with adapters side by side; continuous: continuous batching by
+    transformers with a paged cache, for one text model without further adapters; auto: continuous on a GPU if a trial
+    generation works, else queue, with the reason logged."""
+    max_n: int = 8
+    """Max generations per request (`n`)."""
+    max_body_size: int = 16 * 1024 * 1024
+    """Max bytes per request, images included; for text models, at most what the longest prompt takes."""
+    max_prompt_length: int | None = None
+    """Max prompt tokens; longer prompts are refused, never cut. Default: the model's context length."""
+    request_timeout: float = 600.0
+    """Max seconds per request, waiting included."""
+    backend: Literal["llmtune", "vllm"] = "llmtune"
+    """Serving engine: llmtune, or vLLM if it is installed, with the same flags."""
+
+    def _check(self, problems: Problems) -> None:
+        super()._check(problems)
+        for name in ("max_batch_size", "max_queue", "max_n", "max_body_size", "max_prompt_length"):
+            value = getattr(self, name)
+            problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
+        problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
+        problems.need(
+            self.batching != "continuous" or not self.adapters,
+            "--batching continuous serves one model: remove --adapters, or use --batching queue.",
+        )
+        room = self.max_batch_size + self.max_queue
+        problems.need(
+            self.max_n <= room, f"--max_n {self.max_n} exceeds the {room} generations that batch and queue hold."
+        )
+
+
+# The arguments of `llmtune web`
+
+
+@dataclass(kw_only=True)
+class WebArguments(ServiceArguments):
+    """Web page."""
+
+    port: int = field(default=8501, metadata={"within": between(0, 65535)})
+    """Port of the page; 0: a free one, shown in the start message."""
+    api_key: str | None = None
+    """Key that visitors type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other users of
+    the machine cannot see in the process list."""
+    served_model_name: str | None = None
+    """Name of the model on the page. Default: its key, or the name of its folder."""
+    adapters: list[str] = field(default_factory=list)
+    """More LoRA checkpoints of the same base, as NAME=FOLDER, for the page's list of models. If --ckpt_dir is an
+    adapter itself, the list also has the base model, as `base`."""
+    run_dir: str | None = None
+    """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
+    lang: Literal["en", "zh"] = "en"
+    """Language of the page."""
