@@ -56,7 +56,8 @@ COVERED = {
     "templates/test_own templates/test_own_answers templates/test_parity templates/test_parity_rows",
     "arguments/inheritance arguments/fields": "training/test_resume",
     "arguments/inheritance": "cli/test_strangers training/test_resume",
-    "training/objective training/cross_entropy": "training/test_objective training/test_weights training/test_equalities",
+    "training/objective training/cross_entropy":
+    "training/test_objective training/test_weights training/test_equalities",
     "arguments/rules": "arguments/test_rules cli/test_arguments",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/seal": "utils/test_seal cli/test_strangers",
@@ -69,7 +70,7 @@ COVERED = {
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
     "training/test_equalities training/test_experts stages/test_sft merging/test_streamed models/test_vision",
-    "tuners/adapter_checks models/whole_weights": "models/test_whole_weights merging/test_streamed",
+    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_streamed",
     "merging/in_memory": "inference/test_infer merging/test_streamed training/test_quantization",
     "merging/weights merging/streamed merging/files merging/meta_model merging/files":
     "merging/test_shards merging/test_streamed merging/test_weights exporting/test_export",
