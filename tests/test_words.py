@@ -22,7 +22,8 @@ NOT_YET: tuple[str, ...] = (
     "llmtune/planning/",
     "llmtune/samples/",
     "llmtune/tuners/",
-    "docs/",
+    "docs/howto/qlora.md",
+    "docs/troubleshooting.md",
 )
 """Paths whose words were not revised yet, by their beginning. This list only shrinks; empty, it goes."""
 
