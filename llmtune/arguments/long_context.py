@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
-from llmtune.arguments.checks import Problems
 from llmtune.arguments.fields import fixed
+from llmtune.arguments.rules import Rule, above
 
-if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
-
-__all__ = ["LongContextArguments", "RopeArguments", "check_long_context", "check_rope", "rope_options"]
+__all__ = ["LongContextArguments", "RopeArguments", "rope_options"]
 
 
 @dataclass(kw_only=True)
@@ -21,8 +18,15 @@ class RopeArguments:
     rope_scaling: Literal["linear", "dynamic", "yarn"] | None = fixed(None)
     """RoPE scaling for sequences longer than the model was trained on; saved with the checkpoint and applied at
     inference."""
-    rope_factor: float | None = fixed(None)
+    rope_factor: float | None = fixed(None, within=above(1))
     """RoPE scaling factor. Default: max_length / the context length the model was trained on, rounded up."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.rope_factor is None or args.rope_scaling is not None,
+            "--rope_factor needs --rope_scaling linear, dynamic or yarn.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)
@@ -33,38 +37,28 @@ class LongContextArguments(RopeArguments):
     """LongLoRA's shifted sparse attention in training: groups of max_length / 4 tokens, half of the heads shifted by
     half a group."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not (args.shift_attn and (args.packing or args.padding_free)),
+            "--shift_attn true needs one sample per sequence: remove --packing and --padding_free.",
+        ),
+        Rule(
+            lambda args: not args.shift_attn or args.attn_impl in (None, "sdpa"),
+            "--shift_attn true has its own attention, based on sdpa: remove --attn_impl {attn_impl}.",
+        ),
+        Rule(
+            lambda args: not (args.shift_attn and args.use_flash_attn),
+            "--shift_attn true has its own attention, based on sdpa: remove --use_flash_attn.",
+        ),
+        Rule(
+            lambda args: not args.shift_attn or args.max_length != -1,
+            "--shift_attn true needs a finite --max_length, e.g. 8192: its groups are a quarter of it.",
+        ),
+    )
+
 
 def rope_options(args: RopeArguments) -> dict[str, Any]:
     """RoPE-scaling arguments of `get_model_tokenizer`; empty without scaling."""
     if args.rope_scaling is None or args.rope_factor is None:
         return {}
     return {"rope": (args.rope_scaling, args.rope_factor)}
-
-
-def check_rope(args: RopeArguments, problems: Problems) -> None:
-    factor = args.rope_factor
-    problems.need(factor is None or factor > 1, f"--rope_factor must be above 1, not {factor}.")
-    problems.need(
-        factor is None or args.rope_scaling is not None,
-        "--rope_factor needs --rope_scaling linear, dynamic or yarn.",
-    )
-
-
-def check_long_context(args: SftArguments, problems: Problems) -> None:
-    check_rope(args, problems)
-    problems.need(
-        not (args.shift_attn and (args.packing or args.padding_free)),
-        "--shift_attn true needs one sample per sequence: remove --packing and --padding_free.",
-    )
-    problems.need(
-        not args.shift_attn or args.attn_impl in (None, "sdpa"),
-        f"--shift_attn true has its own attention, based on sdpa: remove --attn_impl {args.attn_impl}.",
-    )
-    problems.need(
-        not (args.shift_attn and args.use_flash_attn),
-        "--shift_attn true has its own attention, based on sdpa: remove --use_flash_attn.",
-    )
-    problems.need(
-        not args.shift_attn or args.max_length != -1,
-        "--shift_attn true needs a finite --max_length, e.g. 8192: its groups are a quarter of it.",
-    )

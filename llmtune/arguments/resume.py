@@ -17,7 +17,7 @@ from llmtune.arguments.strangers import check_register_file, check_saved_types, 
 from llmtune.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["Resumed", "resumed_arguments"]
 
@@ -36,7 +36,7 @@ class Resumed:
         changed: Argument -> old value, for those given with another value.
     """
 
-    args: SftArguments
+    args: StageArguments
     taken: tuple[str, ...]
     changed: Mapping[str, Any]
 
@@ -53,7 +53,7 @@ class Resumed:
         return found
 
 
-def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
+def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
     """Combine the arguments given now with those the run was trained with.
 
     Args:
@@ -89,20 +89,20 @@ def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: 
 
 
 def _names() -> set[str]:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-    return {field.name for field in dataclasses.fields(SftArguments) if field.init}
+    return {field.name for field in dataclasses.fields(StageArguments) if field.init}
 
 
-def _sft_arguments(values: dict[str, Any], args: SftArguments) -> SftArguments:
-    from llmtune.arguments.sft import SftArguments
+def _sft_arguments(values: dict[str, Any], args: StageArguments) -> StageArguments:
+    from llmtune.arguments.stage import StageArguments
 
-    merged = SftArguments(**values)
+    merged = StageArguments(**values)
     merged.given = args.given
     return merged
 
 
-def _named_otherwise(args: SftArguments) -> set[str]:
+def _named_otherwise(args: StageArguments) -> set[str]:
     return {name for either in EITHER if either & args.given for name in either}
 
 
@@ -126,7 +126,7 @@ def _place(item: Any) -> str:
     return str(path.resolve()) if path.exists() else str(item)
 
 
-def _refusal(args: SftArguments, fixed: Mapping[str, Any], checkpoint: Path) -> str:
+def _refusal(args: StageArguments, fixed: Mapping[str, Any], checkpoint: Path) -> str:
     theirs = ", ".join(f"--{name} {shown(old)}" for name, old in fixed.items())
     ours = ", ".join(f"--{name} {shown(getattr(args, name))}" for name in fixed)
     return (

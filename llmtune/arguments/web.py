@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmtune.arguments.answering import ServiceArguments
+from llmtune.arguments.rules import between
 
 __all__ = ["WebArguments"]
 
@@ -14,7 +15,7 @@ __all__ = ["WebArguments"]
 class WebArguments(ServiceArguments):
     """Web page."""
 
-    port: int = 8501
+    port: int = field(default=8501, metadata={"within": between(0, 65535)})
     """Port of the page; 0: a free one, shown in the start message."""
     api_key: str | None = None
     """Key that visitors type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other users of

@@ -1,4 +1,4 @@
-"""Shares of a divided model that are written while training goes on, by torch's own asynchronous saving."""
+"""Shards of an FSDP model, written in the background by torch's asynchronous checkpointing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch.distributed as dist
 __all__ = ["BackgroundSaves"]
 
 SAVES = 2
-"""A checkpoint has two: the model's shares and the optimizer's. Each talks on a group of its own, since neither waits
-for the other."""
+"""Saves per checkpoint: model shards and optimizer shards. Each has its own process group, as neither waits for the
+other."""
 
 
 class BackgroundSaves:
-    """Starts saves that go on in threads, from a copy of the state in the machine's memory."""
+    """Starts saves that run in threads, from a copy of the state in CPU memory."""
 
     def __init__(self) -> None:
         self._groups: list[Any] = []
 
     @contextlib.contextmanager
     def divert(self) -> Iterator[list[Future[Any]]]:
-        """Within the block, what saves by torch.distributed.checkpoint does so in the background. Yields what runs.
+        """Within the block, let torch.distributed.checkpoint save in the background. Yield the pending saves.
 
         accelerate 1.15 has no argument for it (`save_fsdp_model`, `save_fsdp_optimizer`: `dist_cp.save`), so the
         function is another one as long as the block lasts.

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: the file that was asked for, as this machine can run it."""
+"""DeepSpeed's configuration, adapted to this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")
 
 
 def leave_unimported() -> None:
-    """Let accelerate look for DeepSpeed's engines only once deepspeed is imported: before that there are none.
+    """Let accelerate check for DeepSpeed engines only once deepspeed is imported.
 
     accelerate 1.15 imports it for that wherever it is installed, which costs every run 1 to 3 seconds: see
     extract_model_from_parallel in https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py
@@ -44,7 +44,7 @@ def leave_unimported() -> None:
 
 
 def ready_deepspeed(*, on_cpu: bool) -> None:
-    """Prepare the environment that DeepSpeed reads at its import."""
+    """Set the environment that DeepSpeed reads at import."""
     with first_on_this_machine("extensions"):
         if local_rank() == 0:
             release_dead_builds()
@@ -65,7 +65,7 @@ def _free_port() -> int:
 
 
 def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[str, Any] | None:
-    """The configuration of `--deepspeed_config_path`, as this machine can run it; None without one.
+    """Return the configuration of `--deepspeed_config_path`, adapted to this machine; None without one.
 
     A CPU has no pinned memory, and DeepSpeed's own CPU optimizer is left out there: it would be compiled first. Both
     are the same in result.
@@ -107,7 +107,7 @@ def zero_stage(name: str | None) -> int:
 
 
 def read_deepspeed(file: Path) -> dict[str, Any]:
-    """A DeepSpeed configuration, as written.
+    """Read a DeepSpeed configuration.
 
     Raises:
         UsageError: The file is not a JSON object.
@@ -148,7 +148,7 @@ def _packaged_folder() -> Path:
 
 
 def need_deepspeed() -> None:
-    """Raise MissingPackageError where deepspeed is not installed; it is not imported, which takes seconds."""
+    """Raise MissingPackageError if deepspeed is not installed; importing it would take seconds."""
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingPackageError(
             "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"

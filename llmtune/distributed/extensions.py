@@ -1,4 +1,4 @@
-"""Locks on compiled extensions that a killed process left: torch would wait for them without an end, and in silence.
+"""Locks that a killed process left on an extension build: torch would wait for them forever, without a message.
 
 torch 2.13 marks a build by a file named `lock` that it creates and removes, so that a process that is killed while it
 compiles blocks every later one (https://github.com/pytorch/pytorch/issues/189245). Its owner keeps the file open
@@ -19,14 +19,14 @@ from llmtune.utils.logging import get_logger
 __all__ = ["release_dead_builds"]
 
 LONGEST_BUILD_SECONDS = 300
-"""DeepSpeed's largest extension takes about two minutes on two cores; a lock of another machine may be this old."""
+"""Max age in seconds of another machine's lock: DeepSpeed's largest extension builds in two minutes on two cores."""
 POLL_SECONDS = 0.5
 LOCK_FILE = "lock"
 GUARD_FILE = ".llmtune.lock"
 
 
 def release_dead_builds(root: Path | None = None, longest: float = LONGEST_BUILD_SECONDS) -> None:
-    """Remove the locks that no process holds; wait for those that another machine may hold, on a shared file system.
+    """Remove locks that no process holds; wait for those that another machine may hold, on a shared file system.
 
     Args:
         root: The folder of extensions; None for torch's own.
@@ -44,7 +44,7 @@ def release_dead_builds(root: Path | None = None, longest: float = LONGEST_BUILD
                 _remove(lock, longest)
             elif not told:
                 get_logger().warning(
-                    f"{lock} says that {lock.parent.name} is being compiled, and no process of this machine does so: "
+                    f"{lock} marks {lock.parent.name} as being compiled, but no process of this machine does so: "
                     f"waiting up to {longest - age:.0f} s for another machine. If there is none, remove that file."
                 )
                 told = True
@@ -56,12 +56,12 @@ def _remove(lock: Path, longest: float) -> None:
         age = _age(lock)
         if age is not None and age > longest and not _is_held(lock):
             lock.unlink(missing_ok=True)
-            get_logger().warning(f"Removed {lock}: a process that was killed while it compiled had left it.")
+            get_logger().warning(f"Removed {lock}, left by a process that was killed during compilation.")
 
 
 @contextlib.contextmanager
 def _guarded(root: Path) -> Iterator[None]:
-    """One process at a time: between another's look and its removal, nobody may begin a build under the same name."""
+    """Run one process at a time: between check and removal, no other may start a build of that name."""
     try:
         import fcntl
 

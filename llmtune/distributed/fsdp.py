@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimizer state divided among the processes."""
+"""FSDP2: weights, gradients and optimizer state sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
 
 
-def fsdp_fields(args: SftArguments) -> dict[str, Any]:
-    """TrainingArguments' fields for `--fsdp`."""
+def fsdp_fields(args: StageArguments) -> dict[str, Any]:
+    """Return the fields of TrainingArguments for `--fsdp`."""
     if not args.fsdp:
         return {}
     return {
@@ -22,8 +22,8 @@ def fsdp_fields(args: SftArguments) -> dict[str, Any]:
         "fsdp_config": {
             "version": 2,
             "reshard_after_forward": True,
-            "cpu_offload": args.fsdp_offload and torch.cuda.is_available(),  # else all is there already
-            "state_dict_type": "SHARDED_STATE_DICT",  # what resuming needs; the weights are saved whole beside it
+            "cpu_offload": args.fsdp_offload and torch.cuda.is_available(),
+            "state_dict_type": "SHARDED_STATE_DICT",  # for resuming; full weights are saved besides
             "activation_checkpointing": False,
         },
     }
@@ -57,20 +57,20 @@ def let_cpus_shard() -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 has really divided a model's weights."""
+    """Whether FSDP2 has sharded a model's weights."""
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def stored_names(model: nn.Module) -> set[str]:
-    """Names of a checkpoint's tensors: a weight that two layers share has one."""
+    """Names of the tensors in a checkpoint; a weight shared by two layers has one."""
     return {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
 
 
 @torch.no_grad()
 def whole_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint holds, whole, in the first process's memory; empty in the others.
+    """Gather the weights of a checkpoint in the CPU memory of rank 0; empty on other ranks.
 
     One tensor at a time is brought together. Of a model with adapters, only what is trained: the rest is not saved.
     Every process has to call it.

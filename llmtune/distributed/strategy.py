@@ -1,4 +1,4 @@
-"""How the processes of a run divide the work, read off what really wraps the model."""
+"""Distribution of a model, read from its actual wrapper."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Jobs for schedulers, as text: a function a scheduler, from flags to the file that it takes."""
+"""Jobs for schedulers: one function per scheduler, from flags to the job file."""

@@ -1,4 +1,4 @@
-"""What a job runs, whoever starts it: the flags of `llmtune sft`, and whether it can go on after it was stopped."""
+"""A job for any scheduler: the flags of `llmtune sft`, and whether it can resume after preemption."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.launch import LaunchArguments
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 
 __all__ = ["Job", "bash_array", "make_job"]
@@ -23,7 +23,7 @@ class Job:
         name: What the scheduler calls it.
         words: The flags of sft, as they were given; without --output_dir where `own_folder`.
         output_dir: Where sft writes; where `own_folder`, the job's folder stands below it.
-        resumable: A second start goes on from the last checkpoint.
+        resumable: A second start resumes from the last checkpoint.
         own_folder: The file gives each job a folder, so that `last` is never another job's run. Where the user said
             what to resume from, folder and flags stay theirs.
         launch: The machines.
@@ -39,14 +39,14 @@ class Job:
     warnings: list[str] = field(default_factory=list)
 
     def size(self) -> str:
-        """The machines in words."""
+        """Describe the machines."""
         nodes, gpus = self.launch.nodes, self.launch.gpus
         each = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "one process on the CPU"
         return f"{nodes} machine{'s' * (nodes > 1)} with {each}{' each' * (nodes > 1)}"
 
 
-def make_job(launch: LaunchArguments, args: SftArguments, words: Sequence[str]) -> Job:
-    """Put both together.
+def make_job(launch: LaunchArguments, args: StageArguments, words: Sequence[str]) -> Job:
+    """Combine the flags of job and run.
 
     Args:
         launch: Checked flags of the job.
@@ -59,20 +59,20 @@ def make_job(launch: LaunchArguments, args: SftArguments, words: Sequence[str]) 
     _refuse_secrets(args)
     if args.nproc != 1:
         raise UsageError(
-            f"--nproc {args.nproc}: a job has a process for each GPU. Leave it away; --gpus says how many a machine."
+            f"--nproc {args.nproc}: a job has one process per GPU. Remove it; --gpus sets the number per machine."
         )
     warnings = [f"{flag} has no effect with --{launch.scheduler}." for flag in launch.unused_flags()]
     resumable = args.save_strategy != "no" and not args.only_save_model
     if not resumable:
         warnings.append(
-            "The checkpoints of this run hold the weights alone, so that a job that was stopped begins anew: "
-            "--only_save_model false keeps what going on needs."
+            "The checkpoints of this run have weights only, so a preempted job starts over: use "
+            "--only_save_model false to make it resume."
         )
     given = args.resume_from_checkpoint
     if given is not None and Path(given).name.startswith("checkpoint-"):
         warnings.append(
-            f"--resume_from_checkpoint {given}: a job that was stopped starts there again. Give the run's folder, "
-            f"{Path(given).parent}, and it goes on from the last checkpoint."
+            f"--resume_from_checkpoint {given}: a preempted job restarts from there. Give the run folder, "
+            f"{Path(given).parent}, and it resumes from the last checkpoint."
         )
     own_folder = resumable and given is None
     return Job(
@@ -87,7 +87,7 @@ def make_job(launch: LaunchArguments, args: SftArguments, words: Sequence[str]) 
 
 
 def bash_array(name: str, words: Sequence[str], raw: Sequence[str] = ()) -> str:
-    """A bash array of a command, a flag a line. `raw`: lines that bash is to expand, at the end."""
+    """A bash array of a command, one flag per line. `raw`: lines at the end that bash expands."""
     lines = [" ".join(map(shlex.quote, group)) for group in _by_flag(words)]
     return "\n".join([f"{name}=(", *(f"    {line}" for line in [*lines, *raw]), ")"])
 
@@ -103,7 +103,7 @@ def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _without(words: Sequence[str], flag: str) -> list[str]:
-    """The words without a flag and its values."""
+    """Return the words without a flag and its values."""
     return [word for group in _by_flag(words) if _flag_of(group) != flag for word in group] if words else []
 
 
@@ -116,12 +116,12 @@ def _as_name(text: str) -> str:
     return name if name[:1].isalpha() else f"sft-{name}"
 
 
-def _refuse_secrets(args: SftArguments) -> None:
+def _refuse_secrets(args: StageArguments) -> None:
     named = "--hub_token" if args.hub_token is not None else ""
     for key in parse_train_args(args.train_args):
         named = f"--train_args {key}=" if "token" in key else named
     if named:
         raise UsageError(
-            f"{named} would be written into a file that others can read. Leave it away: export MODELSCOPE_API_TOKEN or "
-            "HF_TOKEN in your shell, and add its name with --env."
+            f"{named} would be written to a file that others can read. Remove it: export MODELSCOPE_API_TOKEN or "
+            "HF_TOKEN in your shell, and pass it on with --env."
         )

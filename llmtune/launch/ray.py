@@ -68,17 +68,17 @@ if __name__ == "__main__":
 '''
 
 GOING_ON = """\
-    # A folder of its own, so that `last` is this job's run: after a failure it goes on from the last checkpoint.
+    # Its own folder, so that `last` is this job's run: after a failure it resumes from the last checkpoint.
     flags = [*SFT, "--output_dir", folder, "--resume_from_checkpoint", "last"]"""
 
 AS_GIVEN = "    flags = SFT"
 
 FAILURES = 3
-"""How often Ray starts all processes again after one has died."""
+"""How often Ray restarts all processes after one has died."""
 
 
 def ray_text(job: Job, workdir: str) -> str:
-    """The file's text. `workdir`: where the job runs, for flags that say nothing of it."""
+    """Return the job file. `workdir`: the default working folder."""
     launch = job.launch
     scaling: dict[str, Any] = {"num_workers": launch.nodes * launch.processes(), "use_gpu": launch.gpus > 0}
     if launch.cpus:
@@ -101,5 +101,5 @@ def ray_text(job: Job, workdir: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """Python's spelling, with double quotes."""
+    """Python literal with double quotes."""
     return repr(value) if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)

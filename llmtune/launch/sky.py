@@ -31,11 +31,11 @@ OUTPUT = "/llmtune-output"
 
 
 def sky_text(job: Job) -> str:
-    """The task's text, YAML."""
+    """Return the task file (YAML)."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Texts of several lines as they are."""
+        """Write multi-line texts as blocks."""
 
     def as_block(dumper: Any, text: str) -> Any:
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)

@@ -55,7 +55,7 @@ REQUEUE = '    [ "$status" -ne 0 ] || scontrol requeue "$SLURM_JOB_ID"\n'
 
 
 def slurm_text(job: Job) -> str:
-    """The script's text."""
+    """Return the sbatch script."""
     launch = job.launch
     raw = [f"--nproc {launch.processes()}"]
     if job.own_folder:

@@ -1,4 +1,4 @@
-"""Which attention a model is loaded with: what was asked for, and what this machine has. No torch here."""
+"""Attention to load a model with: the requested one, if available. No torch here."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FLASH = {
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
     "flash_attention_2": ("flash_attn", "flash-attn"),
 }
-"""Its module, and what is installed for it."""
+"""Its module, and the package to install."""
 
 
 def need_attention(name: str | None, *, on_gpu: bool) -> None:
-    """Refuse an attention by name that this machine does not have.
+    """Refuse a requested attention that this machine lacks.
 
     Raises:
         UsageError: It needs a GPU. MissingPackageError: It needs a package.
@@ -30,19 +30,19 @@ def need_attention(name: str | None, *, on_gpu: bool) -> None:
     if name is None or not name.startswith("flash"):
         return
     if not on_gpu:
-        raise UsageError(f"--attn_impl {name} needs a GPU. Leave it away: on a CPU, sdpa is the fastest there is.")
+        raise UsageError(f"--attn_impl {name} needs a GPU. Remove it: on a CPU, sdpa is the fastest.")
     if not (_has(FLASH[name][0]) or _has("kernels")):
         package = FLASH[name][1]
         raise MissingPackageError(
             f"--attn_impl {name} needs {package}. Install it with: pip install {package} "
-            "(or take torch's own with --attn_impl varlen, for --packing and --padding_free, or sdpa)"
+            "(or use --attn_impl varlen of torch, for --packing and --padding_free, or sdpa)"
         )
 
 
 def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool) -> str | None:
-    """The attention to load with; None leaves it to what suits the run.
+    """Return the attention to load with; None: chosen for the run later.
 
-    `--use_flash_attn true` is a wish: where it cannot be granted, the run goes on without, and says so.
+    `--use_flash_attn true` is a preference: if FlashAttention is not available, the run warns and uses another.
 
     Raises:
         UsageError, MissingPackageError: As of `need_attention`.
@@ -55,12 +55,12 @@ def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool
     found = best_flash() if on_gpu else None
     if found is None:
         why = "no package for it is installed (pip install flash-attn)" if on_gpu else "there is no GPU"
-        get_logger().warning("--use_flash_attn true cannot be granted: %s.", why)
+        get_logger().warning("--use_flash_attn true has no effect: %s.", why)
     return found
 
 
 def best_flash() -> str | None:
-    """The newest flash attention that is installed, of those that train on every GPU they run on."""
+    """Return the newest installed FlashAttention, of those that can train on every GPU they run on."""
     return next((name for name in ("flash_attention_3", "flash_attention_2") if _has(FLASH[name][0])), None)
 
 

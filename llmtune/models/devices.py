@@ -1,4 +1,4 @@
-"""Which GPUs a process has, and a model's layers spread over several of them."""
+"""GPUs of each process, and a model's layers spread over several of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["device_name", "first_device", "memory_limits", "own_gpus", "spread_options"]
 
 MARGIN = 0.9
-"""Share of a GPU's free memory that weights may take: activations come on top."""
+"""Fraction of a GPU's free memory for weights; the rest is for activations."""
 
 
 def device_name() -> str:
@@ -25,18 +25,18 @@ def device_name() -> str:
 
 
 def own_gpus(num_gpus: int, rank: int, num_processes: int) -> list[int]:
-    """The GPUs of one process of this machine: its own number first, then every `num_processes`-th.
+    """Return the GPUs of one process of this machine: its local rank first, then every `num_processes`-th.
 
     Raises:
         UsageError: There are more processes than GPUs.
     """
     if num_processes > num_gpus:
-        raise UsageError(f"{num_processes} processes need as many GPUs, and {num_gpus} can be seen: lower --nproc.")
+        raise UsageError(f"{num_processes} processes need as many GPUs, but {num_gpus} are visible: lower --nproc.")
     return list(range(rank, num_gpus, num_processes))
 
 
 def first_device() -> str:
-    """Where a process's model lies, or begins."""
+    """Return the first device of a process's model."""
     import torch
 
     if not torch.cuda.is_available():
@@ -45,15 +45,15 @@ def first_device() -> str:
 
 
 def memory_limits(free: dict[int, int]) -> dict[int, int]:
-    """Bytes of weights that each GPU may take. `free`: bytes free of each of a process's own."""
+    """Return the bytes of weights per GPU. `free`: free bytes of each of the process's GPUs."""
     return {gpu: int(size * MARGIN) for gpu, size in free.items()}
 
 
 def spread_options(device_map: str | None) -> dict[str, Any]:
-    """What `from_pretrained` is told for `--device_map`; nothing where one device holds the model.
+    """Return the arguments of `from_pretrained` for `--device_map`; empty if one device holds the model.
 
-    A process's own GPUs are the only places: what lies on the CPU or a disk cannot be trained. Where there is one
-    device, that is where the model goes, as several guides pass --device_map auto everywhere.
+    Only the process's own GPUs are used: weights on CPU or disk cannot be trained. With one device, the model goes
+    there, as several guides pass --device_map auto everywhere.
     """
     if device_map is None:
         return {}
@@ -63,7 +63,7 @@ def spread_options(device_map: str | None) -> dict[str, Any]:
     own = own_gpus(num_gpus, local_rank(), local_world_size()) if num_gpus else []
     if len(own) < 2:
         place = f"cuda:{own[0]}" if own else "the CPU"
-        get_logger().info(f"--device_map {device_map}: this process has one device, so all layers go to {place}.")
+        get_logger().info(f"--device_map {device_map}: this process has one device, {place}, which gets all layers.")
         return {}
     free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in own}
     return {"device_map": device_map, "max_memory": memory_limits(free)}

@@ -1,10 +1,10 @@
-"""Floating-point operations that a model's training takes, by its shapes.
+"""FLOPs of training a model, from its shapes.
 
-A product of [t, n] and [n, m] takes 2 t n m operations. Forward: 2 N a token for N weights of matrix products, and
-4 H c for attention of heads of H numbers in all to a context of c tokens. Backward: twice that where the weights are
-trained; where they are frozen, only the gradient of the inputs, so 4 N in all and not 6 N. The head is computed at
-learned positions alone. Recomputation by checkpointing is no part of it, as usual for the model FLOPs utilisation
-(PaLM, arXiv 2204.02311, appendix B; Korthikanti et al., arXiv 2205.05198, section 6.3).
+A matmul of [t, n] and [n, m] takes 2 t n m FLOPs. Forward: 2 N per token for N matmul weights, and 4 H c for attention
+of heads with H dimensions in total over a context of c tokens. Backward: twice that for trained weights; for frozen
+ones only the gradient of the inputs, so 4 N in total instead of 6 N. The head is computed at trainable positions only.
+Recomputation by checkpointing is not counted, as usual for the model FLOPs utilisation (PaLM, arXiv 2204.02311,
+appendix B; Korthikanti et al., arXiv 2205.05198, section 6.3).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ __all__ = ["ModelFlops", "model_flops"]
 
 ROUTED = frozenset({"experts"})
 NOT_OF_TEXT = frozenset({"visual", "vision_tower", "vision_model", "original_module"})
-"""Parts that rows of text do not go through; the last is what PEFT keeps of a layer that it trains a copy of."""
+"""Modules that text does not pass through; the last is PEFT's original of a layer whose copy is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFlops:
-    """Operations of forward and backward: a token, a learned position, a token of context."""
+    """FLOPs of forward and backward: per token, per trainable position, per token of context."""
 
     per_token: float
     per_trainable: float
     per_context: float
 
     def of(self, tokens: int, trainable: int, contexts: int) -> float:
-        """Operations for so many tokens; `contexts`: the sum over tokens of how many each attends to, itself too."""
+        """Return the FLOPs for these counts; `contexts`: the sum over tokens of the context length, itself included."""
         return self.per_token * tokens + self.per_trainable * trainable + self.per_context * contexts
 
 
 def model_flops(model: Any) -> ModelFlops:
-    """Those of a model with its adapters, whether on a device or on meta, quantised or divided among processes.
+    """Return the FLOPs of a model with its adapters, on any device or meta, quantised or sharded.
 
-    Of experts, the share that a token is sent to counts. Attention that is not quadratic counts as if it were.
+    Of experts, the routed fraction counts. Sub-quadratic attention counts as quadratic.
     """
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
@@ -54,7 +54,7 @@ def model_flops(model: Any) -> ModelFlops:
             at_head += operations
         else:
             body += operations
-        if parts & ROUTED:  # experts whose weights lie in one tensor, [experts, out, in]
+        if parts & ROUTED:  # experts with fused weights, [experts, out, in]
             weights = [one for one in module.parameters(recurse=False) if one.ndim == 3]
             body += sum(routed * one.numel() * (6 if one.requires_grad else 4) for one in weights)
     heads, layers = (getattr(text, name, None) or 0 for name in ("num_attention_heads", "num_hidden_layers"))
@@ -63,7 +63,7 @@ def model_flops(model: Any) -> ModelFlops:
 
 
 def _operations(module: nn.Module) -> float:
-    """Those of a linear layer of any kind, by its sizes: a weight may be packed, or lie elsewhere."""
+    """FLOPs per token of any linear layer, from its sizes: its weight may be packed or sharded."""
     if isinstance(module, nn.Embedding) or hasattr(module, "base_layer"):
         return 0.0
     sizes = [vars(module).get(name) for name in ("in_features", "out_features")]

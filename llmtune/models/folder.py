@@ -58,7 +58,7 @@ def model_folder(
 
 def _no_place(info: ModelInfo) -> str:
     if not info.model_id_or_path:
-        return f"The model type {AUTO!r} takes any model: say which one with --model_id_or_path."
+        return f"The model type {AUTO!r} takes any model: give it with --model_id_or_path."
     return (
         f"The entry of {info.model_id_or_path} knows no id on Hugging Face. "
         "Give the id with --model_id_or_path owner/name, or take it from ModelScope with --use_hf false."

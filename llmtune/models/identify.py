@@ -1,4 +1,4 @@
-"""Which entry of the catalogue a folder or a hub id follows, without being told: by name, else by its files."""
+"""Identify the registry entry of a folder or hub id: by name, else by its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASE_TEMPLATES = ("default-generation", "default-generation-bos")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`template`: where it is not the entry's. `reason`: how it was found, for the log."""
+    """`template`: if it is not the entry's. `reason`: how the entry was found, for the log."""
 
     model_type: str
     template: str | None
@@ -32,9 +32,9 @@ class Identity:
 
 
 def identify(model_id_or_path: str, hub: HubOptions | None = None) -> Identity:
-    """Find the entry that a model follows, `auto` where none does.
+    """Return the entry of a model, `auto` if there is none.
 
-    Only a hub id that no entry names is asked of the hub, for its configuration and tokenizer.
+    Only for hub ids that no entry names, configuration and tokenizer are downloaded.
 
     Raises:
         UsageError: Neither a folder nor anything that can be an id. ModelError: The folder has no config.json.
@@ -56,7 +56,7 @@ def identify(model_id_or_path: str, hub: HubOptions | None = None) -> Identity:
 
 
 def _by_run(folder: Path) -> Identity | None:
-    """A checkpoint that llmtune wrote says what it was made from."""
+    """Identify a checkpoint of llmtune by its saved settings."""
     saved = saved_settings(folder)
     if saved.get("model_type") in MODEL_MAPPING and saved.get("sft_type") == "full":
         return Identity(saved["model_type"], saved.get("template_type"), "the sft_args.json of the run that wrote it")
@@ -92,7 +92,7 @@ def _by_files(folder: Path, place: str) -> Identity:
 
     config = read_json(folder / "config.json")
     if not config:
-        raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
+        raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     architecture = str((config.get("architectures") or ["?"])[0])
     text = config.get("text_config", {})
     vocabulary = config.get("vocab_size") or config.get("padded_vocab_size") or text.get("vocab_size")
@@ -106,7 +106,7 @@ def _by_files(folder: Path, place: str) -> Identity:
     fitting = [(key, info) for key, info in candidates if info.template == template]
     what = f"config.json says {architecture} with {vocabulary} tokens; {why}"
     if not fitting:
-        fitting = _with_these_eyes(folder, candidates)
+        fitting = _with_these_image_tokens(folder, candidates)
         template = fitting[0][1].template if fitting else template
     if not fitting:
         chosen = template or _base_template(folder)
@@ -117,8 +117,8 @@ def _by_files(folder: Path, place: str) -> Identity:
     return Identity(key, template, f"{what}; that is {key}, or nearest to it in size")
 
 
-def _with_these_eyes(folder: Path, candidates: list[tuple[str, ModelInfo]]) -> list[tuple[str, ModelInfo]]:
-    """Models that see, where the folder's own chat template writes an image as theirs does, whatever else it writes."""
+def _with_these_image_tokens(folder: Path, candidates: list[tuple[str, ModelInfo]]) -> list[tuple[str, ModelInfo]]:
+    """Identify vision models by the image tokens in the folder's chat template."""
     from llmtune.templates.matching import chat_template_of
 
     source, _ = chat_template_of(folder)

@@ -1,4 +1,4 @@
-"""What a model entry says. Data only: nothing here imports torch."""
+"""Model entries. Data only: nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AUTO", "MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 AUTO = "auto"
-"""The key of models that are in no catalogue: all that an entry would say is read from the model's own files."""
+"""Key of models without an entry: everything is read from the model's own files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class ModelInfo(Entry):
         revision: Branch, tag or commit on the hub.
         hf_model_id: Id on the Hugging Face hub.
         ignore_file_pattern: Regular expressions of files that a download leaves out.
-        torch_dtype: The one dtype that the weights work in; None leaves the choice to `--dtype`.
-        requires: Requirements beyond llmtune's own, as pip writes them.
-        skip_quantization: Names of modules that `--quantization_bit` leaves whole beside the head.
+        torch_dtype: The only dtype that the weights support; None: any `--dtype`.
+        requires: Additional pip requirements.
+        skip_quantization: Names of modules besides the head that `--quantization_bit` does not quantise.
         architecture: The class that the checkpoint's config.json names.
         vocab_size: Of the checkpoint's config.json, where it tells families of one architecture apart.
-        images: Whether rows with images can be trained: natively, by the checkpoint's own code alone, or not at all.
-        verified: Whether the ids were compared with a second source; none of them could be asked for.
+        images: Whether rows with images can be trained: natively, only by the checkpoint's own code, or not at all.
+        verified: Whether the ids were compared with a second source.
         source: Where these facts come from.
     """
 

@@ -16,7 +16,7 @@ from llmtune.errors import MissingPackageError, UsageError
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.run.log import Decisions
 
 __all__ = [
@@ -32,7 +32,7 @@ LIGER_SETTINGS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 """The loss is ours: Liger's would compute logits at every position, or be bypassed."""
 
 
-def check_kernels(args: SftArguments) -> None:
+def check_kernels(args: StageArguments) -> None:
     """Refuse kernels that this machine cannot run.
 
     Raises:
@@ -64,7 +64,7 @@ def default_optimizer() -> str:
     return "adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch"
 
 
-def compile_layers(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+def compile_layers(model: nn.Module, args: StageArguments, decisions: Decisions) -> None:
     """Compile each decoder layer separately; as they are alike, one compilation serves all.
 
     Loss, embeddings, the structure of the model and its checkpoints are unchanged.
@@ -90,7 +90,7 @@ def without_compiling(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def note_kernels(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+def note_kernels(model: nn.Module, args: StageArguments, decisions: Decisions) -> None:
     """Note which kernels the model's modules use; warn if a requested kernel is not used."""
     for asked, flag, package in (
         (args.use_liger, "--use_liger", "liger_kernel"),

@@ -37,7 +37,7 @@ def get_model_tokenizer(
     load_tokenizer: bool = True,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
-    """Load what a key of MODEL_MAPPING names; what is not on this machine is downloaded.
+    """Load the model of a key in MODEL_MAPPING; missing files are downloaded.
 
     Args:
         model_type: The key. None: inferred from `model_id_or_path`, see `llmtune.models.identify`.
@@ -45,10 +45,9 @@ def get_model_tokenizer(
         torch_dtype: A torch dtype or `bf16`, `fp16`, `fp32`. None: see `resolve_dtype`.
         load_model: False returns None in the model's place, without reading or fetching weights.
         load_tokenizer: False returns None in the tokenizer's place.
-        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; `rope`, the kind and
-            factor that its positions are stretched by (see `llmtune.models.rope`); `device`, where weights go that were
-            saved quantised, and stay; of the hub, `use_hf`, `revision`, `hub_token`, `cache_dir`; the rest goes to
-            `from_pretrained`.
+        kwargs: `tokenizer_id_or_path`, `trust_remote_code`, `allow_pickle`, `use_flash_attn`; `rope`, kind and
+            factor of the RoPE scaling (see `llmtune.models.rope`); `device`, where quantised weights are placed;
+            of the hub, `use_hf`, `revision`, `hub_token`, `cache_dir`; the rest goes to `from_pretrained`.
 
     Raises:
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
@@ -149,7 +148,7 @@ def load_causal_lm(
     allow_pickle = bool(options.pop("allow_pickle", allow_pickle))
     rope = options.pop("rope", rope)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
+        raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     tokenizer = model = None
     if load_tokenizer:
         from llmtune.models.ports.tokenizers import tokenizer_loader
@@ -180,13 +179,13 @@ def load_causal_lm(
 
 
 def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]:
-    """The dtype of the weights, and why.
+    """Return the dtype of the weights, and why.
 
-    The entry's own comes first; without one: bf16, or fp16 on a GPU that lacks bf16, or fp32 on a CPU, where half
+    The entry's own takes precedence; without one: bf16, or fp16 on a GPU that lacks bf16, or fp32 on a CPU, where half
     precision is slower.
 
     Raises:
-        UsageError: The entry works in one dtype only, and another is asked for.
+        UsageError: The entry supports one dtype only, and another is requested.
     """
     import torch
 
@@ -196,13 +195,13 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
         pinned = by_name[info.torch_dtype]
         if wanted not in (None, pinned):
             raise UsageError(
-                f"{info.model_id_or_path} works in {info.torch_dtype} only; give --dtype {info.torch_dtype}."
+                f"{info.model_id_or_path} supports {info.torch_dtype} only: use --dtype {info.torch_dtype}."
             )
         return pinned, "the model's own"
     if wanted is not None:
         if not isinstance(wanted, torch.dtype):
             raise UsageError(f"Unknown dtype {dtype!r}: expected bf16, fp16 or fp32.")
-        return wanted, "as asked for"
+        return wanted, "requested"
     if not torch.cuda.is_available():
         return torch.float32, "there is no GPU, and half precision is slower on a CPU"
     if torch.cuda.is_bf16_supported():
@@ -251,7 +250,7 @@ def _load_whole(loader: Any, folder: str, *, new_tensors: Sequence[str], **optio
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Refuse a folder without a tokenizer, of which transformers would make one that knows no token."""
+    """Refuse a folder without a tokenizer, from which transformers would make an empty one."""
     if "auto_map" in read_json(folder / "tokenizer_config.json"):  # code of its own, of which the loader speaks
         return
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
@@ -275,7 +274,7 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
 
 
 def check_requirements(model_type: str, info: ModelInfo) -> None:
-    """Raise MissingPackageError where something that the entry requires is not installed."""
+    """Raise MissingPackageError if a requirement of the entry is not installed."""
     from packaging.requirements import Requirement
 
     for text in info.requires:

@@ -24,12 +24,12 @@ def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code
             return model_class._from_config(config, dtype=dtype)
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-        sees = getattr(config, "vision_config", None) is not None
-        model_class = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        has_vision = getattr(config, "vision_config", None) is not None
+        model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
         options = {"trust_remote_code": True} if trust_remote_code else {}
         return model_class.from_config(config, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
-        raise ModelError(f"No model can be made of {folder}/config.json: {' '.join(str(err).split())[:300]}") from err
+        raise ModelError(f"Cannot build a model from {folder}/config.json: {' '.join(str(err).split())[:300]}") from err
 
 
 def layer_count(config: Any) -> int:
@@ -37,7 +37,7 @@ def layer_count(config: Any) -> int:
 
 
 def with_layers(config: Any, count: int) -> Any:
-    """The same model with fewer layers."""
+    """Return the configuration with fewer layers."""
     found = copy.deepcopy(config)
     text = found.get_text_config()
     text.num_hidden_layers = count

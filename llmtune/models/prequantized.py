@@ -1,4 +1,4 @@
-"""Checkpoints that were saved quantised: told from config.json, before any weights. No torch here."""
+"""Checkpoints saved quantised, recognised by config.json. No torch here."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ BACKENDS = {"gptq": ("torch", "auto_trainable"), "awq": ("torch_awq", "auto_trai
 
 
 def saved_quantization(folder: str | Path) -> dict[str, Any]:
-    """What config.json says of quantised weights; empty where they are whole."""
+    """Return the quantization_config of config.json; empty if not quantised."""
     found = read_json(Path(folder) / "config.json").get("quantization_config")
     return dict(found) if isinstance(found, Mapping) else {}
 
 
 def saved_quantization_name(config: Mapping[str, Any]) -> str:
-    """`GPTQ, 4 bits`, say, from what config.json says."""
+    """Describe a quantization_config, e.g. `GPTQ, 4 bits`."""
     method = _method(config)
     bits = config.get("bits") or (4 if config.get("load_in_4bit") else 8 if config.get("load_in_8bit") else None)
     return NAMES.get(method, method) + (f", {bits} bits" if bits else "")
 
 
 def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: int) -> None:
-    """Refuse what cannot be done with weights that are quantised already.
+    """Refuse what weights that are already quantised do not support.
 
     Args:
         sft_type: None in inference.
 
     Raises:
-        UsageError: They are to be trained whole, or quantised again. MissingPackageError: What reads them is missing.
+        UsageError: Full fine-tuning, or quantising again. MissingPackageError: The package that reads them.
     """
     found = saved_quantization(folder)
     if not found:
@@ -53,12 +53,12 @@ def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: 
     name = saved_quantization_name(found)
     if sft_type == "full":
         raise UsageError(
-            f"{folder} was saved quantised ({name}), and quantised weights cannot be trained whole: give --sft_type "
+            f"{folder} was saved quantised ({name}), and quantised weights cannot be trained: use --sft_type "
             "lora, or the folder of the same model before it was quantised."
         )
     if quantization_bit:
         raise UsageError(
-            f"--quantization_bit {quantization_bit}: {folder} was saved quantised already ({name}). Leave it away."
+            f"--quantization_bit {quantization_bit}: {folder} is already quantised ({name}). Remove the flag."
         )
     modules, command = PACKAGES.get(_method(found), ((), ""))
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
@@ -67,15 +67,15 @@ def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: 
 
 
 def loads_with(saved: Mapping[str, Any], *, on_gpu: bool) -> dict[str, Any]:
-    """The same configuration with a backend that trains, where there is a choice."""
+    """Return the configuration with a backend that supports training, if there is a choice."""
     backends = BACKENDS.get(_method(saved))
     return dict(saved) if backends is None else dict(saved) | {"backend": backends[on_gpu]}
 
 
 def leave_uncompiled(model: Any) -> None:
-    """Let GPTQ's layers unpack their weights as written.
+    """Make GPTQ layers unpack their weights eagerly.
 
-    On a CPU gptqmodel has torch compile that, which takes half a minute at the first step, and a C++ compiler.
+    On a CPU, gptqmodel compiles that, which takes half a minute at the first step and a C++ compiler.
     """
     for module in model.modules():
         if hasattr(module, "qweight"):

@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits: from our flags to what quantises while it loads, and what came of it."""
+"""4-bit and 8-bit weights: from our flags to the quantisation at load time, and its report."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ QUANTIZED_LAYERS = ("Linear4bit", "Linear8bitLt")
 def quantization_options(
     args: QuantizationArguments, info: ModelInfo, dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Any]:
-    """What `from_pretrained` must be told to quantise while it loads; nothing where `--quantization_bit` is 0.
+    """Return the arguments of `from_pretrained` that quantise at load time; empty if `--quantization_bit` is 0.
 
     Args:
-        dtype: Of what is not quantised; 4-bit weights are computed in it unless `--bnb_4bit_comp_dtype` says else.
-        device: Where the weights go; a quantised model cannot be moved later.
+        dtype: Of unquantised weights; also the compute dtype of 4-bit weights without `--bnb_4bit_comp_dtype`.
+        device: Of the weights; a quantised model cannot be moved later.
 
     Raises:
-        MissingPackageError: What quantises is not installed.
+        MissingPackageError: The quantisation library is not installed.
     """
     if not args.quantization_bit:
         return {}
@@ -76,13 +76,13 @@ def _torchao_config(info: ModelInfo) -> Any:
 
 
 def need_torchao() -> None:
-    """Raise MissingPackageError where torchao is not installed; it is not imported."""
+    """Raise MissingPackageError if torchao is not installed; it is not imported."""
     if importlib.util.find_spec("torchao") is None:
         raise MissingPackageError("--quant_method torchao needs it. Install it with: pip install 'llmtune[torchao]'")
 
 
 def need_bitsandbytes(flag: str) -> None:
-    """Raise MissingPackageError where bitsandbytes is not installed; it is not imported, which takes seconds."""
+    """Raise MissingPackageError if bitsandbytes is not installed; importing it would take seconds."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingPackageError(f"{flag} needs bitsandbytes. Install it with: pip install 'llmtune[quant]'")
 
@@ -98,7 +98,7 @@ def is_quantized(model: Any) -> bool:
 
 
 def is_packed(module: Any) -> bool:
-    """Whether a module is a linear layer of GPTQ's or AWQ's, whose weights are no parameter but packed integers."""
+    """Whether a module is a GPTQ or AWQ linear layer, whose weights are packed integers."""
     return hasattr(module, "qweight") and hasattr(module, "in_features")
 
 

@@ -1,6 +1,6 @@
-"""Rotary positions for texts longer than those that a model was trained on: what is written into its configuration.
+"""RoPE scaling for sequences longer than a model was trained on, written into its configuration.
 
-The configuration is what transformers rotates by and what a checkpoint is served with. No torch here.
+transformers applies the configuration in training and inference. No torch here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ __all__ = ["rope_factor", "scale_rope"]
 
 
 def rope_factor(config: Any, kind: str, factor: float | None, max_length: int) -> float:
-    """How far positions are to be stretched: as given, or to reach max_length.
+    """Return the RoPE scaling factor: as given, or the one that reaches max_length.
 
     Raises:
-        UsageError: Nothing has to be stretched. ModelError: The model has no positions of that kind, or stretches
-            them already.
+        UsageError: No scaling is needed. ModelError: The model has no RoPE, or scales it already.
     """
     _rotation(config)
     if factor is not None:
@@ -27,8 +26,8 @@ def rope_factor(config: Any, kind: str, factor: float | None, max_length: int) -
     if max_length <= trained:
         length = "no limit of length" if max_length == -1 else f"--max_length {max_length}"
         raise UsageError(
-            f"--rope_scaling {kind} is for texts beyond the {trained:,} tokens that the model was trained on, and this "
-            f"run has {length}: give a larger --max_length, or say how far with --rope_factor."
+            f"--rope_scaling {kind} is for sequences beyond the {trained:,} tokens that the model was trained on, but "
+            f"this run has {length}: use a larger --max_length, or set --rope_factor."
         )
     return float(math.ceil(max_length / trained))
 
@@ -49,18 +48,18 @@ def scale_rope(config: Any, kind: str, factor: float) -> None:
 
 
 def _rotation(config: Any) -> dict[str, Any]:
-    """The part of the configuration that says how positions that see everything are rotated; to be changed."""
+    """The RoPE parameters of full attention in the configuration, to be changed in place."""
     name = config.model_type
     found = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = {key: value for key, value in found.items() if isinstance(value, dict)}
     if kinds:  # those of sliding windows see little, and stay
         found = kinds.get("full_attention", {})
     if "rope_theta" not in found:
-        raise ModelError(f"--rope_scaling is for rotary positions, which a model of type {name} does not have.")
+        raise ModelError(f"--rope_scaling needs RoPE, which a model of type {name} does not have.")
     if found.get("rope_type", "default") != "default":
         raise ModelError(
-            f"The positions of this model are stretched already ({found['rope_type']}, for "
-            f"{config.get_text_config().max_position_embeddings:,} tokens): leave --rope_scaling away."
+            f"This model has RoPE scaling already ({found['rope_type']}, for "
+            f"{config.get_text_config().max_position_embeddings:,} tokens): remove --rope_scaling."
         )
     rotation: dict[str, Any] = found
     return rotation

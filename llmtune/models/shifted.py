@@ -1,8 +1,9 @@
-"""LongLoRA's shifted sparse attention: trained with, served without.
+"""LongLoRA's shifted sparse attention: used in training only.
 
-In training each token attends to its group alone, of G tokens; in half of the heads the groups lie half a group
-further, so that what one group knows reaches the next. A sequence of up to G tokens, and every one in evaluation, is
-attended to in full. Source: arXiv 2309.12307, section 3.2; as there, G is a quarter of the length that is trained for.
+In training each token attends only to its group of G tokens; in half of the heads the groups are shifted by half a
+group, so that information flows between groups. Sequences of up to G tokens, and all in evaluation, have full
+attention.
+ Source: arXiv 2309.12307, section 3.2; as there, G is a quarter of the length that is trained for.
 At both ends of the shifted heads half a group is left over: each is a group of its own, since the two are not
 neighbours, and the later one must not be seen by the earlier.
 """
@@ -26,12 +27,12 @@ GROUPS = 4
 
 
 def group_size(max_length: int) -> int:
-    """Tokens of a group: a quarter of max_length, rounded up to an even number, of which half is a whole one."""
+    """Return the tokens per group: a quarter of max_length, rounded up to an even number."""
     return -(-max_length // (2 * GROUPS)) * 2
 
 
 def register_shifted(group: int) -> str:
-    """Make the attention known to transformers' models; returns its name there."""
+    """Register the attention with transformers; return its name there."""
     name = f"shifted_{group}"
     ALL_ATTENTION_FUNCTIONS.register(name, partial(_shifted_attention, group))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
@@ -51,7 +52,7 @@ def _shifted_attention(
 ) -> tuple[Tensor, None]:
     """The attention interface of transformers: query [B, H, T, D], key and value [B, Hkv, T, D] to [B, T, H, D].
 
-    A mask is not looked at in training: padding is on the right, where no token that is learned sees it.
+    The mask is ignored in training: padding is on the right, where no trainable token attends to it.
     """
     length = query.shape[2]
     if not module.training or length <= group or length != key.shape[2]:
@@ -60,7 +61,7 @@ def _shifted_attention(
         )
         return plain
     if options.get("softcap") is not None or options.get("s_aux") is not None:
-        raise ValueError("shifted attention has neither softcap nor sinks")
+        raise ValueError("shifted attention supports neither softcap nor sinks")
     times = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, times), repeat_kv(value, times)
     half = query.shape[1] // 2

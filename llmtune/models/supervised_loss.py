@@ -1,9 +1,9 @@
-"""The loss at learned positions only: the head never meets a position whose label is IGNORE_INDEX.
+"""Supervised loss at trainable positions only: the head skips positions whose label is IGNORE_INDEX.
 
-The head is applied in chunks, and each chunk's gradient is taken while its logits are at hand, so that logits of
-the whole batch, [B, T, V], are never built, in training or in evaluation.
+The head is applied in chunks, and each chunk's gradient is computed while its logits exist, so that logits of the whole
+batch, [B, T, V], are never built, in training or evaluation.
 
-Shapes: B samples, T tokens, K learned positions of a batch, H hidden size, V vocabulary.
+Shapes: B samples, T tokens, K trainable positions of a batch, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROBE_LENGTH = 8
 
 @dataclass
 class LearnedLoss(ModelOutput):
-    """What a model with the learned loss returns when it is given labels.
+    """Output of a model with the supervised loss, given labels.
 
     `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
     weights, `total_weight`: their mean. `num_trainable`: K, which is that sum where all weigh 1. `num_correct`: how
@@ -56,7 +56,7 @@ class LearnedLoss(ModelOutput):
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What some models do to logits after the head: `softcap * tanh(scale * logits / softcap)`."""
+    """Transformation of logits after the head in some models: `softcap * tanh(scale * logits / softcap)`."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -84,7 +84,7 @@ def supervised_cross_entropy(
     """Cross entropy of the head's logits, times the weights, summed.
 
     Args:
-        hidden: Hidden states at learned positions, [K, H].
+        hidden: Hidden states at trainable positions, [K, H].
         head: From H to V; an nn.Linear takes the way without stored logits, anything else is recomputed in backward.
         targets: Token ids, [K].
         weights: Of the positions, [K] in fp32; None: all are 1.
@@ -211,7 +211,7 @@ def _loss_and_gradient(
 
 
 def install_supervised_loss(model: nn.Module) -> None:
-    """Give a causal language model a forward that, with labels, computes the learned loss; without, its own.
+    """Give a causal language model a forward that computes the supervised loss with labels, and its own output without.
 
     The model is changed in place, at its innermost: wrappers (PEFT, DDP, FSDP) keep working around it. Whether
     decoder and head together make the model's own logits is tried on a few tokens; a model where they do not keeps
@@ -229,7 +229,7 @@ def install_supervised_loss(model: nn.Module) -> None:
     def is_exact() -> bool:
         exact = _same_logits(inner, logit_map)
         if not exact:
-            text = "%s computes its logits in a way of its own: the loss uses them whole, which costs memory."
+            text = "%s computes its logits in its own way: the loss needs all of them, which costs memory."
             get_logger().warning(text, type(inner).__name__)
         return exact
 
@@ -273,7 +273,7 @@ def install_supervised_loss(model: nn.Module) -> None:
 
 
 def has_sharded_weights(model: nn.Module) -> bool:
-    """Whether ZeRO-3 has divided the weights among the processes: they are together within a step only."""
+    """Whether ZeRO-3 has sharded the weights: they are gathered within a step only."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
@@ -286,7 +286,7 @@ def _head_forward(
 ) -> Any:
     """The head's own forward or, with targets, the loss.
 
-    As a call of the module, since what divides weights among processes brings them together around such calls.
+    Called as a module, since sharding frameworks gather weights around such calls.
     """
     if targets is None:
         return functional.linear(hidden, head.weight, head.bias)

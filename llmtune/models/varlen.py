@@ -1,7 +1,7 @@
-"""Attention for rows that stand behind one another in one sequence, on torch's own kernel: no L x L mask is made.
+"""Variable-length attention for packed sequences, on torch's kernel, without an L x L mask.
 
-Registered with transformers as `varlen`. Where rows begin comes from the batch, in the arguments that flash attention
-has there (`segments`). Without them, in generation say, it is SDPA.
+Registered with transformers as `varlen`. The batch has the sequence bounds, in FlashAttention's arguments (`segments`).
+Without them, e.g. in generation, it is SDPA.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CANNOT = ("softcap", "s_aux", "position_bias")
 
 
 def register_varlen() -> None:
-    """Make `varlen` a name that transformers' models know. A second time does nothing new."""
+    """Register `varlen` with transformers. A second call does nothing."""
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_mask)
 
 
 def segments(position_ids: Tensor) -> dict[str, Any]:
-    """Where the rows of one sequence begin, as attention is told of it; computed once a batch.
+    """Return the bounds of packed sequences, as arguments of attention; computed once per batch.
 
     Args:
         position_ids: [1, T], 0 at the first token of each of N rows.
@@ -72,13 +72,13 @@ def _varlen_attention(
     is_packed = attention_mask is not None and attention_mask.shape[-1] == 0
     if cu_seq_lens_q is None or max_length_q is None:
         if is_packed:
-            raise ValueError("the class does not tell its attention where packed rows begin")
+            raise ValueError("the class does not pass sequence bounds to its attention")
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, 0.0, scaling, **options
         )
         return plain
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
-        raise ValueError("varlen attention takes one sequence of rows, without a cache")
+        raise ValueError("varlen attention takes one packed sequence, without a cache")
     parts = (query[0], key[0], value[0])
     dtype = _half(query)
     if query.is_cuda and dtype is not None:
@@ -130,7 +130,7 @@ def _on_kernel(
 def _row_by_row(
     parts: tuple[Tensor, Tensor, Tensor], edges: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:
-    """The same without the kernel: a call of SDPA for each row. [H, T, D] each -> [T, H, D]."""
+    """The same without the kernel: one SDPA call per sequence. [H, T, D] each -> [T, H, D]."""
     marks = edges.tolist()
     found = []
     for start, end in pairwise(marks):

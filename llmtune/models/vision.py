@@ -1,4 +1,4 @@
-"""Load a model that sees images: its weights as transformers has them, its eyes on its tokenizer."""
+"""Load a vision model, with its image processor attached to its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_p
 
 
 def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: Any) -> tuple[Any, Any]:
-    """The get_function of models that see images natively; takes what `load_causal_lm` takes.
+    """The get_function of vision models that transformers supports; same arguments as `load_causal_lm`.
 
     Images are read as the model's own folder says, even where the tokenizer comes from another one: a checkpoint's.
     The processors of transformers, which join tokenizer and image processor, are not used: those of the Qwen family
@@ -38,10 +38,10 @@ def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: A
 
 
 def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
-    """The eyes that a model's folder describes.
+    """Return the image processor of a model folder.
 
     Raises:
-        ModelError: It describes none. MissingPackageError: Pillow is not installed.
+        ModelError: It has none. MissingPackageError: Pillow is not installed.
     """
     try:
         import PIL  # noqa: F401
@@ -70,7 +70,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
 
 
 def _num_tokens(processor: Any, settings: dict[str, Any], config: dict[str, Any], height: int, width: int) -> int:
-    """Positions that an image takes, by its size alone."""
+    """Number of positions of an image, from its size only."""
     merge_size = getattr(processor, "merge_size", None)
     if merge_size is not None:  # Qwen2-VL and after: squares of patches of the image in its own shape
         return int(processor.get_number_of_image_patches(height, width, {}) // merge_size**2)
@@ -83,9 +83,9 @@ def _num_tokens(processor: Any, settings: dict[str, Any], config: dict[str, Any]
 
 
 def _save_processor(source: Path, processor: Any, target: Path, changed: bool) -> None:
-    """Copy what a folder says about images; what is `changed` since it was read takes its place.
+    """Copy the image processor settings of a folder, with `changed` values replaced.
 
-    It stands in preprocessor_config.json, in newer repositories in processor_config.json.
+    They are in preprocessor_config.json, in newer repositories in processor_config.json.
     """
     for name in PROCESSOR_FILES:
         if (source / name).is_file() and source.resolve() != target.resolve():

@@ -1,7 +1,7 @@
-"""The law of whole weights: every tensor that a model needs is in its files, and every one in them is used.
+"""Completeness check of weights: every tensor of a model is in its files, and every tensor in them is used.
 
-transformers gives a tensor that no file has random values, and passes over one that it does not know, with a warning
-at most. Both mean another model than the one asked for.
+transformers initialises missing tensors randomly and ignores unknown ones, with a warning at most. Both give another
+model than the one requested.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a run will cost, told from the configuration alone: parameters, memory by part, FLOPs, steps, disk."""
+"""Cost of a run, from config.json only: parameters, memory by part, FLOPs, steps, disk."""

@@ -19,7 +19,7 @@ from llmtune.utils.files import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
     from llmtune.run.log import Decisions
     from llmtune.samples.prepare import Prepared
@@ -40,7 +40,7 @@ Mode = Literal["none", "selective", "full"]
 MODES: tuple[Mode, ...] = ("none", "selective", "full")
 
 
-def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Decisions) -> SftArguments:
+def resolve_checkpointing(args: StageArguments, prepared: Prepared, decisions: Decisions) -> StageArguments:
     """Return the arguments with `--gradient_checkpointing auto` resolved for this machine, and note why."""
     if args.gradient_checkpointing != "auto":
         decisions.choose("Gradient checkpointing", args.gradient_checkpointing)
@@ -56,7 +56,7 @@ def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Dec
 
 
 def decide_checkpointing(
-    args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
+    args: StageArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
 ) -> tuple[Mode, str]:
     """Return the mode for a run on this machine, and the reason. `dtype`: the compute dtype."""
     on_gpu = torch.cuda.is_available()
@@ -83,7 +83,9 @@ def decide_checkpointing(
     )
 
 
-def least_checkpointing(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> tuple[Mode, int]:
+def least_checkpointing(
+    args: StageArguments, total_of: Callable[[StageArguments], int], limit: float
+) -> tuple[Mode, int]:
     """Return the first of none, selective and full whose total is within `limit`, else full; and that total."""
     mode, total = MODES[0], 0
     for mode in MODES:

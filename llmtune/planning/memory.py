@@ -22,7 +22,7 @@ from llmtune.planning.trace import Passes, Work, trace_passes
 from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["Batch", "Estimate", "Estimator"]
 
@@ -91,7 +91,7 @@ class Estimator:
     _traced: dict[Any, Passes] = field(default_factory=dict)
     _counted: dict[Any, Any] = field(default_factory=dict)
 
-    def estimate(self, args: SftArguments, batch: Batch, sharding: Sharding = ALONE) -> Estimate:
+    def estimate(self, args: StageArguments, batch: Batch, sharding: Sharding = ALONE) -> Estimate:
         """Estimate a run.
 
         Raises:
@@ -130,7 +130,7 @@ class Estimator:
             flops=static.flops,
         )
 
-    def _passes(self, args: SftArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
+    def _passes(self, args: StageArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
         work = Work(
             batch=batch.size,
             length=batch.length,
@@ -144,7 +144,7 @@ class Estimator:
             self._traced[key, work, kept] = self._trace(args, work, kept)
         return self._traced[key, work, kept]
 
-    def _trace(self, args: SftArguments, work: Work, kept: torch.dtype) -> Passes:
+    def _trace(self, args: StageArguments, work: Work, kept: torch.dtype) -> Passes:
         config = native_config(self.folder, trust_remote_code=args.trust_remote_code)
         depth = layer_count(config)
         marked = copy.copy(args)
@@ -161,11 +161,11 @@ class Estimator:
         by_layer = (more.peak - few.peak) / (FEW_LAYERS[1] - FEW_LAYERS[0])
         return Passes(round(more.peak + by_layer * (depth - FEW_LAYERS[1])), more.loss)
 
-    def _kept(self, args: SftArguments) -> torch.dtype:
+    def _kept(self, args: StageArguments) -> torch.dtype:
         """Dtype of the stored weights: see `llmtune.training.build`."""
         return torch.float32 if args.sft_type == "full" else self.dtype
 
-    def _key(self, args: SftArguments) -> Any:
+    def _key(self, args: StageArguments) -> Any:
         names = (
             *("sft_type", "quantization_bit", "bnb_4bit_use_double_quant", "lora_rank", "lora_target_modules"),
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
@@ -174,7 +174,7 @@ class Estimator:
         others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method"))
         return (*(str(getattr(args, name)) for name in names), *others)
 
-    def _maskless(self, args: SftArguments, batch: Batch) -> bool:
+    def _maskless(self, args: StageArguments, batch: Batch) -> bool:
         """Whether attention takes sequence bounds instead of a mask: varlen is chosen for packing."""
         chosen = getattr(args, "attn_impl", "sdpa")
         if chosen is None and batch.packed and args.use_flash_attn is None:
@@ -197,7 +197,7 @@ class _Static:
     fullest_share: float
 
     @classmethod
-    def of(cls, model: Any, args: SftArguments, spread: int) -> _Static:
+    def of(cls, model: Any, args: StageArguments, spread: int) -> _Static:
         found = list(weight_bytes(model))
         embeddings = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
         trained = [one for one, _ in found if one.requires_grad]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.run.log import Decisions
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
@@ -13,7 +13,7 @@ __all__ = ["log_data"]
 SHOWN_TOKENS = 400
 
 
-def log_data(prepared: Prepared, args: SftArguments, decisions: Decisions) -> None:
+def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
     """Note the size of the data, and log the first sample with its loss mask."""
     from llmtune.templates.mask_view import to_ansi, token_views, with_short_images
 
@@ -27,11 +27,8 @@ def log_data(prepared: Prepared, args: SftArguments, decisions: Decisions) -> No
         f"{len(tokens):,} samples, {report.num_tokens:,} tokens, {report.num_trainable:,} trainable ({share:.1%}); "
         f"length {lengths.min():,}-{lengths.max():,} tokens, mean {lengths.mean():.0f}",
     )
-    validation = prepared.validation_tokens
-    decisions.fact(
-        "Validation",
-        "none" if validation is None else f"{len(validation):,} sample{'' if len(validation) == 1 else 's'}",
-    )
+    count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
+    decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
     if packs := packs_text(prepared.train_set):
         decisions.fact("Packs", packs)
     if packs := packs_text(prepared.validation_set):

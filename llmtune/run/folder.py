@@ -21,7 +21,7 @@ from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.seal import sealed
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.run.lock import RunLock
 
 __all__ = ["args_record", "check_flat_folder", "new_run_folder", "open_run_folder", "remove_leftovers", "write_metrics"]
@@ -61,7 +61,7 @@ def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> P
         ) from err
 
 
-def open_run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
+def open_run_folder(args: StageArguments, resume: Path | None, lock: RunLock) -> Path:
     """Make the folder of a run, or take that of the checkpoint that it resumes from, and hold it."""
     if resume is None:
         run = new_run_folder(args.output_dir, args.display_name(), flat=args.output_dir_flat)
@@ -87,7 +87,7 @@ def check_flat_folder(folder: Path) -> None:
         )
 
 
-def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
+def args_record(args: StageArguments, **resolved: Any) -> dict[str, Any]:
     """Return the resolved arguments for sft_args.json, without secrets; keys with _ describe the run."""
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
     for name in PATHS:  # a checkpoint is read from any folder

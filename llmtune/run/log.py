@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.ranks import is_distributed, world_size
 from llmtune.models.devices import device_name
 from llmtune.samples.prepare import Prepared, steps_per_epoch
@@ -57,7 +57,7 @@ class Decisions(list[str]):
         get_logger().info("%s", "\n".join(lines))
 
 
-def first_decisions(args: SftArguments) -> Decisions:
+def first_decisions(args: StageArguments) -> Decisions:
     """Note the model, the device and what is trained; warn of flags without effect."""
     import torch
 
@@ -72,7 +72,7 @@ def first_decisions(args: SftArguments) -> Decisions:
     return decisions
 
 
-def _training_text(args: SftArguments) -> str:
+def _training_text(args: StageArguments) -> str:
     if args.sft_type == "full":
         return "full fine-tuning"
     if args.sft_type == "ia3":
@@ -83,7 +83,7 @@ def _training_text(args: SftArguments) -> str:
 
 def note_steps(
     decisions: Decisions,
-    args: SftArguments,
+    args: StageArguments,
     arguments: TrainingArguments,
     prepared: Prepared,
     resume: Path | None,

@@ -1,4 +1,4 @@
-"""The files of a run's model: found on this machine or on a hub, and held against the flags. No weights, no torch."""
+"""Files of a run's model: found on this machine or on a hub, and checked against the flags. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ModelFiles", "find_model", "no_network", "noted"]
 
 @contextlib.contextmanager
 def no_network() -> Iterator[None]:
-    """Let hubs be looked for on this machine alone."""
+    """Search hub downloads on this machine only."""
     before = os.environ.get("LLMTUNE_OFFLINE")
     os.environ["LLMTUNE_OFFLINE"] = "1"
     try:
@@ -37,7 +37,7 @@ def no_network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted(lacks: list[str] | None) -> Iterator[None]:
-    """Collect the message of a package that is missing; None lets it raise."""
+    """Collect the message of a missing package; None: let it raise."""
     try:
         yield
     except MissingPackageError as err:
@@ -48,11 +48,11 @@ def noted(lacks: list[str] | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model is.
+    """Location of a model.
 
     Attributes:
-        text: The same in words.
-        folder: None where it is not on this machine, or is made when it is first needed.
+        text: Description.
+        folder: None if it is not on this machine, or is created when first needed.
     """
 
     text: str
@@ -75,7 +75,7 @@ def find_model(args: ModelArguments, *, bits: int, sft_type: str | None, lacks: 
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
     if args.dtype is not None and info.torch_dtype not in (None, args.dtype):
-        raise UsageError(f"{info.model_id_or_path} works in {info.torch_dtype} only; give --dtype {info.torch_dtype}.")
+        raise UsageError(f"{info.model_id_or_path} supports {info.torch_dtype} only: use --dtype {info.torch_dtype}.")
     with noted(lacks):
         check_requirements(args.model_type, info)
     if lacks is not None and info.get_folder is not None and args.model_id_or_path in (None, info.model_id_or_path):
@@ -90,7 +90,7 @@ def find_model(args: ModelArguments, *, bits: int, sft_type: str | None, lacks: 
         hub = "Hugging Face" if use_hf(args.use_hf) else "ModelScope"
         return ModelFiles(f"{place} on {hub}, not on this machine: it would be downloaded", None)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is not a model folder. Look for the right one.")
+        raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     with noted(lacks):
         check_prequantized(folder, sft_type=sft_type, quantization_bit=bits)
     return ModelFiles(str(folder), folder)

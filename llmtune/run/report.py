@@ -104,7 +104,7 @@ def _losses(log_file: Path) -> dict[str, float]:
 def _cut_text(data: EncodeReport) -> str:
     parts = [
         (data.num_truncated, "samples truncated"),
-        (data.num_deleted, "samples skipped: too long"),
+        (data.num_deleted, "too long, left out"),
         (data.num_cut_images, "samples skipped: truncation would cut through an image"),
         (data.num_untrainable, "samples skipped: no trainable tokens"),
         (data.num_problems, "rows skipped: not expressible in the template"),

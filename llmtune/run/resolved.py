@@ -1,4 +1,4 @@
-"""Run: what a stage starts from. Every refusal that flags, configuration and files allow happens here, and only here.
+"""Run: the resolved start of a stage. All refusals by flags, configuration and files happen here, and only here.
 
 `sft`, `check`, `plan`, `--dry_run` and `launch` go through it, so that each refuses what the others refuse.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.deepspeed import need_deepspeed
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.run.folder import check_flat_folder
@@ -24,17 +24,17 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that nothing known so far would stop.
+    """A run that passed all checks.
 
     Attributes:
-        args: With what the checkpoint that it resumes from says.
-        model: Where the files of its model are.
-        resume: The checkpoint that it resumes from; None where it begins.
-        lacks: What is missing on this machine, a line each; of `offline` alone, else the first one is raised.
-        stage: Its name, as checkpoints keep it.
+        args: Arguments, those of the resumed checkpoint included.
+        model: The files of its model.
+        resume: The checkpoint that it resumes from; None for a new run.
+        lacks: Missing packages and files, one line each; with `offline` only, else the first one is raised.
+        stage: Name of the stage, as saved in checkpoints.
     """
 
-    args: SftArguments
+    args: StageArguments
     model: ModelFiles
     resume: Path | None = None
     lacks: tuple[str, ...] = ()
@@ -45,14 +45,14 @@ class Run:
         return MODEL_MAPPING[str(self.args.model_type)]
 
     @classmethod
-    def resolve(cls, args: SftArguments, *, stage: str = "sft", offline: bool = False) -> Run:
-        """Hold flags, configuration and files against each other.
+    def resolve(cls, args: StageArguments, *, stage: str = "sft", offline: bool = False) -> Run:
+        """Check flags, configuration and files against each other.
 
         Args:
-            offline: Nothing is fetched or made, torch stays unimported, and what is missing here is collected.
+            offline: Nothing is downloaded or created, torch is not imported, and missing things are collected.
 
         Raises:
-            LlmtuneError: The run could not be carried through.
+            LlmtuneError: The run would fail.
         """
         lacks: list[str] | None = [] if offline else None
         args, resume = resume_run(args)
@@ -72,7 +72,7 @@ class Run:
         return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()), stage=stage)
 
     def check_start(self) -> None:
-        """Check what concerns the place, the devices and the processes of this start, as training alone needs them.
+        """Check the output folder, devices and processes of this start, which only training needs.
 
         Raises:
             LlmtuneError: The run cannot start here.
@@ -88,7 +88,7 @@ class Run:
         check_processes(self.args)
 
 
-def _settle_rope(args: SftArguments, folder: Path) -> None:
+def _settle_rope(args: StageArguments, folder: Path) -> None:
     from llmtune.models.ports import native_config
     from llmtune.models.rope import rope_factor
 
@@ -96,7 +96,7 @@ def _settle_rope(args: SftArguments, folder: Path) -> None:
     args.rope_factor = rope_factor(config, str(args.rope_scaling), args.rope_factor, args.max_length)
 
 
-def _need_quantizer(args: SftArguments) -> None:
+def _need_quantizer(args: StageArguments) -> None:
     from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 
     if args.quantization_bit and args.quant_method == "torchao":

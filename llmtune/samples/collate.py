@@ -1,4 +1,4 @@
-"""Samples to a batch: padded on the right with the pixels of their images, or several rows in a sequence."""
+"""Collators: samples padded on the right, with the pixels of their images, or packed into sequences."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from llmtune.types import IGNORE_INDEX
 __all__ = ["SAMPLES", "WEIGHTS", "PackingCollator", "PaddingCollator", "num_useful"]
 
 WEIGHTS = "loss_weights"
-"""Key of a batch under which it weighs tokens: the bits of float32 as int32, [B, T]. What shards a model or computes in
-bf16 casts every floating-point input of it, and the weights would no more be those that the step's sum was made of."""
+"""Key of the token weights in a batch: float32 bits as int32, [B, T]. Sharding and bf16 cast floating-point inputs, so
+that the weights would no longer match the sum of the step."""
 SAMPLES = "samples"
-"""Key of a batch under which it says which samples it is made of."""
+"""Key of the sample indices in a batch."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class PaddingCollator:
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Batches in which restarting `position_ids` keep rows apart, of packs or of rows.
+    """Collates packs or samples into batches whose restarting `position_ids` separate the packed sequences.
 
     Gives `input_ids`, `position_ids` and `labels`, all int64 [B, T], and no attention_mask: with one, even of ones,
-    transformers takes a sequence for a single row. Padding has position 0 throughout, which makes each of its tokens a
-    row of its own, and IGNORE_INDEX.
+    transformers treats it as a single sequence. Padding has position 0 and IGNORE_INDEX throughout, so each of its
+    tokens is a sequence of its own.
 
     Attributes:
         flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
@@ -84,7 +84,7 @@ class PackingCollator:
 
 
 def _weights(samples: Sequence[dict[str, Any]], shape: tuple[int, int]) -> dict[str, Tensor]:
-    """`loss_weights` where any sample of the batch has them."""
+    """`loss_weights`, if any sample of the batch has them."""
     if not any(WEIGHTS in sample for sample in samples):
         return {}
     weights = torch.ones(shape, dtype=torch.float32)
@@ -94,14 +94,14 @@ def _weights(samples: Sequence[dict[str, Any]], shape: tuple[int, int]) -> dict[
 
 
 def _numbers(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`samples`, [n]: the index of each, where it is known. The trainer takes it out before the model sees a batch."""
+    """`samples`, [n]: the index of each, if known. The trainer removes it before the forward pass."""
     if "sample" not in samples[0]:
         return {}
     return {SAMPLES: torch.tensor([sample["sample"] for sample in samples])}
 
 
 def num_useful(batch: dict[str, Tensor]) -> Tensor:
-    """Tokens of a batch that are no padding, [], on its device; without a mask, padding never leaves position 0."""
+    """Number of tokens of a batch without padding, [], on its device; without a mask, padding has position 0."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum()
     positions = batch["position_ids"]

@@ -1,4 +1,4 @@
-"""Which samples a run trains on, in a few numbers: so that a resumed run is known to meet the same ones."""
+"""Identity of a run's samples, in a few numbers: a resumed run must have the same ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES = 64
 
 
 def data_identity(prepared: Prepared) -> dict[str, Any]:
-    """Samples, tokens, and a digest of all lengths and of some samples, spread over all of them.
+    """Return the counts of samples and tokens, and a digest of all lengths and of some samples.
 
     It depends on what is trained, not on where it was read from or which version of llmtune encoded it. Of a stream it
     is that of its first rows.

@@ -1,4 +1,4 @@
-"""Packs: several rows in one sequence of up to max_length tokens, so that next to nothing is padding.
+"""Packs: several samples in one sequence of up to max_length tokens, with almost no padding.
 
 Rows of a pack never see each other: `position_ids` restart at every row, and attention is cut where they do. That
 holds only without a cache and without an attention_mask, see collate.py; isolation.py tries it on the model.
@@ -24,7 +24,7 @@ __all__ = ["PackedDataset", "join_rows", "loss_weights", "packs_text", "plan_pac
 
 
 def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
-    """Best fit decreasing over all rows: longest first, each into the fullest pack that still has room for it.
+    """Best-fit decreasing over all samples: longest first, each into the fullest pack that still has room.
 
     Args:
         lengths: Tokens of each row, none above `capacity`.
@@ -39,7 +39,7 @@ def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDA
         return pack_of
     shortest, longest = int(sizes.min()), int(sizes.max())
     if longest > capacity:
-        raise ValueError(f"a row of {longest} tokens does not fit into a pack of {capacity}")
+        raise ValueError(f"a sample of {longest} tokens does not fit into a pack of {capacity}")
     rooms: list[int] = []  # sorted: every amount of room that some open pack has
     packs_with: dict[int, list[int]] = {}
     num_packs = 0
@@ -87,7 +87,7 @@ class PackedDataset:
         return join_rows([self.store[row] for row in self.rows_of(index)])
 
     def rows_of(self, index: int) -> list[int]:
-        """Which rows of the store a pack holds, in their order there."""
+        """Return the samples of a pack, as indices of the store, in order."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return [int(row) for row in self._rows[self._starts[index] : self._starts[index + 1]]]
@@ -104,7 +104,7 @@ class PackedDataset:
 
 
 def packs_text(items: object) -> str:
-    """One line for logs and reports; "" where nothing is packed."""
+    """Describe the packs in one line; "" without packing."""
     if not isinstance(items, PackedDataset):
         return ""
     rows, filled = len(items.store) / len(items), items.lengths.mean() / items.capacity
@@ -112,10 +112,10 @@ def packs_text(items: object) -> str:
 
 
 def join_rows(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows, or packs, behind one another as one sample.
+    """Concatenate samples, or packs, into one.
 
-    The label of a row's first token is IGNORE_INDEX: the model shifts, so that it would be learned from the end of the
-    row before it. Alone, too, no row's first token is learned.
+    The label of a sample's first token is IGNORE_INDEX: the model shifts labels, so it would be predicted from the end
+    of the sample before it. Unpacked, the first token does not contribute to the loss either.
     """
     labels = np.concatenate([sample["labels"] for sample in samples])
     starts = np.cumsum([0, *(len(sample["labels"]) for sample in samples)])[:-1]
@@ -131,7 +131,7 @@ def join_rows(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loss_weights(sample: dict[str, Any]) -> NDArray[np.float32]:
-    """Of each token of a sample, in the loss; 1 where it says nothing."""
+    """Loss weights of a sample's tokens; 1 by default."""
     found = sample.get("loss_weights")
     return np.ones(len(sample["input_ids"]), np.float32) if found is None else np.asarray(found, np.float32)
 

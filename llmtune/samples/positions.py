@@ -1,10 +1,10 @@
-"""Samples longer than the positions that a model was trained with: counted, and told before the run spends anything."""
+"""Samples longer than a model's trained positions: counted and reported before training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 from llmtune.models.ports import native_config
 from llmtune.utils.logging import get_logger
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["note_positions"]
 
 LEARNED = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "xglm"})
-"""Types of models with a table of positions, behind whose end there is nothing to look up."""
+"""Model types with learned position embeddings, which end there."""
 
 
-def note_positions(prepared: Prepared, args: SftArguments) -> None:
-    """Warn of samples beyond the trained positions.
+def note_positions(prepared: Prepared, args: StageArguments) -> None:
+    """Warn about samples beyond the trained positions.
 
     Raises:
         UsageError: The model has no position for them at all.
@@ -38,5 +38,5 @@ def note_positions(prepared: Prepared, args: SftArguments) -> None:
         f"trained with; the longest has {int(lengths.max()):,} tokens."
     )
     if config.model_type in LEARNED:
-        raise UsageError(f"{text} This model has no further ones: give --max_length {limit}.")
-    get_logger().warning("%s Cut them with --max_length %d, or stretch the positions with --rope_scaling.", text, limit)
+        raise UsageError(f"{text} This model has no more positions: use --max_length {limit}.")
+    get_logger().warning("%s Truncate them with --max_length %d, or use --rope_scaling.", text, limit)

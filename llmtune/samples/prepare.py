@@ -1,4 +1,4 @@
-"""From arguments to token ids, before any weights: what `sft` and `check` share."""
+"""From arguments to token ids, without weights: shared by `sft` and `check`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
 
 __all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
@@ -46,7 +46,7 @@ EXCERPT_CHARS = 60
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a run needs besides weights."""
+    """All that a run needs except weights."""
 
     info: ModelInfo
     tokenizer: Any
@@ -56,12 +56,12 @@ class Prepared:
     train_tokens: TokenStore
     validation_tokens: TokenStore | None
     train_set: TokenStore | PackedDataset | StreamedSamples
-    """What batches are made of: the tokens themselves, packs of them, or, under `--streaming`, a stream of either;
-    `train` and `train_tokens` are then the first rows of it."""
+    """The items of batches: samples, packs, or with `--streaming` a stream of either, of which `train` and
+    `train_tokens` are the first rows."""
     validation_set: TokenStore | PackedDataset | None
 
     def describe(self, samples: Sequence[int]) -> str:
-        """Names samples of the training set by their rows, for messages."""
+        """Describe training samples by their rows, for messages."""
         if isinstance(self.train_set, StreamedSamples):
             return ", ".join(f"row {row} of the stream" for row in samples)
         tokens = [row for sample in samples for row in self._rows_of(sample)]
@@ -73,21 +73,26 @@ class Prepared:
     def _rows_of(self, sample: int) -> list[int]:
         return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
 
-    def num_steps(self, args: SftArguments) -> int:
+    def num_steps(self, args: StageArguments) -> int:
         """Optimizer steps of the whole run."""
         items = self.train_set
         return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
 
+    def steps_per_epoch(self, args: StageArguments) -> int:
+        """Optimizer steps per epoch; 0 for a stream."""
+        items = self.train_set
+        return 0 if isinstance(items, StreamedSamples) else steps_per_epoch(len(items), args)
+
     @property
     def may_weigh(self) -> bool:
-        """Whether trainable tokens may weigh something else than 1; of a stream, that is not known before."""
+        """Whether trainable tokens may have weights other than 1; unknown for a stream."""
         return isinstance(self.train_set, StreamedSamples) or bool(self.train_tokens.report.num_weighted)
 
     def ids_of(self, tokens: list[str]) -> list[int]:
         return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 
 
-def prepare(args: SftArguments) -> Prepared:
+def prepare(args: StageArguments) -> Prepared:
     """Load the tokenizer and the rows, and encode them."""
     assert args.model_type is not None
     assert args.template_type is not None
@@ -119,7 +124,7 @@ def prepare(args: SftArguments) -> Prepared:
     )
     check_no_images(args, template.images is not None)
     if stream is not None and template.images is not None:
-        raise UsageError("--streaming true is for models of text alone. Leave it away for one that sees images.")
+        raise UsageError("--streaming true supports text models only. Remove it for vision models.")
     options = {"strict": args.strict, "overwrite": overwrite}
     train_tokens = encode_dataset(train, template, name="training", **options)
     validation_tokens = None
@@ -140,13 +145,13 @@ def prepare(args: SftArguments) -> Prepared:
     )
 
 
-def _load(args: SftArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
+def _load(args: StageArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
     flags = {name: getattr(args, name) for name in DATA_FLAGS}
     return get_dataset(**(flags | {"names": args.dataset, "overwrite_cache": overwrite} | options))
 
 
-def _load_head(stream: RecordStream, args: SftArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
-    """The first rows, by which templates are checked and answers shown, and the whole of `--val_dataset`."""
+def _load_head(stream: RecordStream, args: StageArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
+    """Return the first rows, for checks and generations, and all of `--val_dataset`."""
     train = stream.head(HEAD_ROWS)
     if not args.val_dataset:
         return train, None
@@ -161,40 +166,40 @@ def _excerpt(record: Mapping[str, Any]) -> str:
     return repr(text[:EXCERPT_CHARS])
 
 
-def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDataset:
+def _packed(tokens: TokenStore, args: StageArguments) -> TokenStore | PackedDataset:
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
-def total_steps(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+def total_steps(num_samples: int, args: StageArguments, processes: int | None = None) -> int:
     """Optimizer steps of the whole run.
 
     Args:
-        num_samples: Rows, or packs.
-        processes: That share them. None: those that there are.
+        num_samples: Samples, or packs.
+        processes: Number of ranks. None: those of this run.
     """
     if args.max_steps > 0:
         return args.max_steps
     return math.ceil(steps_per_epoch(num_samples, args, processes) * args.num_train_epochs)
 
 
-def steps_per_epoch(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
-    """Optimizer steps of one pass over the samples, by all processes together."""
+def steps_per_epoch(num_samples: int, args: StageArguments, processes: int | None = None) -> int:
+    """Return the optimizer steps per epoch, over all ranks."""
     batches = -(-num_samples // (args.batch_size * (processes or world_size())))
     return -(-batches // args.gradient_accumulation_steps)
 
 
 def _carry_template(template: ChatTemplate, train: Dataset) -> None:
-    """Let the checkpoint's tokenizer carry the template that is trained, where its own is another one or missing."""
+    """Set the trained template as the tokenizer's chat template, if that differs or is missing."""
     tokenizer, log = template.tokenizer, get_logger()
     rows = [from_record(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
     difference = first_difference(template, rows)
     if difference is None and tokenizer.chat_template:
         return
     if difference is not None:
-        log.warning("Not the chat template that the tokenizer carries: %s.", difference)
+        log.warning("The template differs from the tokenizer's chat template: %s.", difference)
     try:
         tokenizer.chat_template = to_jinja(template.info, tokenizer)
     except TemplateError as err:
-        log.warning("The checkpoint cannot carry the template that is trained: %s.", err)
+        log.warning("The template cannot be saved as the tokenizer's chat template: %s.", err)
     else:
-        log.info("The checkpoint's tokenizer will carry the template %r as its chat template.", template.name)
+        log.info("The template %r is saved with the checkpoint's tokenizer as its chat template.", template.name)

@@ -1,4 +1,4 @@
-"""The order in which samples are met: a function of seed and epoch alone, whatever the number of processes.
+"""Sampler: the order of samples depends on seed and epoch only, not on the number of processes.
 
 A batch is taken by one process after the other. So that each gets as many, and none a sample twice, the end of an
 epoch is filled up with samples of one token that nothing is learned from.
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.types import IGNORE_INDEX
 
 __all__ = ["FILLER", "EpochOrder", "Kind", "Numbered", "SetEpoch", "sample_order"]
 
 FILLER = -1
-"""Index of a sample that only fills up."""
+"""Index of a filler sample."""
 
 Kind = Literal["random", "by_length", "longest_first"]
 
 GROUP_STEPS = 50
-"""Steps in a group whose samples are sorted by length: enough to pad little, few enough to leave chance its part."""
+"""Steps per group of samples sorted by length: enough for little padding, few enough to keep the order random."""
 
 
 class Samples(Protocol):
@@ -38,7 +38,7 @@ class Samples(Protocol):
 
 
 class Numbered(Dataset[dict[str, Any]]):
-    """Samples that know their own index, `sample`, and the filler."""
+    """Samples with their own index, `sample`, and the filler."""
 
     def __init__(self, samples: Samples, pad_token_id: int) -> None:
         self.samples = samples
@@ -56,7 +56,7 @@ class Numbered(Dataset[dict[str, Any]]):
 
 
 class EpochOrder(Sampler[int]):
-    """Indices of one pass over the samples.
+    """Sampler that yields the indices of one epoch.
 
     Args:
         samples: What is ordered.
@@ -99,15 +99,15 @@ class EpochOrder(Sampler[int]):
         return np.concatenate([*(whole[place] for place in shuffled), *rest])
 
 
-def sample_order(args: SftArguments) -> Kind:
-    """The order that the flags ask for."""
+def sample_order(args: StageArguments) -> Kind:
+    """Return the kind of order of the flags."""
     if args.test_oom_error:
         return "longest_first"
     return "by_length" if args.group_by_length and not (args.packing or args.padding_free) else "random"
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the order which pass begins.
+    """Passes the epoch to the sampler.
 
     accelerate 1.15 would, but does not reach a sampler behind the batches that a resumed run of several processes
     skips (`DataLoaderShard.set_epoch`): such runs would meet the first epoch's order again.

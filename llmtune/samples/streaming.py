@@ -1,8 +1,8 @@
-"""Samples made while they are trained on (`--streaming`), in an order that can be taken up again anywhere.
+"""Samples encoded during training (`--streaming`), in an order that can be resumed anywhere.
 
-Rows come in windows of a fixed number. A window is encoded as a whole, its samples (or packs) are shuffled among
-themselves, and the next one is made in the background meanwhile. A place in the stream is a window and an offset:
-to go on there, the rows before it are read, but not encoded.
+Rows come in windows of a fixed number. A window is encoded as a whole, its samples (or packs) are shuffled, and the
+next one is prepared in the background. A position in the stream is a window and an offset: to resume there, the rows
+before it are read but not encoded.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.store import EncodeReport
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
     from llmtune.templates.chat import ChatTemplate
 
 __all__ = ["PLACE_FILE", "WINDOW_ROWS", "RestoreRandomness", "StreamedSamples", "open_stream", "stream_samples"]
 
 WINDOW_ROWS = 4096
-"""Rows of a window: enough to shuffle and to pack well, at some 20 MB of tokens."""
+"""Rows per window: enough to shuffle and pack well, at about 20 MB of tokens."""
 
 PLACE_FILE = "stream.json"
-"""In a checkpoint: where the stream stands."""
+"""File of the stream's position in a checkpoint."""
 
 Record = dict[str, Any]
 Sample = dict[str, Any]
 
 
 class RestoreRandomness(TrainerCallback):
-    """Sets the random state of a checkpoint once the stream is open: to open it draws a number."""
+    """Restores the RNG state of a checkpoint after the stream was opened, which draws a number."""
 
     def __init__(self, trainer: Any, checkpoint: Path) -> None:
         self.trainer = trainer
@@ -53,7 +53,7 @@ class RestoreRandomness(TrainerCallback):
 
 
 class StreamedSamples(IterableDataset[Sample]):
-    """Samples without end, pass after pass.
+    """Endless samples, epoch after epoch.
 
     Args:
         seed: Of the order within windows.
@@ -73,12 +73,12 @@ class StreamedSamples(IterableDataset[Sample]):
         self._begins: list[tuple[int, int]] = [(0, 0)]  # of windows met so far: number, samples before it
 
     def go_on_from(self, place: dict[str, int]) -> None:
-        """Begin where `place_after` says."""
+        """Start at a position of `place_after`."""
         self._first = (place["window"], place["offset"])
         self._begins = [(place["window"], place["samples"] - place["offset"])]
 
     def place_after(self, num_samples: int) -> dict[str, int]:
-        """Where the stream stands when so many samples of it have been trained on."""
+        """Return the position of the stream after this number of samples."""
         window, before = max(begin for begin in self._begins if begin[1] <= num_samples)
         return {"window": window, "offset": num_samples - before, "samples": num_samples}
 
@@ -101,7 +101,7 @@ class StreamedSamples(IterableDataset[Sample]):
         return number, self._samples(number, start, records)
 
     def _windows(self) -> Iterator[tuple[int, list[Record]]]:
-        """The number of a window's first row in its pass, and its rows; without end."""
+        """Yield the number of each window's first row in its epoch, and its rows; endless."""
         while True:
             records, start = iter(self._records), 0
             before = self.report.num_samples
@@ -110,7 +110,7 @@ class StreamedSamples(IterableDataset[Sample]):
                 yield start, window
                 start += len(window)
             if self.report.num_rows > encoded and self.report.num_samples == before:
-                raise DataError(f"Nothing is left to learn of {start:,} rows. llmtune check shows what became of them.")
+                raise DataError(f"None of {start:,} rows has trainable tokens. Inspect them with llmtune check.")
 
     def _samples(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
         found: list[Sample] = []
@@ -128,21 +128,21 @@ class StreamedSamples(IterableDataset[Sample]):
         return [found[place] for place in order]
 
 
-def open_stream(args: SftArguments) -> RecordStream:
-    """The rows of `--dataset`, to be read while they are trained on."""
+def open_stream(args: StageArguments) -> RecordStream:
+    """Open the rows of `--dataset` for streaming."""
     from llmtune.data.streaming import RecordStream
 
     names = {"model_name": args.model_name, "model_author": args.model_author}
     return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), **names)
 
 
-def stream_samples(records: RecordStream, template: ChatTemplate, args: SftArguments) -> StreamedSamples:
-    """Samples of a stream, or packs, as the flags ask for them."""
+def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:
+    """Return the samples of a stream, or packs of them with `--packing`."""
     return StreamedSamples(records, template, seed=args.seed, capacity=args.max_length if args.packing else None)
 
 
 def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:
-    """Packs of them; each is named by its first row."""
+    """Yield packs, each identified by its first row."""
     packs: dict[int, list[Sample]] = {}
     for sample, pack in zip(samples, plan_packs([len(one["labels"]) for one in samples], capacity), strict=True):
         packs.setdefault(int(pack), []).append(sample)

@@ -14,10 +14,10 @@ __all__ = ["SftResult", "sft"]
 
 
 def sft(args: SftArguments) -> SftResult:
-    """Fine-tune a model on the answers of conversations.
+    """Fine-tune a model on the assistant turns of conversations.
 
     Raises:
-        LlmtuneError: Anything that can be explained: see `llmtune.errors`.
+        LlmtuneError: Any foreseen failure: see `llmtune.errors`.
     """
     with Stage.begin(args, "sft") as stage:
         samples = stage.prepare(prepare)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import ModelError
 from llmtune.models.attention import asked_attention, best_flash
 from llmtune.models.packing_check import keeps_rows_apart
@@ -19,7 +19,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["attention_options", "settle_attention"]
 
 
-def attention_options(args: SftArguments) -> dict[str, Any]:
+def attention_options(args: StageArguments) -> dict[str, Any]:
     """Arguments of `from_pretrained` for the attention that flags request.
 
     Raises:
@@ -30,7 +30,7 @@ def attention_options(args: SftArguments) -> dict[str, Any]:
 
 
 def settle_attention(
-    model: Any, args: SftArguments, decisions: Decisions, dtype: torch.dtype, asked: str | None
+    model: Any, args: StageArguments, decisions: Decisions, dtype: torch.dtype, asked: str | None
 ) -> None:
     """Switch to the attention of this run if the model was loaded with another.
 

@@ -17,18 +17,17 @@ from llmtune.types import IGNORE_INDEX
 __all__ = ["CrossEntropy"]
 
 TIMES_GUESSING = 2.0
-"""A loss above that many times what guessing at random costs has diverged: it says that the right token is all but
-impossible, again and again, which no data does."""
+"""A loss above this many times that of uniform guessing has diverged: no data makes the right token that improbable."""
 
 
 class CrossEntropy:
-    """The mean over the trainable tokens of a step, each times its weight.
+    """Weighted mean over the trainable tokens of a step.
 
     The model must have its supervised loss installed (`models.supervised_loss`).
 
     Args:
-        vocab_size: Of the model; guessing at random costs its logarithm.
-        weighted: Whether tokens may weigh something else than 1.
+        vocab_size: Of the model; uniform guessing has its logarithm as loss.
+        weighted: Whether tokens may have weights other than 1.
     """
 
     train_metrics = ()

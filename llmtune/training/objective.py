@@ -1,4 +1,4 @@
-"""What a stage minimises: the contract between the trainer and a loss."""
+"""Objective: the interface between the trainer and a loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Metrics", "Objective", "Share", "Totals"]
 
 @dataclass(frozen=True)
 class Totals:
-    """What a loss is divided by: counts of a whole optimizer step, over its micro-batches and all processes.
+    """Divisors of a loss: counts of a whole optimizer step, over its micro-batches and all ranks.
 
     Attributes:
-        sequences: Of them, a scalar.
-        tokens: Trainable tokens, or the sum of their weights, a scalar; of integers where it is a whole number.
+        sequences: Number of sequences, a scalar.
+        tokens: Trainable tokens, or the sum of their weights, a scalar; an integer if it is a whole number.
     """
 
     sequences: Tensor
@@ -29,10 +29,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class Share:
-    """What a micro-batch contributes to its step.
+    """Contribution of a micro-batch to its step.
 
     Attributes:
-        loss: Its share of the step's loss, a scalar: the shares of all micro-batches and processes add up to the loss.
+        loss: Its share of the step's loss, a scalar: the shares of all micro-batches and ranks add up to the loss.
         metrics: Name -> sum and count; the trainer adds both up over batches and processes, and logs the quotients.
     """
 
@@ -41,10 +41,10 @@ class Share:
 
 
 class Objective(Protocol):
-    """A loss that is computed share by share.
+    """A loss computed per micro-batch.
 
     Attributes:
-        divergence_limit: A loss above it has diverged, and the run stops; None: no value says so.
+        divergence_limit: A loss above it has diverged, and the run stops; None: no limit.
         train_metrics, eval_metrics: Names of the metrics that shares have in training and in evaluation; the latter
             hold `loss`.
     """
@@ -59,7 +59,7 @@ class Objective(Protocol):
     def eval_metrics(self) -> tuple[str, ...]: ...
 
     def count(self, batch: Mapping[str, Any]) -> Totals:
-        """What a micro-batch adds to the totals of its step; called for all of them before the first forward."""
+        """Count a micro-batch for the totals of its step; called for all of them before the first forward."""
         ...
 
     def share(self, model: Any, batch: dict[str, Any], totals: Totals | None) -> Share:
@@ -68,10 +68,10 @@ class Objective(Protocol):
 
 
 class Metrics:
-    """Sums and counts by name, reduced over processes when they are read.
+    """Sums and counts by name, reduced over ranks when read.
 
     Args:
-        names: Known beforehand, so that all processes reduce the same ones, whatever batches they met.
+        names: Known beforehand, so that all ranks reduce the same ones, whatever their batches.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -1,10 +1,10 @@
-"""Batches of several rows in a sequence: the collator of a run, and the proof that such rows do not see each other."""
+"""Packed batches: the collator of a run, and the check that packed sequences are attended to separately."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.models.packing_check import check_isolation, takes_one_sequence
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.prepare import Prepared
@@ -13,8 +13,8 @@ from llmtune.utils.logging import get_logger
 __all__ = ["check_packed", "collator_of"]
 
 
-def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
-    """Prove that packed rows are attended to separately; warn of what packing changes.
+def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
+    """Check that packed sequences are attended to separately; warn of what packing changes.
 
     Raises:
         ModelError: They are not.
@@ -29,7 +29,7 @@ def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
         get_logger().warning(text, "--neftune_noise_alpha")
 
 
-def collator_of(args: SftArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
+def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
     """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
     padding = samples.tokenizer.pad_token_id
     if not (args.packing or args.padding_free):

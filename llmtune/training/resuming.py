@@ -1,4 +1,4 @@
-"""What a resumed run follows of its checkpoint and what of this command."""
+"""Callbacks of a resumed run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["resuming_callbacks"]
 
 
 def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[TrainerCallback]:
-    """Callbacks that bring a trainer to the place of a checkpoint; none where a run begins."""
+    """Yield the callbacks that restore a checkpoint's position; none for a new run."""
     if checkpoint is None:
         return
     if isinstance(trainer.train_dataset, StreamedSamples):
@@ -26,9 +26,9 @@ def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[Traine
 
 
 class FollowArguments(TrainerCallback):
-    """On resume, the steps between logs, evaluations and checkpoints are those of this command.
+    """On resume, uses this command's intervals of logs, evaluations and checkpoints.
 
-    transformers takes them from the checkpoint's state. The best checkpoint is looked for where the run is today.
+    transformers reads them from the checkpoint's state. The best checkpoint is searched where the run folder is now.
     """
 
     def __init__(self, checkpoint: Path) -> None:

@@ -1,6 +1,6 @@
-"""What every stage does around its samples, its model and its objective: from arguments to a report.
+"""The steps that all stages share, from arguments to a report.
 
-A stage is an outline over these steps, see `llmtune/stages`.
+A stage is an outline of these steps, see `llmtune/stages`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.locks import first_on_this_machine
@@ -57,17 +57,17 @@ __all__ = ["Stage"]
 
 @dataclass
 class Stage:
-    """A stage while it runs.
+    """A running stage.
 
     Attributes:
-        args: Of the run; what `auto` comes to is filled in before the model is built.
-        started: When it began, by `time.perf_counter`.
-        folder: Of the run, once there is one.
+        args: Arguments of the run; `auto` values are resolved before the model is built.
+        started: Start by `time.perf_counter`.
+        folder: The run folder, once created.
     """
 
     run: Run
     lock: RunLock
-    args: SftArguments
+    args: StageArguments
     decisions: Decisions
     push: HubPush | None
     started: float
@@ -78,11 +78,11 @@ class Stage:
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, args: SftArguments, name: str) -> Iterator[Stage]:
-        """Check all that can be checked, and hold the run's folder until the stage ends.
+    def begin(cls, args: StageArguments, name: str) -> Iterator[Stage]:
+        """Check all that can be checked, and lock the run folder until the stage ends.
 
         Raises:
-            LlmtuneError: The run could not be carried through.
+            LlmtuneError: The run would fail.
         """
         started = time.perf_counter()
         quiet_libraries()
@@ -95,8 +95,8 @@ class Stage:
             push = hub_push(run.args) if is_first() else None
             yield cls(run, lock, run.args, decisions, push, started)
 
-    def prepare(self, prepare: Callable[[SftArguments], Prepared]) -> Prepared:
-        """Make the samples, on each machine in one process first; bring the processes together."""
+    def prepare(self, prepare: Callable[[StageArguments], Prepared]) -> Prepared:
+        """Prepare the samples, first in one process per machine; set up the process group."""
         with first_on_this_machine("data"):
             samples = prepare(self.args)
         if self.run.resume is not None:
@@ -114,7 +114,7 @@ class Stage:
         return samples
 
     def build_model(self) -> Any:
-        """The model with what is trainable; then the run's folder, since what comes now should not fail."""
+        """Build the model with its trainable parameters; then create the run folder, as little can fail after that."""
         args, samples = self.args, self.samples
         num_steps, new_ids = samples.num_steps(args), samples.ids_of(args.new_special_tokens)
         model = build_model(args, samples.info, self.decisions, num_steps, new_ids)
@@ -136,10 +136,10 @@ class Stage:
         collator: Callable[[Any], Any],
         generate_metrics: Callable[[Any], dict[str, float]] | None = None,
     ) -> SftResult:
-        """Train, and leave checkpoints, logs and a report.
+        """Train, and write checkpoints, logs and a report.
 
         Args:
-            generate_metrics: Makes further metrics of an evaluation, from the model.
+            generate_metrics: Computes additional metrics of an evaluation from the model.
         """
         throughput = Throughput(model_flops(model), since=self.started)
         trainer = self._trainer(model, objective, collator, throughput, generate_metrics)
@@ -196,7 +196,7 @@ class Stage:
         return trainer
 
     def _record_settings(self) -> dict[str, Any]:
-        """Write the settings of the run into its folder; checkpoints keep the same."""
+        """Write the settings of the run into its folder; checkpoints get the same."""
         dtype = dtype_name(resolve_dtype(self.samples.info, self.args.dtype)[0])
         notes = {"_launch": launch_id(), "_data": data_identity(self.samples), "_stage": self.run.stage}
         record = args_record(self.args, **notes, dtype=dtype)

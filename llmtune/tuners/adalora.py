@@ -1,4 +1,4 @@
-"""AdaLoRA: adapters begin with more ranks than they keep; those that matter least are given up (arXiv 2303.10512)."""
+"""AdaLoRA: adapters start with more ranks than they keep; the least important ones are pruned (arXiv 2303.10512)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from llmtune.tuners.lora import attach, target_modules
 from llmtune.tuners.parts import frozen_parts
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["AllocateRanks", "add_adalora"]
 
 ORTHOGONALITY = 0.5
-"""Weight of the loss that keeps the factors orthogonal: PEFT's."""
+"""Weight of the orthogonality loss, PEFT's default."""
 
 
-def add_adalora(model: Any, args: SftArguments, info: ModelInfo, num_steps: int) -> Any:
-    """Adapters of `--lora_rank` ranks on average at the end, of half as many more at the beginning.
+def add_adalora(model: Any, args: StageArguments, info: ModelInfo, num_steps: int) -> Any:
+    """Add adapters with an average rank of `--lora_rank` at the end, and 1.5 times that at the start.
 
-    The first tenth of the steps keeps all ranks; the last three tenths train those that are left.
+    The first tenth of the steps keeps all ranks; the last three tenths train the remaining ones.
     """
     from peft import AdaLoraConfig
 
-    # A layer may give up all its ranks; peft 0.21 takes that for a mistake of DeepSpeed's.
+    # A layer may lose all its ranks; peft 0.21 mistakes that for a DeepSpeed error.
     warnings.filterwarnings("ignore", message=".*zero-sized lora_A")
     config = AdaLoraConfig(
         task_type="CAUSAL_LM",
@@ -41,14 +41,14 @@ def add_adalora(model: Any, args: SftArguments, info: ModelInfo, num_steps: int)
         tinit=num_steps // 10,
         tfinal=num_steps * 3 // 10,
         total_step=num_steps,
-        # PEFT adds it at every forward pass, and our losses of a step are summed over them.
+        # PEFT adds it in every forward pass, and the losses of a step are summed over them.
         orth_reg_weight=ORTHOGONALITY / args.gradient_accumulation_steps,
     )
     return _regularised_in_training_alone(attach(model, config))
 
 
 class AllocateRanks(TrainerCallback):
-    """Gives up ranks while the gradients of a step are at hand."""
+    """Prunes ranks while the gradients of a step exist."""
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         model.base_model.update_and_allocate(state.global_step)

@@ -1,6 +1,6 @@
-"""Mixtures of experts: the experts' weights lie fused in 3-D parameters, and routers are left alone.
+"""Mixtures of experts: the experts' weights are fused in 3-D parameters; routers are not adapted.
 
-PEFT adapts such a parameter as it does a layer (`target_parameters`), each expert with matrices of its own.
+PEFT adapts such a parameter like a layer (`target_parameters`), with separate matrices per expert.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["ROUTERS", "expert_parameters", "settle_routers", "target_parameters"]
 
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
-"""Last names of what chooses among experts, in models that have some."""
+"""Names of router modules."""
 
 
 def expert_parameters(model: Any) -> list[str]:
-    """Ends of the names of fused weights, [experts, out, in] or [experts, in, out]: `mlp.experts.down_proj`."""
+    """Name suffixes of fused weights, [experts, out, in] or [experts, in, out]: `mlp.experts.down_proj`."""
     names = [name for name, value in model.named_parameters() if value.ndim == 3 and ".experts." in name]
     return list(dict.fromkeys(".".join(name.rsplit(".", 3)[1:]) for name in names))
 
 
-def target_parameters(model: Any, args: SftArguments) -> list[str]:
-    """The fused weights that LoRA adapts: all with ALL, else those whose last name is among the targets."""
+def target_parameters(model: Any, args: StageArguments) -> list[str]:
+    """Fused weights that LoRA adapts: all with ALL, else those whose last name is among the targets."""
     wanted = args.lora_target_modules
     experts = expert_parameters(model)
     found = [name for name in experts if wanted == ["ALL"] or name.rpartition(".")[2] in wanted]
@@ -38,23 +38,20 @@ def target_parameters(model: Any, args: SftArguments) -> list[str]:
     }
     log = get_logger()
     if hindered := [flag for flag, given in reasons.items() if given and found]:
-        log.warning("LoRA: the experts are left alone, since their fused weights cannot have %s.", ", ".join(hindered))
+        log.warning("LoRA: experts are not adapted, since their fused weights do not support %s.", ", ".join(hindered))
         return []
     if found and args.quantization_bit:
-        log.warning("--quantization_bit %d leaves the experts' fused weights whole.", args.quantization_bit)
+        log.warning("--quantization_bit %d does not quantise the experts' fused weights.", args.quantization_bit)
     names = ", ".join(name.rpartition(".")[2] for name in found)
-    log.info(
-        f"LoRA: of the experts, {names or 'nothing'} {'are' if ',' in names else 'is'} adapted, each expert by itself; "
-        "routers are left alone."
-    )
+    log.info(f"LoRA on experts: {names or 'none'}, with separate matrices per expert; routers are not adapted.")
     return found
 
 
-def settle_routers(model: Any, args: SftArguments) -> str:
-    """Keep transformers from computing the routers' own loss, which ours does not add.
+def settle_routers(model: Any, args: StageArguments) -> str:
+    """Turn off the routers' auxiliary loss of transformers, which ours does not add.
 
     Returns:
-        What becomes of the routers when all the weights are trained; "" where there are none.
+        A note on the routers in full fine-tuning; "" if there are none.
     """
     if not expert_parameters(model):
         return ""
@@ -63,7 +60,7 @@ def settle_routers(model: Any, args: SftArguments) -> str:
     config.output_router_logits = False
     if args.sft_type != "full":
         return ""
-    text = "Routers are trained by the loss of the answers alone: no load-balancing loss is added"
+    text = "No load-balancing loss is added for MoE routers"
     if asked:
         get_logger().warning("%s, though the checkpoint's config.json asks for one.", text)
-    return f"{text} (--freeze_parameters 'mlp\\.gate\\.' leaves them as they are)."
+    return "no load-balancing loss is added (--freeze_parameters 'mlp\\.gate\\.' freezes them)"

@@ -1,4 +1,4 @@
-"""Full fine-tuning of a part: the first layers, or parameters by name, are left as they are."""
+"""Partial full fine-tuning: the first layers, or parameters by name, are frozen."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from llmtune.errors import UsageError
 from llmtune.tuners.parts import part_of
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["freeze_by_name"]
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def freeze_by_name(model: Any, args: SftArguments) -> None:
-    """Freeze what `--freeze_layers` and `--freeze_parameters` name.
+def freeze_by_name(model: Any, args: StageArguments) -> None:
+    """Freeze the parameters of `--freeze_layers` and `--freeze_parameters`.
 
     Raises:
         UsageError: There are fewer layers, a pattern fits no name, or nothing is left to train.
@@ -30,7 +30,7 @@ def freeze_by_name(model: Any, args: SftArguments) -> None:
     patterns = [re.compile(text) for text in args.freeze_parameters]
     for pattern in patterns:
         if not any(pattern.search(name) for name in names):
-            raise UsageError(f"--freeze_parameters {pattern.pattern}: fits no parameter. One is {names[0]}.")
+            raise UsageError(f"--freeze_parameters {pattern.pattern}: matches no parameter. An example: {names[0]}.")
     for name, parameter in model.named_parameters():
         deep = name not in layers or layers[name] >= args.freeze_layers
         if not deep or any(pattern.search(name) for pattern in patterns):

@@ -1,4 +1,4 @@
-"""IA3: a learned factor for each output of some layers, and for each input of the feed-forward ones."""
+"""IA3: a trainable factor per output of some layers, and per input of the feed-forward ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtune.tuners.parts import frozen_parts
 if TYPE_CHECKING:
     from peft import IA3Config
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["ia3_config"]
@@ -21,8 +21,8 @@ SCALED = ("k_proj", "v_proj", "qkv_proj", "query_key_value", "down_proj", "fc2",
 FEED_FORWARD = ("down_proj", "up_proj", "gate_proj", "gate_up_proj", "fc1", "fc2", "dense_4h_to_h", "dense_h_to_4h")
 
 
-def ia3_config(model: Any, args: SftArguments, info: ModelInfo) -> IA3Config:
-    """IA3 on the layers of `--lora_target_modules`, else on those that the paper scales.
+def ia3_config(model: Any, args: StageArguments, info: ModelInfo) -> IA3Config:
+    """Add IA3 to the layers of `--lora_target_modules`, else to those that the paper scales.
 
     Raises:
         UsageError: The model has none of them by a name known here.

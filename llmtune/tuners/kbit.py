@@ -1,4 +1,4 @@
-"""What a quantised model needs before adapters are trained beside it."""
+"""Preparation of a quantised model for training adapters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["keep_unpacked", "prepare_quantized"]
 def prepare_quantized(model: Any) -> Any:
     """Freeze everything and keep norms in fp32, as QLoRA does; embeddings and head stay in their dtype.
 
-    Not so beside GPTQ's and AWQ's layers, which compute in the one dtype that they were loaded for.
+    Not with GPTQ and AWQ layers, which compute in the dtype they were loaded for.
 
-    What follows a norm is computed in fp32 outside of autocast; the head, the one plain layer there, takes it back.
+    Outside of autocast, layers after a norm compute in fp32; the head, the only unquantised layer there, casts back.
     """
     model.requires_grad_(False)
     keep_unpacked(model)
@@ -36,9 +36,9 @@ def prepare_quantized(model: Any) -> Any:
 
 
 def keep_unpacked(model: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for fast inference on a CPU that computes bf16.
+    """Keep bitsandbytes from packing 4-bit weights for fast inference on CPUs with bf16.
 
-    It packs at the first evaluation and never unpacks for training, and its packed product has no gradient.
+    It packs at the first evaluation and never unpacks for training, and its packed matmul has no gradient.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -17,7 +17,7 @@ from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
 from llmtune.tuners.mutated import save_as_difference
-from llmtune.tuners.parts import Part, frozen_parts, has_eyes, trained_linears
+from llmtune.tuners.parts import Part, frozen_parts, is_vision_model, trained_linears
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
 from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.logging import get_logger
@@ -25,16 +25,16 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["add_lora", "attach", "check_modules_to_save", "linear_names", "load_adapter", "target_modules"]
 
 
-def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
-    """Put adapters beside the layers that `--lora_target_modules` names; everything else is frozen.
+def add_lora(model: Any, args: StageArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
+    """Add LoRA to the layers of `--lora_target_modules`; everything else is frozen.
 
-    Adapter weights are kept in fp32 where the base is in half precision.
+    Adapter weights are fp32 if the base is in half precision.
     """
     from peft import LoraConfig
 
@@ -59,14 +59,14 @@ def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Seq
 
 
 def attach(model: Any, config: PeftConfig) -> Any:
-    """Put fresh adapters of any kind of PEFT's into the model."""
+    """Add fresh adapters of any PEFT kind to the model."""
     from peft import get_peft_model
 
     return _saving_adapters_alone(get_peft_model(model, config))
 
 
 def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: str = "default") -> Any:
-    """Load the adapters of a PEFT folder onto their base model, or beside those that it has.
+    """Load the adapters of a PEFT folder onto their base model, besides those that it has.
 
     Raises:
         CheckpointError: The folder is missing, incomplete or of another model.
@@ -89,7 +89,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
     except (ValueError, RuntimeError, KeyError) as err:
         text = " ".join(str(err).split())[:300]
         raise CheckpointError(
-            f"The adapter in {folder} does not fit the model: was it trained on another one? ({text})"
+            f"The adapter in {folder} does not fit the model: was it trained on another model? ({text})"
         ) from err
     except Exception as err:  # safetensors' own error type derives from Exception
         raise CheckpointError(f"The adapter in {folder} cannot be read; a file may be truncated: {err}") from err
@@ -97,21 +97,21 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """PEFT warns of missing tensors, which are an error here."""
+    """Raise on missing tensors, of which PEFT only warns."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         yield
 
 
 def _adapter_folder(folder: Path) -> Path:
-    """Where its files are."""
+    """Return the folder of the adapter's files."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no adapter folder {folder}.")
     folder = adapter_folder(folder)
     for names in ((ADAPTER_CONFIG,), (ADAPTER_FILE, "adapter_model.bin")):
         if not any((folder / name).is_file() for name in names):
             raise CheckpointError(
-                f"{folder} has no {names[0]}, so it is not a whole LoRA checkpoint. Use another checkpoint of the run."
+                f"{folder} has no {names[0]}, so it is incomplete. Use another checkpoint of the run."
             )
     return folder
 
@@ -131,7 +131,7 @@ def target_modules(
 ) -> list[str]:
     """Names of the layers to adapt. ALL: every linear layer but the head; DEFAULT or nothing: the entry's.
 
-    A model that sees images gets full names, since its parts share the last ones (`q_proj`); PEFT shortens them.
+    Vision models get full names, since their parts share the last ones (`q_proj`); PEFT shortens them.
 
     Args:
         frozen: Parts of such a model that are left alone whatever the names say.
@@ -142,24 +142,24 @@ def target_modules(
     patterns = [name for name in wanted if is_name_pattern(name)]
     if patterns:
         return _matched(model, patterns, [name for name in wanted if name not in patterns])
-    if has_eyes(model):
+    if is_vision_model(model):
         names = None if wanted == ["ALL"] else _last_names(model, wanted, info)
         return list(trained_linears(model, names, frozen))
     return _last_names(model, wanted, info)
 
 
 def _matched(model: Any, patterns: list[str], others: list[str]) -> list[str]:
-    """Full names of the linear layers that one of the patterns matches as a whole, and those that end in a name."""
+    """Full names of the linear layers that a pattern matches entirely, and of those that end in a name."""
     linear = [name for name, module in model.named_modules() if is_linear(module)]
     found: dict[str, None] = {}
     for pattern in patterns:
         try:
             matched = [name for name in linear if re.fullmatch(pattern, name)]
         except re.error as err:
-            raise UsageError(f"--lora_target_modules {pattern!r} is no regular expression: {err}.") from err
+            raise UsageError(f"--lora_target_modules {pattern!r} is not a valid regular expression: {err}.") from err
         if not matched:
             raise UsageError(
-                f"--lora_target_modules {pattern!r} matches the whole name of no linear layer. One is {linear[0]}."
+                f"--lora_target_modules {pattern!r} matches no linear layer by its full name. An example: {linear[0]}."
             )
         found |= dict.fromkeys(matched)
     if missing := _missing(model, others):
@@ -169,7 +169,7 @@ def _matched(model: Any, patterns: list[str], others: list[str]) -> list[str]:
 
 
 def check_modules_to_save(model: Any, names: list[str]) -> None:
-    """Refuse layers that are not there, which PEFT passes over.
+    """Refuse missing layers, which PEFT ignores.
 
     Raises:
         UsageError: No module of the model has the name.
@@ -188,7 +188,7 @@ def _no_such_layer(model: Any, flag: str, missing: list[str]) -> str:
         return f"{flag} {' '.join(missing)}: the model has no such layer. Its layers are {', '.join(names)}."
     return (
         f"{flag} {' '.join(missing)}: the model has no such layer. "
-        f"Its linear layers are {', '.join(dict.fromkeys([*linear_names(model), *fused]))}; ALL takes them all."
+        f"Its linear layers are {', '.join(dict.fromkeys([*linear_names(model), *fused]))}; ALL adapts all of them."
     )
 
 
@@ -199,7 +199,7 @@ def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
     if wanted in ([], ["DEFAULT"]):
         wanted = list(info.lora_target_modules)
         if not wanted:
-            get_logger().info(f"LoRA: the entry names no layers, so taking all linear ones, {', '.join(names)}.")
+            get_logger().info(f"LoRA: the model entry names no layers; adapting all linear ones: {', '.join(names)}.")
             return names
     fused = list(dict.fromkeys(name.rpartition(".")[2] for name in expert_parameters(model)))
     wanted = [name for name in wanted if name not in fused or not _missing(model, [name])]

@@ -1,4 +1,4 @@
-"""LoRA+: the second matrices of the adapters learn faster than the first (arXiv 2402.12354)."""
+"""LoRA+: a higher learning rate for the adapters' B matrices (arXiv 2402.12354)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["loraplus_optimizer"]
 
 
 def loraplus_optimizer(model: Any, arguments: TrainingArguments, ratio: float) -> torch.optim.Optimizer:
-    """The optimizer that `arguments` name, with `ratio` times the learning rate for the matrices B."""
+    """Return the optimizer of `arguments`, with `ratio` times the learning rate for the B matrices."""
     from peft.optimizers import create_loraplus_optimizer
     from transformers import Trainer
 

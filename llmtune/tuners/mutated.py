@@ -1,4 +1,4 @@
-"""PiSSA and OLoRA begin with a part of the base weights, which they take out of the base.
+"""PiSSA and OLoRA initialise adapters from the base weights, and subtract that part from the base.
 
 A checkpoint holds the difference to that beginning as a plain LoRA adapter of twice the rank, for the base as it was:
 `W - B0 A0 + B A` is `W + [B, -B0] [A; A0]`. Both halves lie in the file, so that a run can be resumed from it.
@@ -26,7 +26,7 @@ Beginning = dict[str, tuple[Tensor, Tensor]]
 
 
 def save_as_difference(tuned: Any) -> Any:
-    """Let checkpoints of a fresh PiSSA or OLoRA model fit the original base, and be resumed from."""
+    """Make checkpoints of a PiSSA or OLoRA model fit the original base, and resumable."""
     beginning = {
         name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
         for name, layer in _layers(tuned).items()
@@ -59,7 +59,7 @@ def _save(tuned: Any, own_save: Any, beginning: Beginning, folder: str, **option
 
 
 def _resume(tuned: Any, beginning: Beginning, folder: str, *_: Any, **__: Any) -> None:
-    """Take trained adapters and their beginning from a checkpoint; the base is made what it was in that run."""
+    """Load trained adapters and their initial values from a checkpoint, and restore the base of that run."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The parts of a model that sees: its language model, the tower that looks at images, and what joins the two."""
+"""The parts of a vision model: language model, vision tower and projector."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Part", "freeze_parts", "frozen_parts", "has_eyes", "part_of", "trained_linears"]
+__all__ = ["Part", "freeze_parts", "frozen_parts", "is_vision_model", "part_of", "trained_linears"]
 
 Part = Literal["language", "vit", "aligner"]
 
-# Names of modules in transformers' classes. An aligner may lie inside of the tower: Qwen's does.
+# Names of modules in transformers' classes. The projector may be inside the tower, as in Qwen.
 ALIGNER = frozenset({"merger", "deepstack_merger_list", "multi_modal_projector"})
 VIT = frozenset({"visual", "vision_tower", "vision_model"})
 
 
 def part_of(name: str) -> Part:
-    """The part that a module or parameter belongs to, by its full name."""
+    """Return the part of a module or parameter, by its full name."""
     names = set(name.split("."))
     return "aligner" if names & ALIGNER else "vit" if names & VIT else "language"
 
 
-def has_eyes(model: Any) -> bool:
+def is_vision_model(model: Any) -> bool:
     return any(part_of(name) != "language" for name, _ in model.named_modules())
 
 
-def frozen_parts(args: SftArguments) -> frozenset[Part]:
-    """The parts that `--freeze_vit` and `--freeze_aligner` keep as they are."""
+def frozen_parts(args: StageArguments) -> frozenset[Part]:
+    """Return the parts that `--freeze_vit` and `--freeze_aligner` freeze."""
     flags: tuple[tuple[Part, bool], ...] = (("vit", args.freeze_vit), ("aligner", args.freeze_aligner))
     return frozenset(part for part, frozen in flags if frozen)
 
@@ -40,7 +40,7 @@ def freeze_parts(model: Any, frozen: frozenset[Part]) -> None:
 
 
 def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[Part]) -> Iterator[str]:
-    """Full names of the linear layers that LoRA adapts: of a part that is not frozen, and not the head.
+    """Return the full names of the linear layers that LoRA adapts: of parts that are not frozen, without the head.
 
     `wanted`: endings of the names of layers in the language model; None takes all. Those of the other parts are all
     taken: they have names of their own.

@@ -1,4 +1,4 @@
-"""What is trainable: adapters or everything."""
+"""Tuners: adapters or full fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback, TrainingArguments
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["count_parameters", "prepare_tuner", "tuner_callbacks", "tuner_optimizer"]
 
 
 def prepare_tuner(
-    model: Any, args: SftArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
+    model: Any, args: StageArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
 ) -> Any:
-    """Freeze and extend the model as `--sft_type` says. Returns what is to be trained."""
+    """Freeze and extend the model by `--sft_type`. Return the model to train."""
     if args.sft_type == "full":
         model.requires_grad_(True)
         freeze_parts(model, frozen_parts(args))
@@ -38,7 +38,7 @@ def prepare_tuner(
     if is_quantized(model):
         prepare_quantized(model)
     if args.gradient_checkpointing != "none":
-        model.enable_input_require_grads()  # else nothing before the first adapter would carry a gradient
+        model.enable_input_require_grads()  # else no gradient would reach the first adapter
     if args.peft_path is not None:
         return _go_on_from(model, Path(args.peft_path), args)
     if args.sft_type == "ia3":
@@ -50,16 +50,16 @@ def prepare_tuner(
     return add_lora(model, args, info, new_token_ids)
 
 
-def _go_on_from(model: Any, folder: Path, args: SftArguments) -> Any:
+def _go_on_from(model: Any, folder: Path, args: StageArguments) -> Any:
     tuned = load_adapter(model, folder, is_trainable=True)
     kind = str(tuned.peft_config["default"].peft_type.value).lower()
     if kind != args.sft_type:
-        raise UsageError(f"--peft_path {folder} holds adapters of another kind: give --sft_type {kind}.")
+        raise UsageError(f"--peft_path {folder} is another kind of adapter: use --sft_type {kind}.")
     return tuned
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """(trainable, all) parameters."""
+    """Return the number of (trainable, all) parameters."""
     sizes = [(_numel(parameter), parameter.requires_grad) for parameter in model.parameters()]
     packed = sum(_numel_packed(layer) for layer in model.modules() if is_packed(layer))
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes) + packed
@@ -71,16 +71,16 @@ def _numel_packed(layer: Any) -> int:
 
 
 def _numel(parameter: Any) -> int:
-    """Numbers in a parameter, whole; of 4 bits, two lie in a byte."""
-    if hasattr(parameter, "ds_numel"):  # divided by ZeRO-3
+    """Number of elements of the unsharded parameter; with 4 bits, two per byte."""
+    if hasattr(parameter, "ds_numel"):  # sharded by ZeRO-3
         return int(parameter.ds_numel)
     if type(parameter).__name__ == "Params4bit":
         return int(parameter.numel() * parameter.element_size() * 2)
     return int(parameter.numel())
 
 
-def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
-    """What a tuner does beside the steps."""
+def tuner_callbacks(args: StageArguments) -> list[TrainerCallback]:
+    """Callbacks of a tuner."""
     if args.sft_type != "adalora":
         return []
     from llmtune.tuners.adalora import AllocateRanks
@@ -88,8 +88,8 @@ def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
     return [AllocateRanks()]
 
 
-def tuner_optimizer(model: Any, arguments: TrainingArguments, args: SftArguments) -> torch.optim.Optimizer | None:
-    """The optimizer of a tuner that has one of its own; None: that of the arguments."""
+def tuner_optimizer(model: Any, arguments: TrainingArguments, args: StageArguments) -> torch.optim.Optimizer | None:
+    """The optimizer of a tuner that has its own; None: that of the arguments."""
     if args.lorap_lr_ratio is None or args.sft_type != "lora":
         return None
     from llmtune.tuners.loraplus import loraplus_optimizer

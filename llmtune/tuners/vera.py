@@ -1,4 +1,4 @@
-"""VeRA: one pair of random matrices that all layers share and nobody trains; two small vectors a layer that are."""
+"""VeRA: one pair of frozen random matrices shared by all layers, and two small trainable vectors per layer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llmtune.tuners.parts import frozen_parts
 if TYPE_CHECKING:
     from peft import VeraConfig
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
 __all__ = ["vera_config"]
 
 
-def vera_config(model: Any, args: SftArguments, info: ModelInfo) -> VeraConfig:
-    """VeRA of rank `--lora_rank` on the layers that LoRA would adapt. The shared matrices are saved, too."""
+def vera_config(model: Any, args: StageArguments, info: ModelInfo) -> VeraConfig:
+    """Add VeRA of rank `--lora_rank` to the layers that LoRA would adapt. The shared matrices are saved too."""
     from peft import VeraConfig
 
     return VeraConfig(

@@ -1,4 +1,4 @@
-"""Tokens that a model did not have: ids in its tokenizer, rows in its embedding and its head."""
+"""New tokens: ids in the tokenizer, rows in embedding and head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_new_tokens", "grow_for_adapter", "grow_vocabulary", "has_own_tok
 
 
 def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
-    """Give each text an id of its own. They are not control tokens: they mean the same wherever they stand.
+    """Add each text as a token. They are not control tokens: they mean the same wherever they occur.
 
     Raises:
         UsageError: One of them is a token already.
@@ -23,22 +23,22 @@ def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
 
     known = [token for token in tokens if token in tokenizer.get_vocab()]
     if known:
-        raise UsageError(f"--new_special_tokens {' '.join(known)}: the tokenizer has it already; leave it away.")
+        raise UsageError(f"--new_special_tokens {' '.join(known)}: the tokenizer already has it; remove it.")
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(tokens)])
 
 
 def grow_vocabulary(model: Any, num_rows: int) -> None:
-    """Add rows for tokens up to `num_rows`; there may be enough of them, kept in reserve."""
+    """Resize the embeddings to `num_rows`, unless there are enough spare rows."""
     weight = model.get_input_embeddings().weight
     have = weight.shape[0]
     if num_rows > have:
         has_numbers = weight.device.type != "meta"
         model.resize_token_embeddings(num_rows, mean_resizing=has_numbers)
-        get_logger().info("The vocabulary has grown from %d rows to %d.", have, num_rows)
+        get_logger().info("Resized the embeddings from %d to %d rows.", have, num_rows)
 
 
 def token_indices(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None:
-    """What PEFT is told so that it trains the rows of these ids: of the embedding, and of a head of its own."""
+    """PEFT's settings to train the rows of these ids: of the embedding, and of an untied head."""
     if not ids:
         return None
     layers = [model.get_input_embeddings()]
@@ -49,7 +49,7 @@ def token_indices(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None
 
 
 def grow_for_adapter(model: Any, folder: Path) -> None:
-    """Before an adapter is loaded that trained rows which its base does not have."""
+    """Resize the base before loading an adapter that trained rows which the base lacks."""
     num_rows = _num_trained_rows(folder)
     if num_rows:
         grow_vocabulary(model, num_rows)
@@ -61,10 +61,10 @@ def has_own_tokens(folder: Path) -> bool:
 
 
 def _num_trained_rows(folder: Path) -> int:
-    """Rows that the embedding of its base must have, at least; 0 where the adapter trained none."""
+    """Minimum number of embedding rows of the base; 0 if the adapter trained none."""
     try:
         indices = read_adapter_config(folder).get("trainable_token_indices") or {}
         rows = indices.values() if isinstance(indices, dict) else [indices]
         return max((max(ids) + 1 for ids in rows if ids), default=0)
     except (ValueError, TypeError):
-        return 0  # PEFT says what is wrong with the file
+        return 0  # PEFT reports what is wrong with the file

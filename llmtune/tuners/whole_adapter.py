@@ -1,4 +1,4 @@
-"""The law of whole weights for adapters: what PEFT leaves as it began, and what it passes over, is an error."""
+"""Completeness check of adapters: tensors that PEFT left at their initial values, or ignored, are an error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llmtune.models.whole_weights import names_text
 __all__ = ["check_adapter"]
 
 SHARED = ("vera_A", "vera_B")
-"""VeRA's random matrices: drawn anew from the configuration where a file was saved without them."""
+"""VeRA's random matrices: regenerated from the configuration if a file was saved without them."""
 
 
 def check_adapter(model: Any, folder: Path, *, name: str = "default", report: Any = None) -> None:
-    """Compare what the adapter called `name` has in the model with what lies in its file.
+    """Compare the adapter `name` in the model with the tensors in its file.
 
     Args:
         model: With the adapter loaded.

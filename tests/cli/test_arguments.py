@@ -65,7 +65,7 @@ def test_an_adapter_of_another_model_is_told_first(no_encoding, tmp_path, monkey
     other.save_pretrained(tmp_path / "other")
     for command in (["sft"], ["check"]):
         assert main([*command, *TINY, "--peft_path", "other"]) == 1
-        assert "its layers are not there, transformer.h.0.attn.c_attn for one" in capsys.readouterr().err
+        assert "its layers are missing there, e.g. transformer.h.0.attn.c_attn" in capsys.readouterr().err
     assert main(["sft", *TINY, "--peft_path", "other", "--sft_type", "ia3"]) == 2
     assert "give --sft_type lora" in capsys.readouterr().err
 
@@ -302,5 +302,5 @@ def test_the_files_of_other_guides(given, expected):
     assert (found and found.stem) == expected
 
 
-def test_errors_are_ours():
+def test_a_usage_error_is_a_llmtune_error():
     assert issubclass(UsageError, LlmtuneError)

@@ -103,7 +103,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "status", "parts"), CASES, ids=lambda value: " ".join(value[-3:]) if isinstance(value, list) else ""
 )
-def test_one_clear_line(arguments, status, parts, capsys):
+def test_bad_input_gives_one_line_without_traceback_and_no_checkpoint(arguments, status, parts, capsys):
     assert main(arguments) == status
     told = capsys.readouterr().err
     assert "Traceback" not in told
@@ -136,7 +136,7 @@ def test_debug_shows_the_traceback():
         main([*SFT, "--dataset", "god.jsonl", "--debug"])
 
 
-def test_check(folder, capsys):
+def test_check_shows_samples_statistics_and_html_and_trains_nothing(folder, capsys):
     assert (
         main(["check", "--model_type", "llmtune-tiny", "--dataset", "good.jsonl", "--rows", "1", "--html", "page.html"])
         == 0

@@ -180,7 +180,7 @@ def test_printed_commands_are_quoted(capsys):
 
 
 @pytest.mark.parametrize(("name", "text"), [("NNODES", "zwei"), ("NODE_RANK", "-1"), ("MASTER_PORT", "http")])
-def test_torchruns_variables(name, text):
+def test_torchrun_variables_that_are_not_numbers_are_refused(name, text):
     with pytest.raises(UsageError, match=f"{name}={text} in the environment is not a number"):
         check_launch(2, {name: text})
     assert planned_processes(2, {name: text}) in (None, 2)

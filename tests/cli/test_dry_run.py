@@ -59,7 +59,7 @@ def test_a_hub_id_that_no_entry_has(dry, monkeypatch):
     assert rows["data"] == "ms::a/b, a/b on ModelScope, not on this machine: it would be downloaded"
 
 
-def test_several_processes(dry, monkeypatch):
+def test_dry_run_shows_launch_line_backend_and_deepspeed(dry, monkeypatch):
     flags = [*QWEN, "--nproc", 2, "--ddp_backend", "nccl", "--gradient_accumulation_steps", 8]
     flags += ["--deepspeed_config_path", "zero3_offload"]
     status, rows, _, _ = dry(*flags)
@@ -100,13 +100,13 @@ def test_what_is_missing_is_a_note(dry, monkeypatch):
         ([*QWEN, "--sft_type", "full", "--quantization_bit", "4"], "quantised weights cannot be trained"),
     ],
 )
-def test_mistakes_are_found(dry, flags, said):
+def test_dry_run_finds_mistakes(dry, flags, said):
     status, _, _, err = dry(*flags)
     assert status != 0
     assert said in err
 
 
-def test_a_folder_here(dry, tmp_path):
+def test_dry_run_maps_target_modules_of_a_local_folder(dry, tmp_path):
     folder = tmp_path / "Qwen-7B-Chat"
     folder.mkdir()
     config = {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "hidden_size": 64, "num_hidden_layers": 2}
@@ -121,7 +121,7 @@ def test_a_folder_here(dry, tmp_path):
     assert rows["data"] == "my.jsonl#1, 1 file on this machine"
 
 
-def test_infer(dry, tmp_path):
+def test_dry_run_of_infer_shows_inherited_settings(dry, tmp_path):
     folder = tmp_path / "checkpoint-10"
     folder.mkdir()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -138,7 +138,7 @@ def test_infer(dry, tmp_path):
     assert notes[0] == "from the checkpoint: model_type qwen-14b-chat, quantization_bit 4, dataset blossom-math-zh."
 
 
-def test_costs_no_torch():
+def test_dry_run_imports_no_torch():
     """The flags of every script are tried in this way."""
     code = (
         "import sys; from llmtune.cli.main import main\n"

@@ -74,13 +74,13 @@ def test_flags_of_sft_in_a_file(words, capsys, tmp_path):
         (["--slurm", *SFT, "--hub_token", "hidden"], "--hub_token would be written"),
         (["--slurm", *SFT, "--hf_hub_token", "hidden"], "--hub_token would be written"),
         (["--slurm", *SFT, "--train_args", "hub_token=hidden"], "--train_args hub_token: use --hub_token instead"),
-        (["--slurm", *SFT, "--nproc", "2"], "--nproc 2: a job has a process for each GPU"),
+        (["--slurm", *SFT, "--nproc", "2"], "--nproc 2: a job has one process per GPU"),
         (["--sky", *SFT], "--sky needs the GPU type for --gpus 1: add --accelerator"),
         (["--sky", "--gpus", "0", "--spot", *SFT], "--spot machines lose their disks: add --bucket"),
         (["--sky", "--gpus", "0", "--bucket", "mine", *SFT], "--bucket mine is not a bucket URL"),
     ],
 )
-def test_what_is_refused(argv, said, capsys, tmp_path):
+def test_launch_refuses_contradictions_and_shows_no_secret(argv, said, capsys, tmp_path):
     assert main(["launch", *argv]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
@@ -100,11 +100,11 @@ def test_data_that_is_not_there(capsys):
         (["--ray", "--time", "1:00:00", *SFT], "--time has no effect with --ray."),
         (["--slurm", "--bucket", "s3://a", *SFT], "--bucket has no effect with --slurm."),
         (["--slurm", "--gpus", "0", "--accelerator", "a100", *SFT], "--accelerator has no effect"),
-        (["--slurm", *SFT, "--sft_type", "full"], "--only_save_model false keeps"),
-        (["--slurm", *SFT, "--resume_from_checkpoint", "run/checkpoint-4"], "Give the run's folder, run,"),
+        (["--slurm", *SFT, "--sft_type", "full"], "--only_save_model false to make it resume"),
+        (["--slurm", *SFT, "--resume_from_checkpoint", "run/checkpoint-4"], "Give the run folder, run,"),
     ],
 )
-def test_what_is_warned_of(argv, said, capsys):
+def test_launch_warns_of_flags_without_effect_and_jobs_that_cannot_resume(argv, said, capsys):
     assert main(["launch", "--dry-run", *argv]) == 0
     assert said in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_files_are_looked_for_where_the_run_is(capsys, tmp_path):
         ),
     ],
 )
-def test_submits(flags, command, expected, tmp_path):
+def test_the_schedulers_exit_status_is_ours(flags, command, expected, tmp_path):
     """A scheduler's command that tells how it was called, and that the file is there; its status is ours."""
     program = tmp_path / "bin" / command
     program.parent.mkdir()

@@ -18,7 +18,7 @@ TINY = ["--model_type", "llmtune-tiny"]
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
-def test_help(argv, capsys):
+def test_help_lists_every_command(argv, capsys):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "usage: llmtune COMMAND" in out
@@ -41,7 +41,7 @@ def test_other_ways_to_succeed(argv, capsys):
     assert captured.err == ""
 
 
-def test_version(capsys):
+def test_version_is_the_packages(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"llmtune {__version__}\n"
 
@@ -66,7 +66,7 @@ def test_version(capsys):
         (["infer", "--ckpt_dir", "/no/such/folder"], 1, "no checkpoint folder /no/such/folder"),
     ],
 )
-def test_what_goes_wrong(argv, status, said, capsys):
+def test_errors_are_one_line_on_stderr_with_an_exit_status(argv, status, said, capsys):
     assert main(argv) == status
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -66,7 +66,7 @@ def test_no_flags_give_the_defaults():
         ("--debug --seed 3", {"seed": 3}),
     ],
 )
-def test_flags(argv, expected):
+def test_flags_set_the_fields_they_name(argv, expected):
     if expected.get("system") == "":
         assert sft(*argv.split()).system == ""
     assert changed(*argv.split()) == expected
@@ -95,7 +95,7 @@ def test_comma_inside_the_path_of_a_file(tmp_path):
         ("--config no-such.yaml", "no-such.yaml: No such file"),
     ],
 )
-def test_wrong_flags(argv, said):
+def test_unknown_or_invalid_flags_are_refused(argv, said):
     with pytest.raises(UsageError, match=said):
         sft(*argv.split())
 
@@ -118,7 +118,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_yaml(tmp_path):
+def test_a_yaml_file_takes_the_same_converters_as_flags(tmp_path):
     file = write(
         tmp_path / "run.yaml",
         "# a run\nlearning_rate: 1e-5\neval_strategy: no\nsave_strategy: epoch\ndo_sample: off\nstrict: yes\n"
@@ -168,7 +168,7 @@ def test_json_and_neighbouring_flags_in_a_file(tmp_path):
         ("seed: {a: 1}", "--seed: invalid int"),
     ],
 )
-def test_wrong_files(tmp_path, text, said):
+def test_config_files_with_faults_are_refused(tmp_path, text, said):
     with pytest.raises(UsageError, match=said):
         sft("--config", str(write(tmp_path / "run.yaml", text)))
 
@@ -217,7 +217,7 @@ def test_help_explains_every_flag(cls, monkeypatch):
         assert (f"  --{field.name} " in text) == field.init
 
 
-def test_help_of_one_flag():
+def test_help_of_a_flag_has_unit_and_default():
     text = build_parser(SftArguments, command="sft").format_help()
     assert "--batch_size N                  Samples per device per forward pass (micro-batch size). [1]" in text
     assert "--quantization_bit {0,4,8}" in text
@@ -277,5 +277,5 @@ num_calibration_samples group_size to gguf_type llama_cpp system
         (ExportArguments, OF_CHECKPOINTS, EXPORT),
     ],
 )
-def test_set_of_flags(cls, shared, own):
+def test_the_set_of_flags_is_pinned(cls, shared, own):
     assert sorted(field.name for field in dataclasses.fields(cls) if field.init) == sorted(f"{shared} {own}".split())

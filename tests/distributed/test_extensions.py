@@ -68,5 +68,5 @@ def test_young_locks_may_be_another_machines(lock, capsys):
     assert not lock.exists()
 
 
-def test_nothing_compiled_yet(tmp_path):
+def test_a_missing_build_folder_is_fine(tmp_path):
     release_dead_builds(tmp_path / "none")

@@ -42,7 +42,7 @@ def test_each_job_has_a_file(generator):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_golden(name, generator):
+def test_job_files_equal_the_golden_ones(name, generator):
     assert generator.text_of(name) == golden(name)
 
 
@@ -59,7 +59,7 @@ def sft_words(shell: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES[:4])
-def test_bash_reads_it(name):
+def test_job_scripts_are_valid_bash(name):
     done = subprocess.run(["bash", "-n"], input=shell_of(name), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -41,7 +41,7 @@ def test_own_gpus_are_shared_out():
     [({0: 12 * GIB, 1: 12 * GIB}, 1, 0), ({0: 10 * GIB, 1: 10 * GIB, 2: 20 * GIB, 3: 20 * GIB}, 2, 1)],
     ids=["two GPUs", "the second process's two of four"],
 )
-def test_maps(model, monkeypatch, free, num_processes, rank):
+def test_device_map_uses_the_own_gpus_of_a_process(model, monkeypatch, free, num_processes, rank):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 24 * GIB))

@@ -22,7 +22,7 @@ from llmtune.planning.sharding import Sharding, sharding_of
         ("T4", "T4"), ("H1000", None), ("GTX 480", None),
     ],
 )  # fmt: skip
-def test_find(text, name):
+def test_a_gpu_is_found_by_name_or_memory(text, name):
     if name is None:
         with pytest.raises(UsageError, match="no such GPU"):
             find_gpu(text)
@@ -51,7 +51,7 @@ def test_a_typo_is_answered():
         ("NVIDIA RTX 6000 Ada Generation", "6000-Ada"), ("Some GPU", None),
     ],
 )  # fmt: skip
-def test_pytorchs_names(name, found):
+def test_gpus_are_recognised_by_pytorchs_device_names(name, found):
     card = gpu_of_device(name)
     assert (card and card.name) == found
 

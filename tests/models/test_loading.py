@@ -48,7 +48,7 @@ def test_the_key_is_found_by_folder_name(tmp_path):
         get_model_tokenizer("llmtune-tinny")
 
 
-def test_dtypes(entry):
+def test_an_unknown_or_unsupported_dtype_is_refused(entry):
     free = MODEL_MAPPING["llmtune-tiny"]
     assert resolve_dtype(free, torch.float16)[0] is torch.float16
     with pytest.raises(UsageError, match="bf16, fp16 or fp32"):
@@ -69,7 +69,7 @@ def test_dtype_on_a_gpu(monkeypatch, bf16, expected):
     assert resolve_dtype(MODEL_MAPPING["llmtune-tiny"])[0] is expected
 
 
-def test_requirements(entry):
+def test_missing_requirements_are_named_with_their_pip_line(entry):
     with pytest.raises(MissingPackageError, match="pip install 'no-such-package>=1'"):
         get_model_tokenizer(entry(requires=["no-such-package>=1"]))
     with pytest.raises(MissingPackageError, match=r"torch<1.*torch .* is installed"):
@@ -77,7 +77,7 @@ def test_requirements(entry):
     get_model_tokenizer(entry(requires=["torch>=2"]), load_model=False)
 
 
-def test_an_own_function(entry):
+def test_a_custom_get_function_gets_the_arguments_of_the_ecosystem(entry):
     """The arguments are those that functions of this ecosystem take."""
     seen: dict[str, Any] = {}
 

@@ -46,7 +46,7 @@ def test_a_group_is_a_quarter(max_length, group):
 
 
 @pytest.mark.parametrize("length", [16, 9, 23, 31, 32])  # whole groups, and none
-def test_naive(length):
+def test_shifted_attention_equals_a_naive_loop(length):
     out, query, key, value = call(8, length)
     assert out.shape == (2, length, 4, 8)
     for row in range(2):
@@ -63,7 +63,7 @@ def test_plain_in_evaluation_and_within_a_group(length, training):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
-def test_models(kind):
+def test_shifted_attention_works_in_each_architecture(kind):
     config = AutoConfig.for_model(kind, **SIZES, head_dim=8, pad_token_id=0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)

@@ -152,7 +152,7 @@ def test_a_models_loss_and_gradients_stay_its_own(name, capsys):
     assert found.num_trainable == (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
     for parameter, wanted in expected.items():
         torch.testing.assert_close(model.get_parameter(parameter).grad, wanted, atol=1e-6, rtol=1e-4)
-    assert "way of its own" not in capsys.readouterr().err
+    assert "in its own way" not in capsys.readouterr().err
     assert model(input_ids=inputs["input_ids"]).logits.shape == (3, 20, V), "without labels its own forward"
     torch.testing.assert_close(
         model(**inputs, num_items_in_batch=torch.tensor(100)).loss * 100, plain * found.num_trainable
@@ -175,7 +175,7 @@ def test_a_model_with_logits_of_its_own_keeps_its_forward(capsys):
     targets = inputs["labels"][:, 1:]
     plain = functional.cross_entropy(logits.reshape(-1, V), targets.reshape(-1), ignore_index=IGNORE_INDEX)
     install_supervised_loss(model)
-    assert "way of its own" in capsys.readouterr().err
+    assert "in its own way" in capsys.readouterr().err
     torch.testing.assert_close(model(**inputs).loss, plain)
 
 

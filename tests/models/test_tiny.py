@@ -81,7 +81,7 @@ def test_two_processes_make_the_same_bytes(folder: Path, tmp_path: Path):
         assert digests(other) == digests(folder)
 
 
-def test_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_tiny_model_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LLMTUNE_CACHE", str(folder.parent.parent))
     before = (folder / "config.json").stat().st_mtime_ns
     assert tiny.tiny_folder() == folder
@@ -180,7 +180,7 @@ def test_special_tokens_are_single_and_in_place(tokenizer):
         "",
     ],
 )
-def test_round_trip(tokenizer, text: str):
+def test_decoding_inverts_encoding(tokenizer, text: str):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 

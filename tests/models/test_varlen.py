@@ -32,7 +32,7 @@ def row_by_row(model, ids):
     return torch.cat([model(input_ids=row, use_cache=False).logits for row in ids.split(LENGTHS, 1)], 1)
 
 
-def test_segments():
+def test_segments_are_the_bounds_of_packed_sequences():
     _, positions = packed()
     found = segments(positions)
     assert found["cu_seq_lens_q"].tolist() == found["cu_seq_lens_k"].tolist() == [0, 7, 8, 19, 22]
@@ -84,7 +84,7 @@ def test_no_mask_is_made(monkeypatch):
 
 def test_packed_rows_without_segments_are_an_error():
     ids, positions = packed()
-    with pytest.raises(ValueError, match="where packed rows begin"):
+    with pytest.raises(ValueError, match="sequence bounds"):
         tiny("qwen2", VARLEN)(input_ids=ids, position_ids=positions, use_cache=False)
 
 
@@ -97,7 +97,7 @@ def test_padding_and_generation_are_those_of_sdpa():
     assert torch.equal(varlen.generate(ids, **options), plain.generate(ids, **options))
 
 
-def test_what_it_cannot():
+def test_varlen_refuses_softcap_sinks_and_caches():
     model = tiny("gemma2", VARLEN)
     ids, positions = packed()
     with pytest.raises(ValueError, match="softcap"):
@@ -109,7 +109,7 @@ def test_what_it_cannot():
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernel(kind, dtype):
+def test_the_varlen_kernel_equals_sdpa_per_sequence(kind, dtype):
     """fp32 weights under autocast, as full fine-tuning has them, and bf16: against each row alone under SDPA."""
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -44,7 +44,7 @@ def load(kind: str, folder: Path) -> tuple[Any, Any]:
 # Entries
 
 
-def test_the_entries():
+def test_every_vision_entry_names_template_and_architecture():
     assert len(SEEING) == 15
     assert set(KEYS.values()) <= set(SEEING)
     for key in SEEING:
@@ -109,7 +109,7 @@ def test_a_chat_template_beside_the_processor_is_found(vision_folder, tmp_path):
         ("config.json", '{"model_type": "qwen2_vl"}', "names no token for images"),
     ],
 )
-def test_a_folder_without_eyes(name, text, said, vision_folder, tmp_path):
+def test_a_folder_without_image_processor_is_refused(name, text, said, vision_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(vision_folder("qwen2-vl"), folder)
     if text is None:
@@ -120,7 +120,7 @@ def test_a_folder_without_eyes(name, text, said, vision_folder, tmp_path):
         get_model_tokenizer(KEYS["qwen2-vl"], model_id_or_path=str(folder), load_model=False)
 
 
-def test_without_pillow(monkeypatch, vision_folder):
+def test_missing_pillow_is_named_with_its_pip_line(monkeypatch, vision_folder):
     folder = vision_folder("qwen2-vl")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'llmtune\[vision\]'"):
@@ -245,7 +245,7 @@ def test_the_learned_loss_is_the_model_s_own(kind, vision_folder, pictures, caps
     gradient = weight.grad.clone()
     model.zero_grad()
     install_supervised_loss(model)
-    assert "in a way of its own" not in capsys.readouterr().err, "logits are never built whole"
+    assert "in its own way" not in capsys.readouterr().err, "logits are never built whole"
     ours = model(**batch)
     assert ours.loss.item() == pytest.approx(own.loss.item(), rel=1e-5)
     ours.loss.backward()
@@ -302,7 +302,7 @@ def test_lora_stays_in_the_language_model(kind, vision_folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_are_frozen(kind, vision_folder):
+def test_frozen_parts_have_no_trainable_parameters(kind, vision_folder):
     model, _ = load(kind, vision_folder(kind))
     freeze_parts(model, frozenset({"vit"}))
     trained = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}

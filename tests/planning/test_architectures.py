@@ -13,7 +13,7 @@ from ..samples.test_packing import TESTED, small
 
 
 @pytest.mark.parametrize("architecture", TESTED)
-def test_plans(architecture, tmp_path):
+def test_every_architecture_is_planned(architecture, tmp_path):
     model = small(architecture)
     model.config.architectures = [architecture]
     model.config.save_pretrained(tmp_path)

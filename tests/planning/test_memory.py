@@ -164,7 +164,7 @@ def test_states_in_8_bits(folder: Path):
 
 @pytest.mark.skipif(CUDA, reason="the CPU's weights are measured")
 @pytest.mark.parametrize(("bits", "double"), [(4, True), (4, False), (8, False)])
-def test_quantised(folder: Path, bits: int, double: bool):
+def test_quantised_estimates_match_measured_memory(folder: Path, bits: int, double: bool):
     """Weights against what bitsandbytes holds; the passes within 10 %: its kernels unpack in a way of their own."""
     pytest.importorskip("bitsandbytes")
     options = {"quantization_bit": bits} | ({"bnb_4bit_use_double_quant": double} if bits == 4 else {})

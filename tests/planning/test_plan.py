@@ -53,7 +53,7 @@ def told(out: str) -> dict[str, str]:
     return {name: text.strip() for name, _, text in pairs}
 
 
-def test_command(capsys):
+def test_plan_prints_parameters_memory_steps_and_fit(capsys):
     assert (
         main(["plan", "--model_type", "llmtune-tiny", "--dataset", "tiny-qa", "--batch_size", "4", "--gpu", "T4"]) == 0
     )
@@ -78,7 +78,7 @@ def test_command_where_nothing_fits(qwen, capsys):
     assert main([*argv, "--gpu", "H1000"]) == 2
 
 
-def test_facts_of_7b(qwen):
+def test_the_estimates_of_a_7b_model_match_published_figures(qwen):
     """Against what is known of the model: 7.616 G parameters, 14.2 GiB in bf16, 31 GF a token under LoRA at 4096."""
     args = args_of(qwen, gradient_checkpointing="none", lora_rank=16, lora_target_modules=["ALL"])
     found = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True).estimate(
@@ -94,7 +94,7 @@ def test_facts_of_7b(qwen):
 
 
 @pytest.mark.slow
-def test_suggestions_hold(tmp_path):
+def test_suggested_flags_make_the_run_fit(tmp_path):
     """Each is taken at its word: planned anew with its flags, and without any one of them where there are several."""
     write_json(tmp_path / "config.json", QWEN_7B | {"num_hidden_layers": 2})
     args = args_of(tmp_path, sft_type="full", batch_size=2, gradient_checkpointing="none")
@@ -152,7 +152,7 @@ def test_depth_is_extrapolated_exactly(tmp_path):
         assert quick.weights == whole.weights
 
 
-def test_quantised_weights(qwen):
+def test_quantised_weights_take_their_packed_size(qwen):
     args = args_of(qwen, quantization_bit=4, gradient_checkpointing="none")
     estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
     found = estimator.estimate(args, Batch(1, 512, 300))
@@ -164,7 +164,7 @@ def test_quantised_weights(qwen):
     assert estimator.estimate(args, Batch(1, 512, 300)).weights == pytest.approx(linear + whole, rel=0.01)
 
 
-def test_sharding_divides(qwen):
+def test_sharding_divides_the_parts_it_names(qwen):
     args = args_of(qwen, sft_type="full", gradient_checkpointing="full")
     estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
     one, eight = (
@@ -181,7 +181,7 @@ def test_sharding_divides(qwen):
 
 
 @pytest.mark.parametrize("gpus", [2, 3, 4])
-def test_spread_layers(qwen, gpus):
+def test_device_map_spreads_the_layers(qwen, gpus):
     """The weights on the fullest GPU against the map that transformers computes for `--device_map auto`."""
     args = args_of(qwen, gradient_checkpointing="full", device_map="auto")
     estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
@@ -266,7 +266,7 @@ def test_work_of_packs_and_padding_free():
     assert work(batch_size=1).contexts == sum(n * (n + 1) // 2 for n in (10, 30, 20, 40, 64, 60))
 
 
-def test_work_without_rows():
+def test_without_rows_samples_are_assumed_at_max_length():
     found = Workload.of(SftArguments(model_type="llmtune-tiny", batch_size=2, max_length=128), None)
     assert found.batch == Batch(2, 128, 154, padded=True)
     assert found.steps is None
@@ -275,7 +275,7 @@ def test_work_without_rows():
     assert limited.useful == 5 * 16 * 2 * 128
 
 
-def test_disk():
+def test_disk_space_counts_the_checkpoints_kept():
     args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], eval_steps=10)
     plan = make_plan(args, Gpu("a GPU", 16))
     assert plan.disk == 3 * sum(plan.estimate.saved)

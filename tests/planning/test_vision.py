@@ -10,7 +10,7 @@ from llmtune.planning.plan import make_plan
 
 
 @pytest.mark.parametrize("kind", ["qwen2-vl", "llava"])
-def test_text_part(vision_folder, kind):
+def test_a_vision_model_is_planned_by_its_text_part(vision_folder, kind):
     from transformers import AutoModelForImageTextToText
 
     folder = vision_folder(kind)

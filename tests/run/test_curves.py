@@ -31,7 +31,7 @@ def log(tmp_path: Path) -> Path:
     return write_log(tmp_path / "logging.jsonl", *train, evaluation, extra, {**SUMMARY, "global_step": 5}, tail='{"lo')
 
 
-def test_names(log: Path, tmp_path: Path):
+def test_each_scalar_of_the_log_is_plotted(log: Path, tmp_path: Path):
     folder = tmp_path / "images"
     found = draw_curves(log, folder)
     expected = {
@@ -52,7 +52,7 @@ def pixels(path: Path):
     return (imread(path)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()
 
 
-def test_size_and_colours(log: Path, tmp_path: Path):
+def test_plots_have_the_documented_size_and_colours(log: Path, tmp_path: Path):
     from matplotlib.image import imread
 
     draw_curves(log, tmp_path)

@@ -34,25 +34,25 @@ def check_no_secret(folder: Path) -> None:
     assert not [file for file in files if SECRET.encode() in file.read_bytes()]
 
 
-def test_unknown_and_missing():
+def test_unknown_or_missing_trackers_are_refused():
     with pytest.raises(UsageError, match="--report_to tensorbord: expected tensorboard, wandb"):
         SftArguments(model_type="llmtune-tiny", report_to=["tensorbord"])
     with pytest.raises(MissingPackageError, match="pip install trackio"):
         need_trackers(["trackio"])  # nothing here installs it: it brings a web server
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard_events_are_in_the_run_folder(tmp_path):
     folder = run(tmp_path, "tensorboard")
     assert list(folder.glob("runs/**/events.*"))
     check_no_secret(folder)
 
 
-def test_none(tmp_path):
+def test_report_to_none_writes_no_events(tmp_path):
     assert not (run(tmp_path, "none") / "runs").exists()
 
 
 @pytest.mark.slow
-def test_mlflow(tmp_path, monkeypatch):
+def test_mlflow_files_are_in_the_run_folder(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     folder = run(tmp_path, "mlflow")
@@ -68,7 +68,7 @@ def test_mlflow(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_wandb(tmp_path, monkeypatch):
+def test_wandb_files_are_in_the_run_folder(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 8 + SECRET + "0" * 12)
@@ -80,7 +80,7 @@ def test_wandb(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_swanlab(tmp_path, monkeypatch):
+def test_swanlab_files_are_in_the_run_folder(tmp_path, monkeypatch):
     pytest.importorskip("swanlab")
     monkeypatch.setenv("SWANLAB_MODE", "offline")
     folder = run(tmp_path, "swanlab")

@@ -39,7 +39,7 @@ def test_longer_samples_are_counted(rows, capsys):
     note_positions(prepare(args), args)
     said = capsys.readouterr().err
     assert "2 of 5 samples are longer than the 2,048 positions that the model was trained with; the longest has" in said
-    assert "Cut them with --max_length 2048" in said
+    assert "Truncate them with --max_length 2048" in said
 
 
 @pytest.mark.parametrize("options", [{"max_length": 2048}, {"rope_scaling": "linear", "rope_factor": 4.0}], ids=str)
@@ -53,7 +53,7 @@ def test_a_table_of_positions_has_an_end(rows, monkeypatch):
     config = AutoConfig.for_model("gpt2", n_positions=1024)
     monkeypatch.setattr(positions, "native_config", lambda *_, **__: config)
     args = arguments(rows)
-    with pytest.raises(UsageError, match=r"2 of 5 samples .* no further ones: give --max_length 1024"):
+    with pytest.raises(UsageError, match=r"2 of 5 samples .* no more positions: use --max_length 1024"):
         note_positions(prepare(args), args)
 
 

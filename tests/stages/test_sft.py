@@ -41,7 +41,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_run_folder(lora):
+def test_the_run_folder_has_its_name_and_files(lora):
     run = lora.output_dir
     assert re.fullmatch(r"v0-\d{8}-\d{6}", run.name)
     assert run.parent.name == "llmtune-tiny"
@@ -138,7 +138,7 @@ def test_a_new_best_is_saved_whenever_it_is_found(tmp_path, capsys):
     assert f"Best checkpoint: {found.best_checkpoint}\n" in capsys.readouterr().err
 
 
-def test_full_fine_tuning(tmp_path):
+def test_full_fine_tuning_changes_every_tensor(tmp_path):
     found = quick(tmp_path, sft_type="full")
     base = AutoModelForCausalLM.from_pretrained(str(tiny_folder()))
     tuned = AutoModelForCausalLM.from_pretrained(str(found.last_checkpoint))
@@ -152,7 +152,7 @@ def test_full_fine_tuning(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_trains(tmp_path, dtype):
+def test_half_precision_trains_with_fp32_adapters(tmp_path, dtype):
     found = quick(tmp_path, dtype=dtype, max_steps=10, learning_rate=1e-2, lora_target_modules=["ALL"])
     values = [record["loss"] for record in records(found.output_dir) if "loss" in record]
     assert values[-1] < values[0] - 0.3
@@ -162,7 +162,7 @@ def test_half_precision_trains(tmp_path, dtype):
     assert b'"F32"' in adapter, "adapters stay fp32"
 
 
-def test_options_of_training(tmp_path):
+def test_common_options_train_together(tmp_path):
     found = quick(
         tmp_path, max_steps=2, gradient_checkpointing=True, neftune_noise_alpha=5.0, group_by_length=True,
         lora_bias="lora_only", modules_to_save=["lm_head"], dataloader_num_workers=2, report_to=["none"],
@@ -173,7 +173,7 @@ def test_options_of_training(tmp_path):
     assert not (found.output_dir / "runs").exists()
 
 
-def test_without_validation(tmp_path):
+def test_a_run_without_validation_has_no_best_checkpoint(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"query": "a", "response": "b"}\n' * 8)
     found = quick(tmp_path, dataset=[str(rows)], dataset_test_ratio=0, val_dataset_sample=None, max_steps=2)
@@ -183,7 +183,7 @@ def test_without_validation(tmp_path):
     assert not (found.output_dir / "eval_results.txt").exists()
 
 
-def test_evaluation_by_epochs(tmp_path):
+def test_epoch_strategies_evaluate_and_save_per_epoch(tmp_path):
     found = quick(tmp_path, eval_strategy="epoch", save_strategy="epoch", num_train_epochs=2, max_steps=-1)
     assert [record["global_step"] for record in records(found.output_dir) if "eval_loss" in record] == [10, 20]
     assert {path.name for path in found.output_dir.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-20"}
@@ -196,7 +196,7 @@ def test_no_checkpoints_are_asked_for(tmp_path):
     assert found.metrics["eval_loss"] > 0
 
 
-def test_predict_with_generate(tmp_path):
+def test_generation_metrics_do_not_depend_on_the_batch_size(tmp_path):
     options = {"predict_with_generate": True, "max_new_tokens": 6, "max_steps": 2, "do_sample": False}
     single = quick(tmp_path / "1", eval_batch_size=1, **options)
     batched = quick(tmp_path / "4", eval_batch_size=4, **options)

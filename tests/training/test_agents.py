@@ -25,7 +25,7 @@ def quick(dataset: Path, folder: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("template", "tool_format"), [("qwen2.5", None), ("chatml", None), ("qwen1.5", "react")])
-def test_glaive(template, tool_format, assets, tmp_path):
+def test_glaive_tool_calls_train(template, tool_format, assets, tmp_path):
     rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
     called = [row for row in rows if row["conversations"][1]["from"] == "function_call"]
     short = sorted(called, key=lambda row: len(json.dumps(row)))[:4]
@@ -78,7 +78,7 @@ def test_a_call_is_learned(template, tmp_path):
     assert scores["exact_match"] == 100
 
 
-def test_qwens_react_rows(assets, tmp_path):
+def test_react_rows_in_plain_text_train_as_they_are(assets, tmp_path):
     """Qwen's own file holds the whole exchange as text: it is learned as it stands."""
     file = assets / "data/qwen_react_function_call.json"
     result = quick(file, tmp_path, template_type="chatml", dataset_test_ratio=0, max_length=2048)

@@ -175,7 +175,7 @@ def test_an_attention_that_the_model_did_not_take_is_warned_of(tiny, capfd):
 # Flags
 
 
-def test_packages_and_machines(monkeypatch, capfd):
+def test_attention_without_its_gpu_or_package_is_refused(monkeypatch, capfd):
     monkeypatch.setattr(attention, "_has", lambda module: False)
     args = SftArguments(**RUN)
     with pytest.raises(UsageError, match="needs a GPU"):
@@ -206,6 +206,6 @@ def test_packages_and_machines(monkeypatch, capfd):
         ({"rope_scaling": "yarn", "rope_factor": 1.0}, "above 1"),
     ],
 )
-def test_contradictions(options, said):
+def test_contradicting_attention_flags_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
         SftArguments(**(RUN | options))

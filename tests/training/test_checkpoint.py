@@ -65,7 +65,7 @@ def test_a_half_written_one_is_passed_over(run, spoil, capsys):
         resumable(run, run / "checkpoint-6")
 
 
-def test_none_is_whole(run):
+def test_resuming_is_refused_if_no_checkpoint_is_complete(run):
     for folder in run.glob("checkpoint-*"):
         shorten(folder / "optimizer.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint-6 has .* bytes of optimizer\.pt"):
@@ -90,7 +90,7 @@ def test_another_number_of_samples_a_step(run):
         resumable(run, batch_size=4)
 
 
-def test_another_strategy(run):
+def test_resuming_under_another_sharding_strategy_is_refused(run):
     with pytest.raises(CheckpointError, match="neither --fsdp nor --deepspeed_config_path"):
         resumable(run, deepspeed_config_path="zero2")
 

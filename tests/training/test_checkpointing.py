@@ -170,7 +170,7 @@ def test_the_bound_is_never_below_the_estimate(sft_type):
         assert auto.surely_fits(config, batch, 100 * 2**30)
 
 
-def test_spellings(tmp_path):
+def test_gradient_checkpointing_takes_booleans_and_modes(tmp_path):
     def flag(*argv: str) -> str:
         return parse(SftArguments, ["--model_type", "llmtune-tiny", *argv], command="sft").gradient_checkpointing
 

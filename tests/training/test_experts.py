@@ -64,10 +64,8 @@ def test_all_adapts_experts_and_leaves_routers(tmp_path, kind, trained, capfd):
     folder = make(kind, tmp_path / "model")
     found = sft(SftArguments(**RUN, model_id_or_path=str(folder), output_dir=str(tmp_path / "out")))
     said = capfd.readouterr().err
-    assert (
-        "of the experts, gate_up_proj, down_proj are adapted" in said or "down_proj, gate_up_proj are adapted" in said
-    )
-    assert "routers are left alone" in said
+    assert "LoRA on experts: gate_up_proj, down_proj" in said or "LoRA on experts: down_proj, gate_up_proj" in said
+    assert "routers are not adapted" in said
     values = losses(found.output_dir)
     assert values[-1] < values[0] - 0.05  # the head is random, and frozen
     (model,) = trained
@@ -118,11 +116,11 @@ def test_what_fused_weights_cannot_have(tmp_path, trained, capfd):
     assert not [name for name, _ in trained[0].named_parameters() if "experts" in name and "lora_" in name]
 
 
-def test_all_the_weights(tmp_path, capfd):
+def test_full_fine_tuning_of_experts_adds_no_load_balancing_loss(tmp_path, capfd):
     folder = make("qwen2_moe", tmp_path / "model", output_router_logits=True)
     options = RUN | {"model_id_or_path": str(folder), "output_dir": str(tmp_path / "out"), "sft_type": "full"}
     found = sft(SftArguments(**(options | {"lora_target_modules": [], "freeze_parameters": [r"mlp\.gate\."]})))
-    assert "no load-balancing loss is added, though the checkpoint" in capfd.readouterr().err
+    assert "No load-balancing loss is added for MoE routers, though the checkpoint" in capfd.readouterr().err
     assert "no load-balancing loss is added" in (found.output_dir / "report.md").read_text()
     values = losses(found.output_dir)
     assert values[-1] < values[0]

@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory) -> Callable[[str], dict[int, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "seed"), [("rows", 0), ("rows", 1), *((way, 2) for way in WAYS)])
-def test_killed_and_resumed(tmp_path, undisturbed, way, seed):
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path, undisturbed, way, seed):
     settings = SETTINGS | WAYS[way]
     draw = random.Random(seed)
     after, pause = draw.randint(SAVE_EVERY, STEPS - 3), draw.random() * 0.3

@@ -120,7 +120,7 @@ def test_each_process_goes_on_with_its_own_chance(tmp_path):
 
 
 @pytest.mark.parametrize(("strategy", "active"), WHOLE)
-def test_full_fine_tuning(tmp_path, full, strategy, active):
+def test_full_fine_tuning_on_two_processes_equals_one(tmp_path, full, strategy, active):
     run = launch(tmp_path, **TOGETHER, **strategy, sft_type="full", predict_with_generate=False)
     assert active in (run / "report.md").read_text()
     check_equal(run, full)

@@ -150,7 +150,7 @@ def test_merging_goes_into_whole_weights(tmp_path):
         merge_and_save(quantised.model, quantised.tokenizer, tmp_path / "checkpoint-x")
 
 
-def test_resumes(tmp_path):
+def test_qlora_resumes_to_the_same_losses(tmp_path):
     options = {"quantization_bit": 4, "save_total_limit": -1}
     found = quick(tmp_path / "a", **options)
     middle = found.output_dir / "checkpoint-2"
@@ -164,7 +164,7 @@ def test_resumes(tmp_path):
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_32bit", "adamw_8bit"])
-def test_optimizers_of_bitsandbytes(tmp_path, optim, capfd):
+def test_bitsandbytes_optimizers_train_and_warn_that_a_cpu_does_not_page(tmp_path, optim, capfd):
     found = quick(tmp_path, optim=optim)
     values = losses(found.output_dir)
     assert values[-1] < values[0] - 0.2
@@ -201,7 +201,7 @@ def test_eyes_are_left_whole(kind, vision_folder):
     assert set(linear.values()) == {"Linear4bit"}
 
 
-def test_without_bitsandbytes(tmp_path, monkeypatch):
+def test_missing_bitsandbytes_is_named_with_its_pip_line(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for options in ({"quantization_bit": 4}, {"optim": "paged_adamw_8bit"}):
         with pytest.raises(MissingPackageError, match=r"pip install 'llmtune\[quant\]'"):

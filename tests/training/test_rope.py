@@ -97,7 +97,7 @@ def test_resuming_needs_the_same(tmp_path):
     assert saved[0] == saved[1] > 1
 
 
-def test_how_far():
+def test_the_rope_factor_reaches_max_length_rounded_up():
     config = AutoConfig.from_pretrained(tiny_folder())
     assert rope_factor(config, "linear", None, 2 * TRAINED) == 2.0
     assert rope_factor(config, "linear", None, 2 * TRAINED + 1) == 3.0
@@ -122,7 +122,7 @@ def test_layers_of_sliding_windows_stay():
     assert config.rope_parameters["full_attention"]["factor"] == 2.0
 
 
-def test_checkpoints_of_2023(assets: Path):
+def test_rope_scaling_works_on_ported_checkpoints(assets: Path):
     folder = assets / "oracles" / "qwen_v1"
     plain, _ = get_model_tokenizer(
         "qwen-7b-chat", model_id_or_path=str(folder), load_tokenizer=False, torch_dtype="fp32"

@@ -37,7 +37,7 @@ class NoSync(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_padded():
+def test_padding_counts_as_computed_not_as_useful():
     found = Throughput(FLOPS)
     with NoSync():
         found.count(PaddingCollator(0)(ROWS))
@@ -46,7 +46,7 @@ def test_padded():
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_apart(flat):
+def test_packed_sequences_count_their_own_context_only(flat):
     """Rows behind one another attend to themselves alone."""
     found = Throughput(FLOPS)
     with NoSync():
@@ -57,7 +57,7 @@ def test_apart(flat):
     assert found.done == found.computed * 100 + found.trainable * 10 + 5 * 6 // 2 + 9 * 10 // 2 + padding
 
 
-def test_waiting_for_data(monkeypatch):
+def test_time_waiting_for_batches_is_counted(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
 

@@ -109,7 +109,7 @@ def check_active(mode: str, trainer: Any, config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_kinds(tmp_path, trained, mode):
+def test_each_kind_of_tuner_trains_and_saves(tmp_path, trained, mode):
     found = quick(tmp_path, **MODES[mode])
     values = losses(found.output_dir)
     assert values[-1] < values[0] - 0.1
@@ -132,7 +132,7 @@ def test_kinds(tmp_path, trained, mode):
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "adalora"])
-def test_kinds_resume(tmp_path, mode):
+def test_each_kind_of_tuner_resumes_to_the_same_losses(tmp_path, mode):
     options = MODES[mode] | {"save_total_limit": -1}
     whole = quick(tmp_path / "a", **options)
     stopped = tmp_path / "b/llmtune-tiny/v0-x"
@@ -213,7 +213,7 @@ def test_flags_of_other_kinds_are_named():
 
 
 @pytest.mark.parametrize("other", [{"quantization_bit": 4}, {"use_dora": True}])
-def test_pissa_excludes(other):
+def test_pissa_refuses_quantisation_and_dora(other):
     with pytest.raises(UsageError, match="--lora_init pissa"):
         SftArguments(model_type="llmtune-tiny", lora_init="pissa", **other)
 
@@ -226,7 +226,7 @@ def marked(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"sft_type": "lora"}, {"sft_type": "full"}, {"quantization_bit": 4}])
-def test_new_tokens(tmp_path, trained, marked, options):
+def test_new_tokens_are_trained_and_saved(tmp_path, trained, marked, options):
     if "quantization_bit" in options:
         pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
     found = quick(tmp_path, **marked, **options)
@@ -276,7 +276,7 @@ def test_new_tokens_of_a_head_of_its_own(tmp_path, trained, marked):
     torch.testing.assert_close(logits(engine.model.merge_and_unload()), logits(tuned), atol=1e-3, rtol=1e-3)
 
 
-def test_new_tokens_resume(tmp_path, marked):
+def test_new_tokens_resume_to_the_same_losses(tmp_path, marked):
     whole = quick(tmp_path / "a", save_total_limit=-1, **marked)
     stopped = tmp_path / "b/llmtune-tiny/v0-x"
     stopped.mkdir(parents=True)
@@ -290,7 +290,7 @@ def test_tokens_that_are_not_new(tmp_path):
         quick(tmp_path, new_special_tokens=["<|im_end|>"])
 
 
-def test_freezing(tmp_path, trained):
+def test_frozen_layers_and_parameters_do_not_change(tmp_path, trained):
     options = {"sft_type": "full", "freeze_layers": 2, "freeze_parameters": ["embed_tokens", r"layers\.3\.mlp"]}
     found = quick(tmp_path, learning_rate=1e-3, **options)
     base = AutoModelForCausalLM.from_pretrained(str(tiny_folder()))
@@ -306,11 +306,11 @@ def test_freezing(tmp_path, trained):
     ("options", "said"),
     [
         ({"freeze_layers": 5}, "the model has 4 layers"),
-        ({"freeze_parameters": ["nothing"]}, "fits no parameter"),
+        ({"freeze_parameters": ["nothing"]}, "matches no parameter"),
         ({"freeze_parameters": ["model"]}, "Nothing is left to train"),
         ({"freeze_parameters": ["("]}, "not a valid regular expression"),
     ],
 )
-def test_freezing_too_much(tmp_path, options, said):
+def test_freezing_that_matches_nothing_or_leaves_nothing_is_refused(tmp_path, options, said):
     with pytest.raises(UsageError, match=said):
         quick(tmp_path, sft_type="full", **options)

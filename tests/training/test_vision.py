@@ -74,14 +74,14 @@ def test_lora_on_the_demo_rows(lora):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_trains(kind, vision_folder, colours, tmp_path):
+def test_each_vision_architecture_trains(kind, vision_folder, colours, tmp_path):
     run = quick(kind, vision_folder(kind), tmp_path, colours, max_steps=4)
     found = losses(run.output_dir)
     assert found[-1] < found[0] - 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_accumulation_changes_nothing(kind, vision_folder, colours, tmp_path):
+def test_accumulation_does_not_change_vision_losses(kind, vision_folder, colours, tmp_path):
     """Qwen2.5-VL and Qwen3-VL tell Trainer that they do not take the number of tokens of a whole step."""
     folder = vision_folder(kind)
     options = {"max_steps": 3, "sft_type": "full", "learning_rate": 1e-3, "train_args": ["full_determinism=False"]}
@@ -90,14 +90,14 @@ def test_accumulation_changes_nothing(kind, vision_folder, colours, tmp_path):
     assert losses(three.output_dir) == pytest.approx(losses(one.output_dir), rel=1e-4)
 
 
-def test_options_of_training(vision_folder, colours, tmp_path):
+def test_vision_models_train_with_common_options(vision_folder, colours, tmp_path):
     run = quick(
         "qwen2-vl", vision_folder("qwen2-vl"), tmp_path, colours, max_steps=2, gradient_checkpointing=True,
         dataloader_num_workers=2, group_by_length=True, val_dataset=[str(colours)], predict_with_generate=True,
         max_new_tokens=4, do_sample=False, dtype="bf16",
     )  # fmt: skip
     assert {"eval_loss", "eval_rouge-l"} <= set(run.metrics)
-    assert "- answer:" in (run.output_dir / "report.md").read_text(encoding="utf-8")
+    assert "- generation:" in (run.output_dir / "report.md").read_text(encoding="utf-8")
 
 
 def test_rows_left_out_of_training_do_not_end_it_later(vision_folder, colours, pictures, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_lora_leaves_the_eyes_alone(lora, vision_folder):
     ],
 )
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
-def test_flags_of_freezing(sft_type, flags, trained, vision_folder, colours, tmp_path):
+def test_freezing_flags_decide_which_vision_parts_change(sft_type, flags, trained, vision_folder, colours, tmp_path):
     folder = vision_folder("qwen2.5-vl")
     run = quick("qwen2.5-vl", folder, tmp_path, colours, max_steps=2, sft_type=sft_type, learning_rate=1e-2, **flags)
     base = AutoModelForImageTextToText.from_pretrained(str(folder))
@@ -209,7 +209,7 @@ def test_a_merged_checkpoint_sees(lora, colours, tmp_path):
     assert merged == apart
 
 
-def test_resuming_goes_on(vision_folder, colours, tmp_path):
+def test_resumed_vision_losses_equal_uninterrupted(vision_folder, colours, tmp_path):
     folder = vision_folder("qwen2-vl")
     options = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "save_total_limit": -1}
     whole = quick("qwen2-vl", folder, tmp_path, colours, **options)

@@ -135,7 +135,7 @@ def test_equals_the_sum_by_hand(tokenizer):
 
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(0.5, 3.0)])
 @pytest.mark.parametrize("linear", [True, False])
-def test_weights_in_chunks(monkeypatch, logit_map, linear):
+def test_weighted_loss_in_chunks_equals_the_plain_one(monkeypatch, logit_map, linear):
     monkeypatch.setattr("llmtune.models.supervised_loss.CHUNK_POSITIONS", 3)
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, 6, generator=draw, requires_grad=True)

@@ -1,4 +1,4 @@
-"""What several families share."""
+"""Constants shared by several families."""
 
 __all__ = ["QKV", "REFERENCE", "REGISTRY"]
 

@@ -1,4 +1,4 @@
-"""Qwen1.5, Qwen2, Qwen2.5 with Coder and Math, QwQ: one architecture, each generation with its own system text."""
+"""Qwen1.5, Qwen2, Qwen2.5 with Coder and Math, QwQ: one architecture, each generation with its own system prompt."""
 
 from llmtune.models.families.common import QKV, REGISTRY
 from llmtune.models.info import register_model

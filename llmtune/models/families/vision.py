@@ -1,4 +1,4 @@
-"""Models that see images through transformers' own classes: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, LLaVA 1.5."""
+"""Vision models with transformers' own classes: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, LLaVA 1.5."""
 
 from llmtune.models.families.common import QKV, REGISTRY
 from llmtune.models.families.qwen2 import older_keys

@@ -58,7 +58,7 @@ def native_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any
 
 
 def causal_lm_loader(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """What loads the model of this folder: an object with the `from_pretrained` of transformers' classes.
+    """Return the loader of this folder's model: an object with the `from_pretrained` of transformers' classes.
 
     Returns:
         AutoModelForCausalLM, or a `Ported` where config.json is of a family with a port and remote code is not trusted.

@@ -1,4 +1,4 @@
-"""What a port says: which configuration it takes, and what becomes of its keys and of its tensors. No torch here.
+"""Ports: the configuration they take, and the mapping of its keys and tensors. No torch here.
 
 A module is a path in a model without the last part, `transformer.h.0.attn.c_attn`; `{n}` stands for the number of a
 layer. The rows of a linear layer are its outputs.
@@ -121,7 +121,7 @@ def llama_modules(_: Config) -> Modules:
 
 
 def native_modules(modules: Modules, module: str) -> Iterator[tuple[str, Rows | None]]:
-    """What becomes of one module: the native names, each with the rows that it takes; None is all of them."""
+    """Yield the native names of one module, each with the rows that it takes; None: all of them."""
     layer = re.search(r"\.(\d+)\.", module)
     number = layer.group(1) if layer else ""
     found = modules.get(module if layer is None else module[: layer.start()] + ".{n}." + module[layer.end() :])

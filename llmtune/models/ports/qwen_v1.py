@@ -66,8 +66,8 @@ def warnings(old: Config) -> list[str]:
     if tricks:
         length = old.get("seq_length") or old.get("n_positions")
         found.append(
-            f"Beyond {length} tokens the original stretches its attention when it generates ({', '.join(tricks)}); "
-            "here it does not. Up to there, and in training at any length, both are the same."
+            f"Beyond {length} tokens the original rescales its attention in generation ({', '.join(tricks)}); "
+            "here it does not. Up to there, and in training at any length, both are equal."
         )
     if "visual" in old:
         found.append("Only the language model of Qwen-VL is loaded: pictures are not seen.")

@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(f"{', '.join(missing)}: not set. Export it before this job is started.")
     environment = {name: os.environ[name] for name in VARIABLES}
     folder = os.path.join(WORKDIR, OUTPUT_DIR, time.strftime("ray-%Y%m%d-%H%M%S"))
-    # A folder of its own, so that `last` is this job's run: after a failure it goes on from the last checkpoint.
+    # Its own folder, so that `last` is this job's run: after a failure it resumes from the last checkpoint.
     flags = [*SFT, "--output_dir", folder, "--resume_from_checkpoint", "last"]
 
     def train() -> None:

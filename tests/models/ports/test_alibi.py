@@ -42,7 +42,7 @@ def power_of_two(n: int) -> list[float]:
         (40, power_of_two(32) + power_of_two(64)[0::2][:8]),
     ],
 )
-def test_slopes(heads, expected):
+def test_alibi_slopes_equal_the_papers(heads, expected):
     assert alibi_slopes(heads) == pytest.approx(expected)
 
 
@@ -59,7 +59,7 @@ def by_hand(model: LlamaAlibiForCausalLM, ids: Tensor, slopes: list[float]) -> T
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("heads", [5, 40])
-def test_logits(heads, attention):
+def test_alibi_logits_equal_a_computation_by_hand(heads, attention):
     model = make(heads).double()
     model.set_attn_implementation(attention)
     slopes = power_of_two(4) + power_of_two(8)[:1] if heads == 5 else power_of_two(32) + power_of_two(64)[0::2][:8]
@@ -107,7 +107,7 @@ def test_half_precision_keeps_near_keys_apart():
     assert bias.dtype is torch.bfloat16
 
 
-def test_checkpointed_gradients():
+def test_checkpointing_does_not_change_gradients():
     model = make().train()
     gradients = []
     for _ in range(2):

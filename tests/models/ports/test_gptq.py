@@ -93,7 +93,7 @@ def qwen(assets: Path) -> Path:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_packed_weights(qwen, tmp_path, bits):
+def test_packed_weights_dequantise_to_the_originals(qwen, tmp_path, bits):
     original = load_file(qwen / "model.safetensors")
     native = convert(quantised_qwen(qwen, tmp_path, bits))
     size = 64

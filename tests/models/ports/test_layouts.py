@@ -60,7 +60,7 @@ def make_chatglm(**changed: Any) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("changed", [{}, {"rope_ratio": 50}])
-def test_chatglm3(tmp_path, load, changed):
+def test_chatglm3_converts_to_equal_logits(tmp_path, load, changed):
     native, config = make_chatglm(**changed)
     model = check(write(tmp_path, config, chatglm(native.state_dict(), LAYERS)), load, native)
     assert (model.config.eos_token_id, model.config.pad_token_id) == (2, 0)
@@ -82,7 +82,7 @@ def make_internlm2(**changed: Any) -> tuple[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("pickle", [False, True])
-def test_internlm2(tmp_path, load, shards, pickle):
+def test_internlm2_converts_to_equal_logits(tmp_path, load, shards, pickle):
     native, config = make_internlm2()
     tensors = internlm2(native.state_dict(), LAYERS, groups=2, width=8)
     folder = write(tmp_path, config, tensors, shards=shards, pickle=pickle)
@@ -120,7 +120,7 @@ def test_dynamic_rotation_of_internlm2(tmp_path, load):
     torch.testing.assert_close(model(IDS).logits, expected(IDS).logits, atol=1e-5, rtol=0)
 
 
-def test_xverse(tmp_path, load):
+def test_xverse_converts_to_equal_logits(tmp_path, load):
     config = LlamaConfig(
         **SIZES, hidden_size=48, intermediate_size=56, num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-6
     )
@@ -187,7 +187,7 @@ def test_qwen_vl_is_loaded_as_text(tmp_path, load):
 
 
 @torch.no_grad()
-def test_baichuan2_13b(tmp_path, load):
+def test_baichuan2_13b_converts_to_equal_logits(tmp_path, load):
     """ALiBi with a number of heads that is no power of two, and a head whose rows are normalised."""
     config = LlamaAlibiConfig(**SIZES, hidden_size=40, intermediate_size=56, num_attention_heads=5)
     native = random_model(LlamaAlibiForCausalLM, config)

@@ -41,7 +41,7 @@ BAICHUAN = {"model_type": "baichuan", "architectures": ["BaichuanForCausalLM"]}
         ({}, None),
     ],
 )  # fmt: skip
-def test_find_port(config, family):
+def test_a_configuration_finds_its_port(config, family):
     port = find_port(config)
     assert (None if port is None else port.family) == family
 
@@ -69,7 +69,7 @@ def test_ordinary_models_go_the_ordinary_way(assets):
     assert causal_lm_loader(old, trust_remote_code=True) is AutoModelForCausalLM
 
 
-def test_native_config(assets):
+def test_native_configurations_keep_the_sizes(assets):
     found = native_config(assets / "oracles" / "chatglm2_6b")
     assert (found.model_type, found.num_key_value_heads, found.head_dim) == ("glm", 2, 16)
     found = native_config(assets / "oracles" / "baichuan_13b_v1")
@@ -86,7 +86,7 @@ def test_native_config(assets):
         ("internlm_v1_7b", ["q_proj", "mine"], ("q_proj", "mine")),
     ],
 )
-def test_native_target_modules(assets, family, names, native):
+def test_target_modules_are_translated_to_native_names(assets, family, names, native):
     config = json.loads((assets / "oracles" / family / "config.json").read_text())
     assert native_target_modules(config, names) == native
     assert native_target_modules({"model_type": "llama"}, names) == tuple(names)

@@ -78,7 +78,7 @@ def ported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 @pytest.mark.parametrize("name", OPTIONS)
 @many
 @given(text=texts)
-def test_ids(name, ported, text):
+def test_ids_equal_sentencepiece(name, ported, text):
     original = sentencepiece.SentencePieceProcessor(model_proto=trained(name))
     if name == "with NFKC":  # of a text of nothing but these the library keeps the blank before it
         text = "".join(one for one in text if unicodedata.category(one)[0] != "C")
@@ -129,6 +129,6 @@ def test_read_model_reads_what_the_library_reads(tmp_path: Path):
     assert (model.is_bpe, model.byte_fallback, model.add_dummy_prefix) == (True, True, False)
 
 
-def test_merges():
+def test_merges_follow_the_ranks():
     ranks = {b"a": 0, b"b": 1, b"c": 2, b"ab": 3, b"bc": 4, b"abc": 5, b"aab": 6, b"cba": 7}
     assert merges_of(ranks) == [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"ab")]

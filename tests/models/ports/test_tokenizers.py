@@ -122,7 +122,7 @@ def test_runs_of_one_character(family, load, original):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_real_rows(family, load, original, assets):
+def test_ids_of_real_rows_equal_the_original_tokenizers(family, load, original, assets):
     tokenizer = load(family)
     rows = [
         row["instruction"] + "\n" + row["input"] + row["output"]
@@ -141,7 +141,7 @@ def test_real_rows(family, load, original, assets):
 @pytest.mark.parametrize("family", FAMILIES)
 @many
 @given(text=texts)
-def test_decoding_and_offsets(family, load, text):
+def test_decoding_inverts_encoding_and_offsets_match(family, load, text):
     tokenizer = load(family)
     assert tokenizer.is_fast
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -182,7 +182,7 @@ def check_offsets(tokenizer: Any, text: str, found: Any) -> None:
          ("<s>", "</s>", "</s>", "<unk>")),
     ],
 )  # fmt: skip
-def test_special_tokens(family, special, names, load):
+def test_special_tokens_are_single_ids(family, special, names, load):
     tokenizer = load(family)
     for text, token in special.items():
         assert ids_of(tokenizer, text) == [token]
@@ -242,7 +242,7 @@ def copy(assets: Path, family: str, target: Path, **config: Any) -> Path:
     return target
 
 
-def test_qwen_vl(assets, tmp_path):
+def test_qwen_vl_has_its_image_tokens(assets, tmp_path):
     folder = copy(assets, "qwen_v1", tmp_path)
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen", "visual": {}}))
     tokenizer = tokenizer_loader(folder).from_pretrained(folder)
@@ -259,7 +259,7 @@ def test_chatglm_of_a_sentencepiece_file(assets, tmp_path, load):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.padding_side) == (0, 2, "left")
 
 
-def test_the_hook(assets, tmp_path):
+def test_loading_uses_the_port_unless_remote_code_is_trusted(assets, tmp_path):
     """load_causal_lm goes through the ports; remote code, where it is trusted, goes the old way."""
     folder = copy(assets, "qwen_v1", tmp_path)
     (folder / "config.json").write_text("{}")

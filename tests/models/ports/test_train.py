@@ -37,7 +37,7 @@ def small_tokenizer(folder, size: int) -> None:
 
 
 @pytest.mark.parametrize(("family", "key"), NATIVE, ids=lambda value: value)
-def test_sft_and_infer(assets, tmp_path, family, key, capsys):
+def test_a_ported_model_trains_and_generates(assets, tmp_path, family, key, capsys):
     folder = tmp_path / "original"
     shutil.copytree(assets / "oracles" / family, folder)
     config = json.loads((folder / "config.json").read_text())

@@ -32,7 +32,7 @@ def find_tokenizer_port(folder: str | Path) -> TokenizerPort | None:
 
 
 def tokenizer_loader(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """What loads the tokenizer of this folder: an object with the `from_pretrained` of transformers' classes."""
+    """Return the loader of this folder's tokenizer: an object with the `from_pretrained` of transformers' classes."""
     port = None if trust_remote_code else find_tokenizer_port(folder)
     if port is not None:
         return PortedTokenizer(port)

@@ -15,7 +15,7 @@ def merges_of(ranks: Mapping[Token, int]) -> list[tuple[Token, Token]]:
     """The one pair that each token is merged from, in the order of the ranks.
 
     An encoder by ranks joins, over and over, the neighbours whose concatenation has the lowest rank. Inside the
-    stretch of text that becomes a token no step reaches over its ends, so the steps are those that the token alone
+    span of text that becomes a token no step reaches over its ends, so the steps are those that the token alone
     would take, and the last of them joins one pair that can be computed here. Tokens that no steps lead to have none.
     """
     found = []

@@ -35,7 +35,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Model:
-    """What a `.model` file says; the values are the format's defaults."""
+    """Content of a `.model` file; the values are the format's defaults."""
 
     pieces: list[Piece] = field(default_factory=list)
     is_bpe: bool = False

@@ -1,4 +1,4 @@
-"""What the port of a tokenizer says, and the folder that it is made from."""
+"""Port of a tokenizer, and the folder that it is built from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """SentencePiece files of the BPE kind: Llama, Baichuan, InternLM, ChatGLM and what was made from them.
 
 Source: src/bpe_model.cc and src/normalizer.cc of google/sentencepiece v0.2.0 (what a piece of each kind does, the
-order of the merges); LlamaTokenizer of transformers 4.33, of which those of the families are copies (each stretch
+order of the merges); LlamaTokenizer of transformers 4.33, of which those of the families are copies (each span
 between special tokens is encoded as a text of its own, with a blank before it).
 """
 
