@@ -203,7 +203,7 @@ class SamplingArguments:
 
 @dataclass(kw_only=True)
 class GenerationArguments(SamplingArguments):
-    """Generation."""
+    """Beam search."""
 
     num_beams: int = taken(1, within=at_least(1))
     """Beams of beam search; 1: no beam search."""
@@ -214,7 +214,7 @@ class HubPushArguments:
     """Pushing to a hub."""
 
     push_to_hub: bool = free(False)
-    """Push to ModelScope, or to Hugging Face with --use_hf true: checkpoints while training, else the written folder."""
+    """Push checkpoints, or the exported folder, to ModelScope, or to Hugging Face with --use_hf true."""
     hub_model_id: str | None = free(None, only=only(push_to_hub=True))
     """Repository: owner/name, or a name under your own account. Default: named after model and run, or the folder."""
     hub_private_repo: bool = free(True, only=only(push_to_hub=True))

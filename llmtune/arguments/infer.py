@@ -31,7 +31,7 @@ INHERITED = [
     "tool_format",
     *("dtype", "system", "chat_template_kwargs", "use_hf", "cache_dir"),
     *("quantization_bit", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_method"),
-    *("max_pixels", "special_tokens_in_text"),
+    *("max_length", "max_pixels", "special_tokens_in_text"),
 ]
 INHERITED_DATA = [
     *("dataset", "val_dataset", "dataset_test_ratio", "dataset_seed"),
@@ -57,7 +57,7 @@ OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_
 class LoadArguments(
     RopeArguments, AttentionArguments, QuantizationArguments, SamplingArguments, PromptArguments, ModelArguments
 ):
-    """Inference."""
+    """Checkpoint."""
 
     sft_type: SftType = None  # type: ignore[assignment]
     """Kind of fine-tuning. Default: from the checkpoint."""
@@ -127,7 +127,8 @@ class LoadArguments(
         """Inherit arguments that were not given from the run that wrote the checkpoint."""
         saved = read_settings(folder)
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
-        names = [*self._wanted(), *rope]
+        own = {item.name for item in fields(self)}
+        names = [name for name in (*self._wanted(), *rope) if name in own]
         names = [name for name in names if self._is_default(name) and saved.get(name) not in (None, [])]
         names = [name for name in names if not self._has_it_inside(name, folder)]
         check_register_file(saved, self.custom_register_path, folder, advice=WITHOUT)
@@ -199,7 +200,7 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
 
     def _wanted(self) -> list[str]:
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
-        return [*super()._wanted(), "max_length", *(INHERITED_DATA if wants_data else ())]
+        return [*super()._wanted(), *(INHERITED_DATA if wants_data else ())]
 
     def _fill(self) -> None:
         super()._fill()

@@ -206,7 +206,7 @@ class VisionArguments:
 
 @dataclass(kw_only=True)
 class CheckpointPushArguments(HubPushArguments):
-    """Pushing to a hub."""
+    """Pushing checkpoints."""
 
     push_hub_strategy: Literal["end", "push_best", "push_last", "checkpoint", "all_checkpoints"] = free(
         "push_best", only=only(push_to_hub=True)

@@ -67,7 +67,7 @@ def test_an_adapter_of_another_model_is_told_first(no_encoding, tmp_path, monkey
         assert main([*command, *TINY, "--peft_path", "other"]) == 1
         assert "its layers are missing there, e.g. transformer.h.0.attn.c_attn" in capsys.readouterr().err
     assert main(["sft", *TINY, "--peft_path", "other", "--sft_type", "ia3"]) == 2
-    assert "give --sft_type lora" in capsys.readouterr().err
+    assert "use --sft_type lora" in capsys.readouterr().err
 
 
 def test_a_regular_expression_chooses_layers(tmp_path):
