@@ -142,7 +142,7 @@ class ImageReader:
         if not paths:
             return {}
         found = dict(self.processor(images=[open_image(path) for path in paths], return_tensors="pt"))
-        if "image_grid_thw" in found:  # models with positions in three dimensions are told which tokens are an image's
+        if "image_grid_thw" in found:  # models with positions in three dimensions receive token types
             found["mm_token_type_ids"] = (input_ids == self.token_id).to(input_ids.dtype)
         return found
 

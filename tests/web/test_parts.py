@@ -11,16 +11,16 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
-from llmtune.web.talk import Talk
+from llmtune.web.chat import Chat
 from llmtune.web.training_tab import find_runs, last_record
 
 
 def test_each_model_reads_its_own_answers():
-    talk = Talk()
-    talk.ask("one?")
-    talk.turns[-1].answers |= {"a": "1", "b": "I"}
-    talk.ask("two?", ("x.png",))
-    own = talk.conversation("b", system="Be brief.", several_turns=True)
+    chat = Chat()
+    chat.ask("one?")
+    chat.turns[-1].answers |= {"a": "1", "b": "I"}
+    chat.ask("two?", ("x.png",))
+    own = chat.conversation("b", system="Be brief.", several_turns=True)
     assert own.messages == (
         Message("system", "Be brief."),
         Message("user", "one?"),
@@ -28,28 +28,28 @@ def test_each_model_reads_its_own_answers():
         Message("user", "<image>two?"),
     )
     assert own.images == ("x.png",)
-    newcomer = talk.conversation("c", system=None, several_turns=True)
+    newcomer = chat.conversation("c", system=None, several_turns=True)
     assert newcomer.messages[1] == Message("assistant", "1")
-    single = talk.conversation("b", system=None, several_turns=False)
+    single = chat.conversation("b", system=None, several_turns=False)
     assert single.messages == (Message("user", "<image>two?"),)
 
 
 def test_pictures_stand_where_the_asker_says():
-    talk = Talk()
-    talk.ask("Is <image> beside it?", ("x.png", "y.png"))
-    (message,) = talk.conversation("a", system=None, several_turns=True).messages
+    chat = Chat()
+    chat.ask("Is <image> beside it?", ("x.png", "y.png"))
+    (message,) = chat.conversation("a", system=None, several_turns=True).messages
     assert message == Message("user", "<image>Is <image> beside it?")
 
 
 def test_retry_forgets_the_last_answers_alone():
-    talk = Talk()
+    chat = Chat()
     for question in ("one?", "two?"):
-        talk.ask(question)
-        talk.turns[-1].answers["a"] = "x"
-    talk.turns[-1].stopped.add("a")
-    talk.forget_answers()
-    assert [turn.answers for turn in talk.turns] == [{"a": "x"}, {}]
-    assert not talk.turns[-1].stopped
+        chat.ask(question)
+        chat.turns[-1].answers["a"] = "x"
+    chat.turns[-1].stopped.add("a")
+    chat.forget_answers()
+    assert [turn.answers for turn in chat.turns] == [{"a": "x"}, {}]
+    assert not chat.turns[-1].stopped
 
 
 def test_runs_are_found_newest_first(tmp_path):
