@@ -124,7 +124,16 @@ def rules_of(key: str, info: DatasetInfo) -> Rules:
     if info.preprocess is None:
         return Rules(info.columns)
     function = resolve_reference(info.preprocess, what=f"The preprocess function of the dataset {key!r}")
-    return Rules(info.columns, function, code_version(function))
+    return Rules(info.columns, function, _version_of(info.preprocess, function))
+
+
+def _version_of(reference: str | Preprocess, function: Preprocess) -> str:
+    """Return what identifies a preprocess function: one of llmtune's own by its name, so that every version of llmtune
+    samples the same rows (a change of what they return changes FORMATS_VERSION), any other by its code.
+    """
+    if isinstance(reference, str) and reference.startswith("llmtune.data.preprocess."):
+        return reference.partition(":")[2]
+    return code_version(function)
 
 
 # Files

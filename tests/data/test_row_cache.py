@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from llmtune.data.info import register_dataset
-from llmtune.data.loading import load_source
+from llmtune.data.info import DATASET_MAPPING, register_dataset
+from llmtune.data.loading import load_source, rules_of
 from llmtune.data.mixing import get_dataset
 from llmtune.data.row_cache import row_folder
 from llmtune.data.streaming import RecordStream
@@ -156,3 +156,10 @@ def test_a_new_version_samples_the_same_rows(tmp_path, monkeypatch):
     after = get_dataset([str(file)], train_dataset_sample=10, dataset_test_ratio=0.1)
     assert [list(part) for part in before] == [list(part) for part in after]
     assert row_folder("x").name == "x-1000000"
+
+
+def test_rows_of_the_catalogue_are_drawn_by_names_of_functions_not_by_their_code(monkeypatch):
+    key = next(key for key, info in DATASET_MAPPING.items() if isinstance(info.preprocess, str))
+    before = rules_of(key, DATASET_MAPPING[key])
+    monkeypatch.setattr("llmtune.data.loading.code_version", lambda function: "moved, or changed")
+    assert rules_of(key, DATASET_MAPPING[key]).version == before.version
