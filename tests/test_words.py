@@ -15,17 +15,6 @@ from llmtune.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
-NOT_YET: tuple[str, ...] = (
-    "llmtune/distributed/",
-    "llmtune/launch/",
-    "llmtune/models/",
-    "llmtune/planning/",
-    "llmtune/samples/",
-    "llmtune/tuners/",
-    "docs/",
-)
-"""Paths whose words were not revised yet, by their beginning. This list only shrinks; empty, it goes."""
-
 DATA = ("llmtune/data/families/embedded.py", "llmtune/models/tiny.py")
 """Sentences that a model is trained on: they are data."""
 
@@ -110,7 +99,7 @@ def files() -> list[str]:
     return sorted(path for file in places if (path := file.relative_to(ROOT).as_posix()) not in DATA)
 
 
-@pytest.mark.parametrize("path", [path for path in files() if not path.startswith(NOT_YET)])
+@pytest.mark.parametrize("path", files())
 def test_texts_use_the_fields_words(path: str) -> None:
     assert not list(faults(path))
 
@@ -119,7 +108,6 @@ HELPS = [name for name in COMMANDS if hasattr(importlib.import_module(f"llmtune.
 
 
 @pytest.mark.parametrize("command", HELPS)
-@pytest.mark.skipif("llmtune/arguments/" in NOT_YET, reason="the flags' texts were not revised yet")
 def test_help_uses_the_fields_words(command: str) -> None:
     cls = importlib.import_module(f"llmtune.cli.{command}").ARGUMENTS
     assert not words_in(build_parser(cls, command=command, summary=COMMANDS[command]).format_help())

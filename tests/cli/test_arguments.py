@@ -56,7 +56,7 @@ def test_what_config_and_files_tell_is_told_first(no_encoding, command, case, ca
     assert "Traceback" not in said
 
 
-def test_an_adapter_of_another_model_is_told_first(no_encoding, tmp_path, monkeypatch, capsys):
+def test_an_adapter_of_another_model_is_refused_before_rows_are_encoded(no_encoding, tmp_path, monkeypatch, capsys):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -67,7 +67,7 @@ def test_an_adapter_of_another_model_is_told_first(no_encoding, tmp_path, monkey
         assert main([*command, *TINY, "--peft_path", "other"]) == 1
         assert "its layers are missing there, e.g. transformer.h.0.attn.c_attn" in capsys.readouterr().err
     assert main(["sft", *TINY, "--peft_path", "other", "--sft_type", "ia3"]) == 2
-    assert "give --sft_type lora" in capsys.readouterr().err
+    assert "use --sft_type lora" in capsys.readouterr().err
 
 
 def test_a_regular_expression_chooses_layers(tmp_path):
