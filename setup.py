@@ -12,7 +12,7 @@ README = ROOT / "README.md"
 setup(
     name="llmtune",
     version=VERSION,
-    description="Fine-tune large language models from three registries: models, data sets and chat templates",
+    description="Fine-tune large language models from three registries: models, datasets and chat templates",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -4,7 +4,7 @@
     python benchmarks/encode.py TOKENIZER_FOLDER --memory 10000 100000 1000000
                                                                      peak memory of the whole way to the store on disk
 
-The rows are generated: one to three turns, a system text in a third of them, English, Chinese and code, 330 tokens
+The rows are generated: one to three turns, a system prompt in a third of them, English, Chinese and code, 330 tokens
 each. `apply_chat_template` goes row by row and asks for the mask of the assistant's tokens, as TRL does; it is given
 the same text with {% generation %} marks, which Qwen's own template lacks.
 """

@@ -11,8 +11,8 @@ measured twice, first without them; a p95 of more than twice that is a failure:
 
     python benchmarks/serve_load.py --clients 64 --hostile 8 --seconds 60
 
-Needs `pip install openai`. With --pid, of the server on this machine (Linux), its memory is told after a sixth of the
-time and at the end.
+Needs `pip install openai`. With --pid, of the server on this machine (Linux), its memory is printed after a sixth of
+the time and at the end.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
         [--attn_impl sdpa]
 
 Each way runs in a process of its own, in turn, and again, `--repeats` times; medians and ratios are printed. All train
-LoRA of rank 8 on all linear layers in fp32 on the same rows, each with a system text, as one chat template writes them;
-learned are the answers and their end. No evaluation, no checkpoint, no gradient checkpointing (trl's default is on).
-What they learn from is printed: rows, tokens and learned tokens of the whole set, and the loss of the first step.
+LoRA of rank 8 on all linear layers in fp32 on the same rows, each with a system prompt, as one chat template writes
+them; responses and their end are trainable. No evaluation, no checkpoint, no gradient checkpointing (trl's default is
+on). The data is printed: rows, tokens and trainable tokens of the whole set, and the loss of the first step.
 
 Packed: llmtune and trl fill sequences of max_length; transformers has no packing, so its rows are laid end to end
 without padding (DataCollatorWithFlattening), a batch at a time.

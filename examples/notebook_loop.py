@@ -14,7 +14,7 @@ train, validation = get_dataset("tiny-qa#200", dataset_test_ratio=0.1, dataset_s
 print(template.render(train[0]))  # the text that the model sees
 samples = [
     template.encode(row) for row in train
-]  # {"input_ids": [...], "labels": [...]}, -100 where nothing is learned
+]  # {"input_ids": [...], "labels": [...]}, -100 except on trainable tokens
 
 
 def batch_of(chosen):

@@ -20,7 +20,13 @@ __all__ = [
     "TrainingError",
     "UnknownKeyError",
     "UsageError",
+    "one_line",
 ]
+
+
+def one_line(err: object, limit: int = 300) -> str:
+    """The message of an error on one line, cut to `limit` characters; its class where it has none."""
+    return " ".join(str(err).split())[:limit] or type(err).__name__
 
 
 class LlmtuneError(Exception):

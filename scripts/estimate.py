@@ -16,7 +16,7 @@ from pathlib import Path
 from generate import HERE, Mode, read_table
 
 from llmtune.arguments.sft import SftArguments
-from llmtune.models.gpus import find_card
+from llmtune.models.devices import find_card
 from llmtune.planning.plan import make_plan
 
 

@@ -12,7 +12,7 @@ Fine-tunes all the weights, by ZeRO-3 where there are several GPUs. Any flag of 
   USE_LORA=True GPUS_PER_NODE=2 bash scripts/finetune.sh -m Qwen/Qwen2.5-7B-Instruct -d my.jsonl --max_length 4096
 
   -m, --model      MODEL           folder, hub id (owner/name) or key (llmtune list models)
-  -d, --data       DATA            files or keys of data sets (llmtune list datasets), blanks between them
+  -d, --data       DATA            files or keys of datasets (llmtune list datasets), separated by blanks
   --deepspeed      DS_CONFIG_PATH  zero2, zero3, their _offload twins, a JSON file, or none.
                                    Default with several processes: zero3, with adapters zero2
   --use_lora       USE_LORA        True trains LoRA adapters

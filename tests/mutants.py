@@ -37,12 +37,12 @@ COVERED = {
     "models/supervised_loss":
     "models/test_supervised_loss training/test_equalities training/test_weights models/test_vision",
     "samples/packing samples/collate": "samples/test_packing training/test_equalities training/test_weights",
-    "samples/sampler": "samples/test_sampler training/test_packed_runs training/test_sft",
+    "samples/sampler": "samples/test_sampler training/test_packed_runs stages/test_sft",
     "samples/streaming": "samples/test_streaming",
-    "training/trainer": "training/test_checkpoint training/test_sft training/test_resume training/test_weights "
+    "training/trainer": "training/test_checkpoint stages/test_sft training/test_resume training/test_weights "
     "training/test_throughput training/test_equalities",
     "checkpoint run/resume": "training/test_checkpoint training/test_resume cli/test_doors",
-    "run/lock": "training/test_lock",
+    "run/folder": "training/test_lock",
     "samples/store": "samples/test_store",
     "data/formats data/formats_messages data/contents data/contents data/shapes data/values":
     "data/test_formats data/test_messages data/test_turns data/test_canonical",
@@ -54,19 +54,22 @@ COVERED = {
     "templates/test_linear templates/test_golden templates/test_parity_rows templates/test_own",
     "templates/own templates/own_render templates/own_render templates/kept templates/stops":
     "templates/test_own templates/test_own_answers templates/test_parity templates/test_parity_rows",
-    "arguments/resume arguments/fields": "training/test_resume",
-    "arguments/strangers": "cli/test_strangers training/test_resume",
+    "arguments/inheritance arguments/fields": "training/test_resume",
+    "arguments/inheritance": "cli/test_strangers training/test_resume",
+    "training/objective training/cross_entropy":
+    "training/test_objective training/test_weights training/test_equalities",
+    "arguments/rules": "arguments/test_rules cli/test_arguments",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
-    "utils/seal": "utils/test_own cli/test_strangers",
+    "utils/seal": "utils/test_seal cli/test_strangers",
     "utils/atomic": "utils/test_atomic samples/test_store",
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/texts":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
-    "serving/test_choose serving/test_images serving/test_thoughts",
+    "serving/test_routing serving/test_images serving/test_thoughts",
     "serving/protocol serving/chat serving/limits": "serving/test_refusals serving/test_bounds serving/test_chat "
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
-    "training/test_equalities training/test_experts training/test_sft merging/test_streamed models/test_vision",
+    "training/test_equalities training/test_experts stages/test_sft merging/test_streamed models/test_vision",
     "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_streamed",
     "merging/in_memory": "inference/test_infer merging/test_streamed training/test_quantization",
     "merging/weights merging/streamed merging/files merging/meta_model merging/files":

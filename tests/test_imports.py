@@ -39,15 +39,15 @@ DATA_MAY = {"datasets", "pyarrow"}
 LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "cli", "__main__"}
 """Packages that import nothing heavy at module level, apart from the files below."""
 WORK_ON_TENSORS = {
-    *("distributed.background", "distributed.collectives", "distributed.fsdp", "distributed.strategy"),
+    *("distributed.fsdp", "distributed.collectives", "distributed.fsdp", "distributed.collectives"),
     *(
         "models.activation_checkpointing",
         "models.flops",
         "models.kernels",
-        "models.packing_check",
+        "models.packed_attention",
         "models.shifted",
         "models.supervised_loss",
-        "models.varlen",
+        "models.packed_attention",
     ),
     *("models.ports.modeling_llama_alibi", "models.ports.tensors"),
 }

@@ -117,7 +117,7 @@ def test_unknown_field_suggests_and_lists():
         things().register("k", nmae="a")
 
 
-def test_field_of_a_wrong_type_is_told_at_once():
+def test_a_field_of_a_wrong_type_is_refused_at_once():
     """Not put off until a decoration that never comes."""
     registry: Registry[ModelInfo] = Registry("model", ModelInfo, function_field="get_function")
     with pytest.raises(UsageError, match="not iterable"):

@@ -62,7 +62,7 @@ LEVERS: dict[str, dict[str, Any]] = {
 MEANING = {
     "plain": f"{PADDED_BATCH} padded rows, full checkpointing",
     "reference": "packed; plain transformers: its own forward and cross entropy of all logits",
-    "packed": "packed, full checkpointing, learned loss in chunks",
+    "packed": "packed, full checkpointing, loss in chunks at trainable positions",
     "selective": "... selective checkpointing",
     "no checkpointing": "... no checkpointing",
     "logits at once": "... as the one before, but the loss not in chunks",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A checkpoint behind OpenAI's API. It knows its model, template and system text; flags behind it win.
+# A checkpoint behind OpenAI's API. It knows its model, template and system prompt; flags after it win.
 # Several LoRA over one base: add --adapters law=FOLDER med=FOLDER; a request's "model" chooses.
 set -euo pipefail
 

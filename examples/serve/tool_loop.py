@@ -65,7 +65,7 @@ FUNCTIONS = {"calculate": calculate, "get_weather": get_weather}
 
 
 def run(name: str, arguments: str) -> str:
-    """What a call gives. A call that makes no sense is told to the model, which may try again."""
+    """Return the result of a call. An invalid call is reported to the model, which may try again."""
     try:
         return FUNCTIONS[name](**json.loads(arguments))
     except (KeyError, TypeError, ValueError, SyntaxError, ArithmeticError, RecursionError) as err:

@@ -23,25 +23,24 @@ from llmtune.templates.info import TEMPLATE_MAPPING, with_kwargs
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments
-    from llmtune.arguments.sft import SftArguments
-
+    from llmtune.arguments.groups import DataArguments, ModelArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = [
     "Problems",
-    "check_data",
-    "check_generation",
     "check_images",
     "check_no_images",
     "check_numbers",
     "check_sources",
     "fill_model",
     "forget_class_names",
+    "is_name_pattern",
     "is_pattern",
     "load_custom_register",
     "parse_chat_template_kwargs",
     "parse_train_args",
 ]
+
 
 CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 """Values of --model_type in MedicalGPT's scripts."""
@@ -213,7 +212,7 @@ def check_images(args: ModelArguments, info: ModelInfo) -> None:
         )
 
 
-def check_no_images(args: SftArguments, is_vision_model: bool) -> None:
+def check_no_images(args: StageArguments, is_vision_model: bool) -> None:
     """Refuse packing and padding_free for vision models: pixels and spatial positions are per batch.
 
     Raises:
@@ -225,42 +224,6 @@ def check_no_images(args: SftArguments, is_vision_model: bool) -> None:
             f"{flag} true supports text models only, and {args.model_type} is a vision model. Remove it; "
             "--group_by_length true saves much of the padding."
         )
-
-
-def check_data(args: DataArguments, problems: Problems, *, whole: bool = False) -> None:
-    """Check the ranges of the data flags. `whole`: a dataset_test_ratio of 1 is allowed."""
-    for name in ("dataset", "val_dataset"):
-        problems.need(
-            all(str(item).strip(" ,") for item in getattr(args, name)),
-            f"--{name} is empty: is a variable of your script unset? Omit the flag for the default.",
-        )
-    length = args.max_length
-    problems.need(
-        length == -1 or length >= 2,
-        f"--max_length {length} is too small: use 2 or more, or -1 for no limit.",
-    )
-    pixels = args.max_pixels
-    problems.need(pixels is None or pixels >= 1, f"--max_pixels must be 1 or more, not {pixels}.")
-    ratio = args.dataset_test_ratio
-    problems.need(
-        0 <= ratio < 1 or (whole and ratio == 1), f"--dataset_test_ratio must be from 0 to below 1, not {ratio}."
-    )
-    problems.need(args.dataset_seed >= 0, f"--dataset_seed must be 0 or more, not {args.dataset_seed}.")
-    for name in ("train_dataset_sample", "val_dataset_sample"):
-        value = getattr(args, name)
-        problems.need(value is None or value >= -1, f"--{name} must be 0 or more, or -1 for all, not {value}.")
-    for name in ("model_name", "model_author"):
-        problems.need(len(getattr(args, name)) <= 2, f"--{name} takes one or two names (Chinese, other).")
-
-
-def check_generation(args: GenerationArguments, problems: Problems) -> None:
-    """Check the ranges of the generation flags."""
-    problems.need(args.max_new_tokens >= 1, f"--max_new_tokens must be 1 or more, not {args.max_new_tokens}.")
-    problems.need(args.temperature >= 0, f"--temperature must be 0 or more, not {args.temperature}.")
-    problems.need(0 < args.top_p <= 1, f"--top_p must be above 0, up to 1, not {args.top_p}.")
-    problems.need(args.top_k >= 0, f"--top_k must be 0 or more, not {args.top_k}.")
-    problems.need(args.repetition_penalty > 0, f"--repetition_penalty must be above 0, not {args.repetition_penalty}.")
-    problems.need(args.num_beams >= 1, f"--num_beams must be 1 or more, not {args.num_beams}.")
 
 
 def is_pattern(text: str) -> bool:
@@ -296,3 +259,14 @@ def parse_train_args(items: Sequence[str], problems: Problems | None = None) -> 
                 value = float(value)
         found[key] = value
     return found
+
+
+# Names of layers as users give them: endings, or regular expressions over full names
+
+
+PATTERN = frozenset("\\^$*+?()[]|{}")
+
+
+def is_name_pattern(name: str) -> bool:
+    """Whether it can be no name, but is a regular expression, which PEFT matches with the whole of a full name."""
+    return bool(PATTERN.intersection(name))

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.arguments.answering import BASE_NAME
 from llmtune.arguments.checks import Problems
 from llmtune.arguments.fields import settle_texts
-from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.groups import DataArguments, GenerationArguments
+from llmtune.arguments.infer import InferArguments, LoadArguments
+from llmtune.arguments.service import BASE_NAME
 from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.errors import CheckpointError
 from llmtune.metrics.info import METRIC_MAPPING
@@ -23,7 +24,7 @@ NOT_HERE = ("ckpt_dir", "inherited", "unused")
 
 
 @dataclass(kw_only=True)
-class EvaluateArguments(InferArguments):
+class EvaluateArguments(GenerationArguments, DataArguments, LoadArguments):
     """Evaluation."""
 
     SYNONYMS = {ours: theirs for theirs, ours in InferArguments.SYNONYMS.items()}  # noqa: RUF012
@@ -54,18 +55,18 @@ class EvaluateArguments(InferArguments):
     """Batch size."""
     output_dir: str | None = None
     """Results folder; calling again resumes there. Default: eval, in the first checkpoint or in the run."""
+    dataset_test_ratio: float = None  # type: ignore[assignment]
+    """Fraction of each dataset that was split off for validation. Default: as in training."""
+    dataset_seed: int = None  # type: ignore[assignment]
+    """Seed for sampling and splitting rows. Default: as in training."""
+    train_dataset_sample: int = None  # type: ignore[assignment]
+    """Number of training rows that were sampled. Default: as in training."""
+    max_length: int = None  # type: ignore[assignment]
+    """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     max_new_tokens: int = 512
     """Max tokens per generation."""
     do_sample: bool = False
     """Sample; false: greedy decoding, or beam search with --num_beams."""
-
-    show_dataset_sample: int = field(default=-1, init=False)
-    eval_human: bool | None = field(default=None, init=False)
-    stream: bool = field(default=False, init=False)
-    infer_batch_size: int = field(default=1, init=False)
-    merge_lora_and_save: bool = field(default=False, init=False)
-    save_generation_config: bool = field(default=False, init=False)
-    result_dir: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         settle_texts(self)
@@ -106,7 +107,7 @@ class EvaluateArguments(InferArguments):
             return dataclasses.replace(self.first, **alone)
         given: dict[str, Any] = {}
         for item in fields(InferArguments):
-            value = getattr(self, item.name)
+            value = getattr(self, item.name, None)
             if item.init and item.name not in NOT_HERE and value not in (None, []):
                 given[item.name] = value
         given |= {"eval_human": None, "stream": False, "show_dataset_sample": self.num_samples}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from llmtune.arguments.checks import Problems
-from llmtune.arguments.merge import CheckpointArguments, HubPushArguments
+from llmtune.arguments.groups import HubPushArguments
+from llmtune.arguments.merge import CheckpointArguments
 from llmtune.checkpoint import checkpoint_kind
 
 __all__ = ["ExportArguments"]

@@ -1,7 +1,7 @@
 """How an argument behaves on resume, declared next to its default: fixed, taken or free.
 
-`llmtune.arguments.resume` applies one rule. An argument that the resuming command does not give is the checkpoint's,
-except `free` ones. If it is given and differs:
+`llmtune.arguments.inheritance` applies one rule. An argument that the resuming command does not give is the
+checkpoint's, except `free` ones. If it is given and differs:
 
 - `fixed`: refused, with both values: another value would be another run.
 - `taken`: used from here on, and the change is logged.
@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union
 
+from llmtune.arguments.rules import Only, Range
 from llmtune.errors import UsageError
 
 __all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "settle_texts", "shown", "taken"]
@@ -29,19 +30,19 @@ MAX_NAME_BYTES = 255
 LISTS_OF_PATHS = ("ckpt_dir", "adapters")
 
 
-def fixed(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field that a checkpoint fixes."""
-    return _marked("fixed", default, factory)
+def fixed(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
+    """A field that a checkpoint fixes. `rules`: see `_marked`."""
+    return _marked("fixed", default, **rules)
 
 
-def taken(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
+def taken(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
     """A field that is read from a checkpoint if not given, and may change."""
-    return _marked("taken", default, factory)
+    return _marked("taken", default, **rules)
 
 
-def free(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
+def free(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
     """A field that belongs to one start of a run."""
-    return _marked("free", default, factory)
+    return _marked("free", default, **rules)
 
 
 def on_resume(field: dataclasses.Field[Any]) -> OnResume:
@@ -54,10 +55,19 @@ def on_resume(field: dataclasses.Field[Any]) -> OnResume:
     return found
 
 
-def _marked(kind: OnResume, default: Any, factory: Callable[[], Any] | None) -> Any:
+def _marked(
+    kind: OnResume,
+    default: Any,
+    *,
+    factory: Callable[[], Any] | None = None,
+    within: Range | None = None,
+    only: Only | None = None,
+) -> Any:
+    """`within`: the numbers it takes. `only`: with which values of other fields it has an effect."""
+    metadata = {KEY: kind, "within": within, "only": only}
     if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata={KEY: kind})
-    return dataclasses.field(default=default, metadata={KEY: kind})
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 ArgumentsT = TypeVar("ArgumentsT", bound="Given")

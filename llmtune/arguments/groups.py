@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from llmtune.arguments.fields import Given, fixed, free, taken
+from llmtune.arguments.rules import Rule, above, at_least, between, only
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.types import LossOn, TruncationStrategy
 
-__all__ = ["DataArguments", "GenerationArguments", "ModelArguments", "QuantizationArguments", "SftType"]
+__all__ = [
+    "DataArguments",
+    "GenerationArguments",
+    "HubPushArguments",
+    "ModelArguments",
+    "PromptArguments",
+    "QuantizationArguments",
+    "SamplingArguments",
+    "SftType",
+]
 
 SftType = Literal["lora", "full", "adalora", "ia3", "vera"]
+
+
+EMPTY = "--{name} is empty: is a variable of your script unset? Omit the flag for the default."
+TWO_NAMES = "--{name} takes one or two names (Chinese, other)."
+
+
+def _has_no_empty_item(name: str) -> Callable[[Any], bool]:
+    return lambda args: all(str(item).strip(" ,") for item in getattr(args, name))
+
+
+def _has_two_items(name: str) -> Callable[[Any], bool]:
+    return lambda args: len(getattr(args, name)) <= 2
 
 
 @dataclass(kw_only=True)
@@ -83,6 +106,21 @@ class ModelArguments(Given):
 
 
 @dataclass(kw_only=True)
+class PromptArguments:
+    """Prompts."""
+
+    system: str | None = fixed(None)
+    """System prompt for rows without one. Default: the template's."""
+    chat_template_kwargs: str | None = fixed(None)
+    """Variables of the tokenizer's own chat template (--template_type auto), as a JSON object: '{"enable_thinking":
+    false}'. Those of a row or request override them. Registered templates accept enable_thinking only."""
+    max_pixels: int | None = fixed(None, within=at_least(1))
+    """Images with more pixels are scaled down, and take fewer tokens. Default: the model's own limit."""
+    special_tokens_in_text: Literal["text", "special"] = fixed("text")
+    """How the spelling of a control token inside the data is encoded: as plain text, or as that special token."""
+
+
+@dataclass(kw_only=True)
 class DataArguments:
     """Data."""
 
@@ -90,30 +128,21 @@ class DataArguments:
     """Datasets: keys (`llmtune list datasets`), local files or folders. Append `#1000` to sample 1,000 rows."""
     val_dataset: list[str] = taken(factory=list)
     """Validation datasets, used whole; nothing is then split off the training data."""
-    dataset_test_ratio: float = fixed(0.01)
+    dataset_test_ratio: float = fixed(0.01, within=between(0, 1), only=only(streaming=False))
     """Fraction of each dataset split off for validation, unless it has its own validation split."""
-    dataset_seed: int = fixed(42)
+    dataset_seed: int = fixed(42, within=at_least(0), only=only(streaming=False))
     """Seed for sampling and splitting rows. Also spelled --dataset_split_seed."""
-    train_dataset_sample: int = fixed(20000)
+    train_dataset_sample: int = fixed(20000, within=at_least(0, also=-1, meaning="all"), only=only(streaming=False))
     """Number of training rows, sampled over all datasets; -1: all."""
-    val_dataset_sample: int | None = fixed(None)
+    val_dataset_sample: int | None = fixed(None, within=at_least(0, also=-1, meaning="all"))
     """Number of validation rows. Default: train_dataset_sample x dataset_test_ratio, of the rows split off."""
-    system: str | None = fixed(None)
-    """System prompt for rows without one. Default: the template's."""
-    chat_template_kwargs: str | None = fixed(None)
-    """Variables of the tokenizer's own chat template (--template_type auto), as a JSON object: '{"enable_thinking":
-    false}'. Those of a row or request override them. Registered templates accept enable_thinking only."""
-    max_length: int = fixed(2048)
+    max_length: int = fixed(2048, within=at_least(2, also=-1, meaning="no limit"))
     """Max tokens per sample, special tokens included; -1: no limit."""
-    max_pixels: int | None = fixed(None)
-    """Images with more pixels are scaled down, and take fewer tokens. Default: the model's own limit."""
     truncation_strategy: TruncationStrategy = fixed("left")
     """How samples longer than max_length are cut: left, at their start; right, at their end; delete, dropped."""
     loss_on: LossOn = fixed("auto")
     """Which tokens contribute to the loss: auto (by the row's format and its loss marks), last (the last assistant
     turn), all (all assistant turns), everything (prompts too)."""
-    special_tokens_in_text: Literal["text", "special"] = fixed("text")
-    """How the spelling of a control token inside the data is encoded: as plain text, or as that special token."""
     strict: bool = taken(False)
     """Stop at the first bad row instead of counting and skipping it."""
     model_name: list[str] = fixed(factory=list)
@@ -123,6 +152,11 @@ class DataArguments:
     overwrite_cache: bool = free(False)
     """Read and encode the data again, even if an earlier run cached it."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *(Rule(_has_no_empty_item(name), EMPTY.format(name=name)) for name in ("dataset", "val_dataset")),
+        *(Rule(_has_two_items(name), TWO_NAMES.format(name=name)) for name in ("model_name", "model_author")),
+    )
+
 
 @dataclass(kw_only=True)
 class QuantizationArguments:
@@ -130,33 +164,58 @@ class QuantizationArguments:
 
     quantization_bit: Literal[0, 4, 8] = fixed(0)
     """Bits of the frozen weights under adapters, and of any model at inference; 0: not quantised."""
-    quant_method: Literal["bnb", "torchao"] = fixed("bnb")
+    quant_method: Literal["bnb", "torchao"] = fixed("bnb", only=only(quantization_bit=(4, 8)))
     """Library that quantises the weights at load time: bitsandbytes, or torchao (8 bits only)."""
-    bnb_4bit_comp_dtype: Literal["bf16", "fp16", "fp32"] | None = fixed(None)
+    bnb_4bit_comp_dtype: Literal["bf16", "fp16", "fp32"] | None = fixed(None, only=only(quantization_bit=4))
     """Compute dtype of 4-bit weights. Default: dtype."""
-    bnb_4bit_quant_type: Literal["fp4", "nf4"] = fixed("nf4")
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = fixed("nf4", only=only(quantization_bit=4))
     """4-bit data type: NormalFloat (nf4) or float (fp4)."""
-    bnb_4bit_use_double_quant: bool = fixed(True)
+    bnb_4bit_use_double_quant: bool = fixed(True, only=only(quantization_bit=4))
     """Quantise the quantisation constants too (double quantisation)."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.quant_method == "bnb" or args.quantization_bit in (0, 8),
+            "--quant_method torchao supports 8 bits only: use --quantization_bit 8, or --quant_method bnb for 4.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)
-class GenerationArguments:
+class SamplingArguments:
     """Generation."""
 
-    max_new_tokens: int = taken(2048)
+    max_new_tokens: int = taken(2048, within=at_least(1))
     """Max tokens per generation."""
     do_sample: bool = taken(True)
     """Sample; false: greedy decoding, or beam search with --num_beams."""
-    temperature: float = taken(0.9)
+    temperature: float = taken(0.9, within=at_least(0))
     """Sampling temperature: above 1 flattens the distribution, below 1 sharpens it."""
-    top_k: int = taken(20)
+    top_k: int = taken(20, within=at_least(0))
     """Sample from the k most likely tokens; 0: all."""
-    top_p: float = taken(0.9)
+    top_p: float = taken(0.9, within=between(0, 1, open_low=True))
     """Nucleus sampling: sample from the most likely tokens that make up this probability."""
-    repetition_penalty: float = taken(1.0)
+    repetition_penalty: float = taken(1.0, within=above(0))
     """Above 1: tokens that already occur become less likely."""
-    num_beams: int = taken(1)
-    """Beams of beam search; 1: no beam search."""
-    no_repeat_ngram_size: int = taken(0)
+    no_repeat_ngram_size: int = taken(0, within=at_least(0))
     """Never generate an n-gram of this size twice; 0: off."""
+
+
+@dataclass(kw_only=True)
+class GenerationArguments(SamplingArguments):
+    """Beam search."""
+
+    num_beams: int = taken(1, within=at_least(1))
+    """Beams of beam search; 1: no beam search."""
+
+
+@dataclass(kw_only=True)
+class HubPushArguments:
+    """Pushing to a hub."""
+
+    push_to_hub: bool = free(False)
+    """Push checkpoints, or the exported folder, to ModelScope, or to Hugging Face with --use_hf true."""
+    hub_model_id: str | None = free(None, only=only(push_to_hub=True))
+    """Repository: owner/name, or a name under your own account. Default: named after model and run, or the folder."""
+    hub_private_repo: bool = free(True, only=only(push_to_hub=True))
+    """Create the repository as private."""

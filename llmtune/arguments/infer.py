@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
-from llmtune.arguments.checks import Problems, check_data, check_generation, fill_model
+from llmtune.arguments.checks import Problems, fill_model
 from llmtune.arguments.fields import settle_texts
-from llmtune.arguments.groups import DataArguments, GenerationArguments, ModelArguments, QuantizationArguments, SftType
-from llmtune.arguments.long_context import RopeArguments, check_rope
-from llmtune.arguments.speed import AttentionArguments, check_attention
-from llmtune.arguments.strangers import WITHOUT, check_register_file, check_saved_types, check_strange_paths
+from llmtune.arguments.groups import (
+    DataArguments,
+    GenerationArguments,
+    ModelArguments,
+    PromptArguments,
+    QuantizationArguments,
+    SamplingArguments,
+    SftType,
+)
+from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
+from llmtune.arguments.performance import AttentionArguments, RopeArguments
+from llmtune.arguments.rules import Rule, at_least, check_rules
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 
-__all__ = ["InferArguments"]
+__all__ = ["InferArguments", "LoadArguments"]
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
@@ -32,56 +40,32 @@ WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # there is no loss; a prompt is always truncated at its start
 ]
 OF_ROPE = ["rope_scaling", "rope_factor"]
-SFT_DEFAULTS: dict[str, Any] = {"sft_type": ModelArguments.sft_type} | {
-    name: getattr(DataArguments, name)
-    for name in (
-        *("dataset_test_ratio", "dataset_seed", "train_dataset_sample"),
-        *("max_length", "special_tokens_in_text"),
-    )
+SFT_DEFAULTS: dict[str, Any] = {
+    "sft_type": ModelArguments.sft_type,
+    "special_tokens_in_text": PromptArguments.special_tokens_in_text,
+    **{
+        name: getattr(DataArguments, name)
+        for name in ("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "max_length")
+    },
 }
 """Defaults if neither flags nor checkpoint set a value. Unset in the class, to tell what was given."""
 OF_4_BITS = ["bnb_4bit_comp_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
 
 
 @dataclass(kw_only=True)
-class InferArguments(
-    RopeArguments, AttentionArguments, QuantizationArguments, GenerationArguments, DataArguments, ModelArguments
+class LoadArguments(
+    RopeArguments, AttentionArguments, QuantizationArguments, SamplingArguments, PromptArguments, ModelArguments
 ):
-    """Inference."""
-
-    SYNONYMS = {"num_samples": "show_dataset_sample", "eval_batch_size": "infer_batch_size", "output_dir": "result_dir"}  # noqa: RUF012
-    """Names of `llmtune eval` for the same arguments."""
+    """Checkpoint."""
 
     sft_type: SftType = None  # type: ignore[assignment]
     """Kind of fine-tuning. Default: from the checkpoint."""
-    dataset_test_ratio: float = None  # type: ignore[assignment]
-    """Fraction of each dataset that was split off for validation. Default: as in training."""
-    dataset_seed: int = None  # type: ignore[assignment]
-    """Seed for sampling and splitting rows. Default: as in training."""
-    train_dataset_sample: int = None  # type: ignore[assignment]
-    """Number of training rows that were sampled. Default: as in training."""
-    max_length: int = None  # type: ignore[assignment]
-    """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     special_tokens_in_text: Literal["text", "special"] = None  # type: ignore[assignment]
     """How the spelling of a control token inside the data is encoded. Default: as in training."""
     ckpt_dir: str | None = None
     """Checkpoint folder of a run. Its training settings are read from there; flags override them."""
     load_args_from_ckpt_dir: bool = True
     """Read the training settings from the checkpoint's sft_args.json."""
-    eval_human: bool | None = None
-    """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
-    show_dataset_sample: int = 20
-    """Validation rows to generate for, from the first; -1: all."""
-    stream: bool = True
-    """Stream the generation to the terminal. Also spelled --use_streamer."""
-    infer_batch_size: int = 1
-    """Batch size of generation on a dataset."""
-    merge_lora_and_save: bool = False
-    """First merge the adapter into the weights and write <ckpt_dir>-merged."""
-    save_generation_config: bool = False
-    """Save the generation settings in the checkpoint. Also spelled --overwrite_generation_config."""
-    result_dir: str | None = None
-    """Folder for infer_result_<time>.jsonl. Default: the checkpoint, else the current folder."""
     ignore_args_error: bool = False
     """Warn about unknown flags instead of stopping."""
     device: str | None = None
@@ -89,11 +73,16 @@ class InferArguments(
     inherited: list[str] = field(default_factory=list, init=False)
     unused: list[str] = field(default_factory=list, init=False)
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.rope_scaling is None or args.rope_factor is not None,
+            "--rope_scaling {rope_scaling} needs --rope_factor.",
+        ),
+    )
+
     def __post_init__(self) -> None:
         settle_texts(self)
-        given = [name for name in [*WITHOUT_EFFECT, *OF_4_BITS] if not self._is_default(name)]
-        if self.val_dataset and not self._is_default("val_dataset_sample"):  # val_dataset is answered whole
-            given.append("val_dataset_sample")
+        given = [name for name in self._without_effect() if not self._is_default(name)]
         problems = Problems()
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
@@ -103,27 +92,16 @@ class InferArguments(
         self.unused = [f"--{name}" for name in given if name not in OF_4_BITS or self.quantization_bit != 4]
         self._fill()
         fill_model(self, problems)
-        check_data(self, problems, whole=True)
-        check_generation(self, problems)
-        check_attention(self, self.attn_impl, problems)
-        check_rope(self, problems)
-        problems.need(
-            self.rope_scaling is None or self.rope_factor is not None,
-            f"--rope_scaling {self.rope_scaling} needs --rope_factor.",
-        )
-        problems.need(
-            self.quant_method == "bnb" or self.quantization_bit in (0, 8),
-            "--quant_method torchao supports 8 bits only: use --quantization_bit 8, or --quant_method bnb for 4.",
-        )
-        problems.need(
-            self.show_dataset_sample >= -1,
-            f"--show_dataset_sample must be 0 or more, or -1 for all, not {self.show_dataset_sample}.",
-        )
-        problems.need(self.infer_batch_size >= 1, f"--infer_batch_size must be 1 or more, not {self.infer_batch_size}.")
-        problems.need(
-            not (self.merge_lora_and_save and self.ckpt_dir is None), "--merge_lora_and_save needs --ckpt_dir."
-        )
+        check_rules(self, problems)
         problems.raise_if_any()
+
+    def _without_effect(self) -> list[str]:
+        """Flags that inference may make no use of."""
+        return OF_4_BITS
+
+    def _wanted(self) -> list[str]:
+        """Settings that are taken from the checkpoint."""
+        return INHERITED
 
     def tell(self, about: str = "generation") -> None:
         """Log the settings from the checkpoint, and the flags without effect."""
@@ -147,13 +125,13 @@ class InferArguments(
     def _inherit(self, folder: Path) -> None:
         """Inherit arguments that were not given from the run that wrote the checkpoint."""
         saved = read_settings(folder)
-        wants_data = not self.dataset and not self.val_dataset and not self.eval_human
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
-        names = [*INHERITED, *rope, *(INHERITED_DATA if wants_data else ())]
+        own = {item.name for item in fields(self)}
+        names = [name for name in (*self._wanted(), *rope) if name in own]
         names = [name for name in names if self._is_default(name) and saved.get(name) not in (None, [])]
         names = [name for name in names if not self._has_it_inside(name, folder)]
         check_register_file(saved, self.custom_register_path, folder, advice=WITHOUT)
-        check_saved_types(saved, get_type_hints(InferArguments), names, folder)
+        check_saved_types(saved, get_type_hints(type(self)), names, folder)
         check_strange_paths(saved, names, folder)
         for name in names:
             if saved[name] not in (getattr(self, name), SFT_DEFAULTS.get(name)):
@@ -174,8 +152,57 @@ class InferArguments(
     def _fill(self) -> None:
         """Set what neither flags nor checkpoint give to the defaults of sft."""
         for name, value in SFT_DEFAULTS.items():
-            if getattr(self, name) is None:
+            if getattr(self, name, value) is None:
                 setattr(self, name, value)
+
+
+@dataclass(kw_only=True)
+class InferArguments(GenerationArguments, DataArguments, LoadArguments):
+    """Inference."""
+
+    SYNONYMS = {"num_samples": "show_dataset_sample", "eval_batch_size": "infer_batch_size", "output_dir": "result_dir"}  # noqa: RUF012
+    """Names of `llmtune eval` for the same arguments."""
+
+    dataset_test_ratio: float = None  # type: ignore[assignment]
+    """Fraction of each dataset that was split off for validation. Default: as in training."""
+    dataset_seed: int = None  # type: ignore[assignment]
+    """Seed for sampling and splitting rows. Default: as in training."""
+    train_dataset_sample: int = None  # type: ignore[assignment]
+    """Number of training rows that were sampled. Default: as in training."""
+    max_length: int = None  # type: ignore[assignment]
+    """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
+    eval_human: bool | None = None
+    """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
+    show_dataset_sample: int = field(default=20, metadata={"within": at_least(0, also=-1, meaning="all")})
+    """Validation rows to generate for, from the first; -1: all."""
+    stream: bool = True
+    """Stream the generation to the terminal. Also spelled --use_streamer."""
+    infer_batch_size: int = field(default=1, metadata={"within": at_least(1)})
+    """Batch size of generation on a dataset."""
+    merge_lora_and_save: bool = False
+    """First merge the adapter into the weights and write <ckpt_dir>-merged."""
+    save_generation_config: bool = False
+    """Save the generation settings in the checkpoint. Also spelled --overwrite_generation_config."""
+    result_dir: str | None = None
+    """Folder for infer_result_<time>.jsonl. Default: the checkpoint, else the current folder."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not (args.merge_lora_and_save and args.ckpt_dir is None),
+            "--merge_lora_and_save needs --ckpt_dir.",
+        ),
+    )
+
+    def _without_effect(self) -> list[str]:
+        whole = ["val_dataset_sample"] if self.val_dataset else []  # val_dataset is answered whole
+        return [*super()._without_effect(), *WITHOUT_EFFECT, *whole]
+
+    def _wanted(self) -> list[str]:
+        wants_data = not self.dataset and not self.val_dataset and not self.eval_human
+        return [*super()._wanted(), *(INHERITED_DATA if wants_data else ())]
+
+    def _fill(self) -> None:
+        super()._fill()
         if self.eval_human is None:
             self.eval_human = not (self.dataset or self.val_dataset)
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from llmtune.arguments.checks import Problems, forget_class_names
 from llmtune.arguments.fields import Given, settle_texts
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.strangers import check_strange_paths
+from llmtune.arguments.inheritance import check_strange_paths
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
-__all__ = ["CheckpointArguments", "HubPushArguments", "MergeArguments"]
+__all__ = ["CheckpointArguments", "MergeArguments"]
 
 OF_EXPORT = ("quant_method", "quantization_bit")
 """Here they describe the folder to write; in InferArguments, the checkpoint."""
@@ -78,18 +78,6 @@ class CheckpointArguments(Given):
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
             checkpoint_kind(self.checkpoint())
         forget_class_names(self, has_folder=True)
-
-
-@dataclass(kw_only=True)
-class HubPushArguments:
-    """Pushing."""
-
-    push_to_hub: bool = False
-    """Push the written folder, with a model card, to ModelScope, or to Hugging Face with --use_hf true."""
-    hub_model_id: str | None = None
-    """Repository: owner/name, or a name under your own account. Default: the folder's name."""
-    hub_private_repo: bool = True
-    """Create the repository as private."""
 
 
 @dataclass(kw_only=True)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate
-from llmtune.arguments.names import is_name_pattern
+from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.arguments.train_args import unknown_flag_hint
-from llmtune.errors import UsageError
+from llmtune.errors import UsageError, one_line
 from llmtune.utils.logging import get_logger, log_once
 
 __all__ = ["build_parser", "field_help", "fields_by_owner", "inner_type", "parse", "shown_value"]
@@ -271,7 +271,7 @@ def _read_config(path: Path) -> Tokens:
     except OSError as err:
         raise UsageError(f"--config {path}: {err.strerror}.") from err
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(err).split())[:300]}") from err
+        raise UsageError(f"--config {path} is not YAML: {one_line(err)}") from err
     if not isinstance(content, dict):
         raise UsageError(f"--config {path} must hold one flag per line, as `name: value`.")
     return [

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llmtune.arguments.fields import fixed, free, taken
+from llmtune.arguments.groups import HubPushArguments
+from llmtune.arguments.rules import Rule, above, at_least, between, only
 
-__all__ = ["TRACKERS", "EvaluationArguments", "HubPushArguments", "LoraArguments", "TrainingFlags", "VisionArguments"]
+__all__ = [
+    "TRACKERS",
+    "CheckpointPushArguments",
+    "EvaluationArguments",
+    "LoraArguments",
+    "TrainingFlags",
+    "VisionArguments",
+]
 
 TRACKERS = {name: name for name in ("tensorboard", "wandb", "swanlab", "mlflow", "trackio")} | {"none": ""}
 """Choices of `--report_to`, with the package that each needs."""
+
+
+WITH_ADAPTERS = only(sft_type=("lora", "adalora", "vera", "ia3"))
+WITH_RANKS = only(sft_type=("lora", "adalora", "vera"))
+LORA_OR_ADALORA = only(sft_type=("lora", "adalora"))
+VOCABULARY = {"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out"}
 
 
 @dataclass(kw_only=True)
@@ -24,56 +39,68 @@ class TrainingFlags:
     resume_from_checkpoint: str | None = free(None)
     """Checkpoint to resume from, with optimizer, RNG state and position in the data; a run folder: its last complete
     checkpoint; last: that of the newest run."""
-    num_train_epochs: float = taken(1)
+    num_train_epochs: float = taken(1, only=only(streaming=False))
     """Number of epochs over the training rows."""
-    max_steps: int = taken(-1)
+    max_steps: int = taken(-1, within=at_least(1, also=-1))
     """Total optimizer steps; -1: by num_train_epochs."""
-    batch_size: int = taken(1)
+    batch_size: int = taken(1, within=at_least(1))
     """Samples per device per forward pass (micro-batch size)."""
-    eval_batch_size: int | None = taken(None)
+    eval_batch_size: int | None = taken(None, within=at_least(1))
     """Samples per device per forward pass in evaluation. Default: batch_size."""
-    gradient_accumulation_steps: int = taken(16)
+    gradient_accumulation_steps: int = taken(16, within=at_least(1))
     """Micro-batches accumulated per optimizer step."""
-    learning_rate: float | None = taken(None)
+    learning_rate: float | None = taken(None, within=above(0))
     """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full, 1e-3 for adalora, 3e-3 for ia3, 4e-3 for vera."""
     lr_scheduler_type: str = taken("cosine")
     """Learning-rate schedule after warmup: cosine, linear, constant, or any name transformers accepts."""
-    warmup_ratio: float = taken(0.05)
+    warmup_ratio: float = taken(0.05, within=between(0, 1))
     """Fraction of the steps over which the learning rate warms up from 0."""
     optim: str | None = fixed(None)
     """Optimizer, by its transformers name. Default: adamw_torch_fused on GPU, adamw_torch on CPU."""
-    weight_decay: float = taken(0.01)
+    weight_decay: float = taken(0.01, within=at_least(0))
     """Weight decay of AdamW."""
-    max_grad_norm: float = taken(1.0)
+    max_grad_norm: float = taken(1.0, within=at_least(0))
     """Gradient clipping: maximum norm."""
-    freeze_layers: int = fixed(0)
+    freeze_layers: int = fixed(0, within=at_least(0), only=only(sft_type="full"))
     """Full fine-tuning: number of layers to freeze, counted from the first."""
-    freeze_parameters: list[str] = fixed(factory=list)
+    freeze_parameters: list[str] = fixed(factory=list, only=only(sft_type="full"))
     """Full fine-tuning: freeze the parameters whose names match any of these regular expressions."""
     gradient_checkpointing: Literal["auto", "full", "selective", "none"] = taken("auto")
     """Activations recomputed in backward: full (least memory), selective (keeps matmul outputs), none, auto (as little
     as memory allows). Also true (full) and false (none)."""
-    neftune_noise_alpha: float | None = taken(None)
+    neftune_noise_alpha: float | None = taken(None, within=at_least(0))
     """NEFTune: scale of the noise added to the embeddings in training."""
     packing: bool = fixed(False)
     """Pack samples into sequences of max_length tokens; packed samples do not attend to each other. batch_size then
     counts sequences."""
-    padding_free: bool = fixed(False)
+    padding_free: bool = fixed(False, only=only(packing=False))
     """Concatenate each batch into one sequence instead of padding; its samples do not attend to each other."""
-    group_by_length: bool = fixed(False)
+    group_by_length: bool = fixed(False, only=only(packing=False, padding_free=False, streaming=False))
     """Batch samples of similar length together."""
     streaming: bool = fixed(False)
     """Read and encode rows during training, over and over until --max_steps; nothing is cached on disk."""
-    dataloader_num_workers: int = taken(1)
+    dataloader_num_workers: int = taken(1, within=at_least(0), only=only(streaming=False))
     """DataLoader worker processes; 0: the main process. On CPU: 0 unless set."""
     on_nan: Literal["stop", "skip"] = taken("stop")
     """If the loss is NaN or infinite, or diverges: stop, or skip the step."""
-    test_oom_error: bool = fixed(False)
+    test_oom_error: bool = fixed(False, only=only(streaming=False))
     """Train on the longest samples first, so that running out of memory shows at once."""
     train_args: list[str] = fixed(factory=list)
     """Any other field of transformers' TrainingArguments, as key=value."""
     ignore_args_error: bool = free(False)
     """Warn about unknown flags instead of stopping."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(lambda args: args.max_steps > 0 or args.num_train_epochs > 0, "--num_train_epochs must be above 0."),
+        Rule(
+            lambda args: not args.streaming or args.max_steps > 0,
+            "--streaming true does not know the number of rows in advance: give the number of steps with --max_steps.",
+        ),
+        Rule(
+            lambda args: not args.packing or args.max_length != -1,
+            "--packing true needs a finite --max_length, e.g. 2048: packed sequences have that length.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)
@@ -82,17 +109,17 @@ class EvaluationArguments:
 
     eval_strategy: Literal["steps", "epoch", "no"] = taken("steps")
     """When to evaluate."""
-    eval_steps: int = taken(50)
+    eval_steps: int = taken(50, within=at_least(1))
     """Optimizer steps between evaluations."""
     save_strategy: Literal["steps", "epoch", "no"] = taken("steps")
     """When to save a checkpoint."""
-    save_steps: int | None = taken(None)
+    save_steps: int | None = taken(None, within=at_least(1))
     """Optimizer steps between checkpoints. Default: eval_steps."""
-    save_total_limit: int = taken(2)
+    save_total_limit: int = taken(2, within=at_least(1, also=-1, meaning="all"))
     """Number of checkpoints to keep: the best, the last, and those before it; -1: all."""
     only_save_model: bool | None = taken(None)
     """Save no optimizer or RNG state (the run cannot be resumed). Default: true for full without --fsdp, else false."""
-    logging_steps: int = taken(5)
+    logging_steps: int = taken(5, within=at_least(1))
     """Optimizer steps between log lines."""
     predict_with_generate: bool = fixed(False)
     """Evaluate on generations (ROUGE, BLEU); the best checkpoint is then the one with the highest ROUGE-L."""
@@ -104,31 +131,67 @@ class EvaluationArguments:
 class LoraArguments:
     """LoRA."""
 
-    lora_target_modules: list[str] = fixed(factory=list)
+    lora_target_modules: list[str] = fixed(factory=list, only=WITH_ADAPTERS)
     """Linear layers to adapt, by name; ALL: every one but the LM head. Default: DEFAULT, the model entry's."""
-    lora_rank: int = fixed(8)
+    lora_rank: int = fixed(8, within=at_least(1), only=WITH_RANKS)
     """Rank of the adapters (r)."""
-    lora_alpha: int = fixed(32)
+    lora_alpha: int = fixed(32, within=above(0, why="the adapters would have no effect"), only=LORA_OR_ADALORA)
     """LoRA alpha: the adapters' output is scaled by lora_alpha / lora_rank."""
-    lora_dropout_p: float = taken(0.0)
+    lora_dropout_p: float = taken(0.0, within=between(0, 1, open_high=True), only=WITH_RANKS)
     """Dropout on the adapters' inputs."""
-    lora_bias: Literal["none", "all", "lora_only"] = fixed("none")
+    lora_bias: Literal["none", "all", "lora_only"] = fixed("none", only=WITH_RANKS)
     """Bias terms to train."""
-    lora_init: Literal["default", "pissa", "olora"] = fixed("default")
+    lora_init: Literal["default", "pissa", "olora"] = fixed("default", only=only(sft_type="lora", peft_path=None))
     """LoRA initialisation: default (B = 0), pissa (the weight's principal singular vectors) or olora (its QR
     factors)."""
-    use_rslora: bool = fixed(False)
+    use_rslora: bool = fixed(False, only=only(sft_type="lora", peft_path=None))
     """Rank-stabilised LoRA: scale by lora_alpha / sqrt(lora_rank), for high ranks."""
-    use_dora: bool = fixed(False)
+    use_dora: bool = fixed(False, only=only(sft_type="lora", peft_path=None))
     """DoRA: train direction and magnitude of the weights separately; slower, often slightly better."""
-    lorap_lr_ratio: float | None = fixed(None)
+    lorap_lr_ratio: float | None = fixed(None, within=above(0), only=only(sft_type="lora"))
     """LoRA+: learning rate of the B matrices as a multiple of that of the A matrices; 16 is common."""
-    modules_to_save: list[str] = fixed(factory=list)
+    modules_to_save: list[str] = fixed(factory=list, only=WITH_ADAPTERS)
     """Modules trained and saved in full besides the adapters: embed_tokens, lm_head."""
     new_special_tokens: list[str] = fixed(factory=list)
     """Strings to add as special tokens, one token each; their embedding and head rows are trained and saved."""
     peft_path: str | None = free(None)
     """Adapter folder to start from instead of a fresh adapter."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.sft_type != "full" or not args.quantization_bit,
+            "--quantization_bit needs --sft_type lora or another adapter: quantised weights cannot be trained.",
+        ),
+        Rule(
+            lambda args: args.sft_type != "full" or not args.peft_path,
+            "--peft_path starts from an adapter, which --sft_type full does not train.",
+        ),
+        Rule(
+            lambda args: len(args.lora_target_modules) < 2 or not {"ALL", "DEFAULT"} & set(args.lora_target_modules),
+            "--lora_target_modules takes ALL, DEFAULT, or names of layers, not a mix.",
+        ),
+        Rule(
+            lambda args: not (args.resume_from_checkpoint and args.peft_path),
+            "--resume_from_checkpoint restores the adapter: remove --peft_path.",
+        ),
+        Rule(
+            lambda args: args.lora_init == "default" or not (args.quantization_bit or args.use_dora),
+            "--lora_init {lora_init} modifies the base weights: remove --quantization_bit and --use_dora.",
+        ),
+        Rule(
+            lambda args: args.sft_type != "adalora" or not (args.resume_from_checkpoint or args.peft_path),
+            "--sft_type adalora cannot resume: a checkpoint has the remaining ranks, not the history that pruned them.",
+        ),
+        Rule(
+            lambda args: not args.new_special_tokens or (args.sft_type in ("lora", "full") and not args.peft_path),
+            "--new_special_tokens needs --sft_type lora or full, and no --peft_path.",
+        ),
+        Rule(
+            lambda args: not (args.new_special_tokens and VOCABULARY & set(args.modules_to_save)),
+            "--new_special_tokens trains single rows of the embeddings, --modules_to_save {modules_to_save} all of "
+            "them: remove one of the two.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)
@@ -142,14 +205,10 @@ class VisionArguments:
 
 
 @dataclass(kw_only=True)
-class HubPushArguments:
-    """Pushing to a hub."""
+class CheckpointPushArguments(HubPushArguments):
+    """Pushing checkpoints."""
 
-    push_to_hub: bool = free(False)
-    """Push checkpoints to the hub."""
-    hub_model_id: str | None = free(None)
-    """Name of the pushed model. Default: <model_type>-<sft_type>."""
-    hub_private_repo: bool = free(True)
-    """Whether the pushed model is private."""
-    push_hub_strategy: Literal["end", "push_best", "push_last", "checkpoint", "all_checkpoints"] = free("push_best")
+    push_hub_strategy: Literal["end", "push_best", "push_last", "checkpoint", "all_checkpoints"] = free(
+        "push_best", only=only(push_to_hub=True)
+    )
     """Which checkpoints are pushed, and when."""

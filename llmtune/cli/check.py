@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.launch import planned_processes
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _rendered(prepared: Prepared, row: int) -> str:
     return prepared.template.render(from_record(prepared.train[row]))
 
 
-def _statistics(prepared: Prepared, args: SftArguments) -> dict[str, str]:
+def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     from llmtune.samples.packing import packs_text
     from llmtune.samples.prepare import steps_per_epoch, total_steps
     from llmtune.samples.streaming import StreamedSamples

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from llmtune.errors import one_line
+
 if TYPE_CHECKING:
     from llmtune.arguments.sft import SftArguments
     from llmtune.templates.parity import Difference
@@ -62,7 +64,7 @@ def _compare(template: Any, conversation: Conversation) -> tuple[str, Difference
     except TemplateError as err:
         return f"refused: {err}", None
     except UpstreamRefusal as err:
-        return f"refused by the tokenizer's template: {' '.join(str(err).split())[:80]}", None
+        return f"refused by the tokenizer's template: {one_line(err, 80)}", None
     return ("equal", None) if found is None else (f"differs at token {found.at} of {found.what}", found)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmtune.arguments.answering import BASE_NAME, ServiceArguments
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import BASE_NAME, ServeArguments, ServiceArguments
 from llmtune.cli import dry_run
 from llmtune.run.model_files import find_model
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.cli import dry_run
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
@@ -21,7 +21,7 @@ from llmtune.run.resolved import Run
 __all__ = ["show_sft"]
 
 
-def show_sft(args: SftArguments) -> None:
+def show_sft(args: StageArguments) -> None:
     """Print the run that these arguments ask for.
 
     Raises:
@@ -53,14 +53,14 @@ def show_sft(args: SftArguments) -> None:
     dry_run.show({name: text for name, text in rows.items() if text}, _notes(args, run.lacks))
 
 
-def _training(args: SftArguments) -> str:
+def _training(args: StageArguments) -> str:
     if args.sft_type == "full":
         return "all weights"
     text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
     return text if args.peft_path is None else f"{text}, from {args.peft_path}"
 
 
-def _targets(args: SftArguments, config: Any) -> str:
+def _targets(args: StageArguments, config: Any) -> str:
     if args.sft_type == "full":
         return ""
     given = args.lora_target_modules
@@ -75,14 +75,14 @@ def _targets(args: SftArguments, config: Any) -> str:
     return " ".join(names) + whose + native
 
 
-def _rows(args: SftArguments) -> str:
+def _rows(args: StageArguments) -> str:
     sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
     length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
     part = "--val_dataset" if args.val_dataset else f"{args.dataset_test_ratio:g} of each dataset"
     return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
 
 
-def _processes(args: SftArguments) -> str:
+def _processes(args: StageArguments) -> str:
     devices = ", several devices each" if args.device_map else ""
     backend = f", backend {args.ddp_backend}" if args.ddp_backend else ""
     if is_handed_over(args.nproc, os.environ):
@@ -92,14 +92,14 @@ def _processes(args: SftArguments) -> str:
     return f"{world_size()}{devices}{backend}"
 
 
-def _launch(args: SftArguments) -> str:
+def _launch(args: StageArguments) -> str:
     """The torchrun command that `--nproc` becomes, without the flags, which may hold a token."""
     if not is_handed_over(args.nproc, os.environ):
         return ""
     return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
 
 
-def _deepspeed(args: SftArguments) -> str:
+def _deepspeed(args: StageArguments) -> str:
     if args.deepspeed_config_path is None:
         return ""
     file = deepspeed_file(args.deepspeed_config_path)
@@ -110,7 +110,7 @@ def _deepspeed(args: SftArguments) -> str:
     return f"ZeRO-{zero_stage(args.deepspeed_config_path)}{offload}, {file}"
 
 
-def _step(args: SftArguments) -> str:
+def _step(args: StageArguments) -> str:
     what = "packs" if args.packing else "samples"
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
     processes = planned_processes(args.nproc, os.environ)
@@ -120,13 +120,13 @@ def _step(args: SftArguments) -> str:
     return f"{args.batch_size * args.gradient_accumulation_steps * processes:,} {what} ({factors}{many})"
 
 
-def _resume(args: SftArguments, checkpoint: Path | None) -> str:
+def _resume(args: StageArguments, checkpoint: Path | None) -> str:
     if checkpoint is not None:
         return str(checkpoint)
     return "nothing: no run has a checkpoint yet" if args.resume_from_checkpoint else ""
 
 
-def _output(args: SftArguments) -> str:
+def _output(args: StageArguments) -> str:
     folder = Path(args.output_dir).expanduser().resolve()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -134,7 +134,7 @@ def _output(args: SftArguments) -> str:
     return str(folder) if args.output_dir_flat else str(folder / args.display_name() / "vN-TIME")
 
 
-def _notes(args: SftArguments, lacks: Sequence[str]) -> list[str]:
+def _notes(args: StageArguments, lacks: Sequence[str]) -> list[str]:
     notes = [f"missing here: {text}" for text in lacks]
     if args.use_flash_attn and best_flash() is None:
         notes.append(

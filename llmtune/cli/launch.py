@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from llmtune.launch.sky import sky_text
 from llmtune.launch.slurm import slurm_text
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 SUMMARY = """
 Write a cluster job and submit it. Flags of the job come first; after -- the run, checked as by `llmtune sft`:
@@ -79,8 +79,7 @@ def submit_command(launch: LaunchArguments, file: Path) -> list[str]:
         MissingPackageError, LlmtuneError: The scheduler's command is not on this machine.
     """
     if launch.ray:
-        if importlib.util.find_spec("ray") is None:
-            raise MissingPackageError("--ray needs ray. Install it with: pip install 'llmtune[ray]'")
+        need("ray", "--ray", extra="ray")
         return [sys.executable, str(file)]
     if launch.slurm:
         if shutil.which("sbatch") is None:

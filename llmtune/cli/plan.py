@@ -33,7 +33,7 @@ ARGUMENTS = PlanArguments
 
 def run(argv: Sequence[str]) -> int:
     args = parse(PlanArguments, argv, command="plan", summary=SUMMARY)
-    from llmtune.models.gpus import find_gpus
+    from llmtune.models.devices import find_gpus
 
     gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
     check_sources(args)
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _advice(suggestions: Sequence[object]) -> str:
-    from llmtune.models.gpus import gib
+    from llmtune.models.devices import gib
 
     if not suggestions:
         return "No setting that llmtune knows makes it fit: use a smaller model or a larger GPU.\n"

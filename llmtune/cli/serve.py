@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.errors import MissingPackageError
+from llmtune.utils.packages import need
 
 SUMMARY = """
 Serve a checkpoint with an OpenAI-compatible API: chat, completions, streaming, tools, JSON. Its training settings are
@@ -45,11 +44,7 @@ def run(argv: Sequence[str]) -> int:
 
         show_serve(args)
         return 0
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"llmtune serve needs {', '.join(missing)}. Install them with: pip install 'llmtune[serve]'"
-        )
+    need(NEEDED, "llmtune serve", extra="serve")
     from llmtune.serving.app import serve
 
     serve(args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.web import WebArguments
+from llmtune.arguments.service import WebArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.errors import MissingPackageError
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 from llmtune.utils.tables import free_port, shown_host
 
 SUMMARY = """
@@ -42,8 +41,7 @@ def run(argv: Sequence[str]) -> int:
 
         show_service(args, {"page": f"http://{shown_host(args.host)}:{args.port}"})
         return 0
-    if importlib.util.find_spec("streamlit") is None:
-        raise MissingPackageError("llmtune web needs streamlit. Install it with: pip install 'llmtune[web]'")
+    need("streamlit", "llmtune web", extra="web")
     port = free_port(args.host, args.port)
     args.tell()
     address = f"http://{shown_host(args.host)}:{port}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import json
 import os
 import re
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llmtune
-from llmtune.distributed.extensions import release_dead_builds
 from llmtune.distributed.locks import first_on_this_machine
 from llmtune.distributed.ranks import is_distributed, local_rank
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
+from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 __all__ = [
     "deepspeed_config",
@@ -24,8 +27,10 @@ __all__ = [
     "packaged_configs",
     "read_deepspeed",
     "ready_deepspeed",
+    "release_dead_builds",
     "zero_stage",
 ]
+
 
 GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
 """deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""
@@ -149,7 +154,83 @@ def _packaged_folder() -> Path:
 
 def need_deepspeed() -> None:
     """Raise MissingPackageError if deepspeed is not installed; importing it would take seconds."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise MissingPackageError(
-            "--deepspeed_config_path needs deepspeed. Install it with: pip install 'llmtune[deepspeed]'"
-        )
+    need("deepspeed", "--deepspeed_config_path", extra="deepspeed")
+
+
+# Locks that a killed process left on an extension build: torch would wait for them forever, without a message
+
+
+LONGEST_BUILD_SECONDS = 300
+"""Max age in seconds of another machine's lock: DeepSpeed's largest extension builds in two minutes on two cores."""
+POLL_SECONDS = 0.5
+LOCK_FILE = "lock"
+GUARD_FILE = ".llmtune.lock"
+
+
+def release_dead_builds(root: Path | None = None, longest: float = LONGEST_BUILD_SECONDS) -> None:
+    """Remove locks that no process holds; wait for those that another machine may hold, on a shared file system.
+
+    Args:
+        root: The folder of extensions; None for torch's own.
+        longest: Seconds after which nobody builds any more.
+    """
+    from torch.utils import cpp_extension
+
+    if "FileBaton" not in cpp_extension._jit_compile.__code__.co_names:
+        return
+    root = Path(cpp_extension._get_build_directory("llmtune", verbose=False)).parent if root is None else root
+    for lock in sorted(root.glob(f"*/{LOCK_FILE}")):
+        told = False
+        while (age := _age(lock)) is not None and not _is_held(lock):
+            if age > longest:
+                _remove(lock, longest)
+            elif not told:
+                get_logger().warning(
+                    f"{lock} marks {lock.parent.name} as being compiled, but no process of this machine does so: "
+                    f"waiting up to {longest - age:.0f} s for another machine. If there is none, remove that file."
+                )
+                told = True
+            time.sleep(min(POLL_SECONDS, longest))
+
+
+def _remove(lock: Path, longest: float) -> None:
+    with _guarded(lock.parent.parent):
+        age = _age(lock)
+        if age is not None and age > longest and not _is_held(lock):
+            lock.unlink(missing_ok=True)
+            get_logger().warning(f"Removed {lock}, left by a process that was killed during compilation.")
+
+
+@contextlib.contextmanager
+def _guarded(root: Path) -> Iterator[None]:
+    """Run one process at a time: between check and removal, no other may start a build of that name."""
+    try:
+        import fcntl
+
+        file = open(root / GUARD_FILE, "a", encoding="utf-8")  # noqa: SIM115, closed below
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _age(lock: Path) -> float | None:
+    try:
+        return time.time() - lock.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process of this user and machine has the file open."""
+    import psutil
+
+    path = os.path.realpath(lock)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(os.path.realpath(file.path) == path for file in process.open_files()):
+                return True
+    return False

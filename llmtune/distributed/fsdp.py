@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-__all__ = ["fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
+__all__ = ["BackgroundSaves", "fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
 
 
-def fsdp_fields(args: SftArguments) -> dict[str, Any]:
+def fsdp_fields(args: StageArguments) -> dict[str, Any]:
     """Return the fields of TrainingArguments for `--fsdp`."""
     if not args.fsdp:
         return {}
@@ -89,3 +94,40 @@ def whole_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
         if dist.get_rank() == 0:
             whole[name] = tensor.detach().cpu()
     return whole
+
+
+# Shards of an FSDP model, written in the background by torch's asynchronous checkpointing
+
+
+SAVES = 2
+"""Saves per checkpoint: model shards and optimizer shards. Each has its own process group, as neither waits for the
+other."""
+
+
+class BackgroundSaves:
+    """Starts saves that run in threads, from a copy of the state in CPU memory."""
+
+    def __init__(self) -> None:
+        self._groups: list[Any] = []
+
+    @contextlib.contextmanager
+    def divert(self) -> Iterator[list[Future[Any]]]:
+        """Within the block, let torch.distributed.checkpoint save in the background. Yield the pending saves.
+
+        accelerate 1.15 has no argument for it (`save_fsdp_model`, `save_fsdp_optimizer`: `dist_cp.save`), so the
+        function is another one as long as the block lasts.
+        """
+        dcp: Any = importlib.import_module("torch.distributed.checkpoint")
+        if not self._groups:
+            self._groups = [dist.new_group(backend="gloo") for _ in range(SAVES)]
+        running: list[Future[Any]] = []
+        save = dcp.save
+
+        def start(state_dict: Any, **options: Any) -> None:
+            running.append(dcp.async_save(state_dict, process_group=self._groups[len(running)], **options))
+
+        dcp.save = start
+        try:
+            yield running
+        finally:
+            dcp.save = save

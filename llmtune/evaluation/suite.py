@@ -10,11 +10,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
+from llmtune.errors import LlmtuneError, UsageError, one_line
 from llmtune.evaluation.results import Scores, claim_folder, write_results
 from llmtune.inference.load import load_engine
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
@@ -28,10 +29,7 @@ def run_suite(args: EvaluateArguments) -> Scores:
     Raises:
         MissingPackageError: lm-eval is not installed. UsageError: A benchmark that it does not know.
     """
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError:
-        raise MissingPackageError("--suite needs lm-eval. Install it with: pip install 'llmtune[eval]'") from None
+    need("lm_eval", "--suite", extra="eval", name="lm-eval")
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -78,7 +76,7 @@ def _run(engine: Any, manager: Any, args: EvaluateArguments, folder: Path) -> di
         )
     except (ConnectionError, OSError) as err:
         raise LlmtuneError(
-            f"lm-eval cannot download the data of {' '.join(args.suite)}: {' '.join(str(err).split())[:200]}. "
+            f"lm-eval cannot download the data of {' '.join(args.suite)}: {one_line(err, 200)}. "
             "Download it on a machine with network access, or give your own tasks with --suite_path."
         ) from err
     assert found is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import math
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from llmtune.arguments.export import ExportArguments
 from llmtune.checkpoint import checkpoint_kind
-from llmtune.errors import CheckpointError, LlmtuneError, MissingPackageError, ModelError, UsageError
+from llmtune.errors import CheckpointError, LlmtuneError, ModelError, UsageError
 from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
 from llmtune.merging.in_memory import probe_ids
@@ -33,6 +32,7 @@ from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 __all__ = ["need_converter", "write_gguf"]
 
@@ -69,8 +69,7 @@ def need_converter(args: ExportArguments) -> None:
         if not (Path(args.llama_cpp) / SCRIPT).is_file():
             raise UsageError(f"--llama_cpp {args.llama_cpp}: there is no {SCRIPT} in this folder.")
         return
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingPackageError("--to gguf needs gguf. Install it with: pip install 'llmtune[gguf]'")
+    need("gguf", "--to gguf", extra="gguf")
     folder = args.checkpoint() if checkpoint_kind(args.checkpoint()) == "full" else _base(args)
     if saved_quantization(folder):
         raise ModelError(f"{folder} is quantised already: GGUF is converted from full weights.")

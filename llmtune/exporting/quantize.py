@@ -20,7 +20,7 @@ from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
-from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError
+from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError, one_line
 from llmtune.evaluation.results import Journal
 from llmtune.evaluation.scores import loss_scores
 from llmtune.inference.engine import Engine, Sampling
@@ -100,7 +100,7 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
             model.quantize(samples, batch_size=1, backend=backend)
             model.save(target)
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         raise LlmtuneError(f"gptqmodel cannot quantise this model: {text}") from err
     return {"group_size": args.group_size, "calibration_rows": len(samples)}
 
@@ -193,5 +193,5 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         raise CheckpointError(f"The quantised model cannot generate, so it is not kept: {text}") from err

@@ -18,8 +18,8 @@ def explain(err: BaseException, hub: Hub, repo: Repo, *, sending: bool = False) 
     what = f"{repo.kind} {repo.repo_id!r}" + (
         f" at revision {repo.revision!r}" if repo.revision not in (None, "master") else ""
     )
-    told = (_not_sent if sending else _not_fetched)(err, hub, what)
-    return HubError(told or f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
+    text = (_not_sent if sending else _not_fetched)(err, hub, what)
+    return HubError(text or f"{hub.name}, {what}: {type(err).__name__}, {_last_words(err)}")
 
 
 def _not_sent(err: BaseException, hub: Hub, what: str) -> str | None:

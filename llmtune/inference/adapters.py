@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from llmtune.arguments.answering import BASE_NAME
+from llmtune.arguments.service import BASE_NAME
 from llmtune.templates.chat import ChatTemplate
 
 __all__ = ["BASE", "Adapters", "peft_name"]

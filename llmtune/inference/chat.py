@@ -24,18 +24,18 @@ def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dic
 
     Earlier turns are part of the prompt where the template allows several.
     """
-    talk = _Talk(engine, sampling, stream)
+    chat = _Chat(engine, sampling, stream)
     _say(HELP if engine.template.images is None else HELP + IMAGE_HELP)
     while True:
-        question = _read(talk.multi_line)
+        question = _read(chat.multi_line)
         if question is None or question.strip().lower() in ("exit", "quit"):
-            return talk.results
-        if not talk.command(question.strip().lower()) and question.strip():
-            talk.answer(question)
+            return chat.results
+        if not chat.command(question.strip().lower()) and question.strip():
+            chat.answer(question)
             _say("-" * 50 + "\n")
 
 
-class _Talk:
+class _Chat:
     def __init__(self, engine: Engine, sampling: Sampling, stream: bool) -> None:
         self.engine = engine
         self.sampling = sampling
@@ -96,8 +96,8 @@ class _Talk:
         history = [[a.content, b.content] for a, b in zip(self.turns[::2], self.turns[1::2], strict=True)]
         template = self.engine.template
         thought, answer = split_answer(answer, template.thought_marks, opened=template.opens_thought(row))
-        told = {} if thought is None else {"reasoning_content": thought}
-        self.results.append({"query": question, "response": answer, "history": history} | told)
+        found = {} if thought is None else {"reasoning_content": thought}
+        self.results.append({"query": question, "response": answer, "history": history} | found)
         if template.info.chat_sep is not None:
             self.turns += [Message("user", question), Message("assistant", answer, reasoning=thought)]
 

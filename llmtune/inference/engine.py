@@ -62,7 +62,7 @@ class Engine:
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
         sampling = sampling_with_tools(row, sampling, template)
-        written = Row(template.prompts([row])[0], sampling, template, frame=template.answer_frame, tell=pieces.put)
+        written = Row(template.prompts([row])[0], sampling, template, frame=template.answer_frame, on_piece=pieces.put)
         problems: list[BaseException] = []
 
         def generate() -> None:

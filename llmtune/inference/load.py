@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.checks import parse_chat_template_kwargs
-from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.infer import InferArguments, LoadArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import UsageError
 from llmtune.inference.adapters import BASE, Adapters, peft_name
@@ -22,7 +22,7 @@ from llmtune.tuners.vocabulary import has_own_tokens
 __all__ = ["load_engine"]
 
 
-def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | None = None) -> Engine:
+def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None = None) -> Engine:
     """Load model, adapter and template as the arguments say.
 
     Args:
@@ -47,13 +47,13 @@ def load_engine(args: InferArguments, others: Mapping[str, InferArguments] | Non
     return Engine(model.eval(), template, Adapters(model, template, templates, main))
 
 
-def _template(args: InferArguments, tokenizer: Any) -> ChatTemplate:
+def _template(args: LoadArguments, tokenizer: Any) -> ChatTemplate:
     assert args.template_type is not None
     return get_template(
         args.template_type,
         tokenizer,
         system=args.system,
-        max_length=args.max_length,
+        max_length=args.max_length if isinstance(args, InferArguments) else None,  # a service refuses, and cuts nothing
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),

@@ -52,7 +52,7 @@ class Row:
         frame: Text that the model writes around it; not part of its text.
         constraint: Constraint on its text, if any.
         stops: The automaton of the template's and the settings' stop words, which rows of one request share.
-        tell: Receives each piece, on the generating thread; it must not block.
+        on_piece: Receives each piece, on the generating thread; it must not block.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Row:
         frame: tuple[str, str] = ("", ""),
         constraint: Constraint | None = None,
         stops: StopAutomaton | None = None,
-        tell: Callable[[Written], None] | None = None,
+        on_piece: Callable[[Written], None] | None = None,
     ) -> None:
         self.prompt = prompt
         self.sampling = sampling
@@ -78,7 +78,7 @@ class Row:
         self.first_token_at: float | None = None
         self.keeps: object = None
         """Objects to keep alive during generation: the files of its images."""
-        self._tell = tell
+        self._on_piece = on_piece
         self._template = template
         self._stop_ids = frozenset(template.stop_token_ids)
         self._text = TokenText(template.tokenizer, template.thought_tokens)
@@ -192,8 +192,8 @@ class Row:
             self.pieces.append(rest)
         self.finish_reason = "stop" if self._stops.found else reason
         self.keeps = None
-        if self._tell is not None:
-            self._tell(Written(rest, self.finish_reason, len(self.logprobs)))
+        if self._on_piece is not None:
+            self._on_piece(Written(rest, self.finish_reason, len(self.logprobs)))
 
     def fail(self, error: Exception) -> None:
         """End it with an error of the model."""
@@ -204,8 +204,8 @@ class Row:
     def _say(self, text: str) -> None:
         if text:
             self.pieces.append(text)
-            if self._tell is not None:
-                self._tell(Written(text, end=len(self.logprobs)))
+            if self._on_piece is not None:
+                self._on_piece(Written(text, end=len(self.logprobs)))
 
     def _log(self, token: int) -> None:
         if self._log_shares is None or self.sampling.top_logprobs is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 if TYPE_CHECKING:
-    from llmtune.arguments.groups import GenerationArguments
+    from llmtune.arguments.groups import SamplingArguments
     from llmtune.inference.rows import Row
 
 __all__ = ["RowSampler", "Sampling", "next_scores"]
@@ -49,7 +49,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     @classmethod
-    def of(cls, args: GenerationArguments) -> Sampling:
+    def of(cls, args: SamplingArguments) -> Sampling:
         """Return the settings of the generation flags. Temperature 0 takes the most likely token, as in servers."""
         return cls(
             max_new_tokens=args.max_new_tokens,
@@ -58,7 +58,7 @@ class Sampling:
             top_k=args.top_k,
             top_p=args.top_p,
             repetition_penalty=args.repetition_penalty,
-            num_beams=args.num_beams,
+            num_beams=getattr(args, "num_beams", 1),
             no_repeat_ngram_size=args.no_repeat_ngram_size,
         )
 

@@ -39,14 +39,14 @@ class TokenText:
         self._shown = shown or {}
         self.ids: list[int] = []
         self._start = 0  # the pieces of some tokenizers depend on the token before
-        self._told = 0
+        self._emitted = 0
 
     def add(self, token: int) -> str:
         text = self.peek(token)
         self.ids.append(token)
         if not text or text.endswith(HALF):
             return ""
-        self._start, self._told = self._told, len(self.ids)
+        self._start, self._emitted = self._emitted, len(self.ids)
         return text
 
     def peek(self, token: int) -> str:
@@ -56,11 +56,11 @@ class TokenText:
     def rest(self) -> str:
         """Return the text held back at the end of the response."""
         text = self._behind(self.ids[self._start :])
-        self._start = self._told = len(self.ids)
+        self._start = self._emitted = len(self.ids)
         return text
 
     def _behind(self, ids: list[int]) -> str:
-        before = self._decode(ids[: self._told - self._start])
+        before = self._decode(ids[: self._emitted - self._start])
         return self._decode(ids)[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
@@ -98,17 +98,17 @@ class StopWords:
         for place, character in enumerate(piece, start=start + 1):
             state = automaton.step(state, character)
             if automaton.found[state]:
-                told, self._held, self.found = self._held[: place - automaton.found[state]], "", True
-                return told
+                text, self._held, self.found = self._held[: place - automaton.found[state]], "", True
+                return text
         self._state = state
         end = len(self._held) - automaton.depth[state]
-        told, self._held = self._held[:end], self._held[end:]
-        return told
+        text, self._held = self._held[:end], self._held[end:]
+        return text
 
     def rest(self) -> str:
-        told, self._held = self._held, ""
+        text, self._held = self._held, ""
         self._state = 0
-        return told
+        return text
 
 
 class Frame:
@@ -130,12 +130,12 @@ class Frame:
             self._held, self.before = self._held.removeprefix(self.before), ""
         sizes = range(1, len(self.after) + 1)
         keep = max((size for size in sizes if self._held.endswith(self.after[:size])), default=0)
-        told, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return told
+        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return text
 
     def rest(self) -> str:
-        told, self._held = self._held.removeprefix(self.before).removesuffix(self.after), ""
-        return told
+        text, self._held = self._held.removeprefix(self.before).removesuffix(self.after), ""
+        return text
 
 
 def held_back(text: str, words: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.launch import LaunchArguments
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 
 __all__ = ["Job", "bash_array", "make_job"]
@@ -45,7 +45,7 @@ class Job:
         return f"{nodes} machine{'s' * (nodes > 1)} with {each}{' each' * (nodes > 1)}"
 
 
-def make_job(launch: LaunchArguments, args: SftArguments, words: Sequence[str]) -> Job:
+def make_job(launch: LaunchArguments, args: StageArguments, words: Sequence[str]) -> Job:
     """Combine the flags of job and run.
 
     Args:
@@ -116,7 +116,7 @@ def _as_name(text: str) -> str:
     return name if name[:1].isalpha() else f"sft-{name}"
 
 
-def _refuse_secrets(args: SftArguments) -> None:
+def _refuse_secrets(args: StageArguments) -> None:
     named = "--hub_token" if args.hub_token is not None else ""
     for key in parse_train_args(args.train_args):
         named = f"--train_args {key}=" if "token" in key else named

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.long_context import rope_options
+from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import copy_settings
 from llmtune.errors import UsageError
 from llmtune.models.ports import find_port, read_config

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.long_context import rope_options
+from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import adapter_folder
-from llmtune.errors import CheckpointError
+from llmtune.errors import CheckpointError, one_line
 from llmtune.merging.weights import Unstreamable
 from llmtune.models.meta import from_config
 from llmtune.models.ports import native_config
@@ -21,7 +21,7 @@ from llmtune.models.rope import scale_rope
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
 from llmtune.tuners.whole_adapter import check_adapter
 
-__all__ = ["Places", "attach_hollow", "computing", "filled", "hollow_model", "places_of", "wrappers_of"]
+__all__ = ["Places", "attach_adapters", "build_meta_model", "computing", "filled", "places_of", "wrappers_of"]
 
 Places = dict[str, tuple[nn.Module, str]]
 """Place of a parameter: the module, and its name there."""
@@ -31,7 +31,7 @@ Read = Callable[[str], Tensor]
 MOVE = "_move_adapter_to_device_of_base_layer"
 
 
-def hollow_model(args: InferArguments, folder: Path, *, num_rows: int = 0, adapter: Path | None = None) -> Any:
+def build_meta_model(args: InferArguments, folder: Path, *, num_rows: int = 0, adapter: Path | None = None) -> Any:
     """Return the model of a folder in fp32, on the meta device except for its buffers.
 
     Args:
@@ -61,7 +61,7 @@ def places_of(model: nn.Module) -> Places:
     return {name: (modules[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in names}
 
 
-def attach_hollow(model: Any, folder: Path) -> Any:
+def attach_adapters(model: Any, folder: Path) -> Any:
     """Attach the trained adapters to the meta-device layers, in fp32.
 
     Raises:
@@ -82,7 +82,7 @@ def attach_hollow(model: Any, folder: Path) -> Any:
         for layer in layers:
             delattr(layer, MOVE)
     except RuntimeError as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         if "size mismatch" in text:
             raise CheckpointError(f"{_misfit(folder)}, or with more tokens (--resize_emb true)? ({text})") from err
         raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {text}") from err

@@ -19,10 +19,18 @@ from tqdm import tqdm
 
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind
-from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError
+from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError, one_line
 from llmtune.merging.files import ShardWriter, complete_merged, parse_size, write_config
 from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
-from llmtune.merging.meta_model import Places, attach_hollow, computing, filled, hollow_model, places_of, wrappers_of
+from llmtune.merging.meta_model import (
+    Places,
+    attach_adapters,
+    build_meta_model,
+    computing,
+    filled,
+    places_of,
+    wrappers_of,
+)
 from llmtune.merging.weights import Group, Unstreamable, Weights
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization
@@ -120,7 +128,7 @@ class _Streamed:
         self.checkpoint = checkpoint
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: None}[args.dtype]
         try:
-            self.model = hollow_model(args, base, num_rows=num_rows, adapter=checkpoint)
+            self.model = build_meta_model(args, base, num_rows=num_rows, adapter=checkpoint)
         except (ModelError, NotImplementedError, RuntimeError) as err:
             raise Unstreamable(f"its class cannot be built on the meta device: {err}") from err
         self.places = places_of(self.model)
@@ -130,7 +138,7 @@ class _Streamed:
     def write(self, target: Path, max_bytes: int) -> Path:
         with ExitStack() as stack:
             self.weights = self._open(self.model, self.base, stack)
-            self.tuned = attach_hollow(self.model, self.checkpoint)
+            self.tuned = attach_adapters(self.model, self.checkpoint)
             self.wrappers = list(wrappers_of(self.tuned).values())
             self.wrapper_of = {id(part): wrapper for wrapper in self.wrappers for part in wrapper.modules()}
             self._check_complete()
@@ -260,12 +268,12 @@ class _Streamed:
             try:
                 found: Tensor = model(input_ids=ids, use_cache=False).logits.float()
             except (RuntimeError, NotImplementedError, TypeError) as err:
-                text = " ".join(str(err).split())[:200]
+                text = one_line(err, 200)
                 raise Unstreamable(f"its class does not compute layer by layer: {text}") from err
         return found
 
     def _check(self, folder: Path, before: Tensor, probe: Tensor, stack: ExitStack) -> float:
-        merged = hollow_model(dataclasses.replace(self.args, **NO_ROPE), folder)
+        merged = build_meta_model(dataclasses.replace(self.args, **NO_ROPE), folder)
         weights = self._open(merged, folder, stack)
         after = self._logits(merged, places_of(merged), [], weights, probe)
         difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))

@@ -106,9 +106,9 @@ class Weights:
     def _check_undone(self, group: Group) -> None:
         if group.converter is None:
             return
-        hollow = {name: torch.empty(self.shapes[name], device="meta") for name in group.names}
+        empty = {name: torch.empty(self.shapes[name], device="meta") for name in group.names}
         try:
-            files = set(self.as_in_files(group, hollow))
+            files = set(self.as_in_files(group, empty))
         except Exception as err:  # any error of a conversion means the same
             raise Unstreamable(f"{group.names[0]} cannot be written as its files have it: {err}") from err
         if files != set(group.files):
@@ -132,12 +132,12 @@ def _groups(model: Any, tensors: dict[str, Any], shapes: dict[str, Any]) -> tupl
     renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
     converters = [one for one in transforms if isinstance(one, WeightConverter)]
     by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
-    hollow = {name: torch.empty(0, device="meta") for name in shapes}
+    empty = {name: torch.empty(0, device="meta") for name in shapes}
     prefix = model.base_model_prefix
     collected: dict[str, tuple[Any, list[str]]] = {}
     unused: list[str] = []
     for file in sorted(tensors, key=dot_natural_key):
-        name, pattern = rename_source_key(file, renamings, converters, prefix, hollow)
+        name, pattern = rename_source_key(file, renamings, converters, prefix, empty)
         if name not in shapes and file in shapes:
             name, pattern = file, None
         if name not in shapes:
@@ -158,9 +158,9 @@ def _group(name: str, converter: Any, files: list[str], tensors: dict[str, Any],
         return Group(tuple(files), (name,))
     plan = {pattern: [one.file for one in recorded] for pattern, recorded in converter.collected_tensors.items()}
     maker = _Maker(converter, name, plan)
-    hollow = {file: torch.empty(tuple(_shape(tensors[file])), device="meta") for file in files}
+    empty = {file: torch.empty(tuple(_shape(tensors[file])), device="meta") for file in files}
     try:
-        made = _run(maker, hollow, model)
+        made = _run(maker, empty, model)
     except Exception as err:
         raise Unstreamable(f"{name} is converted from its files in a way that needs their values: {err}") from err
     return Group(tuple(files), tuple(made), maker)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments
@@ -32,11 +33,9 @@ def need_attention(name: str | None, *, on_gpu: bool) -> None:
     if not on_gpu:
         raise UsageError(f"--attn_impl {name} needs a GPU. Remove it: on a CPU, sdpa is the fastest.")
     if not (_has(FLASH[name][0]) or _has("kernels")):
-        package = FLASH[name][1]
-        raise MissingPackageError(
-            f"--attn_impl {name} needs {package}. Install it with: pip install {package} "
-            "(or use --attn_impl varlen of torch, for --packing and --padding_free, or sdpa)"
-        )
+        module, package = FLASH[name]
+        advice = " (or use --attn_impl varlen of torch, for --packing and --padding_free, or sdpa)"
+        need(module, f"--attn_impl {name}", name=package, advice=advice)
 
 
 def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool) -> str | None:

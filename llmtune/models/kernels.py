@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.run.log import Decisions
 
 __all__ = [
@@ -32,7 +32,7 @@ LIGER_SETTINGS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 """The loss is ours: Liger's would compute logits at every position, or be bypassed."""
 
 
-def check_kernels(args: SftArguments) -> None:
+def check_kernels(args: StageArguments) -> None:
     """Refuse kernels that this machine cannot run.
 
     Raises:
@@ -45,12 +45,10 @@ def check_kernels(args: SftArguments) -> None:
     ):
         if asked and not on_gpu:
             raise UsageError(f"{flag} true needs a GPU. Remove it: on a CPU, torch's kernels are used.")
-        if asked and importlib.util.find_spec(package) is None:
-            extra = flag.rpartition("_")[2]
-            name = package.replace("_", "-")
-            raise MissingPackageError(f"{flag} true needs {name}. Install it with: pip install 'llmtune[{extra}]'")
-    if args.torch_compile and on_gpu and importlib.util.find_spec("triton") is None:
-        raise MissingPackageError("--torch_compile true needs triton on a GPU. Install it with: pip install triton")
+        if asked:
+            need(package, f"{flag} true", extra=flag.rpartition("_")[2], name=package.replace("_", "-"))
+    if args.torch_compile and on_gpu:
+        need("triton", "--torch_compile true on a GPU")
     if args.torch_compile and not on_gpu and not any(map(shutil.which, _compilers())):
         raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or remove the flag.")
 
@@ -64,7 +62,7 @@ def default_optimizer() -> str:
     return "adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch"
 
 
-def compile_layers(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+def compile_layers(model: nn.Module, args: StageArguments, decisions: Decisions) -> None:
     """Compile each decoder layer separately; as they are alike, one compilation serves all.
 
     Loss, embeddings, the structure of the model and its checkpoints are unchanged.
@@ -90,7 +88,7 @@ def without_compiling(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def note_kernels(model: nn.Module, args: SftArguments, decisions: Decisions) -> None:
+def note_kernels(model: nn.Module, args: StageArguments, decisions: Decisions) -> None:
     """Note which kernels the model's modules use; warn if a requested kernel is not used."""
     for asked, flag, package in (
         (args.use_liger, "--use_liger", "liger_kernel"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError
+from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError, one_line
 from llmtune.hub.settings import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
@@ -237,7 +237,7 @@ def _load(loader: Any, folder: str, **options: Any) -> Any:
             raise ModelError(
                 f"{folder} needs Python code of its own to load. If you trust it: --trust_remote_code true."
             ) from err
-        text = " ".join(str(err).split())
+        text = one_line(err, 10_000)
         raise ModelError(f"{folder} cannot be loaded: {text[:400]}") from err
     except Exception as err:  # safetensors' own error type, of a cut-off file, derives from Exception
         raise ModelError(f"{folder} cannot be loaded, a file in it may be cut off: {err}") from err

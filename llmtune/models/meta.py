@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import ModelError
+from llmtune.errors import ModelError, one_line
 from llmtune.models.ports import find_port, read_config
 from llmtune.registry import resolve_reference
 
@@ -29,7 +29,7 @@ def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code
         options = {"trust_remote_code": True} if trust_remote_code else {}
         return model_class.from_config(config, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
-        raise ModelError(f"Cannot build a model from {folder}/config.json: {' '.join(str(err).split())[:300]}") from err
+        raise ModelError(f"Cannot build a model from {folder}/config.json: {one_line(err)}") from err
 
 
 def layer_count(config: Any) -> int:

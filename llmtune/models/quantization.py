@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import MissingPackageError
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +76,12 @@ def _torchao_config(info: ModelInfo) -> Any:
 
 def need_torchao() -> None:
     """Raise MissingPackageError if torchao is not installed; it is not imported."""
-    if importlib.util.find_spec("torchao") is None:
-        raise MissingPackageError("--quant_method torchao needs it. Install it with: pip install 'llmtune[torchao]'")
+    need("torchao", "--quant_method torchao", extra="torchao")
 
 
 def need_bitsandbytes(flag: str) -> None:
     """Raise MissingPackageError if bitsandbytes is not installed; importing it would take seconds."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingPackageError(f"{flag} needs bitsandbytes. Install it with: pip install 'llmtune[quant]'")
+    need("bitsandbytes", flag, extra="quant")
 
 
 def is_bitsandbytes_optimizer(name: str) -> bool:

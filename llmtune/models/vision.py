@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import MissingPackageError, ModelError
+from llmtune.errors import MissingPackageError, ModelError, one_line
 from llmtune.models.loading import load_causal_lm
 from llmtune.templates.images import ImageReader, carry_images
 from llmtune.utils.files import read_json, write_json
+from llmtune.utils.packages import need
 
 __all__ = ["image_reader", "load_image_text"]
 
@@ -43,10 +44,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
     Raises:
         ModelError: It has none. MissingPackageError: Pillow is not installed.
     """
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise MissingPackageError("Images need Pillow. Install it with: pip install 'llmtune[vision]'") from None
+    need("PIL", "An image", extra="vision", name="Pillow")
     from transformers import AutoImageProcessor
 
     config = read_json(folder / "config.json")
@@ -58,7 +56,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
     except ImportError as err:  # older transformers ask for it even where Pillow would do
         raise MissingPackageError("Images need torchvision here. Install it with: pip install torchvision") from err
     except (OSError, ValueError, KeyError) as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         raise ModelError(f"The image processor of {folder} cannot be loaded: {text}") from err
     return ImageReader(
         processor,

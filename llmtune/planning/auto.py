@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from llmtune.errors import LlmtuneError
-from llmtune.models.gpus import gib
+from llmtune.errors import LlmtuneError, one_line
+from llmtune.models.devices import gib
 from llmtune.models.loading import resolve_dtype
 from llmtune.planning.memory import Batch, Estimator
 from llmtune.planning.sharding import sharding_of
@@ -19,7 +19,7 @@ from llmtune.utils.files import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
     from llmtune.run.log import Decisions
     from llmtune.samples.prepare import Prepared
@@ -40,7 +40,7 @@ Mode = Literal["none", "selective", "full"]
 MODES: tuple[Mode, ...] = ("none", "selective", "full")
 
 
-def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Decisions) -> SftArguments:
+def resolve_checkpointing(args: StageArguments, prepared: Prepared, decisions: Decisions) -> StageArguments:
     """Return the arguments with `--gradient_checkpointing auto` resolved for this machine, and note why."""
     if args.gradient_checkpointing != "auto":
         decisions.choose("Gradient checkpointing", args.gradient_checkpointing)
@@ -56,7 +56,7 @@ def resolve_checkpointing(args: SftArguments, prepared: Prepared, decisions: Dec
 
 
 def decide_checkpointing(
-    args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
+    args: StageArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
 ) -> tuple[Mode, str]:
     """Return the mode for a run on this machine, and the reason. `dtype`: the compute dtype."""
     on_gpu = torch.cuda.is_available()
@@ -69,7 +69,7 @@ def decide_checkpointing(
     try:
         mode, total = least_checkpointing(args, lambda one: estimator.estimate(one, batch, sharding).total, limit)
     except (LlmtuneError, RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
-        reason = " ".join(str(err).split())[:120] or type(err).__name__
+        reason = one_line(err, 120)
         return "none", (
             f"the memory of this model cannot be estimated ({reason}); if it does not suffice, use "
             "--gradient_checkpointing full"
@@ -83,7 +83,9 @@ def decide_checkpointing(
     )
 
 
-def least_checkpointing(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> tuple[Mode, int]:
+def least_checkpointing(
+    args: StageArguments, total_of: Callable[[StageArguments], int], limit: float
+) -> tuple[Mode, int]:
     """Return the first of none, selective and full whose total is within `limit`, else full; and that total."""
     mode, total = MODES[0], 0
     for mode in MODES:

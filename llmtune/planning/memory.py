@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,16 @@ from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
 from llmtune.models.meta import layer_count
 from llmtune.models.ports import native_config
-from llmtune.planning.optimizers import DEFAULT_OPTIMIZER, state_bytes, step_bytes
 from llmtune.planning.shapes import shapes, weight_bytes
-from llmtune.planning.sharding import Sharding
-from llmtune.planning.spread import fullest_share
+from llmtune.planning.sharding import Sharding, fullest_share
 from llmtune.planning.trace import Passes, Work, trace_passes
 from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Batch", "Estimate", "Estimator"]
+__all__ = ["DEFAULT_OPTIMIZER", "Batch", "Estimate", "Estimator", "state_bytes", "step_bytes"]
+
 
 FEW_LAYERS = (3, 6)
 """Depths traced in place of a deep model: every layer holds the same."""
@@ -91,7 +91,7 @@ class Estimator:
     _traced: dict[Any, Passes] = field(default_factory=dict)
     _counted: dict[Any, Any] = field(default_factory=dict)
 
-    def estimate(self, args: SftArguments, batch: Batch, sharding: Sharding = ALONE) -> Estimate:
+    def estimate(self, args: StageArguments, batch: Batch, sharding: Sharding = ALONE) -> Estimate:
         """Estimate a run.
 
         Raises:
@@ -130,7 +130,7 @@ class Estimator:
             flops=static.flops,
         )
 
-    def _passes(self, args: SftArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
+    def _passes(self, args: StageArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
         work = Work(
             batch=batch.size,
             length=batch.length,
@@ -144,7 +144,7 @@ class Estimator:
             self._traced[key, work, kept] = self._trace(args, work, kept)
         return self._traced[key, work, kept]
 
-    def _trace(self, args: SftArguments, work: Work, kept: torch.dtype) -> Passes:
+    def _trace(self, args: StageArguments, work: Work, kept: torch.dtype) -> Passes:
         config = native_config(self.folder, trust_remote_code=args.trust_remote_code)
         depth = layer_count(config)
         marked = copy.copy(args)
@@ -161,11 +161,11 @@ class Estimator:
         by_layer = (more.peak - few.peak) / (FEW_LAYERS[1] - FEW_LAYERS[0])
         return Passes(round(more.peak + by_layer * (depth - FEW_LAYERS[1])), more.loss)
 
-    def _kept(self, args: SftArguments) -> torch.dtype:
+    def _kept(self, args: StageArguments) -> torch.dtype:
         """Dtype of the stored weights: see `llmtune.training.build`."""
         return torch.float32 if args.sft_type == "full" else self.dtype
 
-    def _key(self, args: SftArguments) -> Any:
+    def _key(self, args: StageArguments) -> Any:
         names = (
             *("sft_type", "quantization_bit", "bnb_4bit_use_double_quant", "lora_rank", "lora_target_modules"),
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
@@ -174,7 +174,7 @@ class Estimator:
         others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method"))
         return (*(str(getattr(args, name)) for name in names), *others)
 
-    def _maskless(self, args: SftArguments, batch: Batch) -> bool:
+    def _maskless(self, args: StageArguments, batch: Batch) -> bool:
         """Whether attention takes sequence bounds instead of a mask: varlen is chosen for packing."""
         chosen = getattr(args, "attn_impl", "sdpa")
         if chosen is None and batch.packed and args.use_flash_attn is None:
@@ -197,7 +197,7 @@ class _Static:
     fullest_share: float
 
     @classmethod
-    def of(cls, model: Any, args: SftArguments, spread: int) -> _Static:
+    def of(cls, model: Any, args: StageArguments, spread: int) -> _Static:
         found = list(weight_bytes(model))
         embeddings = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
         trained = [one for one, _ in found if one.requires_grad]
@@ -226,3 +226,51 @@ def _uniform(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ())
     some = ("first_k_dense_replace", "mlp_only_layers", "sliding_window_pattern", "no_rope_layers")
     return len(kinds) <= 1 and not any(getattr(config, name, None) for name in some)
+
+
+# Memory of optimizer states, by transformers' optimizer names. No torch
+
+
+DEFAULT_OPTIMIZER = "adamw_torch_fused"
+"""Default of `--optim` on GPUs. The CPU default keeps the same states."""
+
+_BLOCK = 256
+"""Block size of an 8-bit state: numbers per fp32 scale, in bitsandbytes and torchao."""
+
+_SMALL = 4096
+"""Tensors below this size keep fp32 states in 8-bit optimizers of bitsandbytes and torchao."""
+
+
+def state_bytes(name: str, tensors: Iterable[tuple[Sequence[int], int, bool]], on_gpu: bool = True) -> int:
+    """Return the bytes of the optimizer states after the first step.
+
+    Args:
+        name: `--optim`, one of transformers' OptimizerNames.
+        tensors: Shape, bytes per number, and whether it is an embedding, which bitsandbytes keeps in fp32.
+        on_gpu: Paged optimizers page on GPUs only: their states then count as CPU memory.
+    """
+    return sum(_of_tensor(name, list(shape), size, embedding, on_gpu) for shape, size, embedding in tensors)
+
+
+def step_bytes(name: str, gradients: int, on_gpu: bool) -> int:
+    """Return the temporaries of a step: torch's AdamW on a GPU processes all tensors at once."""
+    return gradients if on_gpu and name in ("adamw_torch", "adamax", "rmsprop", "adagrad") else 0
+
+
+def _of_tensor(name: str, shape: list[int], size: int, embedding: bool, on_gpu: bool) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    if "paged" in name and on_gpu:
+        return 0
+    states = 1 if any(part in name for part in ("lion", "rmsprop", "adagrad")) else 2
+    if name == "sgd":
+        return 0
+    if "adafactor" in name:
+        return 4 * (sum(shape[-2:]) if len(shape) >= 2 else count)
+    if "4bit" in name:
+        return states * (count // 2 + count * 4 // 128) if count >= _SMALL else states * count * 4
+    if "8bit" in name or name == "adamw_bnb_8bit":
+        small = count < _SMALL or (embedding and "torch" not in name)
+        return states * count * 4 if small else states * (count + count * 4 // _BLOCK)
+    return states * count * size

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError
-from llmtune.models.gpus import Gpu, gib, gpu_of_device
+from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_line
+from llmtune.models.devices import Gpu, gib, gpu_of_device
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
@@ -24,7 +24,7 @@ from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["Plan", "make_plan"]
 
@@ -43,7 +43,7 @@ class Plan:
         suggestions: Flags that would help, if it does not fit.
     """
 
-    args: SftArguments
+    args: StageArguments
     dtype: str
     estimate: Estimate
     workload: Workload
@@ -118,7 +118,7 @@ class Plan:
         return f", about {text} at {USUAL_MFU:.0%} MFU on {self.device}"
 
 
-def make_plan(args: SftArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan:
+def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan:
     """Plan a run.
 
     Args:
@@ -139,7 +139,7 @@ def make_plan(args: SftArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan
 
     per_machine = torch.cuda.device_count() if gpu is None else gpus
 
-    def total_of(one: SftArguments) -> int:
+    def total_of(one: StageArguments) -> int:
         sharding = sharding_of(one, per_machine)
         return estimator.estimate(one, Workload.of(one, rows, sharding.ranks).batch, sharding).total
 
@@ -161,7 +161,7 @@ def make_plan(args: SftArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan
     except LlmtuneError:
         raise
     except (RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
-        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        reason = one_line(err, 200)
         raise UsageError(
             f"The code of {args.display_name()} cannot be traced without data, so its memory is unknown: {reason}."
         ) from err
@@ -175,7 +175,7 @@ def make_plan(args: SftArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan
     return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes)
 
 
-def _rows(args: SftArguments, folder: Path, notes: list[str]) -> Rows | None:
+def _rows(args: StageArguments, folder: Path, notes: list[str]) -> Rows | None:
     if not any(folder.glob("*tokenizer*")) and args.tokenizer_id_or_path is None:
         notes.append(f"{folder} has no tokenizer, so each sample is assumed to have --max_length tokens.")
         return None
@@ -198,7 +198,7 @@ def _device(gpu: Gpu | None) -> tuple[float, str, float]:
     return free_memory() * CPU_SHARE, "this machine (no GPU)", 0.0
 
 
-def _dtype(args: SftArguments, gpu: Gpu | None) -> torch.dtype:
+def _dtype(args: StageArguments, gpu: Gpu | None) -> torch.dtype:
     """Return the dtype that `resolve_dtype` would choose on the planned machine."""
     info = MODEL_MAPPING[str(args.model_type)]
     if gpu is not None and args.dtype is None and info.torch_dtype is None:

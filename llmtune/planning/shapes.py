@@ -20,7 +20,7 @@ from llmtune.tuners.tune import prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["ShapeOfQuantized", "shapes", "weight_bytes"]
 
@@ -52,7 +52,9 @@ class ShapeOfQuantized(nn.Linear):
         return found if self.bias is None else found + self.bias.to(found.dtype)
 
 
-def shapes(args: SftArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None) -> Any:
+def shapes(
+    args: StageArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None
+) -> Any:
     """Build the model that `sft` would train, on the meta device.
 
     Args:
@@ -99,7 +101,7 @@ def _like_checkpoint(model: Any, folder: Path) -> Any:
 # Quantised weights
 
 
-def _bits(args: SftArguments, config: Any) -> float:
+def _bits(args: StageArguments, config: Any) -> float:
     """Bits per quantised weight, quantisation constants included; 0 if not quantised."""
     if args.quantization_bit == 8:
         return 8.0
@@ -115,7 +117,7 @@ def _bits(args: SftArguments, config: Any) -> float:
 
 
 def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> None:
-    from llmtune.tuners.kbit import prepare_quantized
+    from llmtune.tuners.tune import prepare_quantized
 
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):

@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
+
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.ranks import local_world_size
 
-__all__ = ["Sharding", "sharding_of"]
+__all__ = ["Sharding", "fullest_share", "sharding_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,29 @@ def _zero(path: str) -> tuple[int, bool, bool]:
         str((config.get(name) or {}).get("device", "none")) != "none" for name in ("offload_optimizer", "offload_param")
     ]
     return zero_stage(path), *offloaded  # type: ignore[return-value]
+
+
+# Balance of `--device_map auto` over devices
+
+
+ENOUGH = 2**60
+
+
+def fullest_share(model: Any, devices: int) -> float:
+    """Return the fraction of the weights on the fullest of `devices`, by transformers' device map.
+
+    Args:
+        model: A transformers model without adapters, on the meta device.
+    """
+    if devices == 1:
+        return 1.0
+    whole = getattr(model, "_no_split_modules", None)
+    memory = get_balanced_memory(model, dict.fromkeys(range(devices), ENOUGH), whole)
+    placed = dict.fromkeys(range(devices), 0)
+    for name, device in infer_auto_device_map(model, memory, whole).items():
+        placed[device] += _size(model.get_submodule(name) if name else model)
+    return max(placed.values()) / sum(placed.values())
+
+
+def _size(module: Any) -> int:
+    return sum(one.numel() * one.element_size() for one in module.parameters())

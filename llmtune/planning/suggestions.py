@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
-from llmtune.planning.optimizers import DEFAULT_OPTIMIZER
+    from llmtune.arguments.stage import StageArguments
+from llmtune.planning.memory import DEFAULT_OPTIMIZER
 
 __all__ = ["Change", "Suggestion", "suggest"]
 
@@ -42,7 +42,7 @@ class Suggestion:
     total: int
 
 
-def suggest(args: SftArguments, total_of: Callable[[SftArguments], int], limit: float) -> list[Suggestion]:
+def suggest(args: StageArguments, total_of: Callable[[StageArguments], int], limit: float) -> list[Suggestion]:
     """Return flags that bring the peak memory per device below `limit`.
 
     Args:
@@ -72,7 +72,7 @@ def suggest(args: SftArguments, total_of: Callable[[SftArguments], int], limit: 
 
 
 def _pruned(
-    args: SftArguments, chosen: list[Change], total_of: Callable[[SftArguments], int], limit: float
+    args: StageArguments, chosen: list[Change], total_of: Callable[[StageArguments], int], limit: float
 ) -> Suggestion:
     """The suggestion without changes that are not needed."""
     for change in list(chosen):
@@ -82,7 +82,7 @@ def _pruned(
     return Suggestion(" ".join(change.text for change in chosen), total_of(_with(args, chosen)))
 
 
-def _with(args: SftArguments, changes: list[Change]) -> SftArguments:
+def _with(args: StageArguments, changes: list[Change]) -> StageArguments:
     changed = copy.copy(args)
     for change in changes:
         for name, value in change.values.items():
@@ -90,7 +90,7 @@ def _with(args: SftArguments, changes: list[Change]) -> SftArguments:
     return changed
 
 
-def _changes(args: SftArguments) -> Iterator[Change]:
+def _changes(args: StageArguments) -> Iterator[Change]:
     if args.gradient_checkpointing == "none":
         yield _flag("gradient_checkpointing", "selective")
     if args.gradient_checkpointing in ("none", "selective"):
@@ -121,7 +121,7 @@ def _changes(args: SftArguments) -> Iterator[Change]:
             )
 
 
-def _batches(args: SftArguments) -> Iterator[Change]:
+def _batches(args: StageArguments) -> Iterator[Change]:
     size = args.batch_size
     while size > 1:
         size //= 2

@@ -14,7 +14,7 @@ from llmtune.samples.prepare import Prepared, total_steps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["Rows", "Workload", "rows_of"]
 
@@ -32,7 +32,7 @@ class Rows:
     lengths: NDArray[np.int64]
     trainable_share: float
 
-    def cut(self, args: SftArguments) -> NDArray[np.int64]:
+    def cut(self, args: StageArguments) -> NDArray[np.int64]:
         """Lengths under `--max_length`, which may differ from that of encoding."""
         return self.lengths if args.max_length == -1 else np.minimum(self.lengths, args.max_length)
 
@@ -59,7 +59,7 @@ class Workload:
     contexts: int = 0
 
     @classmethod
-    def of(cls, args: SftArguments, rows: Rows | None, ranks: int = 1) -> Workload:
+    def of(cls, args: StageArguments, rows: Rows | None, ranks: int = 1) -> Workload:
         if rows is None:
             return cls._without_rows(args, ranks)
         lengths = rows.cut(args)
@@ -79,7 +79,7 @@ class Workload:
         )
 
     @classmethod
-    def _without_rows(cls, args: SftArguments, ranks: int) -> Workload:
+    def _without_rows(cls, args: StageArguments, ranks: int) -> Workload:
         length = args.max_length if args.max_length > 0 else ASSUMED_LENGTH
         tokens = args.batch_size * length
         batch = _batch(args, args.batch_size, length, tokens, ASSUMED_TRAINABLE)
@@ -90,7 +90,7 @@ class Workload:
         return cls(batch, args.max_steps, all_tokens, all_tokens, trainable, all_tokens * (length + 1) // 2)
 
 
-def _largest(args: SftArguments, lengths: Any, trainable_share: float) -> Batch:
+def _largest(args: StageArguments, lengths: Any, trainable_share: float) -> Batch:
     """The largest batch: in random order, the longest samples may share one."""
     longest = np.sort(lengths)[::-1][: args.batch_size]
     if args.packing:
@@ -100,7 +100,7 @@ def _largest(args: SftArguments, lengths: Any, trainable_share: float) -> Batch:
 
 
 def _batch(
-    args: SftArguments, size: int, length: int, tokens: int, trainable_share: float, *, padded: bool = True
+    args: StageArguments, size: int, length: int, tokens: int, trainable_share: float, *, padded: bool = True
 ) -> Batch:
     trainable = math.ceil(tokens * trainable_share)
     if args.padding_free and not args.packing:
@@ -108,7 +108,7 @@ def _batch(
     return Batch(size, length, trainable, padded=padded and size > 1 and not args.packing, packed=args.packing)
 
 
-def _padded(args: SftArguments, lengths: Any) -> int:
+def _padded(args: StageArguments, lengths: Any) -> int:
     """Tokens of one epoch, padding included, for one random order."""
     if args.packing:
         return int(-(-int(lengths.sum()) // args.max_length) * args.max_length)

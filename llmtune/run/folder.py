@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -21,10 +24,18 @@ from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.seal import sealed
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
-    from llmtune.run.lock import RunLock
+    from llmtune.arguments.stage import StageArguments
 
-__all__ = ["args_record", "check_flat_folder", "new_run_folder", "open_run_folder", "remove_leftovers", "write_metrics"]
+__all__ = [
+    "RunLock",
+    "args_record",
+    "check_flat_folder",
+    "new_run_folder",
+    "open_run_folder",
+    "remove_leftovers",
+    "write_metrics",
+]
+
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
@@ -61,7 +72,7 @@ def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> P
         ) from err
 
 
-def open_run_folder(args: SftArguments, resume: Path | None, lock: RunLock) -> Path:
+def open_run_folder(args: StageArguments, resume: Path | None, lock: RunLock) -> Path:
     """Make the folder of a run, or take that of the checkpoint that it resumes from, and hold it."""
     if resume is None:
         run = new_run_folder(args.output_dir, args.display_name(), flat=args.output_dir_flat)
@@ -87,7 +98,7 @@ def check_flat_folder(folder: Path) -> None:
         )
 
 
-def args_record(args: SftArguments, **resolved: Any) -> dict[str, Any]:
+def args_record(args: StageArguments, **resolved: Any) -> dict[str, Any]:
     """Return the resolved arguments for sft_args.json, without secrets; keys with _ describe the run."""
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
     for name in PATHS:  # a checkpoint is read from any folder
@@ -117,3 +128,84 @@ def remove_leftovers(run: Path) -> None:
     for pattern in (".saving-*", ".pushing-*"):
         for folder in run.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+# One writer per run folder: a lock that the system releases when its process ends, however it ends
+
+
+LOCK_FILE = ".lock"
+
+
+class RunLock:
+    """Locks run folders of this process until closed.
+
+    A POSIX lock belongs to the process, so data loaders that outlive a killed run do not hold it. Without locks on the
+    file system or platform, nothing is locked.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Path, Any] = {}
+
+    def take(self, run: Path) -> None:
+        """Lock a run folder.
+
+        Raises:
+            OutputError: Another process, which is named, writes there.
+        """
+        run = run.resolve()
+        if run in self._held:
+            return
+        file = _locked_file(run)
+        if file is None:
+            return
+        file.seek(0)
+        file.truncate()
+        now = time.strftime("%Y-%m-%dT%H:%M:%S")
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+        file.flush()
+        self._held[run] = file
+
+    def close(self) -> None:
+        """Release all locks and delete their files."""
+        while self._held:
+            run, file = self._held.popitem()
+            with contextlib.suppress(OSError):
+                (run / LOCK_FILE).unlink()
+            file.close()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _locked_file(run: Path) -> Any:
+    """The open file that holds the lock; None if locks are not supported."""
+    try:
+        import fcntl
+
+        while True:
+            file = open(run / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115, it stays open while the run lasts
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(run / LOCK_FILE)):
+                    return file
+            except (BlockingIOError, PermissionError) as err:
+                raise OutputError(
+                    f"{run} is in use by another run{_owner(file)}. Wait for it to end, or stop it: on Ctrl-C or "
+                    "SIGTERM, it saves first."
+                ) from err
+            except FileNotFoundError:  # its holder has ended and deleted the file
+                pass
+            file.close()
+    except (ImportError, OSError):
+        return None
+
+
+def _owner(file: Any) -> str:
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        file.seek(0)
+        owner = json.loads(file.read())
+        return f" (process {owner['pid']} on {owner['host']}, since {owner['since']})"
+    return ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.ranks import is_distributed, world_size
 from llmtune.models.devices import device_name
+from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared, steps_per_epoch
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
@@ -15,7 +16,8 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["Decisions", "first_decisions", "note_steps"]
+__all__ = ["Decisions", "first_decisions", "log_data", "note_steps"]
+
 
 ORDER = (
     *("Model", "Device", "Distributed", "Data", "Packs", "Validation", "Training", "Trainable parameters"),
@@ -57,7 +59,7 @@ class Decisions(list[str]):
         get_logger().info("%s", "\n".join(lines))
 
 
-def first_decisions(args: SftArguments) -> Decisions:
+def first_decisions(args: StageArguments) -> Decisions:
     """Note the model, the device and what is trained; warn of flags without effect."""
     import torch
 
@@ -72,7 +74,7 @@ def first_decisions(args: SftArguments) -> Decisions:
     return decisions
 
 
-def _training_text(args: SftArguments) -> str:
+def _training_text(args: StageArguments) -> str:
     if args.sft_type == "full":
         return "full fine-tuning"
     if args.sft_type == "ia3":
@@ -83,7 +85,7 @@ def _training_text(args: SftArguments) -> str:
 
 def note_steps(
     decisions: Decisions,
-    args: SftArguments,
+    args: StageArguments,
     arguments: TrainingArguments,
     prepared: Prepared,
     resume: Path | None,
@@ -115,3 +117,38 @@ def _interval(strategy: str, steps: int | None) -> str:
     if strategy == "no":
         return "never"
     return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"
+
+
+# The training data, logged before the model is loaded
+
+
+SHOWN_TOKENS = 400
+
+
+def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
+    """Note the size of the data, and log the first sample with its loss mask."""
+    from llmtune.templates.mask_view import to_ansi, token_views, with_short_images
+
+    log = get_logger()
+    tokens = prepared.train_tokens
+    report = tokens.report
+    lengths = tokens.lengths
+    share = report.num_trainable / max(report.num_tokens, 1)
+    decisions.fact(
+        "Data",
+        f"{len(tokens):,} samples, {report.num_tokens:,} tokens, {report.num_trainable:,} trainable ({share:.1%}); "
+        f"length {lengths.min():,}-{lengths.max():,} tokens, mean {lengths.mean():.0f}",
+    )
+    count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
+    decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
+    if packs := packs_text(prepared.train_set):
+        decisions.fact("Packs", packs)
+    if packs := packs_text(prepared.validation_set):
+        decisions.facts["Validation"] += f" in {packs}"
+    if prepared.validation_tokens is None and args.predict_with_generate:
+        log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
+    first = tokens[0]
+    views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
+    if prepared.template.images is not None:
+        views = with_short_images(views, prepared.template.images.token_id)
+    log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.deepspeed import need_deepspeed
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.run.folder import check_flat_folder
@@ -35,7 +35,7 @@ class Run:
         stage: Name of the stage, as saved in checkpoints.
     """
 
-    args: SftArguments
+    args: StageArguments
     model: ModelFiles
     resume: Path | None = None
     lacks: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Run:
         return MODEL_MAPPING[str(self.args.model_type)]
 
     @classmethod
-    def resolve(cls, args: SftArguments, *, stage: str = "sft", offline: bool = False) -> Run:
+    def resolve(cls, args: StageArguments, *, stage: str = "sft", offline: bool = False) -> Run:
         """Check flags, configuration and files against each other.
 
         Args:
@@ -90,7 +90,7 @@ class Run:
         check_processes(self.args)
 
 
-def _settle_rope(args: SftArguments, folder: Path) -> None:
+def _settle_rope(args: StageArguments, folder: Path) -> None:
     from llmtune.models.ports import native_config
     from llmtune.models.rope import rope_factor
 
@@ -98,14 +98,14 @@ def _settle_rope(args: SftArguments, folder: Path) -> None:
     args.rope_factor = rope_factor(config, str(args.rope_scaling), args.rope_factor, args.max_length)
 
 
-def _warn_of_paging(args: SftArguments) -> None:
+def _warn_of_paging(args: StageArguments) -> None:
     import torch
 
     if args.optim is not None and "paged" in args.optim and not torch.cuda.is_available():
         get_logger().warning("--optim %s does not page on a CPU: it works without paging.", args.optim)
 
 
-def _need_quantizer(args: SftArguments) -> None:
+def _need_quantizer(args: StageArguments) -> None:
     from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
 
     if args.quantization_bit and args.quant_method == "torchao":

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.resume import resumed_arguments
+from llmtune.arguments.inheritance import resumed_arguments
 from llmtune.checkpoint import (
     ADAPTER_FILE,
     numbered_checkpoints,
@@ -23,7 +23,7 @@ from llmtune.errors import CheckpointError
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["RATES", "check_same_data", "check_steps_left", "find_resumable", "resume_run"]
 
@@ -33,10 +33,10 @@ RATES = {"learning_rate", "weight_decay", "lr_scheduler_type", "warmup_ratio"}
 """Arguments that optimizer and scheduler save a copy of, which a resumed run would use."""
 
 
-def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
+def resume_run(args: StageArguments) -> tuple[StageArguments, Path | None]:
     """Return the arguments of the run, and the checkpoint that it resumes from; None for a new run.
 
-    Arguments not given are the checkpoint's, and those given must fit it: see `llmtune.arguments.resume`.
+    Arguments not given are the checkpoint's, and those given must fit it: see `llmtune.arguments.inheritance`.
 
     Raises:
         CheckpointError: It is missing, incomplete or does not fit.
@@ -62,7 +62,7 @@ def resume_run(args: SftArguments) -> tuple[SftArguments, Path | None]:
     return args, checkpoint
 
 
-def find_resumable(args: SftArguments) -> Path | None:
+def find_resumable(args: StageArguments) -> Path | None:
     """Return the checkpoint that a run resumes from, checked to be complete; None for a new run.
 
     A run folder means its last complete checkpoint; `last`, that of the newest run of this model, or a new run if there
@@ -84,7 +84,7 @@ def find_resumable(args: SftArguments) -> Path | None:
     return None
 
 
-def _runs(args: SftArguments) -> list[Path]:
+def _runs(args: StageArguments) -> list[Path]:
     """Runs of this model that have checkpoints, newest first."""
     if args.output_dir_flat:
         run = Path(args.output_dir).expanduser()
@@ -110,7 +110,7 @@ def _whole_checkpoint(folder: Path) -> Path:
     )
 
 
-def _check_same_step(folder: Path, args: SftArguments) -> None:
+def _check_same_step(folder: Path, args: StageArguments) -> None:
     """Refuse settings under which the run would see other data, or whose state cannot be resharded."""
     seal = read_seal(folder)
     if seal is None:  # written by an older version, or by another tool
@@ -179,7 +179,7 @@ def check_same_data(folder: Path, ours: dict[str, Any]) -> None:
     )
 
 
-def _check_weights(folder: Path, args: SftArguments) -> None:
+def _check_weights(folder: Path, args: StageArguments) -> None:
     names = ["model.safetensors", "model.safetensors.index.json"] if args.sft_type == "full" else [ADAPTER_FILE]
     if not any((folder / name).is_file() for name in names):
         raise CheckpointError(f"{folder} has no {names[0]}. Resume from another checkpoint of the run.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmtune.arguments.training_groups import TRACKERS
-from llmtune.errors import MissingPackageError
+from llmtune.utils.packages import need
 
 __all__ = ["need_trackers", "placed_trackers"]
 
@@ -19,9 +18,8 @@ PROJECT = "llmtune"
 def need_trackers(report_to: Sequence[str]) -> None:
     """Raise MissingPackageError if a tracker is not installed; none is imported."""
     for name in report_to:
-        package = TRACKERS[name]
-        if package and importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"--report_to {name} needs {package}. Install it with: pip install {package}")
+        if TRACKERS[name]:
+            need(TRACKERS[name], f"--report_to {name}")
 
 
 @contextlib.contextmanager

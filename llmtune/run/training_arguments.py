@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.deepspeed import (
     deepspeed_config,
     leave_unimported,
@@ -22,7 +22,7 @@ from llmtune.distributed.deepspeed import (
 )
 from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
-from llmtune.errors import UsageError
+from llmtune.errors import UsageError, one_line
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.kernels import LIGER_SETTINGS, default_optimizer
@@ -35,7 +35,7 @@ BELOW_ONE = 1 - 1e-9
 """A warmup ratio of 1: the number 1 would mean one step."""
 
 
-def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
+def training_arguments(args: StageArguments, run: Path, *, has_validation: bool) -> TrainingArguments:
     """Translate the arguments of a run.
 
     Raises:
@@ -54,10 +54,10 @@ def training_arguments(args: SftArguments, run: Path, *, has_validation: bool) -
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
-        raise UsageError(f"transformers rejects these settings: {' '.join(str(err).split())}") from err
+        raise UsageError(f"transformers rejects these settings: {one_line(err)}") from err
 
 
-def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, Any]:
+def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, Any]:
     assert args.model_type is not None
     on_cpu = not torch.cuda.is_available()
     dtype, _ = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
@@ -110,7 +110,7 @@ def _fields(args: SftArguments, run: Path, has_validation: bool) -> dict[str, An
     }
 
 
-def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
+def _loading(args: StageArguments, on_cpu: bool) -> dict[str, Any]:
     if args.streaming:  # its own thread prefetches; it tracks its position, and each rank takes its part
         shares = {"dispatch_batches": False, "split_batches": False}
         return {"dataloader_num_workers": 0, "ignore_data_skip": True, "accelerator_config": shares}
@@ -118,7 +118,7 @@ def _loading(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     return {"dataloader_num_workers": 0 if one_on_cpu else args.dataloader_num_workers}
 
 
-def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
+def _processes(args: StageArguments, on_cpu: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {**fsdp_fields(args)}
     if args.deepspeed_config_path is not None:
         fields["deepspeed"] = deepspeed_config(args.deepspeed_config_path, only_save_model=args.only_save_model)
@@ -130,7 +130,7 @@ def _processes(args: SftArguments, on_cpu: bool) -> dict[str, Any]:
     return fields
 
 
-def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> None:
+def checkpoint_activations(arguments: TrainingArguments, args: StageArguments) -> None:
     """Set the resolved `--gradient_checkpointing` in TrainingArguments."""
     if args.gradient_checkpointing == "none":
         return
@@ -141,11 +141,11 @@ def checkpoint_activations(arguments: TrainingArguments, args: SftArguments) -> 
     setattr(arguments, f"{name}_kwargs", checkpointing_kwargs(args.gradient_checkpointing))
 
 
-def _best_metric(args: SftArguments) -> str:
+def _best_metric(args: StageArguments) -> str:
     return "eval_rouge-l" if args.predict_with_generate else "eval_loss"
 
 
-def check_processes(args: SftArguments) -> None:
+def check_processes(args: StageArguments) -> None:
     """Refuse a strategy that these processes cannot run, before any work.
 
     Raises:
@@ -171,7 +171,7 @@ def check_processes(args: SftArguments) -> None:
             training_arguments(args, Path(args.output_dir), has_validation=True)
 
 
-def build_training_arguments(args: SftArguments, *, has_validation: bool) -> TrainingArguments:
+def build_training_arguments(args: StageArguments, *, has_validation: bool) -> TrainingArguments:
     """Build TrainingArguments in all processes together; from here on they wait for each other, with a timeout.
 
     Raises:

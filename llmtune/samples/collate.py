@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmtune.models.varlen import segments
+from llmtune.models.packed_attention import segments
 from llmtune.samples.packing import join_rows, loss_weights
 from llmtune.templates.images import ImageReader
 from llmtune.types import IGNORE_INDEX
@@ -63,8 +63,8 @@ class PackingCollator:
     Attributes:
         flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
             sequences it takes each for a single row.
-        with_segments: Also say where rows begin (see `models.varlen.segments`), which flash attention would otherwise
-            find out in every layer, waiting for the GPU each time. Needs `flat`.
+        with_segments: Also pass the bounds of the sequences (see `models.packed_attention.segments`), which
+            FlashAttention would otherwise compute in every layer, waiting for the GPU each time. Needs `flat`.
     """
 
     pad_token_id: int

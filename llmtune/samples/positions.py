@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 from llmtune.models.ports import native_config
 from llmtune.utils.logging import get_logger
@@ -18,7 +18,7 @@ LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_
 """Model types with learned position embeddings, which end there."""
 
 
-def note_positions(prepared: Prepared, args: SftArguments) -> None:
+def note_positions(prepared: Prepared, args: StageArguments) -> None:
     """Warn about samples beyond the trained positions.
 
     Raises:

@@ -29,7 +29,7 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
 
 __all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
@@ -73,12 +73,12 @@ class Prepared:
     def _rows_of(self, sample: int) -> list[int]:
         return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
 
-    def num_steps(self, args: SftArguments) -> int:
+    def num_steps(self, args: StageArguments) -> int:
         """Optimizer steps of the whole run."""
         items = self.train_set
         return args.max_steps if isinstance(items, StreamedSamples) else total_steps(len(items), args)
 
-    def steps_per_epoch(self, args: SftArguments) -> int:
+    def steps_per_epoch(self, args: StageArguments) -> int:
         """Optimizer steps per epoch; 0 for a stream."""
         items = self.train_set
         return 0 if isinstance(items, StreamedSamples) else steps_per_epoch(len(items), args)
@@ -92,7 +92,7 @@ class Prepared:
         return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 
 
-def prepare(args: SftArguments) -> Prepared:
+def prepare(args: StageArguments) -> Prepared:
     """Load the tokenizer and the rows, and encode them."""
     assert args.model_type is not None
     assert args.template_type is not None
@@ -145,12 +145,12 @@ def prepare(args: SftArguments) -> Prepared:
     )
 
 
-def _load(args: SftArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
+def _load(args: StageArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
     flags = {name: getattr(args, name) for name in DATA_FLAGS}
     return get_dataset(**(flags | {"names": args.dataset, "overwrite_cache": overwrite} | options))
 
 
-def _load_head(stream: RecordStream, args: SftArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
+def _load_head(stream: RecordStream, args: StageArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
     """Return the first rows, for checks and generations, and all of `--val_dataset`."""
     train = stream.head(HEAD_ROWS)
     if not args.val_dataset:
@@ -166,11 +166,11 @@ def _excerpt(record: Mapping[str, Any]) -> str:
     return repr(text[:EXCERPT_CHARS])
 
 
-def _packed(tokens: TokenStore, args: SftArguments) -> TokenStore | PackedDataset:
+def _packed(tokens: TokenStore, args: StageArguments) -> TokenStore | PackedDataset:
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
-def total_steps(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+def total_steps(num_samples: int, args: StageArguments, processes: int | None = None) -> int:
     """Optimizer steps of the whole run.
 
     Args:
@@ -182,7 +182,7 @@ def total_steps(num_samples: int, args: SftArguments, processes: int | None = No
     return math.ceil(steps_per_epoch(num_samples, args, processes) * args.num_train_epochs)
 
 
-def steps_per_epoch(num_samples: int, args: SftArguments, processes: int | None = None) -> int:
+def steps_per_epoch(num_samples: int, args: StageArguments, processes: int | None = None) -> int:
     """Return the optimizer steps per epoch, over all ranks."""
     batches = -(-num_samples // (args.batch_size * (processes or world_size())))
     return -(-batches // args.gradient_accumulation_steps)

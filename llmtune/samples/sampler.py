@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.types import IGNORE_INDEX
 
 __all__ = ["FILLER", "EpochOrder", "Kind", "Numbered", "SetEpoch", "sample_order"]
@@ -99,7 +99,7 @@ class EpochOrder(Sampler[int]):
         return np.concatenate([*(whole[place] for place in shuffled), *rest])
 
 
-def sample_order(args: SftArguments) -> Kind:
+def sample_order(args: StageArguments) -> Kind:
     """Return the kind of order of the flags."""
     if args.test_oom_error:
         return "longest_first"

@@ -23,7 +23,7 @@ from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.store import EncodeReport
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
     from llmtune.templates.chat import ChatTemplate
 
@@ -128,7 +128,7 @@ class StreamedSamples(IterableDataset[Sample]):
         return [found[place] for place in order]
 
 
-def open_stream(args: SftArguments) -> RecordStream:
+def open_stream(args: StageArguments) -> RecordStream:
     """Open the rows of `--dataset` for streaming."""
     from llmtune.data.streaming import RecordStream
 
@@ -136,7 +136,7 @@ def open_stream(args: SftArguments) -> RecordStream:
     return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), **names)
 
 
-def stream_samples(records: RecordStream, template: ChatTemplate, args: SftArguments) -> StreamedSamples:
+def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:
     """Return the samples of a stream, or packs of them with `--packing`."""
     return StreamedSamples(records, template, seed=args.seed, capacity=args.max_length if args.packing else None)
 

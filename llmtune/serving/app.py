@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmtune import __version__
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine
 from llmtune.serving.chat import Chat
 from llmtune.serving.completions import Completion

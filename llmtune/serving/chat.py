@@ -117,13 +117,15 @@ class Chat:
         def chunk(
             number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Sequence[TokenLogprob] = ()
         ) -> dict[str, Any]:
-            told = {"content": [_logprob(one) for one in logprobs], "refusal": None} if self.request.logprobs else None
-            choice = {"index": number, "delta": delta, "logprobs": told, "finish_reason": reason}
+            content = (
+                {"content": [_logprob(one) for one in logprobs], "refusal": None} if self.request.logprobs else None
+            )
+            choice = {"index": number, "delta": delta, "logprobs": content, "finish_reason": reason}
             return body | {"choices": [choice]}
 
         texts = [self._answer_text() for _ in job.rows]
         thoughts = [self._thought_text() for _ in job.rows]
-        told = [0] * len(job.rows)
+        sent = [0] * len(job.rows)
         for number in range(len(job.rows)):
             yield chunk(number, {"role": "assistant", "content": ""})
         async for number, written in self.service.pieces(job):
@@ -134,7 +136,7 @@ class Chat:
                 last_thought, last = thoughts[number].finish()
                 thought, content = thought + last_thought, content + last
             content = text.add(content) + (text.finish() if ended else "")
-            logprobs, told[number] = row.logprobs[told[number] : written.end], written.end
+            logprobs, sent[number] = row.logprobs[sent[number] : written.end], written.end
             if thought:
                 yield chunk(number, {"reasoning_content": thought}, None, logprobs)
                 logprobs = []

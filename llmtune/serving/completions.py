@@ -79,12 +79,12 @@ class Completion:
         options = self.request.stream_options
         with_usage = options is not None and bool(options.include_usage)
         body = self._body(job) | ({"usage": None} if with_usage else {})
-        told = [0] * len(job.rows)
+        sent = [0] * len(job.rows)
         begun = [False] * len(job.rows)
         async for number, written in self.service.pieces(job):
             text = written.text if begun[number] else self._echo(job, number) + written.text
             begun[number] = True
-            logprobs, told[number] = job.rows[number].logprobs[told[number] : written.end], written.end
+            logprobs, sent[number] = job.rows[number].logprobs[sent[number] : written.end], written.end
             yield body | {"choices": [self._choice(number, text, written.finish_reason, logprobs)]}
         if with_usage:
             yield body | {"choices": [], "usage": job.usage()}
@@ -93,8 +93,8 @@ class Completion:
         return self.echoes[number // (len(job.rows) // len(self.prompts))]
 
     def _choice(self, number: int, text: str, reason: str | None, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        told = None if self.request.logprobs is None else _logprobs(logprobs)
-        return {"index": number, "text": text, "logprobs": told, "finish_reason": reason}
+        entries = None if self.request.logprobs is None else _logprobs(logprobs)
+        return {"index": number, "text": text, "logprobs": entries, "finish_reason": reason}
 
     def _body(self, job: Job) -> dict[str, Any]:
         return {"id": job.name, "object": "text_completion", "created": job.created, "model": job.model}

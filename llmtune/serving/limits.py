@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from llmtune.arguments.serve import is_loopback
+from llmtune.arguments.service import is_loopback
 from llmtune.serving import limits as patience
 from llmtune.serving.errors import error_response
 from llmtune.serving.service import Service

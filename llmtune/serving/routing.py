@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.batching import Batcher
 from llmtune.inference.engine import Engine

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import Constraint
@@ -243,7 +243,7 @@ class Service:
         template = self.template(model)
         stops = StopAutomaton([*template.stop_strings, *sampling.stop])
 
-        def tell(number: int) -> Callable[[Written], None]:
+        def forward(number: int) -> Callable[[Written], None]:
             return lambda written: _post(loop, job.events, (number, written))
 
         for number in range(len(prompts) * n):
@@ -251,7 +251,13 @@ class Service:
             if sampling.seed is not None:
                 one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
             row = Row(
-                prompts[number // n], one, template, frame=frame, constraint=constraint, stops=stops, tell=tell(number)
+                prompts[number // n],
+                one,
+                template,
+                frame=frame,
+                constraint=constraint,
+                stops=stops,
+                on_piece=forward(number),
             )
             row.keeps = keeps
             job.rows.append(row)

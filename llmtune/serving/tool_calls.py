@@ -93,7 +93,7 @@ class AnswerText:
         self.parallel = parallel
         self.calls: tuple[ToolCall, ...] = ()
         self._text = ""
-        self._told = 0
+        self._sent = 0
 
     def add(self, piece: str) -> str:
         """Return the content that is certain by now."""
@@ -103,10 +103,10 @@ class AnswerText:
         if self.fmt is None:
             end = len(self._text)
         else:
-            found = [place for word in self.fmt.opens if (place := self._text.find(word, self._told)) >= 0]
+            found = [place for word in self.fmt.opens if (place := self._text.find(word, self._sent)) >= 0]
             end = min(found, default=len(self._text) - held_back(self._text, self.fmt.opens))
-        told, self._told = self._text[self._told : end], max(self._told, end)
-        return told
+        text, self._sent = self._text[self._sent : end], max(self._sent, end)
+        return text
 
     def finish(self) -> str:
         """Return the rest of the content. Fills `calls`."""
@@ -116,9 +116,9 @@ class AnswerText:
             return ""
         parsed = self.fmt.parse(self._text)
         self.calls = tuple(parsed.calls if self.parallel else parsed.calls[:1])
-        if parsed.content.startswith(self._text[: self._told]):
-            return parsed.content[self._told :]
-        return "" if self.calls else self._text[self._told :]
+        if parsed.content.startswith(self._text[: self._sent]):
+            return parsed.content[self._sent :]
+        return "" if self.calls else self._text[self._sent :]
 
     def _finish_asked(self, asked: AskedCall) -> str:
         state = asked.constraint().after(self._text)

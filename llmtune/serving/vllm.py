@@ -5,7 +5,6 @@ Source: https://docs.vllm.ai/en/stable/cli/serve.html (flags of `vllm serve`).
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -13,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.serve import API_KEY_VARIABLE, BASE_NAME, ServeArguments
+from llmtune.arguments.service import API_KEY_VARIABLE, BASE_NAME, ServeArguments
 from llmtune.checkpoint import read_adapter_config
-from llmtune.errors import MissingPackageError, UsageError
+from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 __all__ = ["run_vllm", "vllm_command"]
 
@@ -102,11 +102,7 @@ def run_vllm(args: Any) -> int:
     if args.dry_run:
         sys.stdout.write(f"{shlex.join(command)}\n")
         return 0
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingPackageError(
-            "--backend vllm needs vLLM, which is not installed. Install it with: pip install vllm. Or use "
-            "--backend llmtune."
-        )
+    need("vllm", "--backend vllm", name="vLLM", advice=", or use --backend llmtune.")
     environment = dict(os.environ)
     if args.api_key is not None:
         environment["VLLM_API_KEY"] = args.api_key  # not on the command line, where others could read it

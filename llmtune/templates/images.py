@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmtune.data.image_marks import is_address
-from llmtune.errors import DataError, MissingPackageError, TemplateError, UsageError
+from llmtune.errors import DataError, TemplateError, UsageError
 from llmtune.templates.pieces import Piece
 from llmtune.utils.logging import get_logger
+from llmtune.utils.packages import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,7 +142,7 @@ class ImageReader:
         if not paths:
             return {}
         found = dict(self.processor(images=[open_image(path) for path in paths], return_tensors="pt"))
-        if "image_grid_thw" in found:  # models with positions in three dimensions are told which tokens are an image's
+        if "image_grid_thw" in found:  # models with positions in three dimensions receive token types
             found["mm_token_type_ids"] = (input_ids == self.token_id).to(input_ids.dtype)
         return found
 
@@ -209,10 +210,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "J
 
 
 def _opened(path: str) -> Image:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise MissingPackageError("Images need Pillow. Install it with: pip install 'llmtune[vision]'") from None
+    need("PIL", "An image", extra="vision", name="Pillow")
+    from PIL import Image, UnidentifiedImageError
+
     if is_address(path):
         raise ImageError(f"{path[:80]}: a URL; download the image and give the file")
     try:

@@ -48,13 +48,13 @@ def vetted(render: Callable[[], Sequence[str | None]]) -> list[str | None]:
         _child(render, writing)
     os.close(writing)
     try:
-        told = _read(reading, child)
+        received = _read(reading, child)
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    found = json.loads(told) if told else {"stopped": "needs more memory than 1 GiB"}
+    found = json.loads(received) if received else {"stopped": "needs more memory than 1 GiB"}
     if "stopped" in found:
         raise TemplateError(STOPPED.format(found["stopped"]))
     return list(found["texts"])

@@ -6,20 +6,19 @@ from typing import Any
 
 import torch
 
-from llmtune.arguments.sft import SftArguments
-from llmtune.errors import ModelError
+from llmtune.arguments.stage import StageArguments
+from llmtune.errors import ModelError, one_line
 from llmtune.models.attention import asked_attention, best_flash
-from llmtune.models.packing_check import keeps_rows_apart
+from llmtune.models.packed_attention import VARLEN, keeps_rows_apart, register_varlen
 from llmtune.models.shifted import group_size, register_shifted
 from llmtune.models.supervised_loss import has_sharded_weights
-from llmtune.models.varlen import VARLEN, register_varlen
 from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
 
 __all__ = ["attention_options", "settle_attention"]
 
 
-def attention_options(args: SftArguments) -> dict[str, Any]:
+def attention_options(args: StageArguments) -> dict[str, Any]:
     """Arguments of `from_pretrained` for the attention that flags request.
 
     Raises:
@@ -30,7 +29,7 @@ def attention_options(args: SftArguments) -> dict[str, Any]:
 
 
 def settle_attention(
-    model: Any, args: SftArguments, decisions: Decisions, dtype: torch.dtype, asked: str | None
+    model: Any, args: StageArguments, decisions: Decisions, dtype: torch.dtype, asked: str | None
 ) -> None:
     """Switch to the attention of this run if the model was loaded with another.
 
@@ -115,7 +114,7 @@ def _switch_to_varlen(model: Any) -> None:
     try:
         problem = "" if keeps_rows_apart(model) else "packed sequences would attend to each other"
     except (TypeError, ValueError, RuntimeError) as err:
-        problem = " ".join(str(err).split())[:200]
+        problem = one_line(err, 200)
     finally:
         model.train(was_training)
     if problem:

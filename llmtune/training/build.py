@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from llmtune.arguments.long_context import rope_options
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.performance import rope_options
+from llmtune.arguments.stage import StageArguments
 from llmtune.models.devices import first_device, spread_options
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
@@ -25,7 +25,7 @@ __all__ = ["build_model", "load_weights"]
 
 
 def build_model(
-    args: SftArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()
+    args: StageArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()
 ) -> Any:
     """Load the model and set up what `--sft_type` trains."""
     set_seed(args.seed)  # fresh adapters are random
@@ -41,7 +41,7 @@ def build_model(
     return model
 
 
-def load_weights(args: SftArguments, decisions: Decisions) -> Any:
+def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     """Load the model onto its device, in the dtype that training needs.
 
     Full fine-tuning keeps fp32 master weights and computes in `--dtype` by autocast.

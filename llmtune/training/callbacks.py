@@ -14,10 +14,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.distributed.collectives import any_rank
+from llmtune.distributed.collectives import any_rank, strategy_text
 from llmtune.distributed.ranks import launcher_is_gone
-from llmtune.distributed.strategy import strategy_text
-from llmtune.models.gpus import gib
+from llmtune.models.devices import gib
 from llmtune.planning.auto import free_memory, used_memory
 from llmtune.run.log import Decisions
 from llmtune.training.throughput import Throughput, peak_memory_gib

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine, Sampling
@@ -21,14 +21,14 @@ NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
 
 
-def generation_metrics(samples: Prepared, args: SftArguments) -> Callable[[Any], dict[str, float]] | None:
+def generation_metrics(samples: Prepared, args: StageArguments) -> Callable[[Any], dict[str, float]] | None:
     """Return the metrics function of `--predict_with_generate` (model -> metrics); None without it."""
     if not args.predict_with_generate or samples.validation is None:
         return None
     return lambda model: _answer_metrics(model, samples, args)
 
 
-def _answer_metrics(model: Any, prepared: Prepared, args: SftArguments) -> dict[str, float]:
+def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dict[str, float]:
     """Return ROUGE and BLEU of generations for the validation rows."""
     assert prepared.validation is not None
     rows = _askable(prepared, [from_record(record) for record in prepared.validation])

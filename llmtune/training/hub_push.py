@@ -21,7 +21,7 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.hub.push import Destination
 
 __all__ = ["HubPush", "hub_push"]
@@ -31,7 +31,7 @@ WAIT = 5.0
 """Seconds before the second attempt; twice that before the third."""
 
 
-def hub_push(args: SftArguments) -> HubPush | None:
+def hub_push(args: StageArguments) -> HubPush | None:
     """Return the callback of `--push_to_hub`, if set; the token is checked now, before training."""
     if not args.push_to_hub:
         return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.arguments.sft import SftArguments
-from llmtune.models.packing_check import check_isolation, takes_one_sequence
+from llmtune.arguments.stage import StageArguments
+from llmtune.models.packed_attention import check_isolation, takes_one_sequence
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.utils.logging import get_logger
@@ -13,7 +13,7 @@ from llmtune.utils.logging import get_logger
 __all__ = ["check_packed", "collator_of"]
 
 
-def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
+def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
     """Check that packed sequences are attended to separately; warn of what packing changes.
 
     Raises:
@@ -29,7 +29,7 @@ def check_packed(args: SftArguments, samples: Prepared, model: Any) -> None:
         get_logger().warning(text, "--neftune_noise_alpha")
 
 
-def collator_of(args: SftArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
+def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
     """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
     padding = samples.tokenizer.pad_token_id
     if not (args.packing or args.padding_free):

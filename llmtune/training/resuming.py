@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from llmtune.checkpoint import read_state
+from llmtune.errors import CheckpointError
 from llmtune.samples.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.utils.files import read_json
 
-__all__ = ["resuming_callbacks"]
+__all__ = ["follow_rates", "rates_of", "resuming_callbacks"]
 
 
 def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[TrainerCallback]:
@@ -39,3 +41,33 @@ class FollowArguments(TrainerCallback):
         named = read_state(self.checkpoint).get("best_model_checkpoint")
         best = self.checkpoint.parent / Path(str(named or "")).name
         state.best_model_checkpoint = str(best) if named and best.is_dir() else None
+
+
+# On resume, apply this command's learning rate, schedule and weight decay where they were changed
+
+
+Rates = list[tuple[float, float]]
+"""(peak learning rate, weight decay) of each parameter group."""
+
+
+def rates_of(optimizer: Any) -> Rates:
+    """Return the rates of an optimizer whose scheduler exists."""
+    return [(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in optimizer.param_groups]
+
+
+def follow_rates(optimizer: Any, scheduler: Any, rates: Rates) -> None:
+    """Replace the rates restored from a checkpoint, from the next step on.
+
+    Raises:
+        CheckpointError: The schedule depends on past losses, so it cannot be changed.
+    """
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # inside accelerate's
+    if not isinstance(scheduler, LambdaLR):
+        raise CheckpointError(
+            f"{type(scheduler).__name__} depends on past losses: resume without changing --learning_rate, "
+            "--weight_decay, --lr_scheduler_type and --warmup_ratio."
+        )
+    scheduler.base_lrs = [peak for peak, _ in rates]
+    for group, schedule, (peak, decay) in zip(optimizer.param_groups, scheduler.lr_lambdas, rates, strict=True):
+        group |= {"initial_lr": peak, "weight_decay": decay, "lr": peak * schedule(scheduler.last_epoch)}
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.locks import first_on_this_machine
@@ -25,10 +25,8 @@ from llmtune.models.kernels import compile_layers, note_kernels
 from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
-from llmtune.run.first_look import log_data
-from llmtune.run.folder import args_record, open_run_folder
-from llmtune.run.lock import RunLock
-from llmtune.run.log import Decisions, first_decisions, note_steps
+from llmtune.run.folder import RunLock, args_record, open_run_folder
+from llmtune.run.log import Decisions, first_decisions, log_data, note_steps
 from llmtune.run.resolved import Run
 from llmtune.run.resume import check_same_data, check_steps_left
 from llmtune.run.trackers import placed_trackers
@@ -67,7 +65,7 @@ class Stage:
 
     run: Run
     lock: RunLock
-    args: SftArguments
+    args: StageArguments
     decisions: Decisions
     push: HubPush | None
     started: float
@@ -78,7 +76,7 @@ class Stage:
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, args: SftArguments, name: str) -> Iterator[Stage]:
+    def begin(cls, args: StageArguments, name: str) -> Iterator[Stage]:
         """Check all that can be checked, and lock the run folder until the stage ends.
 
         Raises:
@@ -95,7 +93,7 @@ class Stage:
             push = hub_push(run.args) if is_first() else None
             yield cls(run, lock, run.args, decisions, push, started)
 
-    def prepare(self, prepare: Callable[[SftArguments], Prepared]) -> Prepared:
+    def prepare(self, prepare: Callable[[StageArguments], Prepared]) -> Prepared:
         """Prepare the samples, first in one process per machine; set up the process group."""
         with first_on_this_machine("data"):
             samples = prepare(self.args)

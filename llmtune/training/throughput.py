@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from llmtune.distributed.collectives import sum_over_ranks
 from llmtune.distributed.ranks import world_size
+from llmtune.models.devices import gpu_of_device
 from llmtune.models.flops import ModelFlops
-from llmtune.models.gpus import gpu_of_device
 from llmtune.samples.collate import num_useful
 from llmtune.samples.sampler import FILLER
 from llmtune.types import IGNORE_INDEX

@@ -17,10 +17,9 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
-from llmtune.distributed.background import BackgroundSaves
 from llmtune.distributed.collectives import any_rank, wait_for_all
-from llmtune.distributed.fsdp import stored_names, whole_state_dict
-from llmtune.errors import CheckpointError, LlmtuneError, OutputError
+from llmtune.distributed.fsdp import BackgroundSaves, stored_names, whole_state_dict
+from llmtune.errors import CheckpointError, LlmtuneError, OutputError, one_line
 from llmtune.models.whole_weights import check_names
 from llmtune.run.resume import RATES
 from llmtune.samples.collate import SAMPLES
@@ -30,7 +29,7 @@ from llmtune.templates.images import images_of
 from llmtune.training.callbacks import Interrupt
 from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Metrics, Objective, Totals
-from llmtune.training.rates import follow_rates, rates_of
+from llmtune.training.resuming import follow_rates, rates_of
 from llmtune.training.throughput import Throughput
 from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.files import is_full_disk, write_json
@@ -385,4 +384,4 @@ def _reason(err: Exception | None, folder: Path | None = None) -> str:
         return "in another process"
     if folder is not None and is_full_disk(err, folder):
         return "No space left on device"
-    return " ".join(str(err).split())[:200] or type(err).__name__
+    return one_line(err, 200)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["ROUTERS", "expert_parameters", "settle_routers", "target_parameters"]
 
@@ -24,7 +24,7 @@ def expert_parameters(model: Any) -> list[str]:
     return list(dict.fromkeys(".".join(name.rsplit(".", 3)[1:]) for name in names))
 
 
-def target_parameters(model: Any, args: SftArguments) -> list[str]:
+def target_parameters(model: Any, args: StageArguments) -> list[str]:
     """Fused weights that LoRA adapts: all with ALL, else those whose last name is among the targets."""
     wanted = args.lora_target_modules
     experts = expert_parameters(model)
@@ -47,7 +47,7 @@ def target_parameters(model: Any, args: SftArguments) -> list[str]:
     return found
 
 
-def settle_routers(model: Any, args: SftArguments) -> str:
+def settle_routers(model: Any, args: StageArguments) -> str:
     """Turn off the routers' auxiliary loss of transformers, which ours does not add.
 
     Returns:

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmtune.arguments.long_context import rope_options
+from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer, resolve_dtype
+from llmtune.models.packed_attention import register_varlen
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
-from llmtune.models.varlen import register_varlen
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.logging import get_logger, log_once
 
 if TYPE_CHECKING:
-    from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.infer import LoadArguments
 
 __all__ = ["load_tuned"]
 
 
-def load_tuned(args: InferArguments) -> tuple[Any, Any]:
+def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
     """Load the model that the arguments name, for inference.
 
     Returns:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.names import is_name_pattern
+from llmtune.arguments.checks import is_name_pattern
 from llmtune.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, adapter_folder
-from llmtune.errors import CheckpointError, UsageError
+from llmtune.errors import CheckpointError, UsageError, one_line
 from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
@@ -23,15 +23,25 @@ from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
+    from transformers import TrainingArguments
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["add_lora", "attach", "check_modules_to_save", "linear_names", "load_adapter", "target_modules"]
+__all__ = [
+    "add_lora",
+    "attach",
+    "check_modules_to_save",
+    "linear_names",
+    "load_adapter",
+    "loraplus_optimizer",
+    "target_modules",
+]
 
 
-def add_lora(model: Any, args: SftArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
+def add_lora(model: Any, args: StageArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
     """Add LoRA to the layers of `--lora_target_modules`; everything else is frozen.
 
     Adapter weights are fp32 if the base is in half precision.
@@ -87,7 +97,7 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
     except CheckpointError:
         raise
     except (ValueError, RuntimeError, KeyError) as err:
-        text = " ".join(str(err).split())[:300]
+        text = one_line(err)
         raise CheckpointError(
             f"The adapter in {folder} does not fit the model: was it trained on another model? ({text})"
         ) from err
@@ -227,3 +237,16 @@ def linear_names(model: Any) -> list[str]:
         name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module) and module is not head
     ]
     return [name for name in dict.fromkeys(found) if name not in routers]
+
+
+# LoRA+: a higher learning rate for the adapters' B matrices (arXiv 2402.12354)
+
+
+def loraplus_optimizer(model: Any, arguments: TrainingArguments, ratio: float) -> torch.optim.Optimizer:
+    """Return the optimizer of `arguments`, with `ratio` times the learning rate for the B matrices."""
+    from peft.optimizers import create_loraplus_optimizer
+    from transformers import Trainer
+
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    options["loraplus_weight_decay"] = arguments.weight_decay
+    return create_loraplus_optimizer(model, optimizer_class, loraplus_lr_ratio=ratio, **options)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.names import is_name_pattern
+from llmtune.arguments.checks import is_name_pattern
 from llmtune.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -20,19 +20,19 @@ from llmtune.checkpoint import (
     read_adapter_config,
 )
 from llmtune.errors import CheckpointError, LlmtuneError, UsageError
-from llmtune.models.headers import module_names, read_header, tensor_shapes
+from llmtune.models.folder import module_names, read_header, tensor_shapes
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
 __all__ = ["check_named_layers", "check_peft_path"]
 
 ADAPTER_MODULE = re.compile(r"^base_model\.model\.(.+?)\.(lora_[AB]|lora_embedding_[AB]|ia3_l|vera_lambda_[bd])(\.|$)")
 
 
-def check_named_layers(args: SftArguments, folder: Path | None) -> None:
+def check_named_layers(args: StageArguments, folder: Path | None) -> None:
     """Refuse layer names that the model does not have.
 
     Names in its weight files are enough if they cover all; otherwise the model is built on the meta device.
@@ -66,7 +66,7 @@ def _is_known(name: str, known: set[str]) -> bool:
     return any(f".{module}".endswith(f".{name}") for module in known)
 
 
-def _check_on_meta(args: SftArguments, folder: Path) -> None:
+def _check_on_meta(args: StageArguments, folder: Path) -> None:
     import torch
     from accelerate import init_empty_weights
 
@@ -98,7 +98,7 @@ def _made_elsewhere(info: ModelInfo) -> Iterator[Path]:
                 os.environ["LLMTUNE_CACHE"] = before
 
 
-def check_peft_path(args: SftArguments, folder: Path | None) -> None:
+def check_peft_path(args: StageArguments, folder: Path | None) -> None:
     """Refuse an adapter that is missing, of another kind, or of another model, by its files' names and shapes.
 
     Raises:

@@ -6,28 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from llmtune.errors import UsageError
 from llmtune.models.quantization import is_packed, is_quantized
-from llmtune.tuners.adalora import add_adalora
-from llmtune.tuners.freeze import freeze_by_name
-from llmtune.tuners.ia3 import ia3_config
-from llmtune.tuners.kbit import prepare_quantized
 from llmtune.tuners.lora import add_lora, attach, load_adapter
-from llmtune.tuners.parts import freeze_parts, frozen_parts
-from llmtune.tuners.vera import vera_config
+from llmtune.tuners.other_adapters import add_adalora, ia3_config, vera_config
+from llmtune.tuners.parts import freeze_by_name, freeze_parts, frozen_parts
 
 if TYPE_CHECKING:
-    import torch
     from transformers import TrainerCallback, TrainingArguments
 
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["count_parameters", "prepare_tuner", "tuner_callbacks", "tuner_optimizer"]
+__all__ = [
+    "count_parameters",
+    "keep_unpacked",
+    "prepare_quantized",
+    "prepare_tuner",
+    "tuner_callbacks",
+    "tuner_optimizer",
+]
 
 
 def prepare_tuner(
-    model: Any, args: SftArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
+    model: Any, args: StageArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()
 ) -> Any:
     """Freeze and extend the model by `--sft_type`. Return the model to train."""
     if args.sft_type == "full":
@@ -50,7 +55,7 @@ def prepare_tuner(
     return add_lora(model, args, info, new_token_ids)
 
 
-def _go_on_from(model: Any, folder: Path, args: SftArguments) -> Any:
+def _go_on_from(model: Any, folder: Path, args: StageArguments) -> Any:
     tuned = load_adapter(model, folder, is_trainable=True)
     kind = str(tuned.peft_config["default"].peft_type.value).lower()
     if kind != args.sft_type:
@@ -79,19 +84,59 @@ def _numel(parameter: Any) -> int:
     return int(parameter.numel())
 
 
-def tuner_callbacks(args: SftArguments) -> list[TrainerCallback]:
+def tuner_callbacks(args: StageArguments) -> list[TrainerCallback]:
     """Callbacks of a tuner."""
     if args.sft_type != "adalora":
         return []
-    from llmtune.tuners.adalora import AllocateRanks
+    from llmtune.tuners.other_adapters import AllocateRanks
 
     return [AllocateRanks()]
 
 
-def tuner_optimizer(model: Any, arguments: TrainingArguments, args: SftArguments) -> torch.optim.Optimizer | None:
+def tuner_optimizer(model: Any, arguments: TrainingArguments, args: StageArguments) -> torch.optim.Optimizer | None:
     """The optimizer of a tuner that has its own; None: that of the arguments."""
     if args.lorap_lr_ratio is None or args.sft_type != "lora":
         return None
-    from llmtune.tuners.loraplus import loraplus_optimizer
+    from llmtune.tuners.lora import loraplus_optimizer
 
     return loraplus_optimizer(model, arguments, args.lorap_lr_ratio)
+
+
+# Preparation of a quantised model for training adapters
+
+
+def prepare_quantized(model: Any) -> Any:
+    """Freeze everything and keep norms in fp32, as QLoRA does; embeddings and head stay in their dtype.
+
+    Not with GPTQ and AWQ layers, which compute in the dtype they were loaded for.
+
+    Outside of autocast, layers after a norm compute in fp32; the head, the only unquantised layer there, casts back.
+    """
+    model.requires_grad_(False)
+    keep_unpacked(model)
+    if any(is_packed(module) for module in model.modules()):
+        return model
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 1 and parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear):
+        head.register_forward_pre_hook(_to_dtype_of_weight)
+    return model
+
+
+def keep_unpacked(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for fast inference on CPUs with bf16.
+
+    It packs at the first evaluation and never unpacks for training, and its packed matmul has no gradient.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _to_dtype_of_weight(head: nn.Linear, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].to(head.weight.dtype), *inputs[1:])

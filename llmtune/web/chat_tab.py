@@ -10,13 +10,13 @@ import streamlit as st
 
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
-from llmtune.web.talk import KINDS, Talk, Turn, keep_pictures
+from llmtune.web.chat import KINDS, Chat, Turn, keep_pictures
 from llmtune.web.texts import Key
 
 __all__ = ["Choices", "chat_tab", "settings"]
 
 MAX_NEW_TOKENS = 4096
-TALK_HEIGHT = 480
+CHAT_HEIGHT = 480
 """Pixels. The conversation scrolls inside, so that the buttons below keep their position during a generation."""
 
 
@@ -73,29 +73,29 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
 
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
     """Show the conversation, take a question, and generate the responses of the chosen models."""
-    talk: Talk = st.session_state.setdefault("talk", Talk())
-    talk_area = st.container(height=TALK_HEIGHT, autoscroll=True)  # drawn first, filled last: generation takes long
-    _buttons(talk, texts)
-    _ask(engine, talk, texts)
-    with talk_area:
-        for turn in talk.turns[:-1]:
+    chat: Chat = st.session_state.setdefault("chat", Chat())
+    chat_area = st.container(height=CHAT_HEIGHT, autoscroll=True)  # drawn first, filled last: generation takes long
+    _buttons(chat, texts)
+    _ask(engine, chat, texts)
+    with chat_area:
+        for turn in chat.turns[:-1]:
             _show(turn, choices.models, texts)
-        if talk.turns:
-            _last(engine, names, talk, choices, texts)
+        if chat.turns:
+            _last(engine, names, chat, choices, texts)
 
 
-def _ask(engine: Engine, talk: Talk, texts: dict[Key, str]) -> None:
+def _ask(engine: Engine, chat: Chat, texts: dict[Key, str]) -> None:
     """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
     if engine.template.images is None:
         if question := st.chat_input(texts["ask"], key="question"):
-            talk.ask(question)
+            chat.ask(question)
     elif sent := st.chat_input(texts["ask"], key="question", accept_file="multiple", file_type=KINDS):
         images, broken = keep_pictures(sent.files)
         if broken:
             st.session_state["refused"] = (sent.text, broken)
             st.rerun()
-        talk.ask(sent.text, images)
+        chat.ask(sent.text, images)
 
 
 def _give_back(texts: dict[Key, str]) -> None:
@@ -106,17 +106,17 @@ def _give_back(texts: dict[Key, str]) -> None:
             st.error(texts["no_picture"].format(name=name))
 
 
-def _buttons(talk: Talk, texts: dict[Key, str]) -> None:
+def _buttons(chat: Chat, texts: dict[Key, str]) -> None:
     """Draw the Stop button: a click interrupts the generation, reruns the page and keeps the text so far."""
     stop, retry, clear = st.columns(3)
-    stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(talk,))
-    retry.button(texts["retry"], key="retry", width="stretch", on_click=talk.forget_answers)
-    clear.button(texts["clear"], key="clear", width="stretch", on_click=talk.turns.clear)
+    stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(chat,))
+    retry.button(texts["retry"], key="retry", width="stretch", on_click=chat.forget_answers)
+    clear.button(texts["clear"], key="clear", width="stretch", on_click=chat.turns.clear)
 
 
-def _stop(talk: Talk) -> None:
-    if talk.turns:
-        turn = talk.turns[-1]
+def _stop(chat: Chat) -> None:
+    if chat.turns:
+        turn = chat.turns[-1]
         for name in st.session_state.get("unfinished", ()):
             turn.answers.setdefault(name, "")
             turn.stopped.add(name)
@@ -132,9 +132,9 @@ def _show(turn: Turn, models: list[str], texts: dict[Key, str]) -> None:
                 _answer(turn, name, texts)
 
 
-def _last(engine: Engine, names: dict[str, str | None], talk: Talk, choices: Choices, texts: dict[Key, str]) -> None:
+def _last(engine: Engine, names: dict[str, str | None], chat: Chat, choices: Choices, texts: dict[Key, str]) -> None:
     """Draw the last turn; missing responses are generated now."""
-    turn = talk.turns[-1]
+    turn = chat.turns[-1]
     _question(turn)
     missing = [name for name in choices.models if name not in turn.answers or name in _unfinished()]
     st.session_state["unfinished"] = list(missing)
@@ -143,7 +143,7 @@ def _last(engine: Engine, names: dict[str, str | None], talk: Talk, choices: Cho
             _title(name, choices.models)
             place = st.empty()
             if name in missing:
-                _write(engine, names[name], name, talk, choices, place)
+                _write(engine, names[name], name, chat, choices, place)
             place.empty()
             with place.container():
                 _answer(turn, name, texts)
@@ -153,13 +153,13 @@ def _unfinished() -> list[str]:
     return list(st.session_state.get("unfinished", ()))
 
 
-def _write(engine: Engine, adapter: str | None, name: str, talk: Talk, choices: Choices, place: Any) -> None:
-    turn = talk.turns[-1]
+def _write(engine: Engine, adapter: str | None, name: str, chat: Chat, choices: Choices, place: Any) -> None:
+    turn = chat.turns[-1]
     template = engine.adapters.template(adapter)
     turn.answers[name] = ""
     turn.stopped.discard(name)
     try:
-        row = talk.conversation(name, system=choices.system, several_turns=template.info.chat_sep is not None)
+        row = chat.conversation(name, system=choices.system, several_turns=template.info.chat_sep is not None)
         with closing(engine.stream(row, choices.sampling, adapter=adapter)) as pieces:
             for piece in pieces:
                 turn.answers[name] += piece

@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.web import WebArguments
+from llmtune.arguments.service import WebArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine, Sampling
 from llmtune.inference.load import load_engine

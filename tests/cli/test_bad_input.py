@@ -51,7 +51,7 @@ CASES = [
     ([*SFT, "--dataset", "broken.jsonl.gz"], 1, ["broken.jsonl.gz"]),
     ([*SFT, "--dataset", "ms::some/data"], 1, ["some/data", "is not on this machine"]),
     ([*SFT, "--dataset", "good.jsonl#x"], 2, ["after the # comes"]),
-    ([*SFT, "--dataset", "good.jsonl", "--max_length", "0"], 2, ["--max_length 0", "-1"]),
+    ([*SFT, "--dataset", "good.jsonl", "--max_length", "0"], 2, ["--max_length must be 2 or more, or -1"]),
     ([*SFT, "--dataset", "good.jsonl", "--max_length", "5", "--truncation_strategy", "delete"], 1, ["No training sample is left"]),
     ([*SFT, "--dataset", "good.jsonl", "--batch_size", "0"], 2, ["--batch_size", "1 or more"]),
     ([*SFT, "--dataset", "good.jsonl", "--batch_size", "two"], 2, ["--batch_size", "'two'"]),

@@ -203,7 +203,7 @@ def test_infer_knows_them_too(tmp_path):
 
 def test_a_flag_of_the_command_itself_is_no_alias(capsys):
     """--adapters of ms-swift is our --ckpt_dir; `serve` and `web` have one of their own."""
-    from llmtune.arguments.serve import ServeArguments
+    from llmtune.arguments.service import ServeArguments
 
     with pytest.raises(UsageError, match="'law'"):
         parse(ServeArguments, [*TINY, "--adapters", "law"], command="serve")

@@ -211,7 +211,11 @@ def test_help_explains_every_flag(cls, monkeypatch):
     assert max(map(len, text.splitlines())) <= 110
     for base in filter(dataclasses.is_dataclass, cls.__mro__):
         explained = field_help(base)
-        own = {name for name in vars(base).get("__annotations__", {}) if cls.__dataclass_fields__[name].init}
+        own = {
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.init and field.name in vars(base)["__annotations__"]
+        }
         assert own <= set(explained)
     for field in dataclasses.fields(cls):
         assert (f"  --{field.name} " in text) == field.init

@@ -11,7 +11,7 @@ import pytest
 
 from llmtune import InferArguments, SftArguments, sft
 from llmtune.arguments.infer import INHERITED, INHERITED_DATA
-from llmtune.arguments.strangers import PATHS
+from llmtune.arguments.inheritance import PATHS
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder

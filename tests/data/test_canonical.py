@@ -59,7 +59,7 @@ def conversations(draw):
 
 
 @given(conversations())
-def test_round_trip(conversation):
+def test_a_record_gives_its_conversation_back(conversation):
     record = to_record(conversation)
     stored = pa.RecordBatch.from_pylist([record], schema=SCHEMA).to_pylist()[0]
     assert stored == record

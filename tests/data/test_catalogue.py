@@ -65,7 +65,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("key", "use_hf"), PLACES, ids=lambda value: {True: "hf", False: "ms"}.get(value, value))
-def test_rows(key, use_hf, hub, write_lines, capsys):
+def test_rows_of_each_dataset_become_the_expected_conversations(key, use_hf, hub, write_lines, capsys):
     case, info = CASES[key], DATASET_MAPPING[key]
     lay_out(hub, write_lines, key, case.rows, use_hf=use_hf)
     loaded = load_source(key, hub=HubOptions(use_hf=use_hf))

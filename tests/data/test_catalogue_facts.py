@@ -28,7 +28,7 @@ def in_catalogue(key: str) -> bool:
     return "families" in DATASET_MAPPING.origin(key)
 
 
-def test_aliases():
+def test_aliases_name_catalogue_entries():
     for alias, key in ALIASES.items():
         assert DATASET_MAPPING.canonical(alias) == key
         assert DATASET_MAPPING[alias] is DATASET_MAPPING[key]
@@ -84,7 +84,7 @@ ORIGINS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 }
 
 
-def test_origins():
+def test_ids_and_languages_are_those_written_down_here():
     """The rows of the cases come back whatever the splits are called; so these are written down twice."""
     assert set(ORIGINS) == {key for key in DATASET_MAPPING if in_catalogue(key)} - set(EMBEDDED)
     for key, origin in ORIGINS.items():
@@ -95,7 +95,7 @@ def test_origins():
     assert DATASET_MAPPING["firefly-all-zh"].files == ("firefly-train-1.1M.jsonl",)
 
 
-def test_facts():
+def test_each_entry_has_a_source_and_an_id():
     for key in ORIGINS:
         info = DATASET_MAPPING[key]
         assert info.source.startswith(("https://modelscope.cn/datasets/", "https://huggingface.co/datasets/"))
@@ -138,7 +138,7 @@ def listed(capsys, *argv: str) -> list[list[str]]:
     return [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_list(capsys):
+def test_list_datasets_shows_ids_languages_and_rows(capsys):
     lines = listed(capsys, "datasets")
     assert lines[0] == ["key", "id or path", "languages", "tags", "rows"]
     assert ["alpaca-zh", "AI-ModelScope/alpaca-gpt4-data-zh", "zh", "chat general", "48,818"] in lines
@@ -147,7 +147,7 @@ def test_list(capsys):
     assert next(line for line in lines if line[0] == "self-cognition")[4] == "-"
 
 
-def test_list_unverified(capsys):
+def test_list_unverified_shows_unverified_entries_alone(capsys):
     assert [line[0] for line in listed(capsys, "datasets", "--unverified")[1:]] == [
         "glaive-toolcall-en",
         "glaive-toolcall-zh",

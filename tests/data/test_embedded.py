@@ -20,13 +20,13 @@ def test_registered_under_their_keys():
     assert DATASET_MAPPING["tiny-qa"].get_function is tiny_qa
 
 
-def test_importing_is_cheap():
+def test_importing_families_loads_no_heavy_package():
     code = "import sys, llmtune.data.families; print(sorted({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_self_intro_rows():
+def test_self_intro_is_balanced_and_without_duplicates():
     rows = self_intro()
     assert 100 <= len(rows) <= 200
     assert len({row["query"] for row in rows}) == len(rows)
@@ -47,7 +47,7 @@ def test_defaults_are_chinese_then_english():
     assert [is_chinese(author) for author in DEFAULT_AUTHOR] == [True, False]
 
 
-def test_tiny_qa_parts():
+def test_tiny_qa_is_balanced_and_validation_is_a_tenth():
     train, validation = tiny_qa()
     assert 400 <= len(train) <= 800
     assert 0.08 < len(validation) / len(train) < 0.12
@@ -82,7 +82,7 @@ def test_some_rows_by_hand(query: str, response: str):
     assert {"query": query, "response": response} in train + validation
 
 
-def test_sums_are_right():
+def test_sums_of_tiny_qa_are_right():
     train, validation = tiny_qa()
     checked = 0
     for row in train + validation:

@@ -116,7 +116,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("row", "shape", "expected"), GOOD)
-def test_shapes(row, shape, expected):
+def test_each_format_becomes_its_conversation(row, shape, expected):
     before = repr(row)
     assert shape_of(row) == shape
     assert to_conversation(row) == Conversation(expected)
@@ -154,8 +154,8 @@ TOOL_ROWS = [
 
 
 @pytest.mark.parametrize("rows", TOOL_ROWS)
-def test_tool_calls(rows):
-    """Whatever the calls look like; names and ids are kept as `test_labels_of_messages` says."""
+def test_every_spelling_of_tool_calls_reads_alike(rows):
+    """Whatever the calls look like; names and ids are kept as `test_names_and_ids_of_messages_are_kept` says."""
     found = [
         replace(one, name=None, tool_call_id=None, tool_calls=tuple(replace(call, id=None) for call in one.tool_calls))
         for one in to_conversation({"messages": rows}).messages
@@ -204,11 +204,11 @@ def test_arguments_keep_what_the_data_says():
          ({"type": "web_search"}, {"type": "web_search", "name": "w"})),
     ],
 )  # fmt: skip
-def test_tools(given, kept):
+def test_tools_are_read_from_every_spelling(given, kept):
     assert to_conversation({"messages": PAIR, "tools": given}).tools == kept
 
 
-def test_contents_in_parts():
+def test_parts_join_into_text_with_image_marks():
     parts = [
         {"type": "text", "text": "look ", "image": None},
         {"type": "image", "image": "a.png", "text": None},
@@ -234,7 +234,7 @@ def test_contents_in_parts():
         ({"images": []}, ()),
     ],
 )
-def test_images(cells, images):
+def test_images_are_read_from_every_column(cells, images):
     assert to_conversation({"query": "q", "response": "r", **cells}).images == images
 
 
@@ -299,18 +299,18 @@ BAD = [
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD)
-def test_bad_rows(row, reason):
+def test_a_bad_row_is_refused_in_one_line(row, reason):
     with pytest.raises(RowError, match=reason) as caught:
         to_conversation(row)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("row", [{"query": "q"}, {"query": "q", "response": None}, {"messages": PAIR[:1]}])
-def test_rows_for_inference(row):
+def test_inference_rows_need_no_response(row):
     assert to_conversation(row, need_answer=False) == Conversation((USER,))
 
 
-def test_rename_columns():
+def test_renaming_leaves_the_row_alone_and_hides_no_column():
     row = {"q": "1", "a": "2", "b": 3}
     assert rename_columns(row, {"q": "query", "a": "response", "zz": "x"}) == {"query": "1", "response": "2", "b": 3}
     assert row == {"q": "1", "a": "2", "b": 3}

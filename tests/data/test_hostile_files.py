@@ -103,7 +103,7 @@ def test_one_cut_file_of_each_kind(tmp_path):
 
 @pytest.mark.parametrize("layout", ["stream", "file"])
 @pytest.mark.parametrize("packed", ["", ".gz"])
-def test_arrow(tmp_path, layout, packed):
+def test_both_arrow_layouts_give_all_rows(tmp_path, layout, packed):
     table = pa.Table.from_pylist(ROWS * 800)
     with (pa.ipc.new_stream if layout == "stream" else pa.ipc.new_file)(tmp_path / "a.arrow", table.schema) as sink:
         sink.write_table(table)

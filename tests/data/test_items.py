@@ -27,7 +27,7 @@ register_dataset("t-wrong-row", lambda: [1])
 
 
 @pytest.mark.parametrize("key", ["t-list", "t-dataset"])
-def test_registered_functions(key):
+def test_every_kind_of_registered_function_gives_its_rows(key):
     loaded = load_source(key)
     assert conversations_of(loaded.train) == BOTH
     assert loaded.validation is None
@@ -45,12 +45,12 @@ def test_registered_pair_and_columns():
 
 
 @pytest.mark.parametrize("key", ["t-wrong", "t-wrong-row"])
-def test_wrong_functions(key):
+def test_a_wrong_function_is_named_by_its_dataset(key):
     with pytest.raises(DataError, match=key):
         load_source(key)
 
 
-def test_registered_paths(tmp_path):
+def test_a_registered_path_ships_its_validation_part(tmp_path):
     train = write(tmp_path / "train.jsonl", [{"a": "q", "response": "r"}])
     val = write(tmp_path / "val.jsonl", [{"a": "q2", "response": "r2"}])
     register_dataset("t-path", DatasetInfo(path=train, val_path=val, columns={"a": "query"}), replace=True)
@@ -71,7 +71,7 @@ def test_arrow_padding_in_a_dataset():
 # Names
 
 
-def test_parse_item(tmp_path):
+def test_an_item_splits_at_its_number_of_rows(tmp_path):
     assert parse_item("key") == DatasetItem("key")
     assert parse_item(" key#1000 ") == DatasetItem("key", 1000)
     odd = tmp_path / "a#5"
@@ -81,7 +81,7 @@ def test_parse_item(tmp_path):
     assert parse_item(f"{odd}#7") == DatasetItem(str(odd), 7)
 
 
-def test_hub_names():
+def test_hub_names_are_parsed():
     assert parse_item("ms::a/b") == DatasetItem("ms::a/b")
     assert parse_item("hf::a/b.c:d-e#10") == DatasetItem("hf::a/b.c:d-e", 10)
     assert parse_hub_source("ms::a/b") == HubItem("ms", "a/b")
@@ -92,18 +92,18 @@ def test_hub_names():
 
 
 @pytest.mark.parametrize("text", ["ms::a", "ms::", "hf::a/b/c", "hf::a/b:", "ms::/b", "hf::a b/c"])
-def test_bad_hub_names(text):
+def test_a_malformed_hub_name_shows_the_right_form(text):
     with pytest.raises(UsageError, match=f"expected {text[:4]}org/name"):
         check_source(text)
 
 
 @pytest.mark.parametrize("text", ["key#0", "key#x", "key#", "#5", "key#-1", "key#1.5", "", "key#²", "ms::a/b#0"])
-def test_bad_items(text):
+def test_a_malformed_number_of_rows_is_refused(text):
     with pytest.raises(UsageError):
         parse_item(text)
 
 
-def test_unknown_names(tmp_path):
+def test_unknown_names_suggest_the_nearest(tmp_path):
     write(tmp_path / "alpaca.jsonl", [{"query": "q", "response": "r"}])
     with pytest.raises(UnknownKeyError, match="Did you mean 't-list'"):
         load_source("t-lst")
@@ -116,7 +116,7 @@ def test_unknown_names(tmp_path):
 # Identity
 
 
-def test_fill_identity(assets):
+def test_names_and_authors_fill_their_placeholders(assets):
     train = load_source(str(assets / "data" / "self_cognition.jsonl")).train
     filled, changed = fill_identity(train, ["小黄", "Tiny {{AUTHOR}}"], ["魔搭", "ModelScope"])
     assert (changed, len(filled)) == (70, 142)

@@ -99,7 +99,7 @@ def test_no_file_is_forgotten(assets):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_files(assets, name):
+def test_every_small_file_gives_its_conversations(assets, name):
     loaded = load_source(str(assets / "data" / "formats" / name), strict=True)
     assert loaded.train.data.schema.remove_metadata() == SCHEMA
     assert conversations_of(loaded.train) == SMALL[name]
@@ -107,7 +107,7 @@ def test_small_files(assets, name):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_large_files(assets, name):
+def test_every_large_file_gives_all_its_rows(assets, name):
     rows, shape, roles, contents = LARGE[name]
     loaded = load_source(str(assets / "data" / name), strict=True, need_answer="testing_data" not in name)
     kept = rows - LABELLED_FALSE.get(name, 0)
@@ -121,7 +121,7 @@ def test_large_files(assets, name):
         assert message.content.startswith(beginning)
 
 
-def test_last_rows(assets):
+def test_last_rows_are_read_exactly(assets):
     def last(name: str) -> Conversation:
         return from_record(load_source(str(assets / "data" / name)).train[-1])
 
@@ -138,7 +138,7 @@ def test_last_rows(assets):
     )
 
 
-def test_glaive_tool_calls(assets):
+def test_calls_of_glaive_are_read_with_their_results(assets):
     found = conversations_of(load_source(str(assets / "data" / "glaive_toolcall_en_demo.json")).train)
     ingredients = {"ingredients": ["chicken", "bell peppers", "rice"]}
     assert found[0].messages[3] == Message("assistant", "", True, (ToolCall("search_recipes", ingredients),))
@@ -149,7 +149,7 @@ def test_glaive_tool_calls(assets):
     assert all(isinstance(call.arguments, dict) for call in calls)
 
 
-def test_only_chosen_answers_are_learned(assets):
+def test_only_chosen_responses_are_trainable(assets):
     found = conversations_of(load_source(str(assets / "data" / "subset_dpo_en_demo.json")).train)
     assert all(sum(message.loss for message in one.messages) == 1 and one.messages[-1].loss for one in found)
 
@@ -162,7 +162,7 @@ USER, BOT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "
 @pytest.mark.parametrize(
     "row", [{"prompt": "q", "completion": "r"}, {"messages": [USER, BOT]}, {"query": "q", "response": "r"}]
 )
-def test_answers_that_kto_trains_against_are_left_out(row, column, label, tmp_path, capsys):
+def test_responses_that_kto_trains_against_are_filtered(row, column, label, tmp_path, capsys):
     other = True if label is False else "True"
     name = write(tmp_path / "a.jsonl", [row | {column: other}, row | {column: label}, row])
     loaded = load_source(name, strict=True)
@@ -182,7 +182,7 @@ def test_labels_that_are_classes(tmp_path):
 GOOD = {"instruction": "q", "input": "", "output": "r", "id": 7}
 
 
-def test_report_lines(tmp_path, capsys):
+def test_the_report_counts_formats_and_bad_rows(tmp_path, capsys):
     name = write(tmp_path / "a.jsonl", [GOOD] * 3)
     load_source(name)
     assert (
@@ -229,7 +229,7 @@ def test_a_stream_reports_the_same(tmp_path, capsys):
         assert ("filtered out 1 of 4 (the response's label is false 1)" in told) == (not limit)
 
 
-def test_keys_without_end(tmp_path, capsys):
+def test_unused_keys_are_bounded(tmp_path, capsys):
     """Where each message has keys of its own, neither memory nor the line grows with the rows."""
     name = write(tmp_path / "a.jsonl", [{"messages": [USER | {f"k{number}": 1}, BOT]} for number in range(2000)])
     assert len(load_source(name).report.unused_columns) == 1000
@@ -259,7 +259,7 @@ def test_rows_that_no_file_could_hold(tmp_path):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_strict(tmp_path, cached):
+def test_strict_names_the_first_bad_row(tmp_path, cached):
     rows = [GOOD] * 16 + [{"instruction": "x" * 200, "output": None}, "more"]
     name = write(tmp_path / f"strict{cached}.jsonl", [*rows, GOOD if cached else {"text": "other"}])
     if cached:
@@ -290,7 +290,7 @@ def test_odd_text_in_reports(tmp_path):
     assert load_source(name).report.bad_rows == 3
 
 
-def test_rows_without_answer(tmp_path):
+def test_rows_without_a_response_are_kept_for_inference_alone(tmp_path):
     name = write(tmp_path / "a.jsonl", [{"query": "q"}, {"query": "q", "response": "r"}])
     assert len(load_source(name).train) == 1
     assert len(load_source(name, need_answer=False).train) == 2

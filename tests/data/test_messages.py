@@ -38,7 +38,7 @@ def unused(row: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_thoughts(key):
+def test_a_thought_is_read_under_each_key(key):
     assert answer(**{key: "why"}).reasoning == "why"
     assert answer(**{key: ""}).reasoning == ""
     assert answer(**{key: None}).reasoning is None
@@ -54,7 +54,7 @@ def test_thoughts(key):
         answer(**{key: 3})
 
 
-def test_several_thoughts():
+def test_differing_thoughts_are_refused():
     assert answer(reasoning="why", thinking="why", reasoning_content="").reasoning == "why"
     with pytest.raises(RowError, match="several thoughts that differ; keep one of reasoning_content, thinking"):
         answer(thinking="a", reasoning_content="b")
@@ -71,7 +71,7 @@ def test_several_thoughts():
         ({"query": "q", "response": "r", "history": [Q, A | {"thinking": "why"}]}, None),
     ],
 )
-def test_every_shape_reads_the_keys_of_its_messages(row, thought):
+def test_every_format_reads_the_keys_of_its_messages(row, thought):
     messages = to_conversation(row).messages
     assert messages[-1] == Message("assistant", "r", True, reasoning=thought)
     assert [message.reasoning for message in messages].count("why") == 1
@@ -95,7 +95,7 @@ def test_every_shape_reads_the_keys_of_its_messages(row, thought):
         ({"weight": 0.0, "train": True}, False, 1.0),
     ],
 )
-def test_masks(keys, loss, weight):
+def test_loss_marks_set_loss_and_weight(keys, loss, weight):
     assert answer(**keys) == Message("assistant", "r", loss, weight=weight)
     called = read([Q, {"role": "tool_call", "content": CALL_TEXT, **keys}]).messages[-1]
     assert (called.loss, called.weight) == (loss, weight)
@@ -125,7 +125,7 @@ def test_a_context_has_no_weights():
 # Names, ids, variables of the template
 
 
-def test_labels_of_messages():
+def test_names_and_ids_of_messages_are_kept():
     messages = read([
         Q | {"name": "Ann"},
         {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": CALL}, CALL | {"id": 2}]},
@@ -140,7 +140,7 @@ def test_labels_of_messages():
 
 
 @pytest.mark.parametrize("column", ["chat_template_kwargs", "template_kwargs"])
-def test_template_kwargs(column):
+def test_template_kwargs_are_an_object(column):
     for given in ({"enable_thinking": False}, '{"enable_thinking": false}'):
         assert read([Q, A], **{column: given}).template_kwargs == {"enable_thinking": False}
         assert to_conversation({"query": "q", "response": "r", column: given}).template_kwargs
@@ -217,7 +217,7 @@ def test_unknown_keys_are_reported(row, expected):
     assert unused(row) == expected
 
 
-def test_capitalised_keys():
+def test_capitalised_keys_are_read():
     assert read([{"Role": "user", "Content": "q"}, {"From": "gpt", "VALUE": "r", "Weight": 0}]).messages == (
         Message("user", "q"),
         Message("assistant", "r"),
@@ -252,7 +252,7 @@ NEWER_READ = (
 )
 
 
-def test_parts_with_values():
+def test_parts_with_values_are_read():
     row = read(NEWER, tools='[{"name": "f"}]')
     assert row.messages == NEWER_READ
     assert row.images == ("a.png",)
@@ -307,7 +307,7 @@ def test_a_refusal_beside_an_empty_content():
         (A | {"content": parts(("tool_call", "f(x)"))}, "is text that is not JSON"),
     ],
 )  # fmt: skip
-def test_bad_parts(message, reason):
+def test_a_bad_part_is_refused_with_its_reason(message, reason):
     with pytest.raises(RowError, match=reason):
         read([Q, message])
     with pytest.raises(RowError, match="only an assistant message may"):
@@ -330,7 +330,7 @@ def test_bad_parts(message, reason):
         ([1, None, {"a": [2]}], '[1, null, {"a": [2]}]'),
     ],
 )  # fmt: skip
-def test_results_of_tools(content, text):
+def test_structured_results_become_json(content, text):
     for role in ("tool", "observation"):
         messages = read(
             [Q, {"role": "assistant", "tool_calls": [CALL]}, {"role": role, "content": content}, A]
@@ -352,7 +352,7 @@ def test_answers_that_are_no_text(content, text):
     assert read([Q | {"content": content}, A]).messages[0].content == text
 
 
-def test_structured_answers_and_numbers_of_other_shapes():
+def test_structured_responses_and_numbers_become_text():
     assert to_conversation({"query": "q", "response": {"label": "x"}}).messages[-1].content == '{"label": "x"}'
     assert to_conversation({"query": {"a": 1}, "response": "r"}).messages[0] == Message("user", '{"a": 1}')
     history = to_conversation({"query": "q", "response": 4, "history": [["a", 1]]}).messages

@@ -49,7 +49,7 @@ def named(name: str, count: int) -> list[str]:
     train_sample=st.sampled_from([-1, 0, 1, 20, 10_000]),
     val_sample=st.sampled_from([None, -1, 0, 1, 5, 10_000]),
 )
-def test_promises(names, ratio, seed, train_sample, val_sample):
+def test_mixing_keeps_its_promised_counts(names, ratio, seed, train_sample, val_sample):
     sizes = {"a": 200, "b": 50, "one": 1, "two": 2, "shipped": 30, "a#37": 37, "b#49": 49}
     train, val = get_dataset(
         [f"mix-{name}" for name in names],
@@ -99,7 +99,7 @@ def test_a_source_splits_alike_in_any_company():
     assert alone == mixed
 
 
-def test_sources_draw_independently():
+def test_sources_are_sampled_independently():
     register_dataset("mix-a-too", lambda: rows_named("z", 200), replace=True)
     held = ids(get_dataset(["mix-a", "mix-a-too"], dataset_test_ratio=0.1)[1])
     numbers = [{name[1:] for name in held if name[0] == source} for source in "az"]
@@ -114,7 +114,7 @@ def test_samples_are_drawn_from_all_rows():
     assert {name[0] for name in both} == {"a", "b"}
 
 
-def test_too_many_asked(capsys):
+def test_asking_for_too_many_rows_gives_all(capsys):
     train, _ = get_dataset("mix-b#1000", dataset_test_ratio=0)
     assert len(train) == 50
     assert "warning: mix-b#1000: it has only 50 rows; all of them are used" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_implied_cap_does_not_warn(capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-def test_validation_parts():
+def test_validation_follows_ratio_and_shipped_parts():
     train, val = get_dataset("mix-shipped", train_dataset_sample=5)
     assert (len(train), ids(val)) == (5, named("v", 20))
     assert get_dataset("mix-one")[1] is None
@@ -134,7 +134,7 @@ def test_validation_parts():
     assert len(get_dataset("mix-two")[1]) == 1
 
 
-def test_val_dataset(capsys):
+def test_val_dataset_replaces_every_other_validation(capsys):
     train, val = get_dataset(["mix-a", "mix-shipped"], val_dataset=["mix-b"])
     assert (ids(train), ids(val)) == (named("a", 200) + named("s", 30), named("b", 50))
     assert "20 validation rows shipped with the sources are not used" in capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_val_dataset(capsys):
     assert len(get_dataset("mix-a", val_dataset=["mix-b"], val_dataset_sample=9)[1]) == 9
 
 
-def test_names_with_commas(tmp_path):
+def test_names_are_split_at_commas(tmp_path):
     expected = named("a", 200) + named("b", 50)
     assert ids(get_dataset("mix-a,mix-b", dataset_test_ratio=0)[0]) == expected
     assert ids(get_dataset(["mix-a, mix-b"], dataset_test_ratio=0)[0]) == expected
@@ -153,7 +153,7 @@ def test_names_with_commas(tmp_path):
     assert len(get_dataset(f"{path}#2", dataset_test_ratio=0)[0]) == 2
 
 
-def test_identity(capsys):
+def test_the_models_name_fills_rows(capsys):
     train, _ = get_dataset("mix-who", dataset_test_ratio=0, model_name="Tiny", model_author=["作者", "Author"])
     assert train[0]["messages"][1]["content"] == "Tiny by Author"
     assert "filled the model's name and author into 3 rows" in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_identity(capsys):
     assert "warning: mix-who: 3 rows hold {{NAME}} or {{AUTHOR}}" in capsys.readouterr().err
 
 
-def test_names_of_the_data_set(tmp_path, capsys):
+def test_default_names_of_the_dataset_fill_rows(tmp_path, capsys):
     """Where no flag names the model, the dataset's own names are filled in; where it has none, that is said."""
     made = [{"query": "q", "response": "{{NAME}} by {{AUTHOR}}"}]
     info = DatasetInfo(get_function=lambda: (made, made), default_name=("小一", "Tiny"), default_author=("Someone",))
@@ -187,7 +187,7 @@ def test_names_of_the_data_set(tmp_path, capsys):
     assert "hold {{NAME}}" not in capsys.readouterr().err
 
 
-def test_names_in_thoughts(tmp_path, capsys):
+def test_names_fill_thoughts(tmp_path, capsys):
     file = tmp_path / "a.jsonl"
     answer = {"role": "assistant", "content": "hi", "reasoning": "I am {{NAME}}"}
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, answer]}) + "\n")
@@ -232,7 +232,7 @@ def test_rows_with_images_are_rows_again(tmp_path, path):
         {"dataset_seed": -1},
     ],
 )
-def test_wrong_arguments(wrong):
+def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         get_dataset(**{"names": "mix-a", **wrong})
 
@@ -245,7 +245,7 @@ def test_global_generators_are_left_alone():
     assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
 
 
-def test_processes_agree(tmp_path):
+def test_processes_get_the_same_rows_and_fingerprint(tmp_path):
     """The token cache is keyed by the fingerprint: ranks, later runs and other hash seeds must find the same one."""
     for name in ("a", "b"):
         rows = "".join(json.dumps(row) + "\n" for row in rows_named(name, 40))

@@ -49,7 +49,7 @@ def test_it_trips_over_a_row(function, reason):
         preprocess_row(function, PAIR)
 
 
-def test_other_errors_pass():
+def test_memory_errors_are_not_hidden():
     def function(row):
         raise MemoryError
 
@@ -57,7 +57,7 @@ def test_other_errors_pass():
         preprocess_row(function, PAIR)
 
 
-def test_text_of():
+def test_text_of_names_a_missing_or_wrong_column():
     assert text_of({"a": "x", "b": 2}, "b") == "2"
     with pytest.raises(RowError, match="column 'c' is missing or null; the row has 'a'"):
         text_of({"a": "x", "c": None}, "c")
@@ -107,7 +107,7 @@ def test_faults_are_no_filters(capsys):
         load_source("t-four", strict=True)
 
 
-def test_everything_filtered():
+def test_filtering_every_row_is_an_error():
     register_dataset("t-odd", get_function=lambda: rows(1, 3), preprocess=even, replace=True)
     with pytest.raises(DataError, match=r"none of its 2 rows can be used; filtered out 2 of 2 \(odd 2\)"):
         load_source("t-odd")
@@ -138,7 +138,7 @@ def test_a_preprocess_function_that_raises(kind):
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, SystemExit])
-def test_a_data_set_function_that_raises(kind):
+def test_a_dataset_function_that_raises_is_named(kind):
     register_dataset("t-fails", get_function=_raises(kind), replace=True)
     for load in (load_source, lambda name: RecordStream([name])):
         with pytest.raises(DataError, match=r"'t-fails': its function .*_raises.<locals>.function fails: ") as caught:
@@ -180,7 +180,7 @@ def test_the_cache_knows_the_function(tmp_path):
     assert found == [1, 2, 3]
 
 
-def test_code_version(tmp_path, monkeypatch):
+def test_code_version_follows_function_and_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "t_pre.py").write_text("def f(row): return row\ndef g(row): return row\n")
     from importlib import reload
@@ -206,7 +206,7 @@ def test_code_version_is_the_same_in_every_process():
     assert runs[0].stdout == runs[1].stdout != b""
 
 
-def test_wrong_references():
+def test_wrong_references_are_named():
     register_dataset("t-nowhere", get_function=lambda: rows(2), preprocess="llmtune.nothing:f", replace=True)
     with pytest.raises(LlmtuneError, match="The preprocess function of the dataset 't-nowhere' names"):
         load_source("t-nowhere")

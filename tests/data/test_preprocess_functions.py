@@ -29,7 +29,7 @@ def call(arguments, name="f", content=""):
         ("""{"name": "f"}""", call({})),
     ],
 )
-def test_calls(text, expected):
+def test_calls_of_each_spelling_are_read(text, expected):
     assert turns_of(f"USER: q\n\n\nASSISTANT: <functioncall> {text} <|endoftext|>\n") == [USER, expected]
 
 
@@ -55,12 +55,12 @@ def test_speakers_only_at_the_start_of_a_line():
         ({"system": "SYSTEM: s", "chat": "USER: q\nASSISTANT: <functioncall> {\"arguments\": '{]'}"}, "is not JSON"),
     ],
 )
-def test_bad_rows(row, reason):
+def test_a_bad_transcript_is_refused(row, reason):
     with pytest.raises(RowError, match=reason):
         glaive(row)
 
 
-def test_system():
+def test_functions_leave_the_system_prompt():
     assert glaive({"system": "SYSTEM: ", "chat": "USER: q"}) == {"messages": [USER]}
     assert glaive({"system": "SYSTEM: be kind", "chat": "USER: q"})["system"] == "be kind"
     made = glaive({"system": 'SYSTEM: Use them if required -\n{"name": "f"}\n\n{"name": "g"}\n', "chat": "USER: q"})

@@ -42,7 +42,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("packed", ["", ".gz"])
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("change", ["plain", "bom", "crlf"])
-def test_layouts(tmp_path, name, packed, change):
+def test_each_json_layout_gives_the_same_rows(tmp_path, name, packed, change):
     raw = LAYOUTS[name].encode()
     if change == "bom":
         raw = b"\xef\xbb\xbf" + raw
@@ -52,7 +52,7 @@ def test_layouts(tmp_path, name, packed, change):
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
-def test_parquet(tmp_path, packed):
+def test_parquet_rows_are_numbered(tmp_path, packed):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     path = write(tmp_path / ("b.parquet" + packed), (tmp_path / "a.parquet").read_bytes())
     assert list(read_rows(path)) == [(f"row {n}", row) for n, row in enumerate(ROWS, start=1)]
@@ -65,7 +65,7 @@ def test_parquet_padding_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
-def test_text(tmp_path, packed):
+def test_each_line_of_text_is_a_row(tmp_path, packed):
     path = write(tmp_path / ("a.txt" + packed), "one\r\n\n  \n two\n")
     assert list(read_rows(path)) == [("line 1", {"text": "one"}), ("line 4", {"text": " two"})]
 
@@ -106,7 +106,7 @@ def test_a_row_that_holds_a_list_of_objects(tmp_path, row, indent):
         {"conversations": ROWS},
     ],
 )
-def test_wrappers(tmp_path, wrapper):
+def test_a_wrapped_list_gives_its_rows(tmp_path, wrapper):
     for indent in (None, 2):
         assert rows_of(write(tmp_path / "a.json", json.dumps(wrapper, indent=indent))) == ROWS
 
@@ -114,7 +114,7 @@ def test_wrappers(tmp_path, wrapper):
 @pytest.mark.parametrize("mark", [";", "\t", "|", ","])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
 @pytest.mark.parametrize("head", ["query{}response{}system\n", "Frage{}Antwort{}x,y\n", "sep={}\nQuery{}Response{}c\n"])
-def test_other_delimiters(tmp_path, mark, name, head):
+def test_the_header_tells_the_delimiter(tmp_path, mark, name, head):
     if mark == "," and "x,y" in head:
         return
     text = head.replace("{}", mark) + f'"a{mark}b"{mark}r, s; t{mark}\n'.replace("r, s; t", '"r, s; t"')
@@ -128,7 +128,7 @@ def test_a_csv_of_one_column(tmp_path):
     assert rows_of(write(tmp_path / "a.csv", '"text"\n"a, b"\n')) == [{"text": "a, b"}]
 
 
-def test_csv_cells(tmp_path):
+def test_csv_cells_may_hold_quotes_and_newlines(tmp_path):
     path = write(tmp_path / "a.csv", 'query,response,system\n"a ""b""\nc",d\nx,,s\n1,2,3,4\n')
     assert list(read_rows(path)) == [
         ("line 2", {"query": 'a "b"\nc', "response": "d", "system": None}),
@@ -137,7 +137,7 @@ def test_csv_cells(tmp_path):
     ]
 
 
-def test_csv_big_cell(tmp_path):
+def test_a_csv_cell_may_be_large(tmp_path):
     path = write(tmp_path / "a.csv", "query,response\nq," + "x" * 200_000 + "\n")
     assert len(rows_of(path)[0]["response"]) == 200_000
 
@@ -161,7 +161,7 @@ def test_bad_first_line_among_good_ones(tmp_path, name):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50, 1 << 20])
-def test_array_in_pieces(tmp_path, monkeypatch, chunk):
+def test_an_array_read_in_chunks_is_whole(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
     rows = [{"query": "é你😀" * n, "response": "x", "n": 12345.5} for n in range(6)]
     for indent, ascii_only in ((None, False), (2, True)):
@@ -181,7 +181,7 @@ TRICKY = [{"a": "}{"}, {"b": 'say "}{" or \\'}, {"c": {"d": [{}, {}]}}, {"e": "�
 
 @pytest.mark.parametrize("between", ["", " ", "\n", "\n\n"])
 @pytest.mark.parametrize("chunk", [1, 3, 16, 1 << 20])
-def test_glued_objects(tmp_path, monkeypatch, between, chunk):
+def test_concatenated_objects_are_separate_rows(tmp_path, monkeypatch, between, chunk):
     """Strings that hold `}{` are not taken apart, wherever a piece of the file ends."""
     monkeypatch.setattr("llmtune.data.json_stream.CHUNK_BYTES", chunk)
     text = between.join(json.dumps(row, ensure_ascii=False) for row in TRICKY)
@@ -189,7 +189,7 @@ def test_glued_objects(tmp_path, monkeypatch, between, chunk):
     assert rows_of(write(tmp_path / "b.jsonl", json.dumps(ROWS[0]) + "\n" + text)) == [ROWS[0], *TRICKY]
 
 
-def test_glued_places(tmp_path):
+def test_concatenated_objects_are_located(tmp_path):
     text = '{"a": 1}\n{"b": 2}{"c": 3}\n{"d": 4}{"e": \n{"f": 5} x\n{"g": 6}[]\n'
     found = list(read_rows(write(tmp_path / "a.jsonl", text)))
     assert found[:3] == [("line 1", {"a": 1}), ("line 2, object 1", {"b": 2}), ("line 2, object 2", {"c": 3})]
@@ -197,7 +197,7 @@ def test_glued_places(tmp_path):
     assert all(isinstance(row, BadLine) for _, row in found[3:])
 
 
-def test_glued_and_broken(tmp_path):
+def test_a_broken_object_after_concatenated_ones_is_an_error(tmp_path):
     message = error_of(write(tmp_path / "a.jsonl", '{"a": 1}{"b": 2}\n{"c": '.replace("\n", "")))
     assert "is not JSON at line 1" in message
 
@@ -227,7 +227,7 @@ def test_array_memory_is_flat(tmp_path):
     assert peak < path.stat().st_size / 2
 
 
-def test_folder(tmp_path):
+def test_a_folder_gives_its_data_files_in_order(tmp_path):
     write(tmp_path / "b.csv", "query,response\nq,r\n")
     write(tmp_path / "README.md", "about")
     write(tmp_path / ".hidden.jsonl", "nothing")
@@ -239,12 +239,12 @@ def test_folder(tmp_path):
     ]
 
 
-def test_folder_without_data(tmp_path):
+def test_a_folder_without_data_is_an_error(tmp_path):
     write(tmp_path / "README.md", "about")
     assert "holds no data file" in error_of(tmp_path)
 
 
-def test_missing(tmp_path):
+def test_a_missing_file_suggests_the_nearest(tmp_path):
     write(tmp_path / "alpaca_en.jsonl", LINES)
     assert f"Did you mean {tmp_path / 'alpaca_en.jsonl'}?" in error_of(tmp_path / "alpaca-en.json")
     assert "there is no folder" in error_of(tmp_path / "none" / "a.json")
@@ -252,7 +252,7 @@ def test_missing(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.json.gz"])
-def test_empty(tmp_path, name, content):
+def test_an_empty_file_is_an_error(tmp_path, name, content):
     assert "is empty" in error_of(write(tmp_path / name, content))
 
 
@@ -264,7 +264,7 @@ def test_empty_in_other_ways(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "noextension"])
-def test_unknown_extension(tmp_path, name):
+def test_an_unknown_extension_lists_the_known(tmp_path, name):
     message = error_of(write(tmp_path / name, "x"))
     for extension in files.EXTENSIONS:
         assert extension in message
@@ -284,7 +284,7 @@ def test_unknown_extension(tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("packed", ["", ".gz"])
-def test_not_json(tmp_path, name, content, line, packed):
+def test_broken_json_is_located(tmp_path, name, content, line, packed):
     assert f"is not JSON at line {line}:" in error_of(write(tmp_path / (name + packed), content))
 
 
@@ -294,7 +294,7 @@ def test_fault_in_an_array_is_found_early(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a b.jsonl.gz"])
-def test_nul(tmp_path, name):
+def test_a_nul_byte_is_located_and_its_fix_works(tmp_path, name):
     message = error_of(write(tmp_path / name, b'[\n{"a": "\0"}]'))
     assert "NUL byte (line 2, byte 9)" in message
     assert _repaired(message, tmp_path) == b'[\n{"a": ""}]'
@@ -303,7 +303,7 @@ def test_nul(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a b.txt", "a.json.gz"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ['{"query": "q"}\n', "你好世界" * 20 + "\n你好\n"])
-def test_wide_encodings(tmp_path, name, encoding, text):
+def test_the_fix_of_a_wide_encoding_works(tmp_path, name, encoding, text):
     """The command that the error names makes the text that was meant; no NUL is cut out of a wide one."""
     message = error_of(write(tmp_path / name, text.encode(encoding)))
     if encoding.startswith("utf-16-") and not text.isascii():
@@ -321,13 +321,13 @@ def _repaired(message: str, folder: Path) -> bytes:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.json.gz"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_not_utf8(tmp_path, name, bom):
+def test_wrong_bytes_are_located(tmp_path, name, bom):
     message = error_of(write(tmp_path / name, bom + b'[\n{"a": "' + "你好".encode("gb18030") + b'"}]'))
     assert f"not UTF-8 (line 2, byte {9 + len(bom)})" in message
     assert "iconv -f GB18030 -t UTF-8" in message
 
 
-def test_broken_gzip(tmp_path):
+def test_a_broken_gzip_file_is_an_error(tmp_path):
     whole = gzip.compress(LINES.encode() * 100)
     for raw in (b"not gzip", whole[: len(whole) // 2], whole[:-8] + b"12345678"):
         path = tmp_path / "a.jsonl.gz"
@@ -335,12 +335,12 @@ def test_broken_gzip(tmp_path):
         assert "broken gzip" in error_of(path)
 
 
-def test_broken_parquet(tmp_path):
+def test_a_broken_parquet_file_is_an_error(tmp_path):
     assert "broken parquet" in error_of(write(tmp_path / "a.parquet", b"PAR1 nothing"))
     assert "broken parquet" in error_of(write(tmp_path / "a.parquet.gz", b"PAR1 nothing"))
 
 
-def test_csv_faults(tmp_path):
+def test_csv_errors_are_located(tmp_path):
     assert "'a' twice" in error_of(write(tmp_path / "a.csv", "a,b,a\n1,2,3\n"))
     assert "line 3: a quotation mark" in error_of(write(tmp_path / "a.csv", 'a,b\n1,2\n"x,3\n4,5\n'))
     found = rows_of(write(tmp_path / "a.csv", 'a,b\n"x"y,3\n4,5\n'))

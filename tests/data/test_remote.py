@@ -36,7 +36,7 @@ def test_the_stand_in_fits():
 
 
 @pytest.mark.parametrize("prefix", ["ms", "hf"])
-def test_items(prefix, hub, write_lines, capsys, monkeypatch):
+def test_a_hub_item_is_fetched_from_its_hub(prefix, hub, write_lines, capsys, monkeypatch):
     monkeypatch.setenv("USE_HF", "0" if prefix == "hf" else "1")  # the item itself says which hub
     folder = hub.folder("org/name", use_hf=prefix == "hf")
     write_lines(folder / "train.jsonl", rows(5))
@@ -62,7 +62,7 @@ def test_item_with_subset_and_validation(hub, write_lines):
         get_dataset("ms::org/name:fr")
 
 
-def test_item_without_train(hub, write_lines):
+def test_the_only_split_is_trained_on(hub, write_lines):
     write_lines(hub.folder("org/one") / "validation.jsonl", rows(2))
     loaded = load_source("ms::org/one")
     assert len(loaded.train) == 2
@@ -75,7 +75,7 @@ def test_item_without_train(hub, write_lines):
         load_source("ms::org/two")
 
 
-def test_mixed_with_others(hub, write_lines, tmp_path):
+def test_hub_items_mix_with_files(hub, write_lines, tmp_path):
     write_lines(hub.folder("org/name") / "train.jsonl", rows(2))
     write_lines(tmp_path / "a.jsonl", rows(3, "a"))
     train, _ = get_dataset([f"ms::org/name,{tmp_path / 'a.jsonl'}"], dataset_test_ratio=0)
@@ -90,7 +90,7 @@ def register(**fields) -> str:
     return "t-remote"
 
 
-def test_which_hub(hub, write_lines, monkeypatch, capsys):
+def test_the_flag_chooses_the_hub_before_the_environment(hub, write_lines, monkeypatch, capsys):
     key = register(dataset_id="org/ms", hf_dataset_id="org/hf")
     write_lines(hub.folder("org/ms") / "train.jsonl", rows(1))
     write_lines(hub.folder("org/hf", use_hf=True) / "train.jsonl", rows(1))
@@ -131,7 +131,7 @@ def test_subsets_and_splits_in_order(hub, write_lines):
     assert queries(loaded.validation) == ["b-test-0", "a-test-0"]
 
 
-def test_missing_splits(hub, write_lines, capsys):
+def test_a_missing_split_warns(hub, write_lines, capsys):
     key = register(dataset_id="org/ms", train_splits=("train", "val"), val_splits=("test",))
     folder = hub.folder("org/ms")
     write_lines(folder / "train.jsonl", rows(2))
@@ -142,7 +142,7 @@ def test_missing_splits(hub, write_lines, capsys):
     assert "warning: t-remote: there is no split test (available: odd, train); continuing without it" in told
 
 
-def test_only_split(hub, write_lines):
+def test_one_split_serves_under_any_name(hub, write_lines):
     key = register(dataset_id="org/ms", train_splits=())
     write_lines(hub.folder("org/ms") / "test.jsonl", rows(2))
     assert len(load_source(key).train) == 2
@@ -204,7 +204,7 @@ def test_own_sample_comes_from_all_rows(hub, write_lines, capsys):
     assert set(queries(few)) <= set(queries(train))
 
 
-def test_filters_pass_strict(hub, write_lines):
+def test_strict_allows_filtered_rows(hub, write_lines):
     key = register(dataset_id="org/ms", preprocess="llmtune.data.preprocess.single_turn:alpaca")
     write_lines(hub.folder("org/ms") / "train.jsonl", [{"instruction": "i", "output": "o"}, {"instruction": "i"}])
     loaded = load_source(key, strict=True)

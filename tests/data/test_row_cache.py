@@ -50,7 +50,7 @@ DAMAGE = DAMAGED | {
 
 @pytest.mark.parametrize("name", ["rows.arrow", "report.json", "seal.json"])
 @pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
-def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch, name, damage, capsys):
+def test_a_damaged_cache_is_read_again(tmp_path, monkeypatch, name, damage, capsys):
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
     source = write(tmp_path / "a.jsonl", [GOOD, {"text": "t"}, {"foo": 1}])
     whole = load_source(source)
@@ -82,7 +82,7 @@ def test_something_else_in_the_place_of_the_rows(tmp_path, monkeypatch, make):
     assert len(load_source(source).train) == 1
 
 
-def test_rows_that_are_filled_in_are_mended_too(tmp_path, monkeypatch):
+def test_filled_rows_are_normalised_too(tmp_path, monkeypatch):
     """Every way into the cache, not that of files alone."""
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
     source = write(tmp_path / "a.jsonl", [{"query": "{{NAME}}?", "response": "{{NAME}}"}])

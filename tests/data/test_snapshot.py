@@ -40,7 +40,7 @@ def modelscope(folder: Path, meta=META) -> Path:
     return folder
 
 
-def test_modelscope(tmp_path):
+def test_modelscope_descriptions_name_the_splits(tmp_path):
     folder = modelscope(tmp_path)
     assert found(folder) == {"train": ["train.csv"], "test": ["test.csv"]}
     assert find_splits(folder)["train"].media == folder / "pictures.zip"
@@ -48,7 +48,7 @@ def test_modelscope(tmp_path):
     assert found(folder, "small") == {"train": ["few/train.csv"]}
 
 
-def test_modelscope_subsets(tmp_path):
+def test_subsets_of_modelscope_are_listed(tmp_path):
     with pytest.raises(DataError, match=r"has no subset 'big'\. There are: default, small\. Give one as id:subset"):
         find_splits(modelscope(tmp_path), "big")
     other = modelscope(tmp_path, {"a": META["small"], "b": META["small"]})
@@ -103,7 +103,7 @@ def test_a_description_stays_inside(tmp_path, name):
         find_splits(folder)
 
 
-def test_missing_files(tmp_path):
+def test_described_but_missing_files_are_errors(tmp_path):
     (tmp_path / "set.json").write_text(json.dumps({"default": {"train": {"meta": "train.csv", "file": ""}}}))
     with pytest.raises(DataError, match=r"names train\.csv, which was not downloaded"):
         find_splits(tmp_path)
@@ -112,7 +112,7 @@ def test_missing_files(tmp_path):
         find_splits(tmp_path)
 
 
-def test_media(tmp_path):
+def test_media_columns_hold_unpacked_paths(tmp_path):
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.writestr("train/1.jpg", b"jpg")
         archive.writestr("../../out.jpg", b"out")
@@ -133,7 +133,7 @@ def test_media(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"j", bytes(3), None])
-def test_a_damaged_picture_is_unpacked_anew(tmp_path, damage, capsys):
+def test_a_damaged_image_is_unpacked_again(tmp_path, damage, capsys):
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.writestr("a/1.jpg", b"jpg")
         archive.writestr("a/2.jpg", b"two")
@@ -195,7 +195,7 @@ def hugging_face(folder: Path, head: str = HEAD) -> Path:
     return folder
 
 
-def test_readme_configs(tmp_path):
+def test_configs_of_the_readme_name_the_splits(tmp_path):
     folder = hugging_face(tmp_path)
     shards = [f"data/test_sft-{n:05}-of-00002.jsonl" for n in (0, 1)]
     assert found(folder) == {
@@ -209,7 +209,7 @@ def test_readme_configs(tmp_path):
         find_splits(folder, "x")
 
 
-def test_readme_default(tmp_path):
+def test_the_default_config_is_chosen(tmp_path):
     head = HEAD.replace("config_name: default", "config_name: big").replace(
         "config_name: plain", "config_name: plain\n  default: true"
     )
@@ -221,7 +221,7 @@ def test_readme_default(tmp_path):
 @pytest.mark.parametrize(
     "head", ["", "# no head", "---\n[broken\n---\n", "---\n- a\n---\n", "---\nlicense: mit\n---\n"]
 )
-def test_readme_says_nothing(tmp_path, head):
+def test_without_configs_names_give_the_splits(tmp_path, head):
     folder = lay_out(tmp_path, "train.jsonl", "test.jsonl")
     (folder / "README.md").write_text(head)
     assert found(folder) == {"train": ["train.jsonl"], "test": ["test.jsonl"]}
@@ -244,7 +244,7 @@ def test_readme_names_nothing_that_is_there(tmp_path):
         find_splits(tmp_path)
 
 
-def test_links_are_followed(tmp_path):
+def test_links_out_of_the_folder_are_followed(tmp_path):
     """The Hugging Face cache holds links to blobs outside of the folder."""
     (tmp_path / "blob").write_text('{"text": "t"}\n')
     folder = tmp_path / "snapshot"
@@ -280,11 +280,11 @@ def test_links_are_followed(tmp_path):
         (["a.arrow", "cache-12.arrow", "state.json", "dataset_dict.json"], {"train": ["a.arrow"]}),
     ],
 )
-def test_names(tmp_path, names, expected):
+def test_names_of_files_and_folders_give_the_splits(tmp_path, names, expected):
     assert found(lay_out(tmp_path, *names)) == expected
 
 
-def test_subsets_by_name(tmp_path):
+def test_subsets_are_folders_or_prefixes(tmp_path):
     lay_out(tmp_path, "en/train.jsonl", "zh/train.jsonl", "fr_train.jsonl", "french.jsonl")
     assert found(tmp_path, "en") == {"train": ["en/train.jsonl"]}
     assert found(tmp_path, "fr") == {"train": ["fr_train.jsonl"]}
@@ -292,13 +292,13 @@ def test_subsets_by_name(tmp_path):
         find_splits(tmp_path, "de")
 
 
-def test_nothing_there(tmp_path):
+def test_a_repository_without_data_is_an_error(tmp_path):
     (tmp_path / "model.bin").write_text("")
     with pytest.raises(DataError, match="holds no data file"):
         find_splits(tmp_path)
 
 
-def test_chosen_files(tmp_path):
+def test_chosen_files_replace_the_description(tmp_path):
     lay_out(tmp_path, "a.jsonl", "b.jsonl")
     (tmp_path / "set.json").write_text(json.dumps(META))
     assert find_splits(tmp_path, files=("b.jsonl",)) == {"train": SplitFiles((tmp_path / "b.jsonl",))}

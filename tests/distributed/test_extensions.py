@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.utils import cpp_extension
 
-from llmtune.distributed.extensions import release_dead_builds
+from llmtune.distributed.deepspeed import release_dead_builds
 
 from ..waiting import until
 
@@ -30,7 +30,7 @@ def age(lock: Path, seconds: float) -> None:
 
 
 def test_torch_still_needs_this():
-    """When it fails, torch has the system hold the lock: llmtune/distributed/extensions.py can go."""
+    """When it fails, torch has the system hold the lock: llmtune/distributed/deepspeed.py can go."""
     assert "FileBaton" in cpp_extension._jit_compile.__code__.co_names
 
 

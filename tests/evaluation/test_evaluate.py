@@ -88,7 +88,7 @@ def test_a_run_checkpoint_by_checkpoint(run, tmp_path, capsys):
     assert set(predictions[0]) == {"index", "query", "response", "history", "system", "label"}
 
 
-def test_going_on(run, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes(run, tmp_path, monkeypatch):
     options = {"ckpt_dir": [str(run / "checkpoint-4")], "do_sample": True, "eval_batch_size": 4} | QUICK
     whole = evaluate(EvaluateArguments(output_dir=str(tmp_path / "whole"), **options))
     again = EvaluateArguments(output_dir=str(tmp_path / "stopped"), **options)
@@ -123,7 +123,7 @@ def test_going_on(run, tmp_path, monkeypatch):
         evaluate(EvaluateArguments(output_dir=str(tmp_path / "stopped"), **options, num_samples=3))
 
 
-def test_metrics_of_ones_own(run, tmp_path, capsys):
+def test_registered_metrics_are_computed(run, tmp_path, capsys):
     @register_metric("shortness", description="How short answers are.")
     def shortness(predictions: Any, references: Any, rows: Any) -> dict[str, float]:
         assert [row.turns[-1].content for row in rows] == references
@@ -155,7 +155,7 @@ def test_metrics_of_ones_own(run, tmp_path, capsys):
         ({"question": "q", "choices": {"text": ["u", "v"], "label": ["A", "B"]}, "answer": "A"}, ("u", "v"), 0),
     ],
 )
-def test_shapes_of_choice_questions(row, choices, answer):
+def test_every_format_of_choice_questions_is_read(row, choices, answer):
     found = choice_question(row)
     assert (found.choices, found.answer) == (choices, answer)
 
@@ -188,7 +188,7 @@ def test_positions_begin_at_the_first_token_of_a_row():
     assert [one.logprob for one in together] == pytest.approx([one.logprob for one in apart], abs=1e-4)
 
 
-def test_choices_by_likelihood(run, questions, tmp_path):
+def test_choices_are_scored_by_likelihood(run, questions, tmp_path):
     checkpoint = str(run / "checkpoint-4")
     options = {"ckpt_dir": [checkpoint], "val_dataset": [str(questions)]}
     found = evaluate(EvaluateArguments(output_dir=str(tmp_path / "text"), **options))["checkpoint-4"]
@@ -309,7 +309,7 @@ def test_the_harness_is_an_extra(run, monkeypatch, tmp_path):
 # Flags
 
 
-def test_flags(run, capsys, tmp_path):
+def test_contradicting_flags_are_refused_before_anything_is_written(run, capsys, tmp_path):
     flags = ["--ckpt_dir", str(run), "--all_checkpoints", "true", "--dry_run", "true"]
     assert main(["eval", *flags]) == 0
     shown = capsys.readouterr().out

@@ -76,7 +76,7 @@ def arguments(checkpoint: Path, target: Path, **options: Any) -> ExportArguments
         ("mistral", {"tie_word_embeddings": False, "sliding_window": None}),
     ],
 )
-def test_families(tmp_path, kind, changes):
+def test_gguf_logits_equal_for_each_family(tmp_path, kind, changes):
     """What is compared inside, logits of the folder and of the file, is compared here once more, from outside."""
     pytest.importorskip("gguf")
     folder = make(tmp_path / "model", kind, **changes)
@@ -154,7 +154,7 @@ def test_a_tokenizer_of_sentencepiece(assets, tmp_path):
     assert fields["tokenizer.ggml.add_space_prefix"] is adds_blank
 
 
-def test_what_is_not_converted_here(tmp_path, adapter, monkeypatch):
+def test_other_families_are_referred_to_llama_cpp(tmp_path, adapter, monkeypatch):
     folder = make(tmp_path / "gemma", "gemma", head_dim=16)
     options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "chatml", "to": "gguf"}
     with pytest.raises(ModelError, match=r"GemmaForCausalLM is not one of.*convert_hf_to_gguf\.py.*--llama_cpp DIR"):
@@ -176,7 +176,7 @@ def test_what_is_not_converted_here(tmp_path, adapter, monkeypatch):
     with pytest.raises(ModelError, match="no such model"):
         export(arguments(folder, tmp_path / "again", **options, llama_cpp=str(script.parent)))
     assert not (tmp_path / "again").exists()
-    monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'llmtune\[gguf\]'"):
         export(arguments(adapter, tmp_path / "again", to="gguf"))
 
@@ -290,7 +290,7 @@ def _proven(made: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_bitsandbytes(adapter, tmp_path, bits):
+def test_a_bitsandbytes_folder_is_complete_and_measured(adapter, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
     made = export(arguments(adapter, tmp_path / "bnb", quant_method="bnb", quantization_bit=bits))
     report = _proven(made)
@@ -304,7 +304,7 @@ def test_bitsandbytes(adapter, tmp_path, bits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
-def test_gptq(adapter, tmp_path, bits, capfd, monkeypatch):
+def test_a_gptq_folder_is_complete_and_measured(adapter, tmp_path, bits, capfd, monkeypatch):
     pytest.importorskip("gptqmodel")
     monkeypatch.chdir(tmp_path)
     rows = [{"query": f"How much is {n} plus 1?", "response": f"{n} plus 1 is {n + 1}."} for n in range(8)]
@@ -333,7 +333,7 @@ def test_gptq_without_its_package_or_data(adapter, tmp_path, monkeypatch):
 # Cards, flags
 
 
-def test_the_model_card(adapter, tmp_path):
+def test_the_model_card_has_data_and_scores(adapter, tmp_path):
     (adapter.parent / "eval").mkdir(exist_ok=True)
     scores = {"base": {"loss": 7.5}, adapter.name: {"loss": 5.25, "rouge-l": 11.0}}
     (adapter.parent / "eval/summary.json").write_text(json.dumps(scores))
@@ -348,7 +348,7 @@ def test_the_model_card(adapter, tmp_path):
     shutil.rmtree(adapter.parent / "eval")
 
 
-def test_flags(adapter, tmp_path, capsys):
+def test_a_dry_run_warns_of_flags_without_effect(adapter, tmp_path, capsys):
     target = str(tmp_path / "out")
     flags = ["--ckpt_dir", str(adapter), "--output_dir", target]
     assert main(["export", *flags, "--merge_lora", "true", "--group_size", "64", "--dry_run", "true"]) == 0

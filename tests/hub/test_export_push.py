@@ -27,7 +27,7 @@ def adapter(environment):
 
 
 @pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
-def test_merged_and_pushed(hub, adapter, use_hf):
+def test_a_merged_model_is_pushed_without_local_paths(hub, adapter, use_hf):
     hub.token = "secret"
     flags = ["--ckpt_dir", str(adapter), "--hub_token", "secret", "--use_hf", str(use_hf).lower()]
     assert main(["export", *flags, "--merge_lora", "true", "--push_to_hub", "true", "--hub_model_id", "mine"]) == 0
@@ -55,7 +55,7 @@ def test_a_checkpoint_as_it_is_is_pushed_with_a_card(hub, adapter):
     assert [path.name for path in adapter.parent.iterdir() if "card" in path.name] == []
 
 
-def test_a_refused_token_is_told_before_anything_is_merged(hub, adapter, capsys):
+def test_a_refused_token_stops_before_merging(hub, adapter, capsys):
     hub.token = "secret"
     flags = ["--ckpt_dir", str(adapter), "--hub_token", "wrong", "--merge_lora", "true", "--push_to_hub", "true"]
     assert main(["export", *flags]) == 1

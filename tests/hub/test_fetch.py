@@ -41,7 +41,7 @@ def test_a_model_arrives_whole_and_once(hub, use_hf, tiny_files, capsys):
 
 
 @HUBS
-def test_without_weights(hub, use_hf):
+def test_weights_can_be_skipped(hub, use_hf):
     names = files_of(fetch_model("owner/tiny", use_hf=use_hf, weights=False))
     assert "config.json" in names
     assert not any(name.endswith((".safetensors", ".bin", ".pth")) for name in names)
@@ -57,7 +57,7 @@ def test_a_cut_connection_is_resumed(hub, use_hf, tiny_files):
         assert hub.served[WEIGHTS] == len(tiny_files[WEIGHTS])
 
 
-def test_a_download_that_fails_goes_on_in_the_next_run(hub, tiny_files):
+def test_a_failed_download_resumes_in_the_next_run(hub, tiny_files):
     hub.cut[WEIGHTS] = 1000
     with pytest.raises(HubError, match="The download so far is kept"):
         fetch_model("owner/tiny", use_hf=False)
@@ -73,7 +73,7 @@ def test_a_download_that_fails_goes_on_in_the_next_run(hub, tiny_files):
     ("status", "words"),
     [(404, "has no model 'owner/tiny'"), (401, "--hub_token"), (403, "terms"), (500, "Try again later")],
 )
-def test_refusals(hub, use_hf, status, words):
+def test_each_http_status_has_its_advice(hub, use_hf, status, words):
     hub.status = status
     with pytest.raises(HubError, match=words):
         fetch_model("owner/tiny", use_hf=use_hf)
@@ -98,7 +98,7 @@ def test_a_token_opens_a_private_model(hub, use_hf):
 
 
 @HUBS
-def test_no_network(hub, use_hf, monkeypatch, capsys):
+def test_an_earlier_download_serves_without_network(hub, use_hf, monkeypatch, capsys):
     folder = fetch_model("owner/tiny", use_hf=use_hf)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -122,7 +122,7 @@ def test_a_damaged_record_counts_as_none(hub, text, tmp_path, monkeypatch):
 
 
 @HUBS
-def test_offline(hub, use_hf, monkeypatch):
+def test_offline_asks_no_hub(hub, use_hf, monkeypatch):
     folder = fetch_model("owner/tiny", use_hf=use_hf)
     hub.requests.clear()
     monkeypatch.setenv("LLMTUNE_OFFLINE", "1")
@@ -139,7 +139,7 @@ def test_the_environment_chooses_the_hub(hub, monkeypatch):
 
 
 @HUBS
-def test_a_cache_of_ones_own(hub, use_hf, tmp_path):
+def test_cache_dir_holds_the_downloads(hub, use_hf, tmp_path):
     folder = fetch_dataset("owner/rows", use_hf=use_hf, cache_dir=str(tmp_path / "mine"))
     assert folder.is_relative_to(tmp_path / "mine")
     assert (folder / "train.csv").read_bytes() == b"query,response\na,b\n"
@@ -164,7 +164,7 @@ def test_processes_of_one_machine_download_once(hub):
     assert len([line for line in hub.transfers() if WEIGHTS in line]) == 1
 
 
-def test_a_full_disk(hub):
+def test_a_full_disk_is_named(hub):
     """A limit on the size of files stands in for the disk: both refuse to write on."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
     _, text = (process := _start(preexec_fn=limit)).communicate(timeout=SECONDS)

@@ -105,7 +105,7 @@ def test_no_folder_of_this_machine_is_pushed(hub, checkpoint):
 
 
 @HUBS
-def test_refused(hub, use_hf, checkpoint):
+def test_a_refused_token_is_never_shown(hub, use_hf, checkpoint):
     hub.token = "secret"
     with pytest.raises(HubError, match="HTTP 401") as refused:
         destination("mine", use_hf_hub=use_hf, token="wrong-token")
@@ -115,7 +115,7 @@ def test_refused(hub, use_hf, checkpoint):
         destination("somebody/mine", use_hf_hub=use_hf, token="any")
 
 
-def test_without_a_network():
+def test_pushing_without_network_promises_nothing():
     """Nothing is downloaded here: that what has come so far is kept helps nobody."""
     told = str(explain(ConnectionError("refused"), HuggingFace(), Repo("model", "somebody/mine"), sending=True))
     assert told == "Hugging Face cannot be reached to push the model 'somebody/mine': refused. Check the network."
@@ -139,7 +139,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("strategy", EXPECTED)
-def test_strategies(hub, tmp_path, strategy, capsys):
+def test_each_strategy_pushes_its_checkpoints(hub, tmp_path, strategy, capsys):
     result = run(tmp_path, push_hub_strategy=strategy, use_hf=strategy == "push_last", hub_model_id="tuned")
     pushed = hub.repos["model", "somebody/tuned"]
     name = "adapter_model.safetensors"
@@ -178,14 +178,14 @@ def test_an_upload_never_fails_the_run(hub, tmp_path, monkeypatch, capsys):
     assert f"llmtune push --ckpt_dir {result.output_dir / 'checkpoint-4'} --hub_model_id somebody/tuned" in said
 
 
-def test_a_refused_token_is_told_before_anything_is_spent(hub, tmp_path):
+def test_a_refused_token_stops_the_run_before_training(hub, tmp_path):
     hub.token = "another"
     with pytest.raises(HubError, match="--hub_token"):
         run(tmp_path)
     assert not (tmp_path / "output/llmtune-tiny").exists()
 
 
-def test_the_command(hub, checkpoint, capsys):
+def test_llmtune_push_pushes_a_checkpoint(hub, checkpoint, capsys):
     assert main(["push", "--ckpt_dir", str(checkpoint), "--hub_model_id", "mine", "--hub_token", "secret"]) == 0
     assert f"Pushed {checkpoint} to somebody/mine on ModelScope" in capsys.readouterr().out
     assert main(["push", "--ckpt_dir", "nowhere", "--hub_model_id", "mine"]) == 2

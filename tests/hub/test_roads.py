@@ -25,7 +25,7 @@ def test_a_model_by_its_id(hub, use_hf):
 
 
 @pytest.mark.parametrize("item", ["ms::owner/rows", "hf::owner/rows", "ms::owner/rows:default"])
-def test_a_data_set_by_its_id(hub, item):
+def test_a_hub_dataset_by_its_id(hub, item):
     loaded = load_source(item)
     assert [message["content"] for message in loaded.train[0]["messages"]] == ["a", "b"]
     hub.requests.clear()
@@ -33,7 +33,7 @@ def test_a_data_set_by_its_id(hub, item):
     assert not hub.transfers()
 
 
-def test_a_run(hub, tmp_path, capsys):
+def test_a_run_fetches_model_and_rows_by_their_ids(hub, tmp_path, capsys):
     hub.repos["dataset", "owner/rows"]["train.csv"] = b"query,response\n" + b"a question,an answer\n" * 20
     result = sft(
         SftArguments(

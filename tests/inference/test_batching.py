@@ -80,7 +80,7 @@ def test_rows_that_join_a_batch(engine, alone, monkeypatch):
     assert len(steps) > 10
 
 
-def test_the_queue(engine, alone):
+def test_queued_rows_equal_rows_alone(engine, alone):
     batcher = Batcher(engine, max_batch_size=3)
     together = rows(engine)
     for one in together:
@@ -215,7 +215,7 @@ def test_when_others_have_the_next_turn(engine, running, waiting, size, from_s):
         batcher.close()
 
 
-def test_a_batch_is_read_anew_only_when_it_has_been_writing_for_twice_as_long(monkeypatch):
+def test_a_batch_is_prefilled_again_only_after_decoding_for_twice_as_long(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
     asked: list[float] = []

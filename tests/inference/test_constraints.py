@@ -34,7 +34,7 @@ def test_every_object_may_be_written(value, indent, ascii_only):
 @given(
     OBJECTS, st.integers(0, 200), st.text(alphabet='{}[]",:\\0123456789.eE+-truefalsn u\n', max_size=3), st.booleans()
 )
-def test_what_is_complete_can_be_read(value, place, wedge, cuts):
+def test_complete_text_parses_as_json(value, place, wedge, cuts):
     """A text that somebody has broken is refused somewhere, or is JSON still."""
     text = json.dumps(value)
     place = min(place, len(text))
@@ -58,7 +58,7 @@ def is_bare_object(text: str) -> bool:
     ["[", "1", " {", '{"a" 1', '{"a":01', '{"a":1,}', '{"a":[1,]', '{a', '{"a":tru}', '{"a":"\n', '{"a":"\\x', "{}{",
      '{"a":-}', '{"a":1.}', '{"a":1e}', '{"a":.5', '{"a":NaN', '{"a":[}', "{]", "{}\n", '{"a":"\\u12G'],
 )  # fmt: skip
-def test_what_is_refused(text):
+def test_text_that_violates_json_is_refused(text):
     assert JsonObject().after(text) is None
 
 

@@ -95,7 +95,7 @@ def test_flags_win_over_the_checkpoint(tuned):
     assert (alone.system, alone.eval_human) == (None, True)
 
 
-def test_what_was_learned_is_answered_by_rows_of_a_file_without_answers(tuned, tmp_path):
+def test_rows_of_a_file_without_responses_get_the_trained_ones(tuned, tmp_path):
     rows = tmp_path / "ask.jsonl"
     rows.write_text("".join(f'{{"query": "question {i}"}}\n' for i in range(8)))
     options = GREEDY | {"ckpt_dir": str(tuned.last_checkpoint), "val_dataset": [str(rows)], "result_dir": str(tmp_path)}
@@ -211,7 +211,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, engine: Engine, lines: list[Any], **op
     return chat_module.chat(engine, Sampling(max_new_tokens=12), **options)
 
 
-def test_a_talk(engine, monkeypatch, capsys):
+def test_earlier_turns_are_the_history_until_clear(engine, monkeypatch, capsys):
     turns = talk(monkeypatch, engine, ["question 1", "", "question 2", "clear", "question 3", "EXIT", "never"])
     assert [turn["query"] for turn in turns] == ["question 1", "question 2", "question 3"]
     assert turns[0]["response"] == "answer 1!"
@@ -220,7 +220,7 @@ def test_a_talk(engine, monkeypatch, capsys):
     assert "answer 1!\n" + "-" * 50 in capsys.readouterr().out
 
 
-def test_a_talk_over_several_lines_and_with_another_system_text(engine, monkeypatch):
+def test_chat_takes_several_lines_and_another_system_prompt(engine, monkeypatch):
     turns = talk(monkeypatch, engine, ["multi-line", "one", "two#", "single-line", "three"], stream=False)
     assert [turn["query"] for turn in turns] == ["one\ntwo", "three"]
     talk(monkeypatch, engine, ["system", "You are a cat."])
@@ -243,7 +243,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(engine, monkeypatch, capsys
 # Merging
 
 
-def test_merging(adapter):
+def test_merged_weights_generate_the_same(adapter):
     options = GREEDY | {"show_dataset_sample": 2, "dataset": ["tiny-qa"]}
     before = infer(InferArguments(ckpt_dir=str(adapter.last_checkpoint), **options))
     after = infer(InferArguments(ckpt_dir=str(adapter.last_checkpoint), merge_lora_and_save=True, **options))
@@ -261,7 +261,7 @@ def test_merging(adapter):
         infer(InferArguments(ckpt_dir=str(adapter.last_checkpoint), merge_lora_and_save=True, **options))
 
 
-def test_merging_is_checked(adapter, monkeypatch, tmp_path):
+def test_a_wrong_merge_is_refused(adapter, monkeypatch, tmp_path):
     from llmtune.merging import in_memory as merge
 
     engine = load_engine(InferArguments(ckpt_dir=str(adapter.last_checkpoint), eval_human=True))
@@ -280,7 +280,7 @@ def test_merging_is_checked(adapter, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_adapter_that_learned_nothing_is_not_merged(tmp_path, monkeypatch):
+def test_an_adapter_in_its_initial_state_is_not_merged(tmp_path, monkeypatch):
     found = sft(
         SftArguments(
             model_type="llmtune-tiny", dataset=["tiny-qa#8"], max_steps=1, output_dir=str(tmp_path), warmup_ratio=1.0,
@@ -297,7 +297,7 @@ def test_an_adapter_that_learned_nothing_is_not_merged(tmp_path, monkeypatch):
 # Bad input
 
 
-def test_bad_checkpoint_folders(tmp_path, tuned, adapter):
+def test_a_wrong_checkpoint_folder_suggests_the_right_one(tmp_path, tuned, adapter):
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         InferArguments(ckpt_dir=str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match="incomplete"):
@@ -330,7 +330,7 @@ def copy_of(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def test_cut_off_weights(tmp_path, tuned, adapter):
+def test_truncated_weights_are_an_error(tmp_path, tuned, adapter):
     from llmtune.errors import ModelError
 
     whole = copy_of(tuned.last_checkpoint, tmp_path / "full")
@@ -360,7 +360,7 @@ def test_an_adapter_of_another_model(tmp_path, adapter):
         infer(InferArguments(ckpt_dir=str(other), model_id_or_path=str(tmp_path / "small"), **GREEDY))
 
 
-def test_nothing_to_answer(tuned, tmp_path):
+def test_no_rows_to_answer_is_an_error(tuned, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"query": "a", "response": "b"}\n')
     with pytest.raises(DataError, match="--val_dataset"):
@@ -380,7 +380,7 @@ def test_merging_needs_a_checkpoint():
         InferArguments(model_type="llmtune-tiny", merge_lora_and_save=True)
 
 
-def test_a_flag_without_effect_is_told():
+def test_a_flag_without_effect_warns():
     """A given dataset is answered whole; --show_dataset_sample says how much of it."""
     args = InferArguments(model_type="llmtune-tiny", val_dataset=["tiny-qa"], val_dataset_sample=2)
     assert args.unused == ["--val_dataset_sample"]

@@ -17,7 +17,7 @@ from llmtune.merging.files import ShardWriter, parse_size
     ("text", "size"),
     [("1", 1), ("7B", 7), ("1.5KB", 1500), (" 3 m ", 3 * 10**6), ("500MB", 5 * 10**8), ("2G", 2 * 10**9)],
 )  # fmt: skip
-def test_sizes(text, size):
+def test_sizes_are_parsed(text, size):
     assert parse_size(text) == size
 
 

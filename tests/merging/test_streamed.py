@@ -186,7 +186,7 @@ def test_half_precision_is_rounded_once(tmp_path):
 
 
 @pytest.mark.usefixtures("streamed")
-def test_new_tokens(tmp_path):
+def test_new_tokens_are_merged_into_the_embedding(tmp_path):
     base = make_base(tmp_path / "base", tie_word_embeddings=True)
     config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[2048, 2049])
     adapter = make_adapter(base, tmp_path / "adapter", config, num_rows=2050)
@@ -198,7 +198,7 @@ def test_new_tokens(tmp_path):
 
 
 @pytest.mark.usefixtures("streamed")
-def test_resized_embeddings(tmp_path):
+def test_resized_embeddings_are_merged(tmp_path):
     """As MedicalGPT's trainers leave them: a longer tokenizer, and the whole embedding in the adapter's file."""
     base = make_base(tmp_path / "base", tie_word_embeddings=False)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -255,7 +255,7 @@ def test_a_wrong_sum_is_found(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
-def test_what_cannot_be_streamed_goes_through_memory(tmp_path, capfd):
+def test_other_adapters_are_merged_in_memory(tmp_path, capfd):
     def load(folder: str, *, load_model: bool = True, load_tokenizer: bool = True, **options: Any) -> Any:
         from llmtune.models.loading import load_causal_lm
 
@@ -362,7 +362,7 @@ def test_checkpoints_of_2023_are_merged_on_their_native_class(assets, tmp_path, 
 
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("kind", ["qwen2.5-vl", "llava"])
-def test_models_that_see(vision_folder, tmp_path, kind):
+def test_vision_models_are_merged(vision_folder, tmp_path, kind):
     from transformers import AutoModelForImageTextToText
 
     base = vision_folder(kind)

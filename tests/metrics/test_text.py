@@ -26,7 +26,7 @@ NOTHING = dict.fromkeys(NAMES, 0.0)
         ("👍 ... \n", []),
     ],
 )
-def test_words(text, expected):
+def test_texts_are_split_by_script(text, expected):
     assert words(text) == expected
 
 
@@ -38,7 +38,7 @@ def test_same_text_is_perfect(text):
 @pytest.mark.parametrize(
     ("prediction", "reference"), [("", "an answer"), ("an answer", ""), (" \n", "我"), ("👍", "👎")]
 )
-def test_nothing_in_common(prediction, reference):
+def test_texts_without_common_words_score_zero(prediction, reference):
     assert text_metrics([prediction], [reference]) == NOTHING
 
 
@@ -46,7 +46,7 @@ def test_blanks_alone_equal_nothing():
     assert text_metrics([" \n"], [""]) == PERFECT
 
 
-def test_known_values():
+def test_scores_equal_values_computed_by_hand():
     found = text_metrics(["我在上海工作"], ["我在北京工作"])
     assert found["rouge-1"] == pytest.approx(100 * 4 / 6, abs=1e-4)
     assert found["rouge-2"] == pytest.approx(100 * 2 / 5, abs=1e-4)
@@ -67,11 +67,11 @@ def test_bleu_ignores_white_space_and_exact_match_the_ends():
     assert text_metrics(["  the cat\n"], ["the cat"])["exact_match"] == 100
 
 
-def test_mean_over_samples():
+def test_scores_are_means_over_samples():
     assert text_metrics(["x", "", "z"], ["x", "y", "z"]) == dict.fromkeys(NAMES, 66.6667)
 
 
-def test_no_samples():
+def test_no_samples_have_no_scores():
     assert text_metrics([], []) == {}
 
 
@@ -82,7 +82,7 @@ def test_unequal_numbers_are_a_fault_of_ours():
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=12), st.text(max_size=12))
-def test_any_texts(prediction, reference):
+def test_scores_of_any_texts_are_percentages(prediction, reference):
     found = text_metrics([prediction], [reference])
     assert set(found) == NAMES
     assert all(0 <= value <= 100 for value in found.values())

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from llmtune.errors import UsageError
-from llmtune.models.gpus import GPUS, find_gpu, gib, gpu_of_device
-from llmtune.planning.optimizers import state_bytes
+from llmtune.models.devices import GPUS, find_gpu, gib, gpu_of_device
+from llmtune.planning.memory import state_bytes
 from llmtune.planning.sharding import Sharding, sharding_of
 
 

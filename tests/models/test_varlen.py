@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmtune.models.packing_check import keeps_rows_apart
-from llmtune.models.varlen import VARLEN, register_varlen, segments
+from llmtune.models.packed_attention import VARLEN, keeps_rows_apart, register_varlen, segments
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtune import SftArguments
-from llmtune.models.gpus import Gpu
+from llmtune.models.devices import Gpu
 from llmtune.planning.plan import make_plan
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmtune.errors import ModelError
-from llmtune.models.packing_check import check_isolation
+from llmtune.models.packed_attention import check_isolation
 from llmtune.models.ports.modeling_llama_alibi import LlamaAlibiConfig, LlamaAlibiForCausalLM
 from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.samples.collate import PackingCollator, PaddingCollator

@@ -87,7 +87,7 @@ def test_found_again_only_where_nothing_changed(tokenizer, monkeypatch):
     assert calls
 
 
-def test_what_is_left_out_is_told(tokenizer, capsys):
+def test_skipped_samples_are_logged(tokenizer, capsys):
     data = datasets.concatenate_datasets([rows(20), rows(5, turns=2)])
     template = get_template("default-generation", tokenizer)
     store = encode_dataset(data, template)
@@ -188,7 +188,7 @@ def test_a_broken_write_leaves_nothing(tokenizer, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("strategy", ["left", "right"])
 @pytest.mark.parametrize("text", [True, False])
-def test_what_is_cut_is_told_in_tokens(tokenizer, capsys, strategy, text):
+def test_truncation_is_logged_in_tokens(tokenizer, capsys, strategy, text):
     """A long text loses tokens that were to be trained on; a long question none of them."""
     long = "a long text of many words " * 50
     answer = Message("assistant", long if text else "short", loss=True)
@@ -217,7 +217,7 @@ DAMAGE = DAMAGED | {
 
 @pytest.mark.parametrize("suffix", [".arrow", ".json"])
 @pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
-def test_a_damaged_store_is_encoded_anew(tokenizer, monkeypatch, tmp_path, suffix, damage, capsys):
+def test_a_damaged_store_is_encoded_again(tokenizer, monkeypatch, tmp_path, suffix, damage, capsys):
     if suffix == ".arrow" and damage.startswith("other"):
         return
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))

@@ -92,7 +92,7 @@ def test_packs_hold_whole_rows_that_do_not_see_each_other(files, template):
     assert all((pack["labels"][pack["position_ids"] == 0] == -100).all() for pack in packs)
 
 
-def test_an_epoch_without_trainable_tokens_is_an_error(files, template):
+def test_a_pass_without_trainable_tokens_ends(files, template):
     short = get_template("chatml", template.tokenizer, max_length=4, truncation_strategy="delete")
     with pytest.raises(DataError, match="None of 70 rows has trainable tokens"):
         next(iter(samples(files, short)))

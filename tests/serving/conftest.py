@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from llmtune import SftArguments, sft
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine
 from llmtune.serving.app import Server
 from llmtune.serving.service import Service

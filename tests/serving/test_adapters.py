@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import UsageError
 from llmtune.inference import batching
 
@@ -30,7 +30,7 @@ def test_the_model_of_a_request_chooses(serving, tuned, adapters):
 
 
 @pytest.mark.slow
-def test_adapters_take_turns(serving, tuned, adapters, monkeypatch):
+def test_a_long_generation_of_one_adapter_does_not_block_another(serving, tuned, adapters, monkeypatch):
     """A long answer of one does not make the others wait for its end, and is what it would have been."""
     monkeypatch.setattr(batching, "TURN_S", 0.0)  # a turn is a step or two, on a machine of any speed
     flags = {"ckpt_dir": str(tuned), "adapters": [f"{name}={path}" for name, path in adapters.items()]}

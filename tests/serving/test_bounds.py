@@ -89,7 +89,7 @@ def test_refusals_say_what_is_wrong(server, change, param, words):
         ({"prompt": "x", "top_k": -2}, "top_k"),
     ],
 )
-def test_completions_are_bounded(server, change, param):
+def test_oversized_completions_are_refused(server, change, param):
     found = post(server, change, "/v1/completions")
     assert found.status_code == 400, found.text
     assert found.json()["error"]["param"] == param

@@ -22,7 +22,7 @@ def content(client: openai.OpenAI, **options) -> str:
     return ask(client, **options).choices[0].message.content
 
 
-def test_what_was_learned_is_answered(client):
+def test_the_trained_response_is_served(client):
     found = ask(client)
     assert found.choices[0].message.content == "answer 3!"
     assert found.choices[0].finish_reason == "stop"
@@ -103,7 +103,7 @@ def test_settings_of_its_own_for_each_request(client):
     assert len(set(varied)) > len(set(looped))
 
 
-def test_logprobs(client):
+def test_logprobs_cover_the_whole_text(client):
     found = ask(client, logprobs=True, top_logprobs=3).choices[0].logprobs.content
     assert "".join(one.token for one in found) == "answer 3!"
     for one in found:
@@ -140,7 +140,7 @@ def test_several_turns_and_parts(client):
     assert content(client, messages=parts) == "answer 3!"
 
 
-def test_completions(client, server):
+def test_completions_continue_text_or_ids(client, server):
     prompt = server.service.template("llmtune-tiny").render({"query": "question 5"}, generation=True)
     ids = server.service.template("llmtune-tiny").encode({"query": "question 5"}, generation=True)["input_ids"]
     options = {"model": "llmtune-tiny", "max_tokens": 12}

@@ -42,14 +42,14 @@ def run(script: str, url: str, *words: str, key: str = "s3cret") -> subprocess.C
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
 
 
-def test_requests(url):
+def test_the_requests_client_streams(url):
     done = run("requests_client.py", url, "question 2")
     assert done.returncode == 0, done.stderr
     assert "whole:    answer 2!" in done.stdout
     assert "streamed: answer 2!" in done.stdout
 
 
-def test_openai(url):
+def test_the_openai_client_chats(url):
     done = run("openai_client.py", url, "question 2", "question 4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("user:      question 2\nassistant: answer 2!\nuser:      question 4\nassistant: ")
@@ -59,7 +59,7 @@ def test_openai(url):
 
 
 @pytest.mark.parametrize("words", [[], ["--tool_choice", "required"]])
-def test_a_tool_loop_with_a_model_that_has_not_learned_to_call(url, words):
+def test_a_tool_loop_with_a_model_not_trained_on_calls(url, words):
     """It ends in words, or after its rounds. What a model that has learned it does: test_tool_calls."""
     done = run("tool_loop.py", url, "question 2", *words)
     assert done.returncode == 0, done.stderr

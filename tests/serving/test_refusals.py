@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.errors import UsageError
 
 from ..waiting import SECONDS, until
@@ -50,7 +50,7 @@ LONG = GOOD | {"logit_bias": ENDLESS, "max_tokens": 1900}
         ({"tool_choice": "required"}, 400, "tools"),
     ],
 )  # fmt: skip
-def test_bad_requests(server, change, status, param):
+def test_a_bad_request_names_its_parameter(server, change, status, param):
     body = json.dumps(GOOD | change)
     found = httpx.post(server.url + CHAT, content=body, headers={"Content-Type": "application/json"})
     assert found.status_code == status, found.text
@@ -84,7 +84,7 @@ def test_a_body_that_is_too_large_is_not_read(serving, tuned):
         assert httpx.post(server.url + CHAT, json=GOOD).status_code == 200
 
 
-def test_the_key(serving, tuned, monkeypatch):
+def test_requests_need_the_key(serving, tuned, monkeypatch):
     with serving(ckpt_dir=str(tuned), api_key="s3cret", max_prompt_length=5) as server:
         with pytest.raises(openai.AuthenticationError) as caught:
             server.client("wrong").models.list()
@@ -163,7 +163,7 @@ def test_a_request_that_takes_too_long(serving, tuned):
         until(lambda: server.service.is_idle)
 
 
-def test_the_metrics(server, client):
+def test_metrics_count_requests_and_tokens(server, client):
     client.chat.completions.create(**GOOD)
     told = httpx.get(server.url + "/metrics")
     assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -173,7 +173,7 @@ def test_the_metrics(server, client):
 
 
 @pytest.mark.slow
-def test_going_down_finishes_what_runs(tuned):
+def test_shutdown_finishes_running_requests(tuned):
     command = [sys.executable, "-m", "llmtune", "serve", "--ckpt_dir", str(tuned), "--port", "0"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert child.stderr is not None

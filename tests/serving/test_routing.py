@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtune import InferArguments
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.inference.batching import Batcher
 from llmtune.inference.load import load_engine
 from llmtune.inference.rows import Row

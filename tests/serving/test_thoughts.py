@@ -28,7 +28,7 @@ def ask(server, content, **options):
     )
 
 
-def test_the_thought_is_told_apart(thinking):
+def test_thoughts_are_streamed_separately(thinking):
     found = ask(thinking, "one plus one").choices[0]
     assert found.message.content == "Two."
     assert found.message.reasoning_content == "It is easy."

@@ -37,7 +37,7 @@ def told(text: AnswerText, answer: str, size: int) -> str:
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_what_is_told_of_an_answer(hermes, size):
+def test_text_and_calls_of_a_streamed_response_are_separated(hermes, size):
     for answer, content, names in (
         ("No call at all, 3 < 4.", "No call at all, 3 < 4.", []),
         (CALL, "", ["get_weather"]),
@@ -53,7 +53,7 @@ def test_what_is_told_of_an_answer(hermes, size):
     assert one.calls == (ToolCall("get_weather", {"city": "Paris"}),)
 
 
-def test_nothing_of_a_call_is_told_before_it_is_whole(hermes):
+def test_no_part_of_a_call_is_streamed_before_it_is_complete(hermes):
     text = AnswerText(hermes)
     seen = list(accumulate(text.add(character) for character in f"Look: {CALL}"))
     assert seen[-1] == "Look: "
@@ -116,7 +116,7 @@ def request(**fields):
     return ChatRequest(model="m", messages=[{"role": "user", "content": "a"}], **fields)
 
 
-def test_what_tool_choice_asks_for(hermes):
+def test_impossible_tool_choices_are_refused(hermes):
     named = {"type": "function", "function": {"name": "calculate"}}
     names = [tool["function"]["name"] for tool in TOOLS]
     for choice, expected in ((None, None), ("none", None), ("auto", None), ("required", names), (named, ["calculate"])):
@@ -218,7 +218,7 @@ def test_a_call_cut_by_max_tokens_over_the_api(client, stream):
 
 
 @pytest.mark.slow
-def test_a_call_and_the_answer_behind_it(client):
+def test_a_call_and_the_response_after_it(client):
     for city, weather in WEATHER:
         choice = ask(client, city).choices[0]
         assert choice.finish_reason == "tool_calls"
@@ -235,7 +235,7 @@ def test_a_call_and_the_answer_behind_it(client):
 
 
 @pytest.mark.slow
-def test_a_streamed_call(client):
+def test_a_streamed_call_arrives_whole(client):
     chunks = [chunk.choices[0] for chunk in ask(client, "Rome", stream=True)]
     (call,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
     assert (call.index, call.function.name, json.loads(call.function.arguments)) == (0, "get_weather", {"city": "Rome"})
@@ -244,7 +244,7 @@ def test_a_streamed_call(client):
 
 
 @pytest.mark.slow
-def test_tool_choice(client):
+def test_tool_choice_forces_a_call(client):
     named = ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "calculate"}}, max_tokens=200)
     if named.choices[0].finish_reason == "tool_calls":  # not where its arguments do not end within max_tokens
         assert [call.function.name for call in named.choices[0].message.tool_calls] == ["calculate"]

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from llmtune.arguments.serve import ServeArguments
+from llmtune.arguments.service import ServeArguments
 from llmtune.cli import serve as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.tiny import tiny_folder
@@ -25,7 +25,7 @@ def flags_of(words: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_whole_weights(tuned):
+def test_full_weights_are_served_by_their_folder(tuned):
     args = ServeArguments(
         ckpt_dir=str(tuned), dtype="bf16", port=9000, max_batch_size=64, max_prompt_length=1000, max_new_tokens=24,
         served_model_name="mine", trust_remote_code=True, temperature=0.5, top_k=7,
@@ -48,7 +48,7 @@ def test_the_embedded_model_is_a_folder():
     assert vllm_command(ServeArguments(model_type="llmtune-tiny"))[2] == str(tiny_folder())
 
 
-def test_adapters(tuned, adapters):
+def test_adapters_are_lora_modules_of_their_base(tuned, adapters):
     args = ServeArguments(ckpt_dir=str(adapters["red"]), adapters=[f"blue={adapters['blue']}"])
     words = vllm_command(args)
     found = flags_of(words)
@@ -71,7 +71,7 @@ def test_tools_are_read_by_vllms_parser_of_the_same_format():
         vllm_command(ServeArguments(model_type="qwen2.5-7b-instruct", quantization_bit=8))
 
 
-def test_the_command_is_shown_and_its_lack_is_told(tuned, capsys, monkeypatch):
+def test_a_missing_vllm_is_named(tuned, capsys, monkeypatch):
     monkeypatch.setenv("LLMTUNE_API_KEY", "s3cret")
     flags = ["--ckpt_dir", str(tuned), "--backend", "vllm", "--max_queue", "3"]
     assert command.run([*flags, "--dry_run", "true"]) == 0

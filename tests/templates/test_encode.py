@@ -71,32 +71,32 @@ def learned_texts(template: ChatTemplate, encoded: dict[str, list[int]]) -> list
         (HISTORY, "all", ["first<|im_end|>", "second<|im_end|>"]),
     ],
 )
-def test_what_is_learned(tokenizer, row, loss_on, expected):
+def test_loss_on_selects_the_trainable_texts(tokenizer, row, loss_on, expected):
     template = get_template("chatml", tokenizer, loss_on=loss_on)
     assert learned_texts(template, template.encode(row)) == expected
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"loss": False}])
-def test_marked_messages_are_not_learned(tokenizer, mark):
+def test_marked_messages_are_not_trainable(tokenizer, mark):
     messages = [dict(message) for message in CHAT["messages"]]
     messages[1] |= mark
     template = get_template("chatml", tokenizer)
     assert learned_texts(template, template.encode({"messages": messages})) == ["second<|im_end|>"]
 
 
-def test_everything_is_learned_but_the_first_token(tokenizer):
+def test_everything_is_trainable_but_the_first_token(tokenizer):
     encoded = get_template("chatml", tokenizer, loss_on="everything").encode(CHAT)
     assert encoded["labels"][0] == IGNORE_INDEX
     assert encoded["labels"][1:] == encoded["input_ids"][1:]
 
 
-def test_nothing_learned_is_an_error(tokenizer):
+def test_no_trainable_tokens_is_an_error(tokenizer):
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
     with pytest.raises(TemplateError, match="no trainable tokens left"):
         get_template("chatml", tokenizer).encode(row)
 
 
-def test_plain_text_is_learned_whole(tokenizer):
+def test_plain_text_is_trainable_but_its_first_token(tokenizer):
     template = get_template("default-generation", tokenizer)
     encoded = template.encode({"text": "Once upon a time."})
     assert tokenizer.decode(encoded["input_ids"]) == "Once upon a time.<|im_end|>"
@@ -106,7 +106,7 @@ def test_plain_text_is_learned_whole(tokenizer):
 
 
 @pytest.mark.parametrize(("strategy", "kept"), [("left", slice(-20, None)), ("right", slice(20))])
-def test_truncation(tokenizer, strategy, kept):
+def test_truncation_keeps_the_chosen_end(tokenizer, strategy, kept):
     whole = get_template("chatml", tokenizer).encode(CHAT)
     assert len(whole["input_ids"]) > 20
     template = get_template("chatml", tokenizer, max_length=20, truncation_strategy=strategy, loss_on="everything")
@@ -117,7 +117,7 @@ def test_truncation(tokenizer, strategy, kept):
     assert (row.num_truncated, row.num_deleted, len(row.samples)) == (1, 0, 1)
 
 
-def test_longer_samples_can_be_left_out(tokenizer):
+def test_longer_samples_can_be_skipped(tokenizer):
     template = get_template("chatml", tokenizer, max_length=20, truncation_strategy="delete")
     with pytest.raises(TemplateError, match="--max_length 20"):
         template.encode(CHAT)
@@ -126,7 +126,7 @@ def test_longer_samples_can_be_left_out(tokenizer):
     assert get_template("chatml", tokenizer, max_length=-1).encode(CHAT)
 
 
-def test_right_truncation_can_leave_nothing_to_learn(tokenizer):
+def test_right_truncation_can_leave_no_trainable_token(tokenizer):
     template = get_template("chatml", tokenizer, max_length=10, truncation_strategy="right")
     row = template.encode_rows([Conversation((Message("user", "a" * 50), Message("assistant", "b", loss=True)))])[0]
     assert (row.num_untrainable, row.samples) == (1, [])
@@ -159,7 +159,7 @@ def test_a_placeholder_in_the_data_is_text(tokenizer):
     assert text.endswith("assistant\n{{QUERY}}<|im_end|>")
 
 
-def test_system_texts(tokenizer):
+def test_a_rows_system_prompt_wins_over_the_flag(tokenizer):
     def system_of(row, **options):
         return get_template("chatml", tokenizer, **options).render(row).split("<|im_end|>")[0].removeprefix(
             "<|im_start|>system\n"
@@ -173,7 +173,7 @@ def test_system_texts(tokenizer):
     assert system_of(row, system="") == ""
 
 
-def test_a_system_text_without_a_place_is_an_error(tokenizer):
+def test_a_system_prompt_without_a_slot_is_an_error(tokenizer):
     with pytest.raises(UsageError, match="'default-generation' has no slot for a system prompt"):
         get_template("default-generation", tokenizer, system="x")
     with pytest.raises(TemplateError, match="no slot for a system prompt"):
@@ -191,7 +191,7 @@ def test_tools_need_a_format(tokenizer):
         get_template("yi", tokenizer).encode(row)
 
 
-def test_missing_token(tiny_tokenizer):
+def test_a_missing_special_token_is_named(tiny_tokenizer):
     with pytest.raises(TemplateError, match="bos_token_id"):
         get_template("llama", tiny_tokenizer).encode(CHAT)
 
@@ -268,7 +268,7 @@ def test_encoding_leaves_the_tokenizer_as_it_was(tokenizer):
     assert tokenizer("a <|im_end|> b", return_offsets_mapping=True) == before
 
 
-def test_contexts_are_checked():
+def test_malformed_contexts_are_refused():
     with pytest.raises(UsageError, match="QUERY"):
         TemplateInfo(prompt=["no question"])
     with pytest.raises(UsageError, match="SYSTEM"):
@@ -328,7 +328,7 @@ def blank_first():
         ("\nab", [0, 1, 2, 3], (2, 4)),  # what stands before it would be one token with it: as a text of its own
     ],
 )
-def test_a_text_that_goes_on_gets_no_blank_where_that_can_be_had(blank_first, text, ids, trainable):
+def test_a_continued_text_gets_no_blank_where_possible(blank_first, text, ids, trainable):
     from llmtune.templates.encode import TextEncoder
     from llmtune.templates.locate import Part
 

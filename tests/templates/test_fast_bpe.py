@@ -40,7 +40,7 @@ def test_real_tokenizers_have_it(pair):
 
 @many
 @given(text=spiced)
-def test_ids_and_ends(pair, text):
+def test_fast_ids_and_ends_equal_the_tokenizers(pair, text):
     tokenizer, fast = pair
     if not fast.takes(text):
         return
@@ -124,6 +124,6 @@ def test_one_other_id_and_it_is_not_taken(tiny_tokenizer, monkeypatch):
     assert fast_bpe(changed) is None
 
 
-def test_without_tiktoken(tiny_tokenizer, monkeypatch):
+def test_without_tiktoken_transformers_encodes(tiny_tokenizer, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tiktoken", None)
     assert fast_bpe(tiny_tokenizer) is None

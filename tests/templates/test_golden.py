@@ -28,5 +28,5 @@ def test_each_template_has_a_file():
 
 
 @pytest.mark.parametrize("key", WRITTEN)
-def test_golden(key, generator):
+def test_encoding_equals_the_golden_file(key, generator):
     assert generator.text_of(key) == (FOLDER / f"{key}.json").read_text(encoding="utf-8")

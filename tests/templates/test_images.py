@@ -135,7 +135,7 @@ def _messages(*texts: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["qwen2-vl", "qwen3-vl"])
-def test_as_jinja(kind, eyes, pictures):
+def test_the_jinja_template_writes_images_alike(kind, eyes, pictures):
     """What a checkpoint carries, where its tokenizer brought no template."""
     template = get_template(kind, eyes(kind))
     jinja = to_jinja(template.info, eyes(kind))
@@ -164,7 +164,7 @@ ROW = {
 
 @pytest.mark.parametrize("kind", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava"])
 @pytest.mark.parametrize("loss_on", ["auto", "last", "everything"])
-def test_masks_around_images(kind, loss_on, eyes, pictures):
+def test_image_tokens_never_contribute_to_the_loss(kind, loss_on, eyes, pictures):
     tokenizer = eyes(kind)
     template = get_template(kind, tokenizer, loss_on=loss_on)
     paths = [str(pictures / name) for name in ("red.png", "blue.png", "turned.jpg")]
@@ -269,7 +269,7 @@ def test_llava_s_line_break_is_not_doubled(eyes, pictures):
     assert template.render(row | {"query": "<image>What?"}) == expected
 
 
-def test_a_blind_model_learns_the_text(pictures):
+def test_a_text_model_trains_on_the_text(pictures):
     _, tokenizer = get_model_tokenizer("llmtune-tiny", load_model=False)
     template = get_template("chatml", tokenizer)
     row = {"query": "<image>What is it?", "response": "b", "images": [str(pictures / "none.png")]}

@@ -62,7 +62,7 @@ WRITABLE = [key for key, info in TEMPLATE_MAPPING.items() if info.format_answer 
 
 
 @pytest.mark.parametrize("key", WRITABLE)
-def test_equals_render(key, tokenizer, tokenizer_with_large_ids):
+def test_jinja_equals_render(key, tokenizer, tokenizer_with_large_ids):
     info = TEMPLATE_MAPPING[key]
     bound = get_template(key, tokenizer_with_large_ids if key.startswith("chatglm") else tokenizer)
     counts = (1,) if info.chat_sep is None else (1, 2, 3)
@@ -123,12 +123,12 @@ def apply(info: TemplateInfo, tokenizer, messages, **options):
         ),
     ],
 )
-def test_what_a_server_is_told(messages, options, problem, tokenizer):
+def test_refusals_of_jinja_name_their_reason(messages, options, problem, tokenizer):
     with pytest.raises(JinjaError, match=problem):
         apply(TEMPLATE_MAPPING["default-generation"], tokenizer, messages, **options)
 
 
-def test_functions_are_refused(tokenizer):
+def test_templates_with_functions_have_no_jinja(tokenizer):
     with pytest.raises(TemplateError, match="with a function"):
         to_jinja(TEMPLATE_MAPPING["qwen3"], tokenizer)
 

@@ -42,7 +42,7 @@ def pieces_of(assets: Path, family: str) -> Any:
 
 @many
 @given(turns=rows, system=st.sampled_from([None, "Be brief."]))
-def test_llama(assets, real_tokenizer, turns, system):
+def test_llama_encodes_each_turn_as_the_original(assets, real_tokenizer, turns, system):
     """As chat_completion in llama/generation.py writes it: each turn a text of its own, between BOS and EOS."""
     original = pieces_of(assets, "llama2")
     template = get_template("llama", real_tokenizer("llama2"), system=None)
@@ -60,7 +60,7 @@ def test_llama(assets, real_tokenizer, turns, system):
     assert ids == expected
 
 
-def test_llama_without_a_system_text(assets, real_tokenizer):
+def test_llama_without_a_system_prompt(assets, real_tokenizer):
     original = pieces_of(assets, "llama2")
     template = get_template("llama", real_tokenizer("llama2"), system="")
     row = conversation([("Hi", "Hello"), ("你是谁？", "I am\nLlama")])
@@ -70,7 +70,7 @@ def test_llama_without_a_system_text(assets, real_tokenizer):
 
 @many
 @given(turns=rows)
-def test_internlm(assets, real_tokenizer, turns):
+def test_internlm_encodes_as_the_original(assets, real_tokenizer, turns):
     """Its file has no blank before a text, and its control tokens stand in the file: the library finds them itself."""
     original = pieces_of(assets, "internlm_v1")
     template = get_template("internlm", real_tokenizer("internlm_v1"))

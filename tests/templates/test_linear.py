@@ -33,7 +33,7 @@ def seconds(work) -> float:
 
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("key", ["qwen2.5", "qwen3", "mistral-nemo", "chatml"])
-def test_twenty_thousand_messages(key, tools, tiny_tokenizer):
+def test_encoding_time_is_linear_in_messages(key, tools, tiny_tokenizer):
     tiny_tokenizer.bos_token = "<|endoftext|>"
     template = get_template(key, tiny_tokenizer)
     ratios = []

@@ -81,7 +81,7 @@ def test_control_characters_do_not_reach_the_terminal(tokenizer):
     assert text.replace(PLACEHOLDER, "") == "a␛[31m␍⏎\n␇␦\tb"
 
 
-def test_lengths_must_agree(tokenizer):
+def test_labels_of_another_length_are_refused(tokenizer):
     with pytest.raises(ValueError, match="shorter"):
         token_views(tokenizer, [5, 6], [5])
 
@@ -106,12 +106,12 @@ VIEWS = [
 ]
 
 
-def test_brackets():
+def test_without_colour_trainable_tokens_are_in_brackets():
     assert to_ansi(VIEWS, colour=False) == "Q⟦ab⏎\nc⟧<&>⟦d⟧"
     assert to_ansi([], colour=False) == ""
 
 
-def test_colours():
+def test_trainable_tokens_alternate_two_shades():
     text = to_ansi(VIEWS, colour=True)
     assert re.sub(r"\x1b\[[0-9;]*m", "", text) == "Qab⏎\nc<&>d"
     trainable = re.findall(r"\x1b\[([0-9;]+48[0-9;]+)m([^\x1b]*)\x1b\[0m", text)

@@ -101,7 +101,7 @@ def test_contents_that_the_template_changes():
     assert "assistant\n»Two<|im_end|>«\n<|im_start|>user" in text
 
 
-def test_a_system_text_that_moves():
+def test_a_system_prompt_that_moves():
     """The template writes it where a question waits, and drops it once that is answered: trained is what is served."""
     first, second = shown(with_template(MOVES_SYSTEM), TWO_TURNS)
     assert first == "[S: One]»Two<|im_end|>«"
@@ -145,13 +145,13 @@ def test_plain_text_and_everything():
     assert IGNORE_INDEX not in template.encode({"query": "Q", "response": "R"})["labels"][1:]
 
 
-def test_no_chat_template():
+def test_a_tokenizer_without_chat_template_is_refused():
     with pytest.raises(UsageError, match="has none"):
         with_template("")
 
 
 @pytest.mark.parametrize("name", sorted({*SAME.values(), "chatglm3"}))
-def test_the_probes(name, real_tokenizer):
+def test_auto_equals_the_tokenizers_own_on_the_probes(name, real_tokenizer):
     """What `check --template` asks of any model, on the real tokenizers."""
     template = get_template("auto", real_tokenizer(name))
     for probe, conversation in PROBES.items():
@@ -178,7 +178,7 @@ def model_folder(tmp_path, assets, name):
     return str(folder)
 
 
-def test_check_template(tmp_path, assets, capsys):
+def test_check_template_lists_each_probe(tmp_path, assets, capsys):
     folder = model_folder(tmp_path, assets, "qwen2_5")
     assert main(["check", "--template", "--model_id_or_path", folder]) == 0
     captured = capsys.readouterr()

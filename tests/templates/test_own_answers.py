@@ -69,7 +69,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("family", TEXTS)
-def test_what_is_trained_behind_the_served_prompt(family, system):
+def test_the_trained_text_follows_the_served_prompt(family, system):
     template = family_template(family)
     text, call = TEXTS[family]
     assert [told for _, told in trained(template, row(answer("Yes."), system=system))] == [text]
@@ -159,7 +159,7 @@ def test_thoughts_are_read_back(family, calls, spelling):
     assert ("sky" in content) == bool(calls)
 
 
-def test_a_thought_behind_a_closed_prompt_is_a_named_problem():
+def test_a_thought_after_a_closed_prompt_is_a_named_problem():
     template = family_template("deepseek-v3")
     found = template.encode_rows([row(answer("Yes.", thought=THOUGHT)), row(answer("Yes."))])
     assert "thought" in found[0].problem

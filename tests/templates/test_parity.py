@@ -90,7 +90,7 @@ def test_encoding_equals_the_tokenizers_own(name, real_tokenizer, data):
 @pytest.mark.parametrize("name", PAIRS)
 @many
 @given(data=st.data())
-def test_every_answer_is_learned_after_what_serving_feeds(name, real_tokenizer, data):
+def test_every_turn_is_trained_after_the_served_prompt(name, real_tokenizer, data):
     tokenizer = real_tokenizer(PAIRS[name])
     template = get_template(name, tokenizer)
     row = data.draw(conversations(with_system=name not in WITHOUT_SYSTEM))
@@ -114,7 +114,7 @@ def test_every_answer_is_learned_after_what_serving_feeds(name, real_tokenizer, 
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "qwen3-nothinking"])
-def test_tools(name, real_tokenizer):
+def test_tools_equal_the_tokenizers_own(name, real_tokenizer):
     tokenizer = real_tokenizer(PAIRS[name])
     template = get_template(name, tokenizer)
     schema = {"type": "function", "function": {"name": "find", "description": "查找", "parameters": {"type": "object"}}}
@@ -142,7 +142,7 @@ def test_tools(name, real_tokenizer):
         assert last.input_ids == own_ids(tokenizer, row, options)
 
 
-def test_thoughts(real_tokenizer):
+def test_earlier_thoughts_are_dropped_as_the_tokenizers_own_does(real_tokenizer):
     tokenizer = real_tokenizer("qwen3")
     template = get_template("qwen3", tokenizer)
     thought = "<think>\nHm, \n</think>\n\n"
@@ -160,7 +160,7 @@ def test_thoughts(real_tokenizer):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_real_rows(name, real_tokenizer, assets):
+def test_prompts_of_real_rows_equal_the_tokenizers_own(name, real_tokenizer, assets):
     """The prompts of real rows, several turns and tools among them, equal the tokenizer's own."""
     template = get_template(name, real_tokenizer(PAIRS[name]))
     rows = []
@@ -179,7 +179,7 @@ def test_real_rows(name, real_tokenizer, assets):
     assert first_difference(template, rows) is None
 
 
-def test_a_template_that_is_not_the_tokenizers_is_told(real_tokenizer):
+def test_a_difference_from_the_tokenizers_template_is_logged(real_tokenizer):
     template = get_template("default", real_tokenizer("qwen2_5"))
     told = first_difference(template, [to_conversation({"query": "a", "response": "b"})])
     assert told is not None

@@ -94,7 +94,7 @@ def answers(template, conversation: Conversation) -> list[tuple[list[int], list[
 
 
 @pytest.mark.parametrize(("name", "files"), sorted(TEMPLATES))
-def test_rows(name, files, real_tokenizer):
+def test_each_kind_of_row_is_trained_after_the_served_prompt(name, files, real_tokenizer):
     tokenizer = real_tokenizer(files)
     template = get_template(name, tokenizer)
     options = {"enable_thinking": False} if template.info.answer_prefix else {}

@@ -57,7 +57,7 @@ def learned_texts(template, row):
 
 
 @pytest.mark.parametrize("key", TEMPLATES)
-def test_each_answer_is_learned_after_what_serving_feeds(key, tokenizer):
+def test_each_turn_is_trained_after_the_served_prompt(key, tokenizer):
     template = get_template(TEMPLATES[key], tokenizer)
     answers = [index for index, message in enumerate(ROW.messages) if message.role == "assistant"]
     prompts = [template.encode_prompts([Conversation(ROW.messages[:index], ROW.tools)])[0] for index in answers]
@@ -104,7 +104,7 @@ def test_where_a_format_has_no_place(tokenizer):
 
 
 @pytest.mark.parametrize("key", TEMPLATES)
-def test_real_conversations(key, tokenizer, assets):
+def test_real_conversations_train_calls_and_never_results(key, tokenizer, assets):
     """The rows of glaive: all of them are written, but for what a family cannot say, and no result is trainable."""
     template = get_template(TEMPLATES[key], tokenizer)
     rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
@@ -255,7 +255,7 @@ def test_a_control_token_in_a_result_is_text(tokenizer):
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2  # of the system prompt and the question
 
 
-def test_a_format_of_ones_own(tokenizer):
+def test_a_registered_tool_format_is_used(tokenizer):
     register_tool_format(
         "test-curly",
         write_tools=lambda system, tools: f"{system} tools: {len(tools)}",
@@ -275,7 +275,7 @@ def test_a_format_of_ones_own(tokenizer):
         ToolFormat(write_tools=lambda s, t: "", write_calls=lambda *_: [], parse=ParsedAnswer, opens=())
 
 
-def test_the_tokenizers_own(real_tokenizer):
+def test_auto_has_the_tool_format_of_its_chat_template(real_tokenizer):
     own = get_template("auto", real_tokenizer("qwen3"))
     assert tool_format_of(own) is TOOL_FORMAT_MAPPING["hermes"]
     assert tool_format_of(get_template("auto", real_tokenizer("qwen1_5"))) is None

@@ -52,7 +52,7 @@ def test_varlen_trains_as_sdpa_does(tmp_path, flag, monkeypatch):
     After it, Adam divides each gradient by its own size, so that one near zero moves its weight by the learning rate
     this way or that: over three such steps a rate of 1e-4 lets losses differ by less than 1e-4, on any machine.
     """
-    from llmtune.models import varlen
+    from llmtune.models import packed_attention as varlen
 
     rows = []
     own = varlen._row_by_row

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import OutputError
-from llmtune.run.lock import RunLock
+from llmtune.run.folder import RunLock
 
 from ..launched import newest, start
 from ..waiting import SECONDS
@@ -20,7 +20,7 @@ from ..waiting import SECONDS
 HOLD = """
 import sys, time
 from pathlib import Path
-from llmtune.run.lock import RunLock
+from llmtune.run.folder import RunLock
 lock = RunLock()
 lock.take(Path(sys.argv[1]))
 print("held", flush=True)

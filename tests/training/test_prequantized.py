@@ -18,8 +18,7 @@ from llmtune.models.prequantized import loads_with, saved_quantization_name
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import stage as stage_module
-from llmtune.tuners.kbit import keep_unpacked
-from llmtune.tuners.tune import count_parameters
+from llmtune.tuners.tune import count_parameters, keep_unpacked
 
 from ..quantised import dequantised, quantise_folder
 

@@ -13,7 +13,7 @@ import pytest
 
 from llmtune import SftArguments, sft
 from llmtune.arguments.fields import on_resume
-from llmtune.arguments.resume import resumed_arguments
+from llmtune.arguments.inheritance import resumed_arguments
 from llmtune.checkpoint import last_checkpoint
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.models.tiny import tiny_folder

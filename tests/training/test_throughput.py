@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmtune import SftArguments, sft
+from llmtune.models.devices import find_gpu
 from llmtune.models.flops import ModelFlops, model_flops
-from llmtune.models.gpus import find_gpu
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.run.log import Decisions
 from llmtune.samples.collate import PackingCollator, PaddingCollator

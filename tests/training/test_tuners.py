@@ -18,7 +18,7 @@ from llmtune.errors import CheckpointError, UsageError
 from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
 from llmtune.training.stage import Stage
-from llmtune.tuners.kbit import keep_unpacked
+from llmtune.tuners.tune import keep_unpacked
 
 QUICK: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,

@@ -208,7 +208,7 @@ def test_seals(tmp_path):
     [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)"),
      Exception("Error while serializing: I/O error: No space left on device")],
 )  # fmt: skip
-def test_a_full_disk_is_told_in_our_words(tmp_path, err):
+def test_a_full_disk_is_an_output_error(tmp_path, err):
     expected = pytest.raises(OutputError, match=r"Cannot write .*model: [Nn]o space left.*Free some space")
     with expected, atomic_folder(tmp_path / "model"):
         raise err

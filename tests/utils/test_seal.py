@@ -35,7 +35,7 @@ def test_a_record_is_own_until_anything_of_it_changes():
     assert not any(is_own(one) for one in changed)
 
 
-def test_changes_of_ones_own_are_sealed_anew_and_those_of_strangers_are_not():
+def test_own_changes_are_sealed_again_and_foreign_ones_are_not():
     own = with_changes(sealed(RECORD), lora_rank=16)
     assert is_own(own)
     assert own["lora_rank"] == 16

@@ -112,7 +112,7 @@ def images(page: Any) -> Any:
     return page.locator("[data-testid=stChatMessage] img")
 
 
-def test_a_talk(page, expected):
+def test_a_question_gets_its_response_until_clear(page, expected):
     ask(page, "q3")
     until(page, lambda: answers(page) == [expected(64)])
     page.get_by_role("button", name="Clear").click()
@@ -131,7 +131,7 @@ def test_a_slider_and_retry(page, expected):
     until(page, lambda: answers(page) == [expected(3)])
 
 
-def test_stop(page):
+def test_stop_keeps_the_text_so_far(page):
     page.evaluate(WATCH)
     slider = page.get_by_role("slider", name="Max new tokens")
     slider.press("End")  # more than would ever end by itself in time
@@ -154,7 +154,7 @@ def test_stop(page):
     slider.press("Home")
 
 
-def test_side_by_side(page, expected):
+def test_two_models_respond_side_by_side(page, expected):
     page.get_by_role("button", name="Clear").click()
     until(page, lambda: answers(page) == [])
     page.get_by_role("combobox").nth(1).click()
@@ -165,7 +165,7 @@ def test_side_by_side(page, expected):
     until(page, lambda: answers(page) == ["llmtunetiny" + first, "base" + base])
 
 
-def test_the_training_tab(page):
+def test_the_training_tab_shows_curves(page):
     page.get_by_role("tab", name="Training").click()
     page.get_by_text("eval_loss", exact=True).first.wait_for()
     page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
@@ -186,7 +186,7 @@ def test_a_key_is_asked_for(browser, start_page, tuned):
     page.get_by_placeholder("请输入问题").wait_for()
 
 
-def test_a_picture_is_seen_once(browser, start_page, vision_folder, pictures, tmp_path):
+def test_an_image_is_decoded_once(browser, start_page, vision_folder, pictures, tmp_path):
     """What was uploaded reaches the model, belongs to its question alone, and a broken file is told."""
     from llmtune import InferArguments
     from llmtune.inference.engine import Sampling

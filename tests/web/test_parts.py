@@ -11,16 +11,16 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
-from llmtune.web.talk import Talk
+from llmtune.web.chat import Chat
 from llmtune.web.training_tab import find_runs, last_record
 
 
 def test_each_model_reads_its_own_answers():
-    talk = Talk()
-    talk.ask("one?")
-    talk.turns[-1].answers |= {"a": "1", "b": "I"}
-    talk.ask("two?", ("x.png",))
-    own = talk.conversation("b", system="Be brief.", several_turns=True)
+    chat = Chat()
+    chat.ask("one?")
+    chat.turns[-1].answers |= {"a": "1", "b": "I"}
+    chat.ask("two?", ("x.png",))
+    own = chat.conversation("b", system="Be brief.", several_turns=True)
     assert own.messages == (
         Message("system", "Be brief."),
         Message("user", "one?"),
@@ -28,31 +28,31 @@ def test_each_model_reads_its_own_answers():
         Message("user", "<image>two?"),
     )
     assert own.images == ("x.png",)
-    newcomer = talk.conversation("c", system=None, several_turns=True)
+    newcomer = chat.conversation("c", system=None, several_turns=True)
     assert newcomer.messages[1] == Message("assistant", "1")
-    single = talk.conversation("b", system=None, several_turns=False)
+    single = chat.conversation("b", system=None, several_turns=False)
     assert single.messages == (Message("user", "<image>two?"),)
 
 
 def test_pictures_stand_where_the_asker_says():
-    talk = Talk()
-    talk.ask("Is <image> beside it?", ("x.png", "y.png"))
-    (message,) = talk.conversation("a", system=None, several_turns=True).messages
+    chat = Chat()
+    chat.ask("Is <image> beside it?", ("x.png", "y.png"))
+    (message,) = chat.conversation("a", system=None, several_turns=True).messages
     assert message == Message("user", "<image>Is <image> beside it?")
 
 
 def test_retry_forgets_the_last_answers_alone():
-    talk = Talk()
+    chat = Chat()
     for question in ("one?", "two?"):
-        talk.ask(question)
-        talk.turns[-1].answers["a"] = "x"
-    talk.turns[-1].stopped.add("a")
-    talk.forget_answers()
-    assert [turn.answers for turn in talk.turns] == [{"a": "x"}, {}]
-    assert not talk.turns[-1].stopped
+        chat.ask(question)
+        chat.turns[-1].answers["a"] = "x"
+    chat.turns[-1].stopped.add("a")
+    chat.forget_answers()
+    assert [turn.answers for turn in chat.turns] == [{"a": "x"}, {}]
+    assert not chat.turns[-1].stopped
 
 
-def test_runs(tmp_path):
+def test_runs_are_found_newest_first(tmp_path):
     for age, name in enumerate(("m/v1", "m/v0", "other/deep/v3")):
         run = tmp_path / name
         run.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_runs(tmp_path):
     assert last_record(tmp_path / "m" / "v0" / "logging.jsonl") == {"global_step": 1}
 
 
-def test_the_command(monkeypatch, capsys):
+def test_secrets_stay_out_of_the_command_line(monkeypatch, capsys):
     seen: list[str] = []
     monkeypatch.setattr(os, "execv", lambda path, words: seen.extend(words))
     monkeypatch.setenv("LLMTUNE_API_KEY", "")
@@ -75,7 +75,7 @@ def test_the_command(monkeypatch, capsys):
     assert int(seen[seen.index("--server.port") + 1]) > 0
 
 
-def test_refusals(monkeypatch):
+def test_a_public_host_needs_a_key(monkeypatch):
     with pytest.raises(UsageError, match="needs an API key: set LLMTUNE_API_KEY"):
         command.run(["--model_type", "llmtune-tiny", "--host", "0.0.0.0"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -83,6 +83,6 @@ def test_refusals(monkeypatch):
         command.run(["--model_type", "llmtune-tiny"])
 
 
-def test_dry_run(capsys):
+def test_a_dry_run_shows_the_address(capsys):
     assert command.run(["--model_type", "llmtune-tiny", "--dry_run", "true", "--port", "8600"]) == 0
     assert "http://127.0.0.1:8600" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers import find_tokenizer_port, tokenizer_loader
-from llmtune.models.ports.tokenizers.merges import merges_of
+from llmtune.models.ports.tokenizers.json_file import merges_of
 from llmtune.models.ports.tokenizers.model_file import read_model
 
 CORPUS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.tokenizers.merges import merges_of
+from llmtune.models.ports.tokenizers.json_file import merges_of
 from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, read_json
 
 if TYPE_CHECKING:

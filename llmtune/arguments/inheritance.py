@@ -1,25 +1,32 @@
-"""The arguments of a resumed run: the checkpoint's, unless the command gives others.
-
-Each field declares whether it may change: see `llmtune.arguments.fields`.
-"""
+"""The settings of a checkpoint in a new command: what a resumed run takes over, and what nobody may inherit."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.checks import parse_train_args
-from llmtune.arguments.fields import on_resume, shown
-from llmtune.arguments.strangers import check_register_file, check_saved_types, check_strange_paths
-from llmtune.errors import CheckpointError
+from llmtune.arguments.fields import fits, on_resume, shown
+from llmtune.errors import CheckpointError, UsageError
+from llmtune.utils.seal import is_own
 
 if TYPE_CHECKING:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Resumed", "resumed_arguments"]
+__all__ = [
+    "PATHS",
+    "WITHOUT",
+    "Resumed",
+    "check_register_file",
+    "check_saved_types",
+    "check_strange_paths",
+    "resumed_arguments",
+]
+
 
 EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
 """Arguments that set the same thing in two ways: if one is given, the other is not read from the checkpoint."""
@@ -36,7 +43,7 @@ class Resumed:
         changed: Argument -> old value, for those given with another value.
     """
 
-    args: SftArguments
+    args: StageArguments
     taken: tuple[str, ...]
     changed: Mapping[str, Any]
 
@@ -53,7 +60,7 @@ class Resumed:
         return found
 
 
-def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
+def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint: Path) -> Resumed:
     """Combine the arguments given now with those the run was trained with.
 
     Args:
@@ -89,20 +96,20 @@ def resumed_arguments(args: SftArguments, saved: Mapping[str, Any], checkpoint: 
 
 
 def _names() -> set[str]:
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import StageArguments
 
-    return {field.name for field in dataclasses.fields(SftArguments) if field.init}
+    return {field.name for field in dataclasses.fields(StageArguments) if field.init}
 
 
-def _sft_arguments(values: dict[str, Any], args: SftArguments) -> SftArguments:
-    from llmtune.arguments.sft import SftArguments
+def _sft_arguments(values: dict[str, Any], args: StageArguments) -> StageArguments:
+    from llmtune.arguments.stage import StageArguments
 
-    merged = SftArguments(**values)
+    merged = StageArguments(**values)
     merged.given = args.given
     return merged
 
 
-def _named_otherwise(args: SftArguments) -> set[str]:
+def _named_otherwise(args: StageArguments) -> set[str]:
     return {name for either in EITHER if either & args.given for name in either}
 
 
@@ -126,10 +133,84 @@ def _place(item: Any) -> str:
     return str(path.resolve()) if path.exists() else str(item)
 
 
-def _refusal(args: SftArguments, fixed: Mapping[str, Any], checkpoint: Path) -> str:
+def _refusal(args: StageArguments, fixed: Mapping[str, Any], checkpoint: Path) -> str:
     theirs = ", ".join(f"--{name} {shown(old)}" for name, old in fixed.items())
     ours = ", ".join(f"--{name} {shown(getattr(args, name))}" for name in fixed)
     return (
         f"{checkpoint} was trained with {theirs}, but this command has {ours}. Use the same values, omit these flags, "
         "or start a new run without --resume_from_checkpoint."
     )
+
+
+# Checkpoints from elsewhere may not run code here or open local paths
+
+
+PATHS = ("model_id_or_path", "tokenizer_id_or_path", "cache_dir", "dataset", "val_dataset")
+"""Arguments that may be local paths. `custom_register_path` names code, and has its own rule."""
+
+
+WITHOUT = " To ignore the saved settings: --load_args_from_ckpt_dir false."
+"""Additional advice for commands that have this flag; resuming does not."""
+
+
+def check_register_file(saved: Mapping[str, Any], given: str | None, place: Path, *, advice: str = "") -> None:
+    """Refuse to run Python code that a checkpoint names and this command does not.
+
+    Raises:
+        UsageError: With the flag to add if you trust it.
+    """
+    path = saved.get("custom_register_path")
+    if path is None or given is not None:
+        return
+    raise UsageError(
+        f"{place} was trained with custom code, {path}, which is not run unless you ask for it. If you trust it: "
+        f"{_flag('custom_register_path', [path])}.{advice}"
+    )
+
+
+def check_strange_paths(saved: Mapping[str, Any], names: Iterable[str], place: Path) -> None:
+    """Refuse local paths that a checkpoint from elsewhere names.
+
+    Args:
+        names: The arguments that would be read from the checkpoint.
+
+    Raises:
+        UsageError: With the flag to add if that path is meant.
+    """
+    if is_own(saved):
+        return
+    for name in PATHS:
+        values = saved.get(name)
+        found = [value for value in (values if isinstance(values, list) else [values]) if _is_path(value)]
+        if name in names and found:
+            flag = _flag(name, values if isinstance(values, list) else found)
+            raise UsageError(
+                f"{place} comes from elsewhere, or was modified, and names the local path {found[0]}, which is not "
+                f"opened unless you ask for it. If you mean that path: {flag}."
+            )
+
+
+def check_saved_types(saved: Mapping[str, Any], hints: Mapping[str, Any], names: Iterable[str], place: Path) -> None:
+    """Refuse saved settings of the wrong type.
+
+    Raises:
+        CheckpointError: With the name, the value, and what to do.
+    """
+    for name in names:
+        value = saved.get(name)
+        if value is not None and name in hints and not fits(value, hints[name]):
+            raise CheckpointError(
+                f"sft_args.json of {place} has an invalid value of {name}: {str(value)[:60]!r}. Give --{name}."
+            )
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value is a local path, existing or not, rather than a registry key or hub id."""
+    if not isinstance(value, str):
+        return False
+    text = value.partition("#")[0]
+    return text.startswith(("/", "~", "\\", ".")) or Path(text).exists() or Path(value).exists() or text[1:3] == ":\\"
+
+
+def _flag(name: str, values: list[Any]) -> str:
+    return shlex.join([f"--{name}", *map(str, values)])

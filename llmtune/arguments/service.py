@@ -1,30 +1,32 @@
-"""The arguments shared by `llmtune serve` and `llmtune web`: a checkpoint with adapters, served at an address."""
+"""The arguments of serve and web: a checkpoint with adapters, served at an address."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 from llmtune.arguments.checks import Problems
-from llmtune.arguments.infer import InferArguments
+from llmtune.arguments.infer import LoadArguments
+from llmtune.arguments.rules import between
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServiceArguments", "is_loopback"]
+__all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServeArguments", "ServiceArguments", "WebArguments", "is_loopback"]
+
 
 API_KEY_VARIABLE = "LLMTUNE_API_KEY"
 BASE_NAME = "base"
 
 
 @dataclass(kw_only=True)
-class ServiceArguments(InferArguments):
+class ServiceArguments(LoadArguments):
     """Service."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Any address but loopback (127.0.0.1, ::1, localhost) needs an API key."""
-    port: int = 8000
+    port: int = field(default=8000, metadata={"within": between(0, 65535)})
     """Port to listen on; 0: a free one, shown in the start message."""
     api_key: str | None = None
     """Key that clients send as `Authorization: Bearer KEY`. Better: LLMTUNE_API_KEY in the environment, which other
@@ -35,29 +37,7 @@ class ServiceArguments(InferArguments):
     """More LoRA checkpoints of the same base, as NAME=FOLDER; a request selects one by its `model`. If --ckpt_dir is an
     adapter itself, the base model is served as `base`."""
 
-    # Settings of `infer` that mean nothing to a server are not flags.
-    dataset: list[str] = field(init=False, default_factory=list)
-    val_dataset: list[str] = field(init=False, default_factory=list)
-    dataset_test_ratio: float = field(init=False, default=0.01)
-    dataset_seed: int = field(init=False, default=42)
-    train_dataset_sample: int = field(init=False, default=-1)
-    val_dataset_sample: int | None = field(init=False, default=None)
-    max_length: int = field(init=False, default=-1)
-    truncation_strategy: Any = field(init=False, default="left")
-    loss_on: Any = field(init=False, default="auto")
-    strict: bool = field(init=False, default=False)
-    model_name: list[str] = field(init=False, default_factory=list)
-    model_author: list[str] = field(init=False, default_factory=list)
-    overwrite_cache: bool = field(init=False, default=False)
-    num_beams: int = field(init=False, default=1)
-    eval_human: bool | None = field(init=False, default=True)
-    show_dataset_sample: int = field(init=False, default=20)
-    stream: bool = field(init=False, default=True)
-    infer_batch_size: int = field(init=False, default=1)
-    merge_lora_and_save: bool = field(init=False, default=False)
-    save_generation_config: bool = field(init=False, default=False)
-    result_dir: str | None = field(init=False, default=None)
-    adapter_args: dict[str, InferArguments] = field(default_factory=dict, init=False)
+    adapter_args: dict[str, LoadArguments] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if not (self.ckpt_dir or self.model_type or self.model_id_or_path):
@@ -66,8 +46,6 @@ class ServiceArguments(InferArguments):
                 "--model_id_or_path FOLDER."
             )
         super().__post_init__()
-        self.max_length = -1  # a service refuses prompts that are too long; training truncated them
-        self.inherited = [name for name in self.inherited if name != "max_length"]
         self.api_key = self.api_key or os.environ.get(API_KEY_VARIABLE) or None
         problems = Problems()
         self._check(problems)
@@ -88,20 +66,17 @@ class ServiceArguments(InferArguments):
             self.api_key is None or (self.api_key.isascii() and not any(map(str.isspace, self.api_key))),
             "--api_key goes into an HTTP header: ASCII characters without spaces.",
         )
-        problems.need(0 <= self.port < 65536, f"--port must be from 0 to 65535, not {self.port}.")
 
-    def _adapters(self) -> dict[str, InferArguments]:
+    def _adapters(self) -> dict[str, LoadArguments]:
         """Settings of each additional adapter, from its own checkpoint."""
-        found: dict[str, InferArguments] = {}
+        found: dict[str, LoadArguments] = {}
         for item in self.adapters:
             name, equals, folder = item.partition("=")
             if not name or not equals or not folder:
                 raise UsageError(f"--adapters takes NAME=FOLDER, not {item!r}; the main checkpoint is --ckpt_dir.")
             if name in found or name in (self.main_name, BASE_NAME):
                 raise UsageError(f"--adapters {name}={folder}: the name {name!r} is already in use.")
-            args = InferArguments(
-                ckpt_dir=folder, eval_human=True, custom_register_path=self.custom_register_path, max_length=-1
-            )
+            args = LoadArguments(ckpt_dir=folder, custom_register_path=self.custom_register_path)
             if args.sft_type == "full":
                 raise UsageError(
                     f"--adapters {item}: {folder} holds full weights, not an adapter. A server has one base model: "
@@ -131,3 +106,68 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+# The arguments of `llmtune serve`. Settings of the checkpoint are read as in `infer`
+
+
+@dataclass(kw_only=True)
+class ServeArguments(ServiceArguments):
+    """Server."""
+
+    max_batch_size: int = 16
+    """Max generations in one batch."""
+    max_queue: int = 256
+    """Max generations waiting in the queue; further requests get 429."""
+    batching: Literal["auto", "queue", "continuous"] = "auto"
+    """queue: llmtune's batching, for every model, with adapters side by side; continuous: continuous batching by
+    transformers with a paged cache, for one text model without further adapters; auto: continuous on a GPU if a trial
+    generation works, else queue, with the reason logged."""
+    max_n: int = 8
+    """Max generations per request (`n`)."""
+    max_body_size: int = 16 * 1024 * 1024
+    """Max bytes per request, images included; for text models, at most what the longest prompt takes."""
+    max_prompt_length: int | None = None
+    """Max prompt tokens; longer prompts are refused, never cut. Default: the model's context length."""
+    request_timeout: float = 600.0
+    """Max seconds per request, waiting included."""
+    backend: Literal["llmtune", "vllm"] = "llmtune"
+    """Serving engine: llmtune, or vLLM if it is installed, with the same flags."""
+
+    def _check(self, problems: Problems) -> None:
+        super()._check(problems)
+        for name in ("max_batch_size", "max_queue", "max_n", "max_body_size", "max_prompt_length"):
+            value = getattr(self, name)
+            problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
+        problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
+        problems.need(
+            self.batching != "continuous" or not self.adapters,
+            "--batching continuous serves one model: remove --adapters, or use --batching queue.",
+        )
+        room = self.max_batch_size + self.max_queue
+        problems.need(
+            self.max_n <= room, f"--max_n {self.max_n} exceeds the {room} generations that batch and queue hold."
+        )
+
+
+# The arguments of `llmtune web`
+
+
+@dataclass(kw_only=True)
+class WebArguments(ServiceArguments):
+    """Web page."""
+
+    port: int = field(default=8501, metadata={"within": between(0, 65535)})
+    """Port of the page; 0: a free one, shown in the start message."""
+    api_key: str | None = None
+    """Key that visitors type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other users of
+    the machine cannot see in the process list."""
+    served_model_name: str | None = None
+    """Name of the model on the page. Default: its key, or the name of its folder."""
+    adapters: list[str] = field(default_factory=list)
+    """More LoRA checkpoints of the same base, as NAME=FOLDER, for the page's list of models. If --ckpt_dir is an
+    adapter itself, the list also has the base model, as `base`."""
+    run_dir: str | None = None
+    """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
+    lang: Literal["en", "zh"] = "en"
+    """Language of the page."""

@@ -14,7 +14,7 @@ import streamlit as st
 from llmtune.data.image_marks import MARK, with_all_marks
 from llmtune.types import Conversation, Message
 
-__all__ = ["KINDS", "Talk", "Turn", "keep_pictures"]
+__all__ = ["KINDS", "Chat", "Turn", "keep_pictures"]
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Turn:
 
 
 @dataclass
-class Talk:
+class Chat:
     """Conversation. Each model's history has its own responses; where it has none, those that the page shows first."""
 
     turns: list[Turn] = field(default_factory=list)

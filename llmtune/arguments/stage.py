@@ -1,0 +1,113 @@
+"""The arguments that every stage of training shares, composed of groups; a stage's own class adds what is its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llmtune.arguments.checks import DEFAULT_DATASET, Problems, fill_model, is_pattern, parse_train_args
+from llmtune.arguments.distributed import DistributedArguments, check_sharding
+from llmtune.arguments.fields import settle_texts
+from llmtune.arguments.groups import (
+    DataArguments,
+    GenerationArguments,
+    ModelArguments,
+    PromptArguments,
+    QuantizationArguments,
+)
+from llmtune.arguments.performance import AttentionArguments, LongContextArguments, SpeedArguments
+from llmtune.arguments.rules import Only, Rule, check_rules, only, unused_flags
+from llmtune.arguments.training_groups import (
+    TRACKERS,
+    CheckpointPushArguments,
+    EvaluationArguments,
+    LoraArguments,
+    TrainingFlags,
+    VisionArguments,
+)
+from llmtune.models.info import AUTO, MODEL_MAPPING
+
+__all__ = ["StageArguments"]
+
+
+@dataclass(kw_only=True)
+class StageArguments(
+    CheckpointPushArguments,
+    DistributedArguments,
+    LongContextArguments,
+    SpeedArguments,
+    AttentionArguments,
+    QuantizationArguments,
+    GenerationArguments,
+    VisionArguments,
+    LoraArguments,
+    EvaluationArguments,
+    TrainingFlags,
+    DataArguments,
+    PromptArguments,
+    ModelArguments,
+):
+    """Arguments of a stage. The help of each field stands below it, in the class that defines it.
+
+    Raises:
+        UsageError: All invalid or contradictory values at once. UnknownKeyError: No such model or template.
+            Datasets are looked up when the run starts.
+    """
+
+    LEARNING_RATES: ClassVar[dict[str, float]]
+    """Default learning rate of the stage, by `--sft_type`."""
+
+    ONLY: ClassVar[dict[Any, Only]] = {
+        VisionArguments: only(may_have_vision=True),
+        GenerationArguments: only(predict_with_generate=True),
+    }
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.gradient_checkpointing in ("auto", "full", "selective", "none"),
+            "--gradient_checkpointing must be one of auto, full, selective, none, not {gradient_checkpointing!r}.",
+        ),
+        Rule(
+            lambda args: args.dataset_test_ratio < 1,
+            "--dataset_test_ratio must be from 0 to below 1, not {dataset_test_ratio}.",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        settle_texts(self)
+        if isinstance(self.gradient_checkpointing, bool):
+            self.gradient_checkpointing = "full" if self.gradient_checkpointing else "none"
+        problems = Problems()
+        fill_model(self, problems)
+        check_rules(self, problems)
+        check_sharding(self, problems)
+        for text in self.freeze_parameters:
+            problems.need(is_pattern(text), f"--freeze_parameters {text!r} is not a valid regular expression.")
+        for target in self.report_to:
+            problems.need(target in TRACKERS, f"--report_to {target}: expected {', '.join(TRACKERS)}.")
+        parse_train_args(self.train_args, problems)
+        problems.raise_if_any()
+        self._fill()
+
+    def _fill(self) -> None:
+        self.dataset = self.dataset or [DEFAULT_DATASET]
+        if self.learning_rate is None:
+            self.learning_rate = self.LEARNING_RATES[self.sft_type]
+        if self.save_steps is None:
+            self.save_steps = self.eval_steps
+        if self.eval_batch_size is None:
+            self.eval_batch_size = self.batch_size
+        if self.only_save_model is None:
+            self.only_save_model = self.sft_type == "full" and not self.fsdp
+
+    def step_size(self, processes: int) -> int:
+        """Samples, or packs, per optimizer step, over all processes."""
+        return self.batch_size * self.gradient_accumulation_steps * processes
+
+    def unused_flags(self) -> list[str]:
+        """Flags that differ from their defaults and have no effect in this run."""
+        return unused_flags(self)
+
+    @property
+    def may_have_vision(self) -> bool:
+        """Whether the model can have a vision tower."""
+        return self.model_type == AUTO or "ForConditionalGeneration" in MODEL_MAPPING[str(self.model_type)].architecture
