@@ -82,7 +82,7 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint-N, by its name."""
+    """Return the step of a checkpoint-N, from its name."""
     return int(folder.name.removeprefix(PREFIX))
 
 
@@ -93,7 +93,7 @@ def numbered_checkpoints(run: Path) -> list[Path]:
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """The checkpoint-N of a run with the highest N."""
+    """Return the checkpoint-N of a run with the highest N."""
     return next(reversed(numbered_checkpoints(run)), None)
 
 
@@ -110,7 +110,7 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def rotate(run: Path, keep: int | None, *, best: Path | None, newest: Path) -> None:
-    """Delete checkpoints until `keep` are left, those with the lowest steps first; the best and the newest stay.
+    """Delete checkpoints until `keep` are left, lowest steps first; the best and the newest are kept.
 
     By step number alone: the clocks of machines that share a disk differ, and copying changes every time.
     """
@@ -124,7 +124,7 @@ def rotate(run: Path, keep: int | None, *, best: Path | None, newest: Path) -> N
 
 
 def set_aside_later(checkpoint: Path) -> None:
-    """Rename the checkpoints behind the one that a run resumes from: its steps are going to be trained again."""
+    """Rename checkpoints later than the one that a run resumes from: their steps will be trained again."""
     done = read_state(checkpoint)["global_step"]  # whatever its folder is called
     later = [path for path in numbered_checkpoints(checkpoint.parent) if step_of(path) > done]
     for path in later:

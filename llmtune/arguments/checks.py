@@ -186,7 +186,7 @@ def _infer_model_type(args: ModelArguments) -> None:
     args.model_type = found.model_type
     if args.template_type is None:
         args.template_type = found.template
-    get_logger().info(f"Model type {found.model_type}, inferred from {found.reason}.")
+    get_logger().info(f"No --model_type given: using {found.model_type} ({found.reason}).")
 
 
 def check_sources(args: DataArguments) -> None:

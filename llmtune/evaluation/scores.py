@@ -89,9 +89,9 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
         return {}
     _measure(engine, tokens, journal, batch_size)
     records = journal.finish()
-    learned = sum(record["num_trainable"] for record in records)
+    trainable = sum(record["num_trainable"] for record in records)
     loss = sum(record["loss"] for record in records) / (sum(record["weight"] for record in records) or 1)
-    correct = sum(record["num_correct"] for record in records) / max(learned, 1)
+    correct = sum(record["num_correct"] for record in records) / max(trainable, 1)
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token_acc": correct}
 
 
@@ -108,9 +108,9 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
         batch = collate([tokens[index] for index in order[start : start + batch_size]])
         with torch.inference_mode():
             found = model(**{name: _moved(value, model) for name, value in batch.items()})
-        learned, weight = int(found.num_trainable), float(found.total_weight)
+        trainable, weight = int(found.num_trainable), float(found.total_weight)
         total, correct = float(found.loss.double()) * weight, int(found.num_correct)
-        record = {"index": number, "loss": total, "weight": weight, "num_trainable": learned, "num_correct": correct}
+        record = {"index": number, "loss": total, "weight": weight, "num_trainable": trainable, "num_correct": correct}
         journal.add([record])
 
 

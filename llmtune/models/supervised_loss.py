@@ -26,8 +26,8 @@ from llmtune.utils.logging import get_logger
 
 __all__ = [
     "CHUNK_POSITIONS",
-    "LearnedLoss",
     "LogitMap",
+    "SupervisedLoss",
     "has_sharded_weights",
     "install_supervised_loss",
     "supervised_cross_entropy",
@@ -40,7 +40,7 @@ PROBE_LENGTH = 8
 
 
 @dataclass
-class LearnedLoss(ModelOutput):
+class SupervisedLoss(ModelOutput):
     """Output of a model with the supervised loss, given labels.
 
     `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
@@ -244,17 +244,17 @@ def install_supervised_loss(model: nn.Module) -> None:
         num_items = kwargs.pop("num_items_in_batch", None)
         bits = kwargs.pop("loss_weights", None)  # of float32, see collate.py
         kwargs["use_cache"] = False
-        learned = labels[:, 1:] != IGNORE_INDEX
+        trainable = labels[:, 1:] != IGNORE_INDEX
         if is_exact():
             # The decoder of a model that sees is its language part alone; the images enter around it.
             body = inner.base_model if "pixel_values" in kwargs else inner.get_decoder()
             states, head = body(*args, **kwargs).last_hidden_state, inner.get_output_embeddings()
         else:
             states, head = own_forward(*args, **kwargs).logits, None
-        learned = learned.to(states.device)  # the model may lie on several devices
-        targets = labels[:, 1:].to(states.device)[learned]
-        states = states[:, :-1][learned]
-        weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[learned]
+        trainable = trainable.to(states.device)  # the model may lie on several devices
+        targets = labels[:, 1:].to(states.device)[trainable]
+        states = states[:, :-1][trainable]
+        weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[trainable]
         if head is None:
             total, correct = supervised_cross_entropy(states, nn.Identity(), targets, weights=weights)
         elif type(head) is nn.Linear:
@@ -266,7 +266,7 @@ def install_supervised_loss(model: nn.Module) -> None:
         divisor: Any = max(len(targets), 1) if weights is None or not len(targets) else weight
         if num_items is not None:
             divisor = torch.as_tensor(num_items, device=total.device)
-        return LearnedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
+        return SupervisedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
 
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
     inner.forward = types.MethodType(forward, inner)

@@ -18,6 +18,7 @@ from llmtune.run.resume import resume_run
 from llmtune.run.trackers import need_trackers
 from llmtune.tuners.named_layers import check_named_layers, check_peft_path
 from llmtune.utils.files import ensure_writable_folder
+from llmtune.utils.logging import get_logger
 
 __all__ = ["Run"]
 
@@ -81,6 +82,7 @@ class Run:
         from llmtune.run.training_arguments import check_processes
 
         check_kernels(self.args)
+        _warn_of_paging(self.args)
         parent = Path(self.args.output_dir).expanduser() if self.resume is None else self.resume.parent
         if self.args.output_dir_flat and self.resume is None:
             check_flat_folder(parent)
@@ -94,6 +96,13 @@ def _settle_rope(args: StageArguments, folder: Path) -> None:
 
     config = native_config(folder, trust_remote_code=args.trust_remote_code)
     args.rope_factor = rope_factor(config, str(args.rope_scaling), args.rope_factor, args.max_length)
+
+
+def _warn_of_paging(args: StageArguments) -> None:
+    import torch
+
+    if args.optim is not None and "paged" in args.optim and not torch.cuda.is_available():
+        get_logger().warning("--optim %s does not page on a CPU: it works without paging.", args.optim)
 
 
 def _need_quantizer(args: StageArguments) -> None:

@@ -63,8 +63,8 @@ class PackingCollator:
     Attributes:
         flat: All samples become one sequence, [1, T], without padding. Flash attention needs it: in a batch of several
             sequences it takes each for a single row.
-        with_segments: Also give where rows begin (see `models.packed_attention.segments`), which flash attention would
-            otherwise compute in every layer, waiting for the GPU each time. Needs `flat`.
+        with_segments: Also pass the bounds of the sequences (see `models.packed_attention.segments`), which
+            FlashAttention would otherwise compute in every layer, waiting for the GPU each time. Needs `flat`.
     """
 
     pad_token_id: int

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["note_positions"]
 
-LEARNED = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "xglm"})
+LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "xglm"})
 """Model types with learned position embeddings, which end there."""
 
 
@@ -37,6 +37,6 @@ def note_positions(prepared: Prepared, args: StageArguments) -> None:
         f"{num_longer:,} of {len(lengths):,} samples are longer than the {limit:,} positions that the model was "
         f"trained with; the longest has {int(lengths.max()):,} tokens."
     )
-    if config.model_type in LEARNED:
+    if config.model_type in LEARNED_POSITIONS:
         raise UsageError(f"{text} This model has no more positions: use --max_length {limit}.")
     get_logger().warning("%s Truncate them with --max_length %d, or use --rope_scaling.", text, limit)

@@ -1,7 +1,7 @@
 """Sampler: the order of samples depends on seed and epoch only, not on the number of processes.
 
 A batch is taken by one process after the other. So that each gets as many, and none a sample twice, the end of an
-epoch is filled up with samples of one token that nothing is learned from.
+epoch is filled up with one-token samples without a label.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def generation_metrics(samples: Prepared, args: StageArguments) -> Callable[[Any
 
 
 def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dict[str, float]:
-    """ROUGE and BLEU of answers to the validation rows."""
+    """Return ROUGE and BLEU of generations for the validation rows."""
     assert prepared.validation is not None
     rows = _askable(prepared, [from_record(record) for record in prepared.validation])
     if not rows:

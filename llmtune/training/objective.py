@@ -84,7 +84,7 @@ class Metrics:
                 self._sums[row] += torch.stack([value.detach().double().cpu() for value in metrics[name]])
 
     def take(self) -> dict[str, float]:
-        """The means over all processes, which all have to ask; what nothing was added to is left out. Starts anew."""
+        """Return the means over all ranks and reset; names without values are omitted. Collective."""
         sums = sum_over_ranks(self._sums.flatten().tolist()) if self.names else []
         self._sums.zero_()
         pairs = zip(self.names, sums[::2], sums[1::2], strict=True)

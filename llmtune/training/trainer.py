@@ -52,7 +52,7 @@ GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
 class StageTrainer(Trainer):
-    """Trainer of any stage: it minimises an objective, and knows no loss.
+    """Trainer for any stage; it minimises an objective.
 
     Args:
         objective: The loss, and what it counts.
@@ -100,7 +100,7 @@ class StageTrainer(Trainer):
         self._totals: Totals | None = None
 
     def run(self, resume: Path | None, interrupt: Interrupt) -> dict[str, Any]:
-        """Train to the end, or from a checkpoint on; the metrics of training."""
+        """Train, from a checkpoint if given; return the training metrics."""
         try:
             output = self.train(resume_from_checkpoint=None if resume is None else str(resume))
             self.finish_saving()
@@ -114,7 +114,7 @@ class StageTrainer(Trainer):
         return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
-        """Count the step that begins, over all processes; upstream asks for what its losses are divided by."""
+        """Count the step that begins, over all ranks; upstream asks for the divisor of its losses."""
         if not batch_samples:
             return None
         counts = [self.objective.count(batch) for batch in batch_samples]
@@ -127,7 +127,7 @@ class StageTrainer(Trainer):
         return self._totals.tokens
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        """The share of a micro-batch, times the processes, since what wraps the model divides gradients by them."""
+        """Return the share of a micro-batch, times the world size, by which the model's wrapper divides gradients."""
         share = self.objective.share(model, inputs, self._totals)
         self._train_metrics.add(share.metrics)
         return share.loss * self.args.world_size
@@ -177,7 +177,7 @@ class StageTrainer(Trainer):
         return share.loss.detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Upstream's loop; metrics are quotients of sums over all batches, however they were batched."""
+        """Run upstream's loop; metrics are ratios of sums over all batches, independent of batching."""
         self._eval_metrics.take()
         kwargs["prediction_loss_only"] = True
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -354,7 +354,7 @@ def _harmless(text: str) -> str:
 
 
 def _whole(tokens: torch.Tensor) -> torch.Tensor:
-    """A total as an integer where it is one, in float32 where weights make it none: so processes decide alike."""
+    """Return a total as an integer if it is one, else in float32, so that all ranks decide alike."""
     if not tokens.is_floating_point():
         return tokens
     total = float(tokens)

@@ -56,7 +56,7 @@ def test_what_config_and_files_tell_is_told_first(no_encoding, command, case, ca
     assert "Traceback" not in said
 
 
-def test_an_adapter_of_another_model_is_told_first(no_encoding, tmp_path, monkeypatch, capsys):
+def test_an_adapter_of_another_model_is_refused_before_rows_are_encoded(no_encoding, tmp_path, monkeypatch, capsys):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -44,4 +44,4 @@ def test_a_run_fetches_model_and_rows_by_their_ids(hub, tmp_path, capsys):
     assert result.last_checkpoint is not None
     said = capsys.readouterr().err
     assert said.index("Dataset owner/rows on ModelScope") > said.index("Model owner/tiny on ModelScope")
-    assert said.index("samples,") < said.rindex("Model owner/tiny on ModelScope"), "weights come after the encoding"
+    assert said.index("First sample") < said.rindex("Model owner/tiny on ModelScope"), "weights come after the encoding"

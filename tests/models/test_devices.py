@@ -64,7 +64,7 @@ def test_device_map_uses_the_own_gpus_of_a_process(model, monkeypatch, free, num
 
 def test_with_one_device_a_map_means_that_device(capsys):
     assert spread_options(None) == spread_options("auto") == {}
-    assert "--device_map auto: this process has one device, so all layers go to the CPU." in capsys.readouterr().err
+    assert "--device_map auto: this process has one device, the CPU, which gets all layers." in capsys.readouterr().err
 
 
 def test_layers_are_spread_or_divided():

@@ -149,8 +149,8 @@ def test_a_folder_in_no_catalogue_trains_and_answers(tmp_path, capsys, monkeypat
     assert (args.model_type, args.template_type) == ("auto", "auto")
     result = sft(args)
     said = capsys.readouterr().err
-    assert "No --model_type given: taking auto, by config.json says Olmo2ForCausalLM" in said
-    assert "so taking all linear ones, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in said
+    assert "No --model_type given: using auto (config.json says Olmo2ForCausalLM" in said
+    assert "adapting all linear ones: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in said
     assert result.output_dir.parent.name == "home-made"
     answered = infer(InferArguments(ckpt_dir=str(result.last_checkpoint), show_dataset_sample=1, max_new_tokens=4))
     assert len(answered) == 1

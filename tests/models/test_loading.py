@@ -138,7 +138,7 @@ def test_such_a_function_trains_and_answers(entry, tmp_path):
     assert infer(InferArguments(ckpt_dir=str(result.checkpoint), show_dataset_sample=1, max_new_tokens=2))
 
 
-def test_the_habits_of_2023_are_told_todays_way():
+def test_the_api_of_2023_is_an_error_that_names_todays():
     """MODEL_MAPPING was a dict of dicts."""
     with pytest.raises(UsageError, match=r"register_model\('mine', \.\.\.\) adds an entry"):
         MODEL_MAPPING["mine"] = {"model_id": "a/b"}  # type: ignore[index]
@@ -146,7 +146,7 @@ def test_the_habits_of_2023_are_told_todays_way():
         del MODEL_MAPPING["llmtune-tiny"]  # type: ignore[attr-defined]
     entry = MODEL_MAPPING["llmtune-tiny"]
     for read in (lambda: entry["template"], lambda: entry.get("template")):
-        with pytest.raises(UsageError, match=r"entry\.template; dict\(entry\) makes a dict"):
+        with pytest.raises(UsageError, match=r"entry\.template; dict\(entry\) converts"):
             read()
     assert dict(entry)["template"] == entry.template
 

@@ -324,3 +324,21 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, status, name)
     assert int(checkpoint.name.split("-")[1]) >= 3
     assert (checkpoint / "optimizer.pt").is_file()
     assert f"Interrupted by {name}." in (run / "report.md").read_text()
+
+
+def test_the_log_has_a_block_before_step_1_and_one_line_per_log_step(tmp_path, capfd):
+    quick(tmp_path, max_steps=2, logging_steps=1)
+    lines = capfd.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("step ") and "eval_loss" not in line]
+    number = r"[\d.,e+-]+"
+    for step, line in enumerate(steps, 1):
+        speed = rf"tokens/s {number}  memory {number} GiB  ETA \d+:\d\d:\d\d"
+        assert re.fullmatch(rf"step {step}/2  loss {number}  grad_norm {number}  learning_rate {number}  {speed}", line)
+    assert len(steps) == 2
+    block = lines[: lines.index(steps[0])]
+    names = ["Model", "Data", "Validation", "Training", "Trainable parameters", "Batch", "Steps", "Optimizer"]
+    found = [line.partition(":")[0] for line in block if line.partition(":")[0] in [*names, "Checkpoints", "Memory"]]
+    assert found == [*names, "Checkpoints", "Memory"]
+    assert "Trainable parameters: 28,672 of 1,997,760 (1.44%)" in block
+    chosen = block[block.index("Chosen automatically:") + 1 :]
+    assert all(re.fullmatch(r"  [\w ]+: .+; .+", line) for line in chosen), "each with its reason"

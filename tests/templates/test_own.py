@@ -183,7 +183,7 @@ def test_check_template_lists_each_probe(tmp_path, assets, capsys):
     assert main(["check", "--template", "--model_id_or_path", folder]) == 0
     captured = capsys.readouterr()
     assert captured.out.count(" equal\n") == len(PROBES)
-    assert "Model type auto, inferred from config.json says Own" in captured.err
+    assert "No --model_type given: using auto (config.json says Own" in captured.err
     assert main(["check", "--model_id_or_path", folder, "--template_type", "chatml", "--template"]) == 1
     said = capsys.readouterr().out
     assert "differs at token 5 of the prompt" in said

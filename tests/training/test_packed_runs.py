@@ -147,9 +147,9 @@ def test_a_resumed_packed_run_equals_the_one_that_was_not_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])
-def test_a_run_is_refused_where_rows_would_see_each_other(tmp_path, monkeypatch, flag):
+def test_packing_is_refused_if_packed_sequences_would_attend_to_each_other(tmp_path, monkeypatch, flag):
     monkeypatch.setattr("llmtune.models.packed_attention.keeps_rows_apart", lambda model: False)
-    with pytest.raises(ModelError, match=rf"ForCausalLM does not keep .*--{flag} false"):
+    with pytest.raises(ModelError, match=rf"ForCausalLM does not separate packed sequences.*--{flag} false"):
         run(tmp_path, **{flag: True})
     assert not list(tmp_path.iterdir()), "before anything is written"
     run(tmp_path)

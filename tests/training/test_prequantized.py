@@ -106,7 +106,7 @@ def test_trains_and_answers_alike(tmp_path, folder, kind, dtype, trained):
             with engine.model.disable_adapter():
                 assert not torch.allclose(engine.model(IDS).logits, model(IDS).logits, atol=1e-2)
     assert len(infer(InferArguments(ckpt_dir=str(found.last_checkpoint), **ANSWERING))) == 1
-    with pytest.raises(CheckpointError, match=r"was saved quantised.*before it was quantised"):
+    with pytest.raises(CheckpointError, match=r"was saved quantised.*before quantisation"):
         infer(InferArguments(ckpt_dir=str(found.last_checkpoint), merge_lora_and_save=True, **ANSWERING))
 
 
@@ -142,10 +142,15 @@ def test_refused_before_weights_are_read(tmp_path, folder, kind):
 def test_a_missing_reader_of_quantised_weights_is_named(tmp_path, folder, monkeypatch):
     place = folder("awq4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options: dict[str, Any] = {"report_to": ["none"], "output_dir": str(tmp_path)}
     with pytest.raises(MissingPackageError, match=r"AWQ, 4 bits.*needs gptqmodel: pip install"):
-        sft(SftArguments(**RUN, model_id_or_path=str(place), output_dir=str(tmp_path)))
+        sft(SftArguments(**RUN, **options, model_id_or_path=str(place)))
     with pytest.raises(MissingPackageError, match=r"llmtune\[torchao\]"):
-        sft(SftArguments(**RUN, quantization_bit=8, quant_method="torchao", output_dir=str(tmp_path)))
+        sft(
+            SftArguments(
+                **RUN, quantization_bit=8, quant_method="torchao", report_to=["none"], output_dir=str(tmp_path)
+            )
+        )
 
 
 def test_layers_that_were_left_whole(tmp_path):

@@ -61,9 +61,9 @@ def test_positions_are_rotated_as_the_configuration_says(kind, length):
 
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_served_alike(tmp_path, kind, sft_type):
+def test_rope_scaling_is_saved_and_applied_at_inference(tmp_path, kind, sft_type):
     found = sft(SftArguments(**RUN, output_dir=str(tmp_path), rope_scaling=kind, sft_type=sft_type))
-    assert f"stretched 3 times ({kind})" in (found.output_dir / "report.md").read_text()
+    assert f"RoPE scaling: {kind}, factor 3\n" in (found.output_dir / "report.md").read_text()
     checkpoint = found.last_checkpoint
     saved = json.loads((checkpoint / "sft_args.json").read_text())
     assert (saved["rope_scaling"], saved["rope_factor"]) == (kind, 3.0)
@@ -108,7 +108,7 @@ def test_the_rope_factor_reaches_max_length_rounded_up():
     with pytest.raises(UsageError, match="beyond the 2,048 tokens"):
         sft(SftArguments(**(RUN | {"max_length": 512}), rope_scaling="yarn"))
     scale_rope(config, "yarn", 2.0)
-    with pytest.raises(ModelError, match=r"stretched already \(yarn, for 4,096 tokens\)"):
+    with pytest.raises(ModelError, match=r"RoPE scaling already \(yarn, for 4,096 tokens\)"):
         rope_factor(config, "linear", None, 8192)
     with pytest.raises(ModelError, match="gpt2 does not have"):
         rope_factor(AutoConfig.for_model("gpt2"), "linear", None, 8192)

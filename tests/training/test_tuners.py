@@ -285,8 +285,8 @@ def test_new_tokens_resume_to_the_same_losses(tmp_path, marked):
     assert losses(resumed.output_dir) == pytest.approx(losses(whole.output_dir)[2:], rel=1e-6)
 
 
-def test_tokens_that_are_not_new(tmp_path):
-    with pytest.raises(UsageError, match=r"<\|im_end\|>: the tokenizer has it"):
+def test_a_token_that_exists_is_refused_as_new(tmp_path):
+    with pytest.raises(UsageError, match=r"<\|im_end\|>: the tokenizer already has it"):
         quick(tmp_path, new_special_tokens=["<|im_end|>"])
 
 
