@@ -128,8 +128,9 @@ def rules_of(key: str, info: DatasetInfo) -> Rules:
 
 
 def _version_of(reference: str | Preprocess, function: Preprocess) -> str:
-    """Return what identifies a preprocess function: one of llmtune's own by its name, so that every version of llmtune
-    samples the same rows (a change of what they return changes FORMATS_VERSION), any other by its code.
+    """Return what identifies a preprocess function: its name for one of llmtune's own, else its code.
+
+    So every version of llmtune samples the same rows; a change of what they return changes FORMATS_VERSION.
     """
     if isinstance(reference, str) and reference.startswith("llmtune.data.preprocess."):
         return reference.partition(":")[2]
