@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmtune.arguments.checks import check_sources
 from llmtune.arguments.launch import LaunchArguments
 from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
@@ -18,6 +18,7 @@ from llmtune.launch.job import Job, make_job
 from llmtune.launch.ray import ray_text
 from llmtune.launch.sky import sky_text
 from llmtune.launch.slurm import slurm_text
+from llmtune.run.resolved import Run
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need
@@ -46,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"Nothing to run. Give {EXAMPLE}, or --config run.yaml with the flags of sft.")
     with _inside(launch.workdir):  # where the run will look for its files
         args = parse(SftArguments, words, command="sft")
-        check_sources(args)
+        _check_run(args)
     job = make_job(launch, args, words)
     for warning in [*job.warnings, *_left_behind(job, args)]:
         get_logger().warning(warning)
@@ -63,6 +64,13 @@ def run(argv: Sequence[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvp(command[0], command)
+
+
+def _check_run(args: SftArguments) -> None:
+    """Refuse what the run would refuse; the checkpoint to resume from, and packages, are the cluster's."""
+    begun = copy.copy(args)
+    begun.resume_from_checkpoint = None
+    Run.resolve(begun, offline=True)
 
 
 def write_job(job: Job) -> str:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmtune.arguments.checks import check_sources
 from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 
@@ -36,7 +35,6 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.models.devices import find_gpus
 
     gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
-    check_sources(args)
     from llmtune.planning.plan import make_plan
     from llmtune.utils.logging import quiet_libraries
 
