@@ -9,13 +9,14 @@ import gen_commands
 import gen_masks
 import gen_migration
 import gen_registries
+import gen_upstream
 
 DOCS = Path(__file__).parent
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """(path below docs/, text) of everything that is generated."""
-    for maker in (gen_commands, gen_registries, gen_migration, gen_masks):
+    for maker in (gen_commands, gen_registries, gen_migration, gen_masks, gen_upstream):
         yield from maker.pages()
 
 

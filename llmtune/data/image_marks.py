@@ -154,6 +154,7 @@ def with_image_folder(dataset: Dataset, folder: Path | None) -> Dataset:
         return dataset
     images = pa.ListArray.from_arrays(column.offsets, pa.array(absolute, pa.string()))
     place = table.schema.get_field_index("images")
+    # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
     return datasets.Dataset(table.set_column(place, "images", images), fingerprint=dataset._fingerprint)
 
 

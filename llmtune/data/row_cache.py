@@ -79,6 +79,7 @@ def open_cached(key: str) -> datasets.Dataset:
     import datasets
 
     dataset = datasets.Dataset.from_file(str(row_folder(key) / ROWS_FILE))
+    # upstream: datasets 5.2.0 datasets/arrow_dataset.py: from_file has no argument for the fingerprint
     dataset._fingerprint = key
     return dataset
 

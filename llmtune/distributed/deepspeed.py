@@ -38,13 +38,10 @@ GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")
 
 
 def leave_unimported() -> None:
-    """Let accelerate check for DeepSpeed engines only once deepspeed is imported.
-
-    accelerate 1.15 imports it for that wherever it is installed, which costs every run 1 to 3 seconds: see
-    extract_model_from_parallel in https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py
-    """
+    """Let accelerate check for DeepSpeed engines only once deepspeed is imported."""
     from accelerate.utils import other
 
+    # upstream: accelerate 1.15.0 accelerate/utils/other.py: imports deepspeed wherever it is installed, 1 to 3 s
     other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
 
 
@@ -54,6 +51,7 @@ def ready_deepspeed(*, on_cpu: bool) -> None:
         if local_rank() == 0:
             release_dead_builds()
     if on_cpu:
+        # upstream: deepspeed 0.19.8 deepspeed/accelerator/real_accelerator.py: would take an MPS or XPU device
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not is_distributed():  # DeepSpeed needs a process group even for one process
         defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -157,7 +155,7 @@ def need_deepspeed() -> None:
     need("deepspeed", "--deepspeed_config_path", extra="deepspeed")
 
 
-# Locks that a killed process left on an extension build: torch would wait for them forever, without a message
+# Locks that a killed process left on an extension build
 
 
 LONGEST_BUILD_SECONDS = 300
@@ -176,6 +174,7 @@ def release_dead_builds(root: Path | None = None, longest: float = LONGEST_BUILD
     """
     from torch.utils import cpp_extension
 
+    # upstream: torch 2.13.0 torch/utils/cpp_extension.py: waits forever, silently, for the lock of a killed build
     if "FileBaton" not in cpp_extension._jit_compile.__code__.co_names:
         return
     root = Path(cpp_extension._get_build_directory("llmtune", verbose=False)).parent if root is None else root

@@ -35,11 +35,7 @@ def fsdp_fields(args: StageArguments) -> dict[str, Any]:
 
 
 def let_cpus_shard() -> None:
-    """Let accelerate 1.15 apply FSDP2 on CPUs.
-
-    Without it, `AcceleratorState.__init__` (accelerate/state.py) looks at the FSDP plugin for accelerators alone, and
-    several CPUs silently run DDP, with whole copies of everything.
-    """
+    """Let accelerate apply FSDP2 on CPUs; else they silently run DDP, with whole copies of everything."""
     from accelerate import state
     from accelerate.utils import DistributedType
 
@@ -58,6 +54,7 @@ def let_cpus_shard() -> None:
             state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     with_cpus.__wrapped__ = original  # type: ignore[attr-defined]
+    # upstream: accelerate 1.15.0 accelerate/state.py: applies the FSDP plugin on accelerators only
     state.AcceleratorState.__init__ = with_cpus
 
 
@@ -112,11 +109,7 @@ class BackgroundSaves:
 
     @contextlib.contextmanager
     def divert(self) -> Iterator[list[Future[Any]]]:
-        """Within the block, let torch.distributed.checkpoint save in the background. Yield the pending saves.
-
-        accelerate 1.15 has no argument for it (`save_fsdp_model`, `save_fsdp_optimizer`: `dist_cp.save`), so the
-        function is another one as long as the block lasts.
-        """
+        """Within the block, let torch.distributed.checkpoint save in the background. Yield the pending saves."""
         dcp: Any = importlib.import_module("torch.distributed.checkpoint")
         if not self._groups:
             self._groups = [dist.new_group(backend="gloo") for _ in range(SAVES)]
@@ -126,6 +119,7 @@ class BackgroundSaves:
         def start(state_dict: Any, **options: Any) -> None:
             running.append(dcp.async_save(state_dict, process_group=self._groups[len(running)], **options))
 
+        # upstream: accelerate 1.15.0 accelerate/utils/fsdp_utils.py: saves shards in the foreground only
         dcp.save = start
         try:
             yield running

@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
     options = get_args_parser().parse_args(list(argv))
     if options.max_restarts:
-        # Else restarted processes read the addresses of dead ones: pytorch/pytorch issue 135712.
+        # upstream: torch 2.13.0 pytorch/pytorch#135712: restarted processes read the addresses of dead ones
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     if not os.environ.get("OMP_NUM_THREADS") and options.nproc_per_node.isdigit():
         os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // int(options.nproc_per_node), 1))

@@ -32,6 +32,7 @@ def run_suite(args: EvaluateArguments) -> Scores:
     need("lm_eval", "--suite", extra="eval", name="lm-eval")
     from lm_eval.tasks import TaskManager
 
+    # upstream: lm_eval 0.4.13 lm_eval/utils.py: logs each task and request type
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=args.suite_path)
     unknown = [name for name in args.suite if not manager.match_tasks([name])]

@@ -82,7 +82,7 @@ def quantize(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]
 
 def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
     quiet_gptqmodel()
-    # On two cores its pools would ask for more workers than there are.
+    # upstream: gptqmodel 7.7.0 gptqmodel/__init__.py: on two cores its pools ask for more workers than there are
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
     engine = _load(args, whole)
     samples = _calibration(args, engine)
@@ -110,6 +110,7 @@ def _off_standard_output() -> Iterator[None]:
     """Send gptqmodel's output to the terminal, or nowhere: standard output is for results."""
     with ExitStack() as stack:
         nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        # upstream: gptqmodel 7.7.0 gptqmodel/utils/logger.py: writes to standard output, which is for results
         stack.enter_context(contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else nowhere))
         quiet_gptqmodel()
         yield
@@ -117,9 +118,10 @@ def _off_standard_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logs_elsewhere() -> Iterator[None]:
-    """Run the block in a temporary working directory: gptqmodel 7.7 writes logs/ there (looper/loop_processor.py)."""
+    """Run the block in a temporary working directory."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
+        # upstream: gptqmodel 7.7.0 gptqmodel/looper/loop_processor.py: writes logs/ into the working directory
         os.chdir(folder)
         try:
             yield

@@ -61,6 +61,7 @@ class ContinuousBatcher:
             continuous_batching_config=_config(model, max_batch_size),
         )
         choice = self._manager.logit_processor
+        # upstream: transformers 5.23.0 no issue: init_continuous_batching takes no logits processor
         choice.logits_processor = LogitsProcessorList([_Choice(self)])
         choice.tensors_required, choice.do_processing, choice.supported_keys = 1, True, {"row": int}
         self._manager.start()
@@ -158,6 +159,7 @@ class _Choice(ContinuousBatchingLogitsProcessor):
         int32_tensor.fill_(NOBODY)
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
+        # upstream: transformers 5.23.0 no issue: a processor finds its request's arguments in the scheduler's state
         numbers = [one.state.logit_processor_kwargs.get("row", NOBODY) for one in requests_with_new_token]
         return torch.tensor(numbers, dtype=torch.int32)
 

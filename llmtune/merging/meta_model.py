@@ -76,7 +76,8 @@ def attach_adapters(model: Any, folder: Path) -> Any:
         config.inference_mode = True
         tuned = get_peft_model(model, config, low_cpu_mem_usage=True)
         layers = [module for module in tuned.modules() if hasattr(module, MOVE)]
-        for layer in layers:  # PEFT would move the loaded adapters to the base's device, meta
+        for layer in layers:
+            # upstream: peft 0.21.2 peft/tuners/tuners_utils.py: moves loaded adapters to the base's device, meta
             setattr(layer, MOVE, _stay)
         report = set_peft_model_state_dict(tuned, load_peft_weights(str(folder), device="cpu"), low_cpu_mem_usage=True)
         for layer in layers:

@@ -85,6 +85,7 @@ class Weights:
         """Return the tensors of a group under the names, and in the layout, of the files."""
         if group.converter is None:
             return {group.files[0]: tensors[group.names[0]]}
+        # upstream: transformers 5.23.0 transformers/core_model_loading.py: not public, converts whole models only
         from transformers.core_model_loading import revert_weight_conversion
 
         found: dict[str, Tensor] = revert_weight_conversion(self.model, tensors)
@@ -92,6 +93,7 @@ class Weights:
 
     def file_name(self, name: str) -> str:
         """Return the file name of a tensor that was in no file."""
+        # upstream: transformers 5.23.0 transformers/core_model_loading.py: not public, converts whole models only
         from transformers.core_model_loading import revert_weight_conversion
 
         (found,) = revert_weight_conversion(self.model, {name: torch.empty(0, device="meta")})
@@ -126,6 +128,8 @@ def _open(folder: Path, allow_pickle: bool, remote: bool, stack: ExitStack) -> d
 
 def _groups(model: Any, tensors: dict[str, Any], shapes: dict[str, Any]) -> tuple[list[Group], list[str]]:
     from transformers.conversion_mapping import get_model_conversion_mapping
+
+    # upstream: transformers 5.23.0 transformers/core_model_loading.py: not public, converts whole models only
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     transforms = get_model_conversion_mapping(model)

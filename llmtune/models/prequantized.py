@@ -73,12 +73,10 @@ def loads_with(saved: Mapping[str, Any], *, on_gpu: bool) -> dict[str, Any]:
 
 
 def leave_uncompiled(model: Any) -> None:
-    """Make GPTQ layers unpack their weights eagerly.
-
-    On a CPU, gptqmodel compiles that, which takes half a minute at the first step and a C++ compiler.
-    """
+    """Make GPTQ layers unpack their weights eagerly."""
     for module in model.modules():
         if hasattr(module, "qweight"):
+            # upstream: gptqmodel 7.7.0 gptqmodel/nn_modules/qlinear/torch.py: compiled on CPUs: 30 s, a C++ compiler
             vars(module).pop("dequantize_weight", None)
 
 

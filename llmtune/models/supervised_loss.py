@@ -223,6 +223,7 @@ def install_supervised_loss(model: nn.Module) -> None:
     logit_map = _logit_map(inner.config)
     head = inner.get_output_embeddings()
     if type(head) is nn.Linear:
+        # upstream: torch 2.13.0 no issue: sharded weights are gathered around forward, so the loss is computed there
         head.forward = partial(_head_forward, head)  # type: ignore[method-assign]
 
     @cache
@@ -268,7 +269,9 @@ def install_supervised_loss(model: nn.Module) -> None:
             divisor = torch.as_tensor(num_items, device=total.device)
         return SupervisedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
 
-    forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]  # generate() reads it
+    # upstream: transformers 5.23.0 transformers/generation/utils.py: checks the arguments of generate by it
+    forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]
+    # upstream: transformers 5.23.0 transformers/models/llama/modeling_llama.py: its loss takes all logits, ours states
     inner.forward = types.MethodType(forward, inner)
 
 

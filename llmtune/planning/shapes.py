@@ -123,6 +123,7 @@ def _quantize(model: Any, info: ModelInfo, bits: float, dtype: torch.dtype) -> N
     for name, module in list(model.named_modules()):
         skipped = any(f".{part}." in f".{name}." for part in info.skip_quantization)
         if type(module) is nn.Linear and module is not head and not skipped:
+            # upstream: bitsandbytes 0.50.2 no issue: its layers are quantised by moving real weights to a device
             module.__class__ = ShapeOfQuantized
             module.packed_bits, module.compute_dtype = bits, dtype  # type: ignore[assignment]
     prepare_quantized(model)

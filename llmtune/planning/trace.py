@@ -173,6 +173,7 @@ def _expert_matmuls_in_any_dtype() -> Iterator[None]:
         yield
         return
     former = getattr(moe, "_grouped_mm", None)
+    # upstream: transformers 5.23.0 transformers/integrations/moe.py: untraceable, torch's fake matmul takes bf16 only
     moe._grouped_mm = lambda rows, weight, offs: _GroupedMatmul.apply(rows.to(weight.dtype), weight)
     try:
         yield

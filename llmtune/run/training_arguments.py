@@ -50,7 +50,8 @@ def training_arguments(args: StageArguments, run: Path, *, has_validation: bool)
             raise UsageError(f"--train_args {name}: transformers' TrainingArguments has no such field.{hint}")
     try:
         arguments = TrainingArguments(**(_fields(args, run, has_validation) | extra))
-        if arguments.n_gpu > 1:  # else Trainer would wrap the model in DataParallel
+        if arguments.n_gpu > 1:
+            # upstream: transformers 5.23.0 transformers/trainer.py: would wrap the model in DataParallel
             arguments._n_gpu = 1
         return arguments
     except (TypeError, ValueError) as err:
@@ -179,7 +180,7 @@ def build_training_arguments(args: StageArguments, *, has_validation: bool) -> T
     """
     on_cpu = not torch.cuda.is_available()
     if args.device_map is not None and is_distributed():
-        # accelerate refuses DDP for a model on several devices but under this name (Accelerator.verify_device_map)
+        # upstream: accelerate 1.15.0 accelerate/accelerator.py: refuses DDP for a model on several devices
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     if args.fsdp and on_cpu:
         let_cpus_shard()
@@ -192,8 +193,8 @@ def build_training_arguments(args: StageArguments, *, has_validation: bool) -> T
     if arguments.device.type == "cuda":
         torch.cuda.set_device(arguments.device)
     if zero_stage(args.deepspeed_config_path) == 3:
-        # else from_pretrained shards the weights over one process (deepspeed.zero.Init asks for the group)
         import deepspeed
 
+        # upstream: deepspeed 0.19.8 deepspeed/runtime/zero/partition_parameters.py: else shards over one process
         deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))
     return arguments

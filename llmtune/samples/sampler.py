@@ -107,15 +107,12 @@ def sample_order(args: StageArguments) -> Kind:
 
 
 class SetEpoch(TrainerCallback):
-    """Passes the epoch to the sampler.
-
-    accelerate 1.15 would, but does not reach a sampler behind the batches that a resumed run of several processes
-    skips (`DataLoaderShard.set_epoch`): such runs would meet the first epoch's order again.
-    """
+    """Passes the epoch to the sampler; else a resumed run of several processes repeats the first epoch's order."""
 
     def __init__(self, order: Any) -> None:
         self.order = order
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+        # upstream: accelerate 1.15.0 accelerate/data_loader.py: set_epoch misses the sampler where a rank skips batches
         self.order.epoch = int(state.global_step // max(steps, 1))

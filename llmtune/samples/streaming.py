@@ -48,6 +48,7 @@ class RestoreRandomness(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if self.checkpoint is not None:
+            # upstream: transformers 5.23.0 transformers/trainer.py: restores the RNG state before the stream is opened
             self.trainer._load_rng_state(str(self.checkpoint))
             self.checkpoint = None
 

@@ -192,6 +192,7 @@ class TextEncoder:
             try:
                 backend.no_truncation()
                 backend.no_padding()
+                # upstream: tokenizers 0.23.3 no issue: runs without special tokens too, trims blanks off offsets
                 backend.post_processor = None
                 backend.encode_special_tokens = plain
                 yield backend

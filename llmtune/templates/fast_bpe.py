@@ -43,6 +43,7 @@ class FastBPE:
         self._encoding = encoding
         self._special = encoding.special_tokens_set
         self._is_nfc = is_nfc
+        # upstream: tiktoken 0.14.0 tiktoken/core.py: the ranks have no public name
         lengths = {index: len(spelling.encode()) for spelling, index in encoding._special_tokens.items()}
         lengths |= {index: len(spelling) for spelling, index in encoding._mergeable_ranks.items()}
         self._lengths = [lengths.get(index, 0) for index in range(encoding.n_vocab)]
@@ -52,6 +53,7 @@ class FastBPE:
         return not self._is_nfc or text.isascii() or unicodedata.is_normalized("NFC", text)
 
     def ids(self, text: str) -> list[int]:
+        # upstream: tiktoken 0.14.0 tiktoken/core.py: encode replaces lone surrogates, and takes a set per call
         ids: list[int] = self._encoding._core_bpe.encode(text, self._special)
         return ids
 

@@ -61,6 +61,7 @@ def limit_pixels(tokenizer: Any, max_pixels: int | None) -> None:
 
 
 def carry_images(tokenizer: Any, reader: ImageReader) -> None:
+    # upstream: transformers 5.23.0 no issue: a tokenizer has no place for the image processor of its model
     setattr(tokenizer, ATTRIBUTE, reader)
 
 

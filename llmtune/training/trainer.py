@@ -81,7 +81,7 @@ class StageTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        # Some classes (Qwen2.5-VL) decline for their own loss; ours divides by the tokens of the whole step.
+        # upstream: transformers 5.23.0 transformers/trainer.py: follows the class (Qwen2.5-VL: False), not our loss
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.objective = objective
@@ -113,6 +113,7 @@ class StageTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
         return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, gets all batches of a step
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
         """Count the step that begins, over all ranks; upstream asks for the divisor of its losses."""
         if not batch_samples:
@@ -144,11 +145,13 @@ class StageTrainer(Trainer):
         self.watch.add(loss, samples)
         return loss
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, there is no public method for samplers
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         sampler = self._sampler(self.train_dataset if train_dataset is None else train_dataset, self._order)
         self.add_callback(SetEpoch(sampler))
         return sampler
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, there is no public method for samplers
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         return self._sampler(
             eval_dataset, "longest_first"
@@ -188,11 +191,9 @@ class StageTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in values.items()})
         return output
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: saves a best step only if it is one of save_steps
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Save a new best checkpoint at once, whatever --save_steps is.
-
-        Upstream only records the step, and keeps its weights only if that step happens to be saved.
-        """
+        """Save a new best checkpoint at once, whatever --save_steps is."""
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.save_strategy != "no" and not self.control.should_save:
             self.control.should_save = True
@@ -212,12 +213,14 @@ class StageTrainer(Trainer):
 
     # Checkpoints
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, raises what torch raises on a damaged file
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _damage_explained(resume_from_checkpoint, "the weights"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
             check_adapter(self.model, Path(resume_from_checkpoint))
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, raises what torch raises on a damaged file
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         rates = rates_of(self.optimizer) if self._changed & RATES else None
         with _damage_explained(checkpoint, "the optimizer's state"):
@@ -225,16 +228,19 @@ class StageTrainer(Trainer):
         if checkpoint is not None and rates is not None:
             follow_rates(self.optimizer, self.lr_scheduler, rates)
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, raises what torch raises on a damaged file
     def _load_scaler(self, checkpoint: str | None) -> None:
         with _damage_explained(checkpoint, "the scaler's state"):
             super()._load_scaler(checkpoint)
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: private, raises what torch raises on a damaged file
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _damage_explained(checkpoint, "the random state"):
             super()._load_rng_state(checkpoint)
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: only warns of missing and unexpected weights
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Raise on missing or unexpected full weights, which upstream only warns of; tied tensors are saved once."""
+        """Raise on missing or unexpected full weights; tied tensors are saved once."""
         tied = getattr(self.model, "all_tied_weights_keys", {})
         missing = [name for name in load_result.missing_keys if name not in tied]
         check_names(Path(self.args.output_dir), missing, load_result.unexpected_keys, self.model.config)
@@ -248,10 +254,12 @@ class StageTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None and not hasattr(self.model, "peft_config"):
-            stored = stored_names(self.model)  # accelerate copies shared weights
+            stored = stored_names(self.model)
+            # upstream: accelerate 1.15.0 no issue: its state dict holds copies of shared weights
             state_dict = {name: value for name, value in state_dict.items() if name in stored}
         super()._save(output_dir, state_dict=state_dict)
 
+    # upstream: transformers 5.23.0 transformers/trainer.py: writes under the final name, even if killed
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write into a hidden folder and rename it when complete, so that a checkpoint-N is never partial."""
         self.finish_saving()

@@ -107,8 +107,9 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Raise on missing tensors, of which PEFT only warns."""
+    """Hide the warning of missing tensors, on which `check_adapter` raises."""
     with warnings.catch_warnings():
+        # upstream: peft 0.21.2 peft/peft_model.py: warns of missing tensors, on which check_adapter raises
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         yield
 
@@ -127,11 +128,8 @@ def _adapter_folder(folder: Path) -> Path:
 
 
 def _saving_adapters_alone(tuned: Any) -> Any:
-    """Keep embeddings out of the checkpoints.
-
-    peft adds them where the vocabulary is another than that of the base's config.json, which in the checkpoints of
-    2023 it reads under a key that is not there.
-    """
+    """Keep embeddings out of the checkpoints."""
+    # upstream: peft 0.21.2 peft/utils/save_and_load.py: adds embeddings where a config of 2023 has no vocab_size
     tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
     return tuned
 

@@ -31,7 +31,9 @@ def save_as_difference(tuned: Any) -> Any:
         name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
         for name, layer in _layers(tuned).items()
     }
+    # upstream: peft 0.21.2 peft/peft_model.py: save_pretrained needs a saved initial adapter, and cannot be resumed
     tuned.save_pretrained = partial(_save, tuned, tuned.save_pretrained, beginning)
+    # upstream: peft 0.21.2 no issue: load_adapter does not restore the base weights of that run
     tuned.load_adapter = partial(_resume, tuned, beginning)
     return tuned
 

@@ -31,7 +31,7 @@ def add_adalora(model: Any, args: StageArguments, info: ModelInfo, num_steps: in
     """
     from peft import AdaLoraConfig
 
-    # A layer may lose all its ranks; peft 0.21 mistakes that for a DeepSpeed error.
+    # upstream: peft 0.21.2 peft/utils/save_and_load.py: mistakes a layer without ranks for a DeepSpeed error
     warnings.filterwarnings("ignore", message=".*zero-sized lora_A")
     config = AdaLoraConfig(
         task_type="CAUSAL_LM",
@@ -65,6 +65,7 @@ def _regularised_in_training_alone(tuned: Any) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return (regularised if base.training else base.model.forward)(*args, **kwargs)
 
+    # upstream: peft 0.21.2 peft/tuners/adalora/model.py: adds the orthogonality loss in evaluation too
     base.forward = forward
     return tuned
 

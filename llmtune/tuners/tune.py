@@ -129,12 +129,10 @@ def prepare_quantized(model: Any) -> Any:
 
 
 def keep_unpacked(model: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for fast inference on CPUs with bf16.
-
-    It packs at the first evaluation and never unpacks for training, and its packed matmul has no gradient.
-    """
+    """Keep bitsandbytes from packing 4-bit weights for fast inference on CPUs with bf16."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
+            # upstream: bitsandbytes 0.50.2 bitsandbytes/nn/modules.py: packs in evaluation, never unpacks; no gradient
             module.support_avx512bf16_for_cpu = False
 
 

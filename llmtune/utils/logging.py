@@ -13,13 +13,22 @@ __all__ = ["get_logger", "log_once", "quiet_gptqmodel", "quiet_libraries"]
 
 _said: set[str] = set()
 
-# At import, torchao logs the GPU kernels that it does not load, bitsandbytes that there is no `kernels`; gguf and
-# tokenicer log each step.
-for _name in ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "gguf", "tokenicer"):
+for _name in (
+    # upstream: torchao 0.18.0 torchao/__init__.py: logs at import the GPU kernels that it does not load
+    "torchao",
+    # upstream: torch 2.13.0 torch/utils/_pytree.py: logs at import how torchao registers its enums
+    "torch.utils._pytree",
+    # upstream: bitsandbytes 0.50.2 bitsandbytes/backends/cpu/ops.py: logs at import that there is no `kernels`
+    "bitsandbytes.backends.cpu.ops",
+    # upstream: gguf 0.19.0 gguf/gguf_writer.py: logs each step
+    "gguf",
+    # upstream: tokenicer 0.0.14 tokenicer/tokenicer.py: logs each step
+    "tokenicer",
+):
     logging.getLogger(_name).setLevel(logging.ERROR)
-# Accelerate imports deepspeed wherever it is installed, which logs to standard output that there is no GPU.
+# upstream: deepspeed 0.19.8 deepspeed/accelerator/real_accelerator.py: logs to standard output that it found no GPU
 logging.getLogger("DeepSpeed").addFilter(lambda record: not record.getMessage().startswith("Setting accelerator to"))
-# Other packages still depend on pynvml, which torch warns at import has been renamed.
+# upstream: pynvml 13.0.1 _pynvml_redirector.py: warns when torch imports it that it was renamed
 warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
 
 
@@ -55,6 +64,7 @@ def quiet_gptqmodel() -> None:
     with contextlib.suppress(ImportError):
         from logbar import LogBar
 
+        # upstream: gptqmodel 7.7.0 gptqmodel/utils/logger.py: logs each step to standard output
         LogBar.shared().setLevel("ERROR")
 
 
@@ -62,20 +72,22 @@ def quiet_libraries() -> None:
     """Limit transformers to errors; its progress bars stay on a terminal."""
     from transformers.utils import logging as transformers_logging
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns when the data loader forks
+    # upstream: tokenizers 0.23.3 no issue: warns when the data loader forks
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
     transformers_logging.set_verbosity_error()
     quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    # bitsandbytes warns at every 8-bit matmul that it rounds the inputs
+    # upstream: bitsandbytes 0.50.2 bitsandbytes/autograd/_functions.py: warns at every 8-bit matmul of rounded inputs
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # accelerate warns for each GPU that llmtune plan simulates that this machine does not have it
+    # upstream: accelerate 1.15.0 accelerate/utils/modeling.py: warns of each GPU that llmtune plan simulates
     logging.getLogger("accelerate.utils.modeling").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # sft warns once
-    # deepspeed 0.19 calls collectives by the names that torch 2.13 has replaced
+    # upstream: bitsandbytes 0.50.2 bitsandbytes/optim/optimizer.py: warns at every optimizer; sft warns once
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    # upstream: deepspeed 0.19.8 deepspeed/comm/torch.py: calls collectives by names that torch 2.13 deprecates
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)
-    # peft 0.21 looks for AdaLoRA's ranks by the names of layers, where they have those of parameters
+    # upstream: peft 0.21.2 peft/tuners/tuners_utils.py: looks for AdaLoRA's ranks by layers, not by parameters
     warnings.filterwarnings("ignore", message=r"The following rank_pattern keys did not match .*\.lora_E")
-    # peft 0.21 asks transformers 5.23 for the former name of its own attribute
+    # upstream: peft 0.21.2 peft/peft_model.py: asks transformers 5.23 for an attribute's former name
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
