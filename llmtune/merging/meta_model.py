@@ -45,7 +45,7 @@ def build_meta_model(args: InferArguments, folder: Path, *, num_rows: int = 0, a
         scale_rope(config, *rope)
     with init_empty_weights(include_buffers=False):
         model = from_config(config, folder, torch.float32, args.trust_remote_code)
-        model.config._name_or_path = model.name_or_path = str(folder)
+        model.config.name_or_path = model.name_or_path = str(folder)
         if adapter is not None:
             grow_for_adapter(model, adapter)
         if num_rows:

@@ -76,7 +76,7 @@ def shapes(
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
         model = from_config(config, folder, dtype, args.trust_remote_code)
-        model.config._name_or_path = model.name_or_path = str(folder)
+        model.config.name_or_path = model.name_or_path = str(folder)
         if bits:
             _quantize(model, info, bits, dtype)
         if args.new_special_tokens:

@@ -134,7 +134,7 @@ def _convert(
             output_loading_info=True,
             **options,
         )
-    model.config._name_or_path = model.name_or_path = str(folder)  # peft writes it into its adapters
+    model.config.name_or_path = model.name_or_path = str(folder)  # peft writes it into its adapters
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, report
@@ -183,7 +183,7 @@ def _renamed(quantised: Config, port: Port, new: Config) -> Config:
 
 def _make_config(port: Port, new: Config, folder: str | Path) -> Any:
     found = _model_class(port).config_class.from_dict(new)
-    found._name_or_path = str(folder)
+    found.name_or_path = str(folder)
     return found
 
 
