@@ -38,8 +38,8 @@ PAGE = """# Patches of other libraries
 
 Where llmtune replaces, hides or depends on something that a library does not offer. Each place has a comment
 `# upstream: <package> <version> <link>: why` above it. The version is the one at which the reason was seen; the link
-is an issue, or the file as installed. A test fails when the library no longer gives the reason: remove the patch then.
-{count} places, {tested} of them with such a test.
+is an issue, or the file as installed. A test fails when the library no longer gives the reason, by what it does or by
+what its source says: see then whether the patch can go. {count} places, {tested} of them with such a test.
 
 {table}
 """

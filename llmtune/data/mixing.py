@@ -200,11 +200,13 @@ def _draw(dataset: Dataset, wanted: int, seed: int) -> Dataset:
 
 
 def _generator(seed: int, purpose: str, dataset: Dataset) -> np.random.Generator:
+    # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
     number = int.from_bytes(new_digest(purpose, dataset._fingerprint).digest(), "little")
     return np.random.default_rng([seed, number])
 
 
 def _select(dataset: Dataset, indices: Indices) -> Dataset:
+    # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
     digest = new_digest("select", dataset._fingerprint)
     digest.update(indices.astype("<i8").tobytes())
     return dataset.select(indices, new_fingerprint=str(digest.hexdigest()))

@@ -130,6 +130,7 @@ def fill_identity(
     def fill(folder: Path) -> str:
         write_records(records(), folder / ROWS_FILE)
         write_json(folder / REPORT_FILE, {"filled": changed})
+        # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
         return str(new_digest("identity", dataset._fingerprint, sorted(values.items())).hexdigest())
 
     key = store(fill)

@@ -56,10 +56,10 @@ class EngineLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         return list(self.tokenizer(string, add_special_tokens=bool(add_special_tokens))["input_ids"])
 
+    # upstream: lm_eval 0.4.13 lm_eval/api/model.py: counts the line break that ends a prompt as part of the response
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if not self.is_chat:
             return super()._encode_pair(context, continuation)
-        # The harness would count the line break that ends a prompt as part of the response.
         prompt, whole = self.tok_encode(context), self.tok_encode(context + continuation)
         if whole[: len(prompt)] == prompt:
             return prompt, whole[len(prompt) :]

@@ -24,7 +24,7 @@ class ModelScope:
     def list_files(self, repo: Repo) -> list[RemoteFile]:
         from modelscope_hub import HubApi
 
-        # upstream: modelscope-hub 0.5.1 modelscope_hub/_upload.py: logs each page and file
+        # upstream: modelscope-hub 0.5.1 modelscope_hub/_legacy_api.py: logs each page of a listing
         logging.getLogger("modelscope_hub").setLevel(logging.WARNING)
         client = HubApi(token=repo.token, endpoint=_endpoint()).legacy
         revision = repo.revision or DEFAULT_REVISION
@@ -65,7 +65,7 @@ class ModelScope:
     def upload(self, repo: Repo, folder: Path, *, message: str, ignore: Sequence[str], path_in_repo: str) -> None:
         from modelscope_hub import HubApi
 
-        # upstream: modelscope-hub 0.5.1 modelscope_hub/_upload.py: logs each page and file
+        # upstream: modelscope-hub 0.5.1 modelscope_hub/_upload.py: logs each step of an upload
         logging.getLogger("modelscope_hub").setLevel(logging.WARNING)
         HubApi(token=repo.token, endpoint=_endpoint()).upload_folder(
             repo.repo_id,

@@ -235,6 +235,7 @@ class _Streamed:
     def _rounded(self, tensor: Tensor, name: str, like: torch.dtype | None = None) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
+        # upstream: transformers 5.23.0 transformers/modeling_utils.py: no public name for the modules kept in fp32
         kept = [*(self.model._keep_in_fp32_modules or ()), *(self.model._keep_in_fp32_modules_strict or ())]
         dtype = None if any(part in name for part in kept) else self.dtype
         return tensor.to(dtype or like or tensor.dtype)

@@ -81,6 +81,7 @@ def compile_layers(model: nn.Module, args: StageArguments, decisions: Decisions)
 @contextlib.contextmanager
 def without_compiling(model: nn.Module) -> Iterator[None]:
     """Run compiled layers eagerly within the block: generation has a new length at every token."""
+    # upstream: torch 2.13.0 torch/nn/modules/module.py: no public name says whether a module is compiled
     if any(module._compiled_call_impl is not None for module in model.modules()):
         with torch.compiler.set_stance("force_eager"):
             yield

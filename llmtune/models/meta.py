@@ -21,6 +21,7 @@ def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code
     try:
         if port is not None:
             model_class: Any = resolve_reference(port.model_class, what=f"The class of {port.family}")
+            # upstream: transformers 5.23.0 transformers/modeling_utils.py: only Auto classes have a public from_config
             return model_class._from_config(config, dtype=dtype)
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 

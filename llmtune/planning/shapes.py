@@ -73,6 +73,7 @@ def shapes(
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     # This machine may lack the planned one's attention: FlashAttention keeps what sdpa keeps.
+    # upstream: transformers 5.23.0 transformers/configuration_utils.py: its attention has no public setter
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
         model = from_config(config, folder, dtype, args.trust_remote_code)

@@ -97,6 +97,7 @@ class LiveBytes(TorchDispatchMode):
 
 def trace_passes(model: Any, work: Work) -> Passes:
     """Trace a model on the meta device, which cannot be used afterwards."""
+    # upstream: torch 2.13.0 torch/_subclasses/fake_tensor.py: fake tensors are not public
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -190,6 +191,7 @@ def _without_mask(model: Any) -> None:
     AttentionMaskInterface.register(CAUSAL, lambda *_, **__: None)
     for config in (model.config, model.config.get_text_config()):
         if config._attn_implementation == "sdpa":
+            # upstream: transformers 5.23.0 transformers/configuration_utils.py: its attention has no public setter
             config._attn_implementation = CAUSAL
 
 

@@ -302,6 +302,7 @@ def _total(report: EncodeReport) -> int:
 def _key(dataset: Dataset, template: ChatTemplate) -> str:
     parts = [
         FORMATS_VERSION,
+        # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
         dataset._fingerprint,
         _template_text(template),
         tokenizer_digest(template.tokenizer),

@@ -70,4 +70,5 @@ def follow_rates(optimizer: Any, scheduler: Any, rates: Rates) -> None:
     scheduler.base_lrs = [peak for peak, _ in rates]
     for group, schedule, (peak, decay) in zip(optimizer.param_groups, scheduler.lr_lambdas, rates, strict=True):
         group |= {"initial_lr": peak, "weight_decay": decay, "lr": peak * schedule(scheduler.last_epoch)}
+    # upstream: torch 2.13.0 torch/optim/lr_scheduler.py: rates changed in place reach get_last_lr at the next step only
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

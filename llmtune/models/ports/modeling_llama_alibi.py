@@ -58,6 +58,7 @@ class LlamaAlibiModel(LlamaModel):  # type: ignore[misc]
         super().__init__(config)
         self.rotary_emb = NoRotation(config.head_dim)
         self._mask_config = copy.deepcopy(config)
+        # upstream: transformers 5.23.0 transformers/configuration_utils.py: its attention has no public setter
         self._mask_config._attn_implementation = "eager"  # the kind of mask that is always made, and whole
 
     def forward(
