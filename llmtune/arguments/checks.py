@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.arguments.rules import Problems
 from llmtune.arguments.train_args import not_by_train_args
 from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, ModelError, TemplateError, UsageError
@@ -24,10 +25,8 @@ from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, ModelArguments
-    from llmtune.arguments.stage import StageArguments
 
 __all__ = [
-    "Problems",
     "check_images",
     "check_no_images",
     "check_numbers",
@@ -46,23 +45,6 @@ CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 """Values of --model_type in MedicalGPT's scripts."""
 DEFAULT_MODEL_TYPE = "qwen-7b-chat"
 DEFAULT_DATASET = "blossom-math-zh"
-
-
-class Problems:
-    """Collects the problems of a command's arguments."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def need(self, holds: bool, otherwise: str) -> None:
-        if not isinstance(holds, bool) or not isinstance(otherwise, str):  # swapped, a check would always hold
-            raise TypeError(f"need(holds, otherwise) takes a bool and a text, not {holds!r} and {otherwise!r}")
-        if not holds:
-            self.lines.append(otherwise)
-
-    def raise_if_any(self) -> None:
-        if self.lines:
-            raise UsageError("\n".join(self.lines))
 
 
 def load_custom_register(path: str) -> None:
@@ -212,7 +194,7 @@ def check_images(args: ModelArguments, info: ModelInfo) -> None:
         )
 
 
-def check_no_images(args: StageArguments, is_vision_model: bool) -> None:
+def check_no_images(args: Any, is_vision_model: bool) -> None:
     """Refuse packing and padding_free for vision models: pixels and spatial positions are per batch.
 
     Raises:

@@ -1,23 +1,14 @@
-"""Flags of distributed training, and their checks."""
+"""Flags of distributed training, and what they exclude."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from llmtune.arguments.fields import fixed, free
 from llmtune.arguments.rules import Rule, at_least
-from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
-from llmtune.errors import UsageError
 
-if TYPE_CHECKING:
-    from llmtune.arguments.checks import Problems
-    from llmtune.arguments.stage import StageArguments
-
-__all__ = [
-    "DistributedArguments",
-    "check_sharding",
-]
+__all__ = ["DistributedArguments"]
 
 
 @dataclass(kw_only=True)
@@ -65,24 +56,4 @@ class DistributedArguments:
             lambda args: not args.async_save or (args.fsdp and not args.push_to_hub),
             "--async_save needs --fsdp, whose shards it writes in the background, and excludes --push_to_hub.",
         ),
-    )
-
-
-def check_sharding(args: StageArguments, problems: Problems) -> None:
-    """Check the file of `--deepspeed_config_path`, and what sharded weights exclude, by the stage that it names."""
-    sharding = "--fsdp" if args.fsdp else ""
-    if args.deepspeed_config_path is not None:
-        try:
-            sharding = "--deepspeed_config_path" if zero_stage(args.deepspeed_config_path) == 3 else sharding
-        except UsageError as err:
-            problems.need(False, str(err))
-        problems.need(
-            deepspeed_file(args.deepspeed_config_path) is not None,
-            f"--deepspeed_config_path {args.deepspeed_config_path}: there is no such file. Give your own, or one of "
-            f"llmtune's: {', '.join(packaged_configs())}.",
-        )
-    problems.need(
-        not (sharding and (args.lora_init != "default" or args.sft_type == "adalora")),
-        f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
-        "remove one of the two.",
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmtune.arguments.checks import Problems
 from llmtune.arguments.groups import HubPushArguments
 from llmtune.arguments.merge import CheckpointArguments
+from llmtune.arguments.rules import Problems
 from llmtune.checkpoint import checkpoint_kind
 
 __all__ = ["ExportArguments"]

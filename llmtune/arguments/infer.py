@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
-from llmtune.arguments.checks import Problems, fill_model
+from llmtune.arguments.checks import fill_model
 from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import (
     DataArguments,
@@ -19,7 +19,7 @@ from llmtune.arguments.groups import (
 )
 from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
 from llmtune.arguments.performance import AttentionArguments, RopeArguments
-from llmtune.arguments.rules import Rule, at_least, check_rules
+from llmtune.arguments.rules import Problems, Rule, at_least, check_rules
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmtune.arguments.checks import Problems
+from llmtune.arguments.rules import Problems
 
 __all__ = ["LaunchArguments", "Scheduler"]
 

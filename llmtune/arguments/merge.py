@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.arguments.checks import Problems, forget_class_names
+from llmtune.arguments.checks import forget_class_names
 from llmtune.arguments.fields import Given, settle_texts
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.inheritance import check_strange_paths
+from llmtune.arguments.rules import Problems
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
 __all__ = ["CheckpointArguments", "MergeArguments"]

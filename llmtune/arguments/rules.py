@@ -6,12 +6,28 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from llmtune.arguments.checks import Problems
+from llmtune.errors import UsageError
 
-__all__ = ["Only", "Range", "Rule", "above", "at_least", "between", "check_rules", "only", "unused_flags"]
+__all__ = ["Only", "Problems", "Range", "Rule", "above", "at_least", "between", "check_rules", "only", "unused_flags"]
+
+
+class Problems:
+    """Collects the problems of a command's arguments."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def need(self, holds: bool, otherwise: str) -> None:
+        if not isinstance(holds, bool) or not isinstance(otherwise, str):  # swapped, a check would always hold
+            raise TypeError(f"need(holds, otherwise) takes a bool and a text, not {holds!r} and {otherwise!r}")
+        if not holds:
+            self.lines.append(otherwise)
+
+    def raise_if_any(self) -> None:
+        if self.lines:
+            raise UsageError("\n".join(self.lines))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmtune.arguments.checks import Problems
 from llmtune.arguments.infer import LoadArguments
-from llmtune.arguments.rules import between
+from llmtune.arguments.rules import Problems, between
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llmtune.arguments.checks import DEFAULT_DATASET, Problems, fill_model, is_pattern, parse_train_args
-from llmtune.arguments.distributed import DistributedArguments, check_sharding
+from llmtune.arguments.checks import DEFAULT_DATASET, fill_model, is_pattern, parse_train_args
+from llmtune.arguments.distributed import DistributedArguments
 from llmtune.arguments.fields import settle_texts
 from llmtune.arguments.groups import (
     DataArguments,
@@ -16,7 +16,7 @@ from llmtune.arguments.groups import (
     QuantizationArguments,
 )
 from llmtune.arguments.performance import AttentionArguments, LongContextArguments, SpeedArguments
-from llmtune.arguments.rules import Only, Rule, check_rules, only, unused_flags
+from llmtune.arguments.rules import Only, Problems, Rule, check_rules, only, unused_flags
 from llmtune.arguments.training_groups import (
     TRACKERS,
     CheckpointPushArguments,
@@ -25,6 +25,8 @@ from llmtune.arguments.training_groups import (
     TrainingFlags,
     VisionArguments,
 )
+from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
+from llmtune.errors import UsageError
 from llmtune.models.info import AUTO, MODEL_MAPPING
 
 __all__ = ["StageArguments"]
@@ -79,7 +81,7 @@ class StageArguments(
         problems = Problems()
         fill_model(self, problems)
         check_rules(self, problems)
-        check_sharding(self, problems)
+        _check_sharding(self, problems)
         for text in self.freeze_parameters:
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is not a valid regular expression.")
         for target in self.report_to:
@@ -111,3 +113,23 @@ class StageArguments(
     def may_have_vision(self) -> bool:
         """Whether the model can have a vision tower."""
         return self.model_type == AUTO or "ForConditionalGeneration" in MODEL_MAPPING[str(self.model_type)].architecture
+
+
+def _check_sharding(args: StageArguments, problems: Problems) -> None:
+    """Check the file of `--deepspeed_config_path`, and what sharded weights exclude, by the stage that it names."""
+    sharding = "--fsdp" if args.fsdp else ""
+    if args.deepspeed_config_path is not None:
+        try:
+            sharding = "--deepspeed_config_path" if zero_stage(args.deepspeed_config_path) == 3 else sharding
+        except UsageError as err:
+            problems.need(False, str(err))
+        problems.need(
+            deepspeed_file(args.deepspeed_config_path) is not None,
+            f"--deepspeed_config_path {args.deepspeed_config_path}: there is no such file. Give your own, or one of "
+            f"llmtune's: {', '.join(packaged_configs())}.",
+        )
+    problems.need(
+        not (sharding and (args.lora_init != "default" or args.sft_type == "adalora")),
+        f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
+        "remove one of the two.",
+    )

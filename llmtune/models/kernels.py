@@ -48,7 +48,7 @@ def check_kernels(args: StageArguments) -> None:
         if asked:
             need(package, f"{flag} true", extra=flag.rpartition("_")[2], name=package.replace("_", "-"))
     if args.torch_compile and on_gpu:
-        need("triton", "--torch_compile true on a GPU")
+        need("triton", "--torch_compile true")
     if args.torch_compile and not on_gpu and not any(map(shutil.which, _compilers())):
         raise UsageError("--torch_compile true needs a C++ compiler on a CPU: install g++, or remove the flag.")
 

@@ -206,7 +206,7 @@ def test_flags_of_other_kinds_are_named():
     args = SftArguments(
         model_type="llmtune-tiny", sft_type="ia3", use_dora=True, lora_rank=4, lora_target_modules=["ALL"]
     )
-    assert args.unused_flags() == ["--use_dora", "--lora_rank"]
+    assert args.unused_flags() == ["--lora_rank", "--use_dora"]
     assert SftArguments(model_type="llmtune-tiny", sft_type="vera", lora_rank=4).unused_flags() == []
     assert args.learning_rate == 3e-3
     assert not args.only_save_model
