@@ -16,7 +16,7 @@ from pathlib import Path
 from generate import HERE, Mode, read_table
 
 from llmtune.arguments.sft import SftArguments
-from llmtune.models.devices import find_card
+from llmtune.models.devices import find_gpu
 from llmtune.planning.plan import make_plan
 
 
@@ -37,8 +37,8 @@ def estimate(mode: Mode, config: dict[str, object]) -> float:
             nproc=mode.nproc,
             deepspeed_config_path=mode.deepspeed or None,
         )
-        card = find_card(mode.cards.split(" * ")[-1])
-        found = make_plan(args, card).estimate
+        gpu = find_gpu(mode.cards.split(" * ")[-1])
+        found = make_plan(args, gpu).estimate
     if not mode.has_divided_states:
         return round(found.total / 1e9, 1)
     return round(16 * found.parameters / (1 if "offload" in mode.deepspeed else mode.nproc) / 1e9, 1)

@@ -94,7 +94,7 @@ def test_sbatch_script_on_two_nodes_queues_again(tmp_path, monkeypatch, alone):
         wait_for_step(job, 5)
         job.send_signal(signal.SIGUSR1)
         assert job.wait(SECONDS) == 0, said()
-    assert "SIGTERM: stopping after this step, with a checkpoint" in said()
+    assert "SIGTERM: saving a checkpoint after this step, then stopping" in said()
     assert Path("requeued").read_text() == f"requeue {number}\n"
     run = newest(tmp_path / f"output/slurm-{number}")
     assert 5 <= max(records(run)) < 12

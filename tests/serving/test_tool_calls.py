@@ -255,5 +255,5 @@ def test_tool_choice_forces_a_call(client):
     assert none.message.tool_calls is None
     with pytest.raises(openai.BadRequestError, match="not in tools"):
         ask(client, "Paris", tool_choice={"type": "function", "function": {"name": "get_rich"}})
-    with pytest.raises(openai.BadRequestError, match="exclude one another"):
+    with pytest.raises(openai.BadRequestError, match="mutually exclusive"):
         ask(client, "Paris", response_format={"type": "json_object"})

@@ -156,7 +156,7 @@ def test_sigterm_saves_and_is_no_failure(tmp_path):
             break
     rest, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said + rest
-    assert "SIGTERM: stopping after this step, with a checkpoint" in rest
+    assert "SIGTERM: saving a checkpoint after this step, then stopping" in rest
     assert len(list(newest(tmp_path).glob("checkpoint-*/rng_state_1.pth"))) == 1
 
 

@@ -210,7 +210,7 @@ def test_an_image_is_decoded_once(browser, start_page, vision_folder, pictures, 
     broken.write_text("no picture")
     box = page.get_by_placeholder("Ask something")
     send(page, "What is it?", pictures / "red.png", broken)
-    page.get_by_text("broken.png is no picture").wait_for()
+    page.get_by_text("broken.png is not a readable image").wait_for()
     until(page, lambda: box.input_value() == "What is it?")
     assert answers(page) == []
     send(page, "What is it?", pictures / "red.png")
