@@ -221,7 +221,8 @@ def test_help_explains_every_flag(cls, monkeypatch):
         assert (f"  --{field.name} " in text) == field.init
 
 
-def test_help_of_a_flag_has_unit_and_default():
+def test_help_of_a_flag_has_unit_and_default(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")  # xdist has no terminal: 80
     text = build_parser(SftArguments, command="sft").format_help()
     assert "--batch_size N                  Samples per device per forward pass (micro-batch size). [1]" in text
     assert "--quantization_bit {0,4,8}" in text
