@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llmtune import moved
+
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
 
 __version__ = "0.4.0"
+
+moved.install()
 
 _HOMES = {
     "ChatTemplate": "llmtune.templates.chat",

@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "llmtune").rglob("*.py"))
 
 # A package may import those below it, within functions as well; what is for type checkers alone does not count.
 LAYERS = [
-    {"errors", "types"},
+    {"errors", "types", "moved"},
     {"utils"},
     {"registry", "checkpoint"},
     {"hub", "metrics", "distributed"},

@@ -269,7 +269,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     for number, what in (
         (report.num_deleted, f"are longer than {limit} and were skipped"),
         (report.num_cut_images, f"were skipped, since truncating them to {limit} would cut an image: raise it"),
-        (report.num_untrainable, "have no trainable tokens left and were skipped"),
+        (report.num_untrainable, "have no trainable tokens left (nothing left to learn) and were skipped"),
     ):
         if number:
             log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)

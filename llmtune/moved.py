@@ -1,0 +1,152 @@
+"""Modules of version 0.4 under their names of today, until 0.6: an old import gets the new module, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["install"]
+
+MOVED = dict(
+    pair.split("=")
+    for pair in [
+        "arguments.answering=arguments.service",
+        "arguments.checkpoint_folder=checkpoint",
+        "arguments.long_context=arguments.performance",
+        "arguments.resume=arguments.inheritance",
+        "arguments.serve=arguments.service",
+        "arguments.speed=arguments.performance",
+        "arguments.strangers=arguments.inheritance",
+        "arguments.web=arguments.service",
+        "cli.parser=arguments.parser",
+        "cli.processes=distributed.launch",
+        "data.delimited=data.readers",
+        "data.identity=data.row_cache",
+        "data.local=data.items",
+        "data.store=samples.store",
+        "data.tables=data.readers",
+        "data.tool_schemas=data.values",
+        "data.turns=data.contents",
+        "distributed.background=distributed.fsdp",
+        "distributed.processes=distributed.collectives",
+        "evaluating=evaluation",
+        "evaluating.answers=evaluation.answers",
+        "evaluating.builtin=metrics.builtin",
+        "evaluating.choices=evaluation.choices",
+        "evaluating.evaluate=evaluation.evaluate",
+        "evaluating.harness=evaluation.harness",
+        "evaluating.info=metrics.info",
+        "evaluating.journal=evaluation.results",
+        "evaluating.likelihood=evaluation.answers",
+        "evaluating.loss=evaluation.scores",
+        "evaluating.results=evaluation.results",
+        "evaluating.scores=evaluation.scores",
+        "evaluating.settings=evaluation.results",
+        "evaluating.suite=evaluation.suite",
+        "exporting.files=merging.files",
+        "exporting.hollow=merging.meta_model",
+        "exporting.merge=merging.streamed",
+        "exporting.shards=merging.files",
+        "exporting.weights=merging.weights",
+        "inference.metrics=metrics.text",
+        "inference.results=inference.infer",
+        "inference.stops=inference.texts",
+        "inference.thoughts=inference.texts",
+        "inspect=templates",
+        "inspect.mask_view=templates.mask_view",
+        "launching=launch",
+        "launching.job=launch.job",
+        "launching.ray=launch.ray",
+        "launching.sky=launch.sky",
+        "launching.slurm=launch.slurm",
+        "models.headers=models.folder",
+        "models.varlen=models.packed_attention",
+        "planning.cards=models.devices",
+        "planning.checkpointing=models.activation_checkpointing",
+        "planning.flops=models.flops",
+        "planning.optimizers=planning.memory",
+        "planning.spread=planning.sharding",
+        "serving.body=serving.wire",
+        "serving.choose=serving.routing",
+        "serving.gate=serving.limits",
+        "serving.patience=serving.limits",
+        "serving.pictures=serving.images",
+        "serving.server=serving.app",
+        "serving.writers=serving.wire",
+        "templates.cut=templates.encode",
+        "templates.own_answer=templates.own_render",
+        "templates.probes=templates.own_render",
+        "templates.upstream=templates.parity",
+        "training.answers=training.generation_eval",
+        "training.before=run.resolved",
+        "training.card=run.model_card",
+        "training.checkpoint=checkpoint",
+        "training.collate=samples.collate",
+        "training.curves=run.curves",
+        "training.data_identity=samples.identity",
+        "training.decisions=run.log",
+        "training.first_look=run.log",
+        "training.isolation=models.packed_attention",
+        "training.kernels=models.kernels",
+        "training.loss=models.supervised_loss",
+        "training.named_layers=tuners.named_layers",
+        "training.order=samples.sampler",
+        "training.outcome=training.result",
+        "training.packing=samples.packing",
+        "training.positions=samples.positions",
+        "training.prepare=samples.prepare",
+        "training.push=training.hub_push",
+        "training.rates=training.resuming",
+        "training.report=run.report",
+        "training.run_folder=run.folder",
+        "training.run_lock=run.folder",
+        "training.sft=stages.sft",
+        "training.strategy=run.training_arguments",
+        "training.streaming=samples.streaming",
+        "training.trackers=run.trackers",
+        "training.training_arguments=run.training_arguments",
+        "tuners.adalora=tuners.other_adapters",
+        "tuners.freeze=tuners.parts",
+        "tuners.ia3=tuners.other_adapters",
+        "tuners.kbit=tuners.tune",
+        "tuners.loraplus=tuners.lora",
+        "tuners.merge=merging.in_memory",
+        "tuners.names=arguments.checks",
+        "tuners.vera=tuners.other_adapters",
+        "utils.addresses=utils.tables",
+        "utils.cache=utils.files",
+        "utils.own=utils.seal",
+        "utils.quiet=utils.logging",
+        "utils.ranks=distributed.ranks",
+        "utils.turns=distributed.locks",
+        "web.pictures=web.chat",
+        "web.runs=web.training_tab",
+        "web.talk=web.chat",
+    ]
+)
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of MOVED under their old names."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        known = name.startswith("llmtune.") and name.removeprefix("llmtune.") in MOVED
+        return importlib.machinery.ModuleSpec(name, self) if known else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        today = f"llmtune.{MOVED[name.removeprefix('llmtune.')]}"
+        warnings.warn(f"{name} is {today} since 0.5, and goes in 0.6.", DeprecationWarning, stacklevel=6)
+        sys.modules[name] = importlib.import_module(today)
+
+
+def install() -> None:
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
