@@ -18,6 +18,7 @@ from llmtune.distributed.ranks import is_distributed, local_rank
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need
+from llmtune.utils.tables import free_port
 
 __all__ = [
     "deepspeed_config",
@@ -55,16 +56,8 @@ def ready_deepspeed(*, on_cpu: bool) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not is_distributed():  # DeepSpeed needs a process group even for one process
         defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        for name, value in {**defaults, "MASTER_PORT": str(_free_port())}.items():
+        for name, value in {**defaults, "MASTER_PORT": str(free_port("127.0.0.1", 0))}.items():
             os.environ.setdefault(name, value)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[str, Any] | None:
