@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from llmtune.metrics.info import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
-    from llmtune.stages.sft import SftResult, sft
+    from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
     from llmtune.templates.lookup import get_template
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
+    from llmtune.training.result import SftResult
 
 __version__ = "0.4.0"
 
@@ -49,7 +50,7 @@ _HOMES = {
     "MetricInfo": "llmtune.metrics.info",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
-    "SftResult": "llmtune.stages.sft",
+    "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",

@@ -26,37 +26,6 @@ from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.seal import with_changes
 
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_FILE",
-    "SETTINGS_FILE",
-    "STATE_FILE",
-    "adapter_folder",
-    "adapter_kind",
-    "base_of",
-    "checkpoint_folder",
-    "checkpoint_kind",
-    "checkpoint_of",
-    "copy_settings",
-    "correct_size",
-    "has_settings",
-    "last_checkpoint",
-    "link_last_state",
-    "numbered_checkpoints",
-    "read_adapter_config",
-    "read_seal",
-    "read_settings",
-    "read_state",
-    "rotate",
-    "saved_settings",
-    "seal_checkpoint",
-    "set_aside_later",
-    "stage_of",
-    "step_of",
-    "what_is_missing",
-    "write_settings",
-]
-
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 SETTINGS_FILE = "sft_args.json"

@@ -5,24 +5,6 @@ The command line prints the message alone and exits with `exit_status`; `--debug
 
 from __future__ import annotations
 
-__all__ = [
-    "CheckpointError",
-    "DataError",
-    "DuplicateKeyError",
-    "HubError",
-    "LlmtuneError",
-    "MissingPackageError",
-    "ModelError",
-    "OutputError",
-    "ReadOnlyError",
-    "RowError",
-    "TemplateError",
-    "TrainingError",
-    "UnknownKeyError",
-    "UsageError",
-    "one_line",
-]
-
 
 def one_line(err: object, limit: int = 300) -> str:
     """The message of an error on one line, cut to `limit` characters; its class where it has none."""

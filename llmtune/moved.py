@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-__all__ = ["install"]
-
 MOVED = dict(
     pair.split("=")
     for pair in [

@@ -19,7 +19,6 @@ from llmtune.errors import DuplicateKeyError, LlmtuneError, ReadOnlyError, Unkno
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Entry", "Registry", "resolve_reference"]
 
 EntryT = TypeVar("EntryT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])

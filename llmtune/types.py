@@ -6,18 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-__all__ = [
-    "IGNORE_INDEX",
-    "Conversation",
-    "Encoded",
-    "Json",
-    "LossOn",
-    "Message",
-    "Role",
-    "ToolCall",
-    "TruncationStrategy",
-]
-
 IGNORE_INDEX = -100
 """Label of a token that does not contribute to the loss: the value that torch's cross entropy ignores by default."""
 

@@ -16,8 +16,8 @@ from transformers import set_seed
 
 from llmtune import InferArguments, get_dataset
 from llmtune.data.canonical import from_record
-from llmtune.inference.engine import Sampling
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.metrics.text import text_metrics, words
 
 SETTINGS = {

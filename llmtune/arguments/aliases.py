@@ -12,8 +12,6 @@ from pathlib import Path
 
 from llmtune.errors import UsageError
 
-__all__ = ["ALIASES", "Alias", "Tokens", "add_lengths", "join_dataset_names", "translate"]
-
 Tokens = list[tuple[str, list[str]]]
 """Flags without their dashes, each with its values."""
 

@@ -26,20 +26,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, ModelArguments
 
-__all__ = [
-    "check_images",
-    "check_no_images",
-    "check_numbers",
-    "check_sources",
-    "fill_model",
-    "forget_class_names",
-    "is_name_pattern",
-    "is_pattern",
-    "load_custom_register",
-    "parse_chat_template_kwargs",
-    "parse_train_args",
-]
-
 
 CLASS_NAMES = ("bloom", "llama", "chatglm", "baichuan", "qwen", "internlm")
 """Values of --model_type in MedicalGPT's scripts."""

@@ -8,8 +8,6 @@ from typing import ClassVar, Literal
 from llmtune.arguments.fields import fixed, free
 from llmtune.arguments.rules import Rule, at_least
 
-__all__ = ["DistributedArguments"]
-
 
 @dataclass(kw_only=True)
 class DistributedArguments:

@@ -16,8 +16,6 @@ from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoi
 from llmtune.errors import CheckpointError
 from llmtune.metrics.info import METRIC_MAPPING
 
-__all__ = ["BASE", "EvaluateArguments"]
-
 BASE = BASE_NAME
 """Name of the base model in the table."""
 NOT_HERE = ("ckpt_dir", "inherited", "unused")

@@ -11,8 +11,6 @@ from llmtune.arguments.merge import CheckpointArguments
 from llmtune.arguments.rules import Problems
 from llmtune.checkpoint import checkpoint_kind
 
-__all__ = ["ExportArguments"]
-
 OF_GPTQ = {"calibration_dataset": [], "num_calibration_samples": 128, "group_size": 128}
 OF_GGUF = {"gguf_type": "f16", "llama_cpp": None}
 

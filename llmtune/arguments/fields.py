@@ -19,8 +19,6 @@ from typing import Any, Literal, TypeVar, Union
 from llmtune.arguments.rules import Only, Range
 from llmtune.errors import UsageError
 
-__all__ = ["Given", "OnResume", "fits", "fixed", "free", "on_resume", "settle_texts", "shown", "taken"]
-
 OnResume = Literal["fixed", "taken", "free"]
 KEY = "on_resume"
 TEXTS = ("system", "chat_template_kwargs", "api_key", "hub_token", "setup")

@@ -14,17 +14,6 @@ from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.types import LossOn, TruncationStrategy
 
-__all__ = [
-    "DataArguments",
-    "GenerationArguments",
-    "HubPushArguments",
-    "ModelArguments",
-    "PromptArguments",
-    "QuantizationArguments",
-    "SamplingArguments",
-    "SftType",
-]
-
 SftType = Literal["lora", "full", "adalora", "ia3", "vera"]
 
 

@@ -23,8 +23,6 @@ from llmtune.arguments.rules import Problems, Rule, at_least, check_rules
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 
-__all__ = ["InferArguments", "LoadArguments"]
-
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
     "tool_format",

@@ -17,16 +17,6 @@ from llmtune.utils.seal import is_own
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = [
-    "PATHS",
-    "WITHOUT",
-    "Resumed",
-    "check_register_file",
-    "check_saved_types",
-    "check_strange_paths",
-    "resumed_arguments",
-]
-
 
 EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
 """Arguments that set the same thing in two ways: if one is given, the other is not read from the checkpoint."""

@@ -9,8 +9,6 @@ from typing import Literal
 
 from llmtune.arguments.rules import Problems
 
-__all__ = ["LaunchArguments", "Scheduler"]
-
 Scheduler = Literal["slurm", "sky", "ray"]
 
 FOREIGN: dict[Scheduler, tuple[str, ...]] = {

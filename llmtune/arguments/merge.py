@@ -13,8 +13,6 @@ from llmtune.arguments.inheritance import check_strange_paths
 from llmtune.arguments.rules import Problems
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
-__all__ = ["CheckpointArguments", "MergeArguments"]
-
 OF_EXPORT = ("quant_method", "quantization_bit")
 """Here they describe the folder to write; in InferArguments, the checkpoint."""
 

@@ -25,8 +25,6 @@ from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError, one_line
 from llmtune.utils.logging import get_logger, log_once
 
-__all__ = ["build_parser", "field_help", "fields_by_owner", "inner_type", "parse", "shown_value"]
-
 ArgumentsT = TypeVar("ArgumentsT")
 DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212", "\ufe58", "\uff0d")
 """Characters that word processors and web pages use for hyphens."""

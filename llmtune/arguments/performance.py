@@ -8,16 +8,6 @@ from typing import Any, ClassVar, Literal
 from llmtune.arguments.fields import fixed, taken
 from llmtune.arguments.rules import Rule, above
 
-__all__ = [
-    "AttentionArguments",
-    "AttentionName",
-    "LongContextArguments",
-    "RopeArguments",
-    "SpeedArguments",
-    "rope_options",
-]
-
-
 AttentionName = Literal[
     "eager", "sdpa", "varlen", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"
 ]

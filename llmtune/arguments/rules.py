@@ -10,8 +10,6 @@ from typing import Any
 
 from llmtune.errors import UsageError
 
-__all__ = ["Only", "Problems", "Range", "Rule", "above", "at_least", "between", "check_rules", "only", "unused_flags"]
-
 
 class Problems:
     """Collects the problems of a command's arguments."""

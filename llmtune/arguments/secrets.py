@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 from llmtune.arguments.aliases import ALIASES
 
-__all__ = ["SECRETS", "hidden_secret", "hide_secrets"]
-
 SECRETS = ("hub_token", "api_key")
 """Flags whose values are secret."""
 VARIABLE = "LLMTUNE_HIDDEN_{}"

@@ -12,9 +12,6 @@ from llmtune.arguments.rules import Problems, between
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["API_KEY_VARIABLE", "BASE_NAME", "ServeArguments", "ServiceArguments", "WebArguments", "is_loopback"]
-
-
 API_KEY_VARIABLE = "LLMTUNE_API_KEY"
 BASE_NAME = "base"
 

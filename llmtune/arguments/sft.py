@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from llmtune.arguments.stage import StageArguments
 
-__all__ = ["SftArguments"]
-
 
 @dataclass(kw_only=True)
 class SftArguments(StageArguments):

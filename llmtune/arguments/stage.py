@@ -29,8 +29,6 @@ from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero
 from llmtune.errors import UsageError
 from llmtune.models.info import AUTO, MODEL_MAPPING
 
-__all__ = ["StageArguments"]
-
 
 @dataclass(kw_only=True)
 class StageArguments(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from llmtune.arguments.aliases import ALIASES
 
-__all__ = ["BY_FLAG", "BY_US", "OTHERS", "not_by_train_args", "unknown_flag_hint"]
-
 BY_FLAG = {
     **dict.fromkeys(("output_dir", "seed", "num_train_epochs", "max_steps", "gradient_accumulation_steps")),
     **dict.fromkeys(("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm")),

@@ -9,15 +9,6 @@ from llmtune.arguments.fields import fixed, free, taken
 from llmtune.arguments.groups import HubPushArguments
 from llmtune.arguments.rules import Rule, above, at_least, between, only
 
-__all__ = [
-    "TRACKERS",
-    "CheckpointPushArguments",
-    "EvaluationArguments",
-    "LoraArguments",
-    "TrainingFlags",
-    "VisionArguments",
-]
-
 TRACKERS = {name: name for name in ("tensorboard", "wandb", "swanlab", "mlflow", "trackio")} | {"none": ""}
 """Choices of `--report_to`, with the package that each needs."""
 

@@ -8,8 +8,6 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.cli import dry_run
 from llmtune.run.model_files import find_model
 
-__all__ = ["show_infer"]
-
 
 def show_infer(args: InferArguments) -> None:
     """Print which model would generate, and for what.

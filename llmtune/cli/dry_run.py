@@ -20,15 +20,6 @@ from llmtune.utils.files import read_json
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, ModelArguments, QuantizationArguments
 
-__all__ = [
-    "DryRunArguments",
-    "config_of",
-    "data_rows",
-    "dtype_text",
-    "quantization_text",
-    "show",
-]
-
 
 @dataclass(kw_only=True)
 class DryRunArguments:

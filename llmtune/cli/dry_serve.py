@@ -8,8 +8,6 @@ from llmtune.arguments.service import BASE_NAME, ServeArguments, ServiceArgument
 from llmtune.cli import dry_run
 from llmtune.run.model_files import find_model
 
-__all__ = ["show_serve", "show_service"]
-
 
 def show_serve(args: ServeArguments) -> None:
     """Print what would be served, where, and within which limits."""

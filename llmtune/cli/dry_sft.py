@@ -18,8 +18,6 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.ports.find import native_target_modules
 from llmtune.run.resolved import Run
 
-__all__ = ["show_sft"]
-
 
 def show_sft(args: StageArguments) -> None:
     """Print the run that these arguments ask for.

@@ -15,8 +15,6 @@ from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
 from llmtune.errors import LlmtuneError, UsageError
 
-__all__ = ["main"]
-
 COMMANDS = {
     "sft": "Fine-tune a model.",
     "infer": "Generate for a dataset with a checkpoint, or chat with it in the terminal.",

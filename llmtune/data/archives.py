@@ -13,8 +13,6 @@ from llmtune.utils.atomic import publish, sweep, temporary_folder
 from llmtune.utils.files import cache_root
 from llmtune.utils.logging import get_logger
 
-__all__ = ["FILE_COLUMN", "unpack", "unpacked_folder", "with_paths"]
-
 FILE_COLUMN = ":FILE"
 """ModelScope's mark of a column whose cells name files inside the archive."""
 

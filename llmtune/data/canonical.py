@@ -14,8 +14,6 @@ import pyarrow as pa
 from llmtune.data.values import json_text
 from llmtune.types import Conversation, Json, Message, ToolCall
 
-__all__ = ["FORMATS_VERSION", "SCHEMA", "from_record", "to_record", "without_defaults"]
-
 FORMATS_VERSION = 5
 """Part of every cache key. Increase it when a row, or the report beside it, could differ from before."""
 

@@ -12,19 +12,6 @@ from llmtune.data.values import check_unicode, json_text, kind_of, parse_calls
 from llmtune.errors import RowError
 from llmtune.types import Message, ToolCall
 
-__all__ = [
-    "PARTS",
-    "Content",
-    "Found",
-    "arrange",
-    "check_turns",
-    "image_path",
-    "is_parts",
-    "read_content",
-    "read_thought",
-]
-
-
 TEXTS = ("text", "input_text", "output_text", "refusal")
 THOUGHTS = ("reasoning", "thinking", "reasoning_content", "thought")
 CALLS = ("tool_call", "tool_calls", "function_call")

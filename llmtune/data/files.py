@@ -16,22 +16,6 @@ from typing import IO, Any, TypeAlias
 from llmtune.errors import DataError
 from llmtune.utils.logging import get_logger
 
-__all__ = [
-    "CHUNK_BYTES",
-    "EXTENSIONS",
-    "NOT_DATA",
-    "BadLine",
-    "Located",
-    "data_files",
-    "decode",
-    "exists",
-    "extension_of",
-    "has_data_extension",
-    "has_rows",
-    "open_bytes",
-    "read_lines",
-]
-
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Extensions that can be read, each also with `.gz`."""
 

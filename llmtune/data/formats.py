@@ -18,8 +18,6 @@ from llmtune.data.values import json_text, kind_of, parse_literal, parse_tools, 
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Json, Message, Role
 
-__all__ = ["Shape", "rename_columns", "shape_of", "to_conversation"]
-
 
 def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True, found: Found | None = None) -> Conversation:
     """Convert a row of any known format into a checked conversation.

@@ -14,8 +14,6 @@ from llmtune.data.values import check_unicode, is_null, kind_of, parse_calls, pa
 from llmtune.errors import RowError
 from llmtune.types import Message, Role
 
-__all__ = ["MESSAGE_KEYS", "parse_message", "parse_messages", "transposed"]
-
 CALL = "call"
 ROLES: dict[str, str] = {
     **dict.fromkeys(("system", "developer"), "system"),

@@ -15,18 +15,6 @@ from llmtune.types import Conversation
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = [
-    "MARK",
-    "any_images",
-    "count_marks",
-    "is_address",
-    "named_images",
-    "split_marks",
-    "with_all_marks",
-    "with_image_folder",
-    "with_own_marks",
-    "with_talk_images",
-]
 
 MARK = re.compile(r"<image>|<img>(.*?)</img>", re.DOTALL)
 

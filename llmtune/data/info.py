@@ -9,8 +9,6 @@ from typing import Any
 from llmtune.errors import UsageError
 from llmtune.registry import Entry, Registry
 
-__all__ = ["DATASET_MAPPING", "ONLY", "DatasetInfo", "register_dataset"]
-
 ONLY: tuple[str, ...] = ()
 """As `train_splits`: the repository has one split, whatever its name."""
 

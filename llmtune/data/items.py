@@ -14,21 +14,6 @@ from llmtune.data.snapshot import part_of
 from llmtune.errors import DataError, UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = [
-    "DatasetItem",
-    "HubItem",
-    "LocalParts",
-    "check_items",
-    "check_source",
-    "expand",
-    "is_hub_source",
-    "local_parts",
-    "parse_hub_source",
-    "parse_item",
-    "split_items",
-]
-
-
 HUB_PREFIXES = ("ms::", "hf::")
 HUB_SOURCE = re.compile(r"(ms|hf)::([\w.-]+(?:/[\w.-]+)?)(?::([^:#]+))?")
 

@@ -18,8 +18,6 @@ from llmtune.data.values import excerpt
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["read_json"]
-
 GLUED = "}{"
 """Placeholder of a first line that is too long to be read as one."""
 

@@ -28,8 +28,6 @@ from llmtune.registry import resolve_reference
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["AS_THEY_ARE", "Loaded", "Rules", "load_source", "located_rows", "made_rows", "rules_of"]
-
 Dataset: TypeAlias = datasets.Dataset
 
 

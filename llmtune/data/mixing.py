@@ -23,8 +23,6 @@ from llmtune.errors import UsageError
 from llmtune.hub.settings import HubOptions
 from llmtune.utils.logging import get_logger
 
-__all__ = ["get_dataset"]
-
 Dataset: TypeAlias = datasets.Dataset
 Forms: TypeAlias = "str | Sequence[str] | None"
 Indices: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"

@@ -24,8 +24,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["read_delimited", "read_files", "read_rows", "read_table"]
-
 
 def read_rows(path: Path) -> Iterator[Located]:
     """Read a data file, or every data file below a folder in sorted order.

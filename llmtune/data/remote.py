@@ -14,8 +14,6 @@ from llmtune.errors import DataError
 from llmtune.hub.settings import HubOptions, use_hf
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Parts", "fetch_parts", "from_hugging_face", "info_of_item"]
-
 SYNONYMS = ("validation", "val", "valid", "dev", "eval", "evaluation")
 """Synonyms of split names: a dataset may use different ones on the two hubs."""
 

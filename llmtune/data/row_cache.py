@@ -20,20 +20,6 @@ from llmtune.utils.files import cache_root, read_json, write_json
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "REPORT_FILE",
-    "ROWS_FILE",
-    "cached_report",
-    "count_placeholders",
-    "fill_identity",
-    "fill_record",
-    "identity_values",
-    "is_damaged",
-    "open_cached",
-    "row_folder",
-    "store",
-]
-
 
 ROWS_FILE, REPORT_FILE, SEAL_FILE = "rows.arrow", "report.json", "seal.json"
 

@@ -21,8 +21,6 @@ from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["BadRow", "LoadReport", "canonical_records", "new_digest", "write_records", "write_rows"]
-
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
 SHOWN_BAD_ROWS = 5

@@ -11,20 +11,6 @@ from typing import Any, Literal, TypeAlias
 from llmtune.data.values import is_null, parse_literal
 from llmtune.errors import RowError
 
-__all__ = [
-    "ANSWERS",
-    "LABELS",
-    "LISTS",
-    "Recognised",
-    "Shape",
-    "is_known_column",
-    "is_rejected",
-    "nearest_column",
-    "present",
-    "question_and_answer",
-    "recognise",
-]
-
 Shape: TypeAlias = Literal[
     "query-response",
     "alpaca",

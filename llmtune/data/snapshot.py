@@ -26,8 +26,6 @@ from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["SplitFiles", "find_splits", "part_of", "read_split"]
-
 LARGEST_META = 1 << 20
 SHARD = re.compile(r"^(.+?)-\d{5}-of-\d{5}")
 KEYWORDS = {

@@ -33,8 +33,6 @@ from llmtune.hub.settings import HubOptions
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["RecordStream"]
-
 Opener: TypeAlias = "Callable[[], Iterable[Located]]"
 
 

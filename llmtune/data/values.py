@@ -10,23 +10,6 @@ from typing import Any
 from llmtune.errors import RowError
 from llmtune.types import Json, ToolCall
 
-__all__ = [
-    "MAX_DEPTH",
-    "check_depth",
-    "check_unicode",
-    "excerpt",
-    "is_null",
-    "json_text",
-    "kind_of",
-    "parse_calls",
-    "parse_literal",
-    "parse_tools",
-    "printable",
-    "text_or_none",
-    "without_nulls",
-]
-
-
 MAX_DEPTH = 100
 """Most levels of a schema, an argument or a result. Python's recursion limit follows soon after, first in templates."""
 

@@ -10,8 +10,6 @@ import torch.distributed as dist
 from llmtune.distributed.fsdp import is_sharded
 from llmtune.distributed.ranks import world_size
 
-__all__ = ["any_rank", "broadcast_from_rank0", "strategy_text", "sum_over_ranks", "wait_for_all"]
-
 
 def _has_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -20,19 +20,6 @@ from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need
 from llmtune.utils.tables import free_port
 
-__all__ = [
-    "deepspeed_config",
-    "deepspeed_file",
-    "leave_unimported",
-    "need_deepspeed",
-    "packaged_configs",
-    "read_deepspeed",
-    "ready_deepspeed",
-    "release_dead_builds",
-    "zero_stage",
-]
-
-
 GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
 """deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""
 GUIDES_KEEP_THEM_IN = ("finetune", "deepspeed", "scripts")

@@ -15,8 +15,6 @@ from torch import nn
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["BackgroundSaves", "fsdp_fields", "is_sharded", "let_cpus_shard", "stored_names", "whole_state_dict"]
-
 
 def fsdp_fields(args: StageArguments) -> dict[str, Any]:
     """Return the fields of TrainingArguments for `--fsdp`."""

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from llmtune.distributed.ranks import world_size
 from llmtune.errors import UsageError
 
-__all__ = ["check_launch", "hand_over", "is_handed_over", "main", "planned_processes", "torchrun_arguments"]
-
 SECONDS_TO_SAVE = "600"
 """Time for processes to end their step and save after SIGTERM, before torchrun kills them."""
 

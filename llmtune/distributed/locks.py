@@ -13,8 +13,6 @@ from llmtune.distributed.ranks import is_distributed, local_rank, local_world_si
 from llmtune.errors import LlmtuneError
 from llmtune.utils.files import cache_root, write_text
 
-__all__ = ["first_on_this_machine"]
-
 POLL_SECONDS = 0.1
 RUN_VARIABLES = (
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = [
-    "is_distributed",
-    "is_first",
-    "launch_id",
-    "launcher_is_gone",
-    "local_rank",
-    "local_world_size",
-    "rank",
-    "restart_count",
-    "world_size",
-]
-
 LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 

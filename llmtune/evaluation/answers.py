@@ -13,11 +13,10 @@ from transformers import set_seed
 
 from llmtune.evaluation.choices import ChoiceQuestion
 from llmtune.evaluation.results import Journal
-from llmtune.inference.engine import Engine, Sampling, pad_left
+from llmtune.inference.engine import Engine, pad_left
 from llmtune.inference.infer import result_of
+from llmtune.inference.sampling import Sampling
 from llmtune.types import Conversation, Message
-
-__all__ = ["Likelihood", "Pair", "answer_rows", "choice_scores", "continuation", "likelihoods"]
 
 
 def answer_rows(

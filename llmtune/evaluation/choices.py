@@ -19,8 +19,6 @@ from llmtune.data.readers import read_rows
 from llmtune.errors import DataError, RowError
 from llmtune.types import Conversation, Message
 
-__all__ = ["ChoiceQuestion", "choice_question", "is_choice_row", "read_choices", "split_choices"]
-
 QUESTION = ("question", "query", "prompt", "instruction")
 CHOICES = ("choices", "options")
 ANSWER = ("answer", "label")

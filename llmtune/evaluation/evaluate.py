@@ -14,14 +14,13 @@ from llmtune.evaluation.answers import answer_rows, choice_scores
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
 from llmtune.evaluation.scores import answer_scores, loss_scores
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.metrics.info import METRIC_MAPPING
 from llmtune.types import Conversation
 from llmtune.utils.logging import get_logger, quiet_libraries
-
-__all__ = ["Scores", "evaluate"]
 
 DEFAULT_METRICS = ("loss", "rouge", "bleu", "exact_match")
 

@@ -10,10 +10,9 @@ from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
 from llmtune.evaluation.answers import Likelihood, likelihoods
-from llmtune.inference.engine import Engine, Sampling, pad_left
+from llmtune.inference.engine import Engine, pad_left
+from llmtune.inference.sampling import Sampling
 from llmtune.types import Conversation, Message
-
-__all__ = ["EngineLM"]
 
 
 class EngineLM(TemplateLM):

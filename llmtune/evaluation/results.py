@@ -14,7 +14,7 @@ from llmtune.checkpoint import ADAPTER_CONFIG, step_of
 from llmtune.data.canonical import to_record
 from llmtune.errors import OutputError
 from llmtune.evaluation.choices import ChoiceQuestion
-from llmtune.inference.engine import Sampling
+from llmtune.inference.sampling import Sampling
 from llmtune.run.curves import draw_curves
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, read_json, write_json, write_text
@@ -23,8 +23,6 @@ from llmtune.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
-
-__all__ = ["Journal", "Scores", "claim_folder", "digest", "write_results"]
 
 
 Scores = dict[str, dict[str, float]]

@@ -24,8 +24,6 @@ from llmtune.types import Conversation
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["answer_scores", "loss_scores", "text_scores"]
-
 
 def text_scores(
     predictions: Sequence[str], references: Sequence[str], rows: Sequence[Conversation]

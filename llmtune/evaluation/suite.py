@@ -20,8 +20,6 @@ from llmtune.utils.packages import need
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
 
-__all__ = ["run_suite"]
-
 
 def run_suite(args: EvaluateArguments) -> Scores:
     """Return the benchmarks' own scores, as fractions, by `task/metric`.

@@ -17,8 +17,6 @@ from llmtune.run.model_card import card_of, write_card
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger, quiet_libraries
 
-__all__ = ["export", "merge"]
-
 
 def merge(args: MergeArguments) -> Path:
     """Merge an adapter into its base.

@@ -34,8 +34,6 @@ from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need
 
-__all__ = ["need_converter", "write_gguf"]
-
 MODEL_FILE = "tokenizer.model"
 SCRIPT = "convert_hf_to_gguf.py"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 8e-2, "q8_0": 8e-2}

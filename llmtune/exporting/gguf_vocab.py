@@ -10,8 +10,6 @@ from typing import Any
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers.model_file import Piece, read_model
 
-__all__ = ["add_vocabulary", "check_vocabulary", "pre_tokenizer"]
-
 # llama.cpp's names of pre-tokenisers, by their regular expressions.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

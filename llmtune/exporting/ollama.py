@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.export import ExportArguments
-from llmtune.templates.info import TEMPLATE_MAPPING, Context, TemplateInfo
+from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
+from llmtune.templates.pieces import Context
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
-
-__all__ = ["added_text", "go_template", "why_not", "write_modelfile"]
 
 OPEN = '{{ "{{" }}'
 """Two literal braces in Go's templates."""

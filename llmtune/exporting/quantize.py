@@ -23,17 +23,16 @@ from llmtune.data.mixing import get_dataset
 from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPackageError, UsageError, one_line
 from llmtune.evaluation.results import Journal
 from llmtune.evaluation.scores import loss_scores
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.infer import rows_to_answer
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files
 from llmtune.models.prequantized import PACKAGES
 from llmtune.models.quantization import need_bitsandbytes
 from llmtune.types import Conversation
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger, quiet_gptqmodel
-
-__all__ = ["need_quantizer", "quantize"]
 
 PROOF_ROWS = 64
 ANSWER_TOKENS = 16

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from llmtune.errors import HubError, LlmtuneError
 from llmtune.hub.repo import Hub, Repo
 
-__all__ = ["explain", "http_status", "is_unreachable"]
-
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

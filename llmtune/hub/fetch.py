@@ -19,8 +19,6 @@ from llmtune.hub.settings import use_hf as is_hf_wanted
 from llmtune.utils.files import cache_root, read_json, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["fetch_dataset", "fetch_model"]
-
 WEIGHTS = r".+\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf)$"
 ORIGINALS = (r"(.*/)?\.git.*", r"original/.+", r".+\.(h5|msgpack|onnx|gguf|ot)$", r"consolidated.*")
 

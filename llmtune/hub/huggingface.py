@@ -10,8 +10,6 @@ from typing import Any
 
 from llmtune.hub.repo import RemoteFile, Repo
 
-__all__ = ["HuggingFace"]
-
 
 class HuggingFace:
     name = "Hugging Face"

@@ -12,8 +12,6 @@ from typing import Any
 
 from llmtune.hub.repo import RemoteFile, Repo
 
-__all__ = ["ModelScope"]
-
 DEFAULT_REVISION = "master"
 
 

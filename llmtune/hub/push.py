@@ -20,8 +20,6 @@ from llmtune.hub.repo import Hub, Repo
 from llmtune.hub.settings import offline, use_hf
 from llmtune.utils.files import link_or_copy, read_json, write_json
 
-__all__ = ["Destination", "destination", "push_folder"]
-
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
 """Files needed to resume but not to serve; all are pickles."""
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-__all__ = ["Hub", "RemoteFile", "Repo"]
-
 
 @dataclass(frozen=True, slots=True)
 class Repo:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-__all__ = ["HubOptions", "offline", "use_hf"]
-
 TRUE = ("1", "true", "yes", "on")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from llmtune.arguments.service import BASE_NAME
 from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["BASE", "Adapters", "peft_name"]
-
 BASE = BASE_NAME
 """The name of the model without any adapter."""
 

@@ -20,8 +20,6 @@ from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Batcher", "Closed", "QueueFull"]
-
 READING_SHARE = 2
 """Decoding time before new rows may join, in prefill times."""
 TURN_S = 1.0

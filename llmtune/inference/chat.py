@@ -7,11 +7,10 @@ from typing import Any
 
 from llmtune.data.image_marks import with_talk_images
 from llmtune.errors import DataError, TemplateError
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
+from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import split_answer
 from llmtune.types import Conversation, Message
-
-__all__ = ["chat"]
 
 HELP = """Commands: exit, clear (start a new conversation), system (set the system prompt), multi-line (a line `#` ends
 a question), single-line. Ctrl-C stops a response.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-__all__ = ["Constraint", "ForcedCall", "JsonObject"]
-
 MAX_DEPTH = 64
 MAX_BLANKS = 24  # enough for indentation; more in a row means a degenerate generation
 MAX_NUMBER = 40  # characters; Python's own parser refuses very long numbers

@@ -27,7 +27,6 @@ try:
 except ImportError as err:
     raise UsageError("--batching continuous needs transformers 5.23 or newer. Remove the flag.") from err
 
-__all__ = ["ContinuousBatcher"]
 
 PAGE = 256
 NOBODY = -1

@@ -20,8 +20,6 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
 
-__all__ = ["Engine", "Sampling", "pad_left"]
-
 
 class Engine:
     """A model with its template, ready to generate.

@@ -22,8 +22,9 @@ from llmtune.data.canonical import from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.inference.chat import chat
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import split_answer
 from llmtune.merging.streamed import merge_checkpoint
 from llmtune.metrics.text import text_metrics
@@ -35,8 +36,6 @@ from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import ensure_writable_folder, write_json
 from llmtune.utils.logging import get_logger, quiet_libraries
-
-__all__ = ["InferResult", "infer", "readable_rows", "result_of", "rows_to_answer", "scored_pair"]
 
 
 def infer(args: InferArguments) -> list[InferResult]:

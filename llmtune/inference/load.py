@@ -19,8 +19,6 @@ from llmtune.tuners.load import load_tuned
 from llmtune.tuners.lora import load_adapter
 from llmtune.tuners.vocabulary import has_own_tokens
 
-__all__ = ["load_engine"]
-
 
 def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None = None) -> Engine:
     """Load model, adapter and template as the arguments say.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llmtune.inference.constraints import Constraint
     from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["FinishReason", "Row", "TokenLogprob", "Written"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.groups import SamplingArguments
     from llmtune.inference.rows import Row
 
-__all__ = ["RowSampler", "Sampling", "next_scores"]
 
 NUM_TRIED = 128
 """Candidates that a constraint tries before it falls back to single characters."""

@@ -9,20 +9,6 @@ from typing import Any
 
 from llmtune.templates.thoughts import ThoughtMarks
 
-__all__ = [
-    "HALF",
-    "Frame",
-    "StopAutomaton",
-    "StopWords",
-    "ThoughtText",
-    "TokenText",
-    "cut_at",
-    "held_back",
-    "split_answer",
-    "text_of",
-]
-
-
 HALF = "\ufffd"
 """Replacement character: the decoding of an incomplete character."""
 

@@ -12,8 +12,6 @@ from llmtune.arguments.launch import LaunchArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 
-__all__ = ["Job", "bash_array", "make_job"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

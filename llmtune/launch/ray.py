@@ -11,8 +11,6 @@ from typing import Any
 
 from llmtune.launch.job import Job
 
-__all__ = ["ray_text"]
-
 FILE = '''\
 """{name}: llmtune sft on {size}. Written by llmtune launch --ray.
 

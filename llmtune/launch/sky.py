@@ -12,8 +12,6 @@ from typing import Any
 
 from llmtune.launch.job import Job, bash_array
 
-__all__ = ["sky_text"]
-
 HEAD = """\
 # {name}: llmtune sft on {size}. Written by llmtune launch --sky.
 # SkyPilot uploads workdir, less what .gitignore or .skyignore names; `sky logs` shows the run.

@@ -13,8 +13,6 @@ import shlex
 
 from llmtune.launch.job import Job, bash_array
 
-__all__ = ["slurm_text"]
-
 HEAD = """\
 #!/bin/bash
 # {name}: llmtune sft on {size}. Written by llmtune launch --slurm.

@@ -17,9 +17,6 @@ from llmtune.errors import UsageError
 from llmtune.models.ports import find_port, read_config
 from llmtune.utils.files import write_json
 
-__all__ = ["ShardWriter", "complete_merged", "copy_files", "parse_size", "write_config"]
-
-
 TOKENIZER = re.compile(
     r"tokenizer.*|vocab\..+|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\..+"
     r"|additional_chat_templates|.+\.tiktoken|(spiece|sentencepiece.*|tokenizer)\.model"

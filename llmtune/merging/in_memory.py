@@ -16,8 +16,6 @@ from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
-__all__ = ["MERGED", "TOLERANCE", "merge_and_save", "merged_folder", "probe_ids"]
-
 MERGED = "Merged %s into its base model: logits differ by %.1e of the largest logit."
 PROBE_LENGTH = 16
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}

@@ -21,8 +21,6 @@ from llmtune.models.rope import scale_rope
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
 from llmtune.tuners.whole_adapter import check_adapter
 
-__all__ = ["Places", "attach_adapters", "build_meta_model", "computing", "filled", "places_of", "wrappers_of"]
-
 Places = dict[str, tuple[nn.Module, str]]
 """Place of a parameter: the module, and its name there."""
 

@@ -38,8 +38,6 @@ from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
-__all__ = ["DEFAULT_SHARD_SIZE", "merge_checkpoint"]
-
 DEFAULT_SHARD_SIZE = "2GB"
 STREAMED_LOADERS = ("llmtune.models.loading:load_causal_lm", "llmtune.models.vision:load_image_text")
 MADE_FROM_BASE = ("trainable_tokens_original",)

@@ -20,8 +20,6 @@ from llmtune.models.ports.load import native_config
 from llmtune.models.ports.tensors import LazyTensor, converted, open_checkpoint
 from llmtune.models.whole_weights import check_names, not_ignored_by_class
 
-__all__ = ["Group", "Unstreamable", "Weights"]
-
 
 class Unstreamable(Exception):
     """Reason why a checkpoint cannot be merged tensor by tensor, only in memory."""

@@ -9,8 +9,6 @@ from typing import Literal
 from llmtune.errors import UsageError
 from llmtune.registry import Entry, Registry
 
-__all__ = ["METRIC_MAPPING", "MetricFunction", "MetricInfo", "register_metric"]
-
 MetricFunction = Callable[..., dict[str, float]]
 """`function(predictions, references, rows)`: generated responses, those of the data, and the rows as `Conversation`,
 all in one order. Returns scores by name, usually means over the rows."""

@@ -6,8 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["text_metrics", "words"]
-
 ROUGE = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
 BLEU_ORDER = 4
 

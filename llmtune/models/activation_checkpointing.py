@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-__all__ = ["checkpointing_kwargs"]
-
 _ATEN = torch.ops.aten
 _MATMULS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
 """Matmuls, and the index of their first factor among the arguments."""

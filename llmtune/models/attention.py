@@ -12,7 +12,6 @@ from llmtune.utils.packages import need
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments
 
-__all__ = ["asked_attention", "best_flash", "need_attention"]
 
 FLASH = {
     "flash_attention_4": ("flash_attn.cute", "flash-attn-4"),

@@ -12,21 +12,6 @@ from llmtune.distributed.ranks import local_rank, local_world_size
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = [
-    "GPUS",
-    "Gpu",
-    "device_name",
-    "find_gpu",
-    "find_gpus",
-    "first_device",
-    "gib",
-    "gpu_of_device",
-    "memory_limits",
-    "own_gpus",
-    "spread_options",
-]
-
-
 MARGIN = 0.9
 """Fraction of a GPU's free memory for weights; the rest is for activations."""
 

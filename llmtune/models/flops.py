@@ -14,8 +14,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["ModelFlops", "model_flops"]
-
 ROUTED = frozenset({"experts"})
 NOT_OF_TEXT = frozenset({"visual", "vision_tower", "vision_model", "original_module"})
 """Modules that text does not pass through; the last is PEFT's original of a layer whose copy is trained."""

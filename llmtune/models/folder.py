@@ -14,8 +14,6 @@ from llmtune.models.ports.port import native_modules
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json
 
-__all__ = ["is_hub_id", "model_folder", "module_names", "read_header", "tensor_shapes"]
-
 
 def is_hub_id(text: str) -> bool:
     """Whether a text can be the id of a repository, `owner/name`, and is no folder here."""

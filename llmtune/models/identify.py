@@ -17,8 +17,6 @@ from llmtune.models.ports.find import find_port
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.files import read_json
 
-__all__ = ["Identity", "identify"]
-
 BASE_TEMPLATES = ("default-generation", "default-generation-bos")
 
 

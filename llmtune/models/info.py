@@ -9,8 +9,6 @@ from typing import Any, Literal
 from llmtune.errors import UsageError
 from llmtune.registry import Entry, Registry
 
-__all__ = ["AUTO", "MODEL_MAPPING", "Dtype", "ModelInfo", "register_model"]
-
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 AUTO = "auto"

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.run.log import Decisions
 
-__all__ = [
-    "LIGER_SETTINGS",
-    "check_kernels",
-    "compile_layers",
-    "default_optimizer",
-    "note_kernels",
-    "without_compiling",
-]
 
 LIGER_SETTINGS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 """The loss is ours: Liger's would compute logits at every position, or be bypassed."""

@@ -25,8 +25,6 @@ TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.
 OURS = ("trust_remote_code", "allow_pickle", "rope")
 """Options of loading that are no arguments of `from_pretrained`; a get_function gets them by name, if it has them."""
 
-__all__ = ["check_requirements", "dtype_name", "get_model_tokenizer", "load_causal_lm", "resolve_dtype"]
-
 
 def get_model_tokenizer(
     model_type: str | None = None,

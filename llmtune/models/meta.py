@@ -13,8 +13,6 @@ from llmtune.registry import resolve_reference
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["from_config", "layer_count", "with_layers"]
-
 
 def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     port = None if trust_remote_code else find_port(read_config(folder))

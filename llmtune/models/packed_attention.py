@@ -14,9 +14,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmtune.errors import ModelError
 
-__all__ = ["VARLEN", "check_isolation", "keeps_rows_apart", "register_varlen", "segments", "takes_one_sequence"]
-
-
 VARLEN = "varlen"
 CANNOT = ("softcap", "s_aux", "position_bias")
 

@@ -10,8 +10,6 @@ from typing import Any
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.utils.files import read_json
 
-__all__ = ["check_prequantized", "leave_uncompiled", "loads_with", "saved_quantization", "saved_quantization_name"]
-
 NAMES = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "torchao": "torchao"}
 GPTQMODEL = "pip install --no-build-isolation --no-deps gptqmodel optimum tokenicer logbar defuser"
 PACKAGES = {

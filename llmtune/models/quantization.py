@@ -13,16 +13,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.groups import QuantizationArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = [
-    "is_bitsandbytes_optimizer",
-    "is_linear",
-    "is_packed",
-    "is_quantized",
-    "need_bitsandbytes",
-    "need_torchao",
-    "quantization_note",
-    "quantization_options",
-]
 
 HEAD = "lm_head"
 QUANTIZED_LAYERS = ("Linear4bit", "Linear8bitLt")

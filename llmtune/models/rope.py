@@ -10,8 +10,6 @@ from typing import Any
 
 from llmtune.errors import ModelError, UsageError
 
-__all__ = ["rope_factor", "scale_rope"]
-
 
 def rope_factor(config: Any, kind: str, factor: float | None, max_length: int) -> float:
     """Return the RoPE scaling factor: as given, or the one that reaches max_length.

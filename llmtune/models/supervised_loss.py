@@ -24,15 +24,6 @@ from transformers.utils import ModelOutput
 from llmtune.types import IGNORE_INDEX
 from llmtune.utils.logging import get_logger
 
-__all__ = [
-    "CHUNK_POSITIONS",
-    "LogitMap",
-    "SupervisedLoss",
-    "has_sharded_weights",
-    "install_supervised_loss",
-    "supervised_cross_entropy",
-]
-
 CHUNK_POSITIONS = 256
 """Positions whose logits exist at a time: at V = 152,000 in fp32, 156 MB. See benchmarks/loss.py."""
 

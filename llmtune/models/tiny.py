@@ -19,8 +19,6 @@ from llmtune.utils.atomic import is_whole, publish_over, seal_of, temporary_fold
 from llmtune.utils.files import cache_root, read_json, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["tiny_folder"]
-
 SEED = 20240229
 INITIAL_STD = 0.05
 VOCAB_SIZE = 2048

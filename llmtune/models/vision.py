@@ -13,8 +13,6 @@ from llmtune.templates.images import ImageReader, carry_images
 from llmtune.utils.files import read_json, write_json
 from llmtune.utils.packages import need
 
-__all__ = ["image_reader", "load_image_text"]
-
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from llmtune.errors import ModelError
 
-__all__ = ["check_loaded", "check_names", "names_text", "not_ignored_by_class"]
-
 SHOWN = 3
 UNUSED = re.compile(
     r"rotary_emb\.(original_)?inv_freq$"  # computed from the configuration

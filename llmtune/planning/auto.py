@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from llmtune.run.log import Decisions
     from llmtune.samples.prepare import Prepared
 
-__all__ = [
-    "decide_checkpointing",
-    "free_memory",
-    "least_checkpointing",
-    "resolve_checkpointing",
-    "surely_fits",
-    "used_memory",
-]
 
 GPU_SHARE, CPU_SHARE = 0.92, 0.8
 """Usable fraction of the free memory: a GPU's allocator fragments it; a CPU's is shared with other programs."""

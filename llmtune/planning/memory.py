@@ -23,8 +23,6 @@ from llmtune.utils.logging import quiet_libraries
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["DEFAULT_OPTIMIZER", "Batch", "Estimate", "Estimator", "state_bytes", "step_bytes"]
-
 
 FEW_LAYERS = (3, 6)
 """Depths traced in place of a deep model: every layer holds the same."""

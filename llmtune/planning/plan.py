@@ -26,7 +26,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Plan", "make_plan"]
 
 USUAL_MFU = 0.4
 """MFU that well-tuned fine-tuning reaches."""

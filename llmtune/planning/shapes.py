@@ -22,8 +22,6 @@ from llmtune.tuners.vocabulary import grow_vocabulary
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["ShapeOfQuantized", "shapes", "weight_bytes"]
-
 
 class _Dequantized(torch.autograd.Function):
     """A matmul whose weight is dequantised in forward and again in backward, and not kept."""

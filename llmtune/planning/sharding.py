@@ -11,8 +11,6 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.ranks import local_world_size
 
-__all__ = ["Sharding", "fullest_share", "sharding_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Sharding:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 from llmtune.planning.memory import DEFAULT_OPTIMIZER
 
-__all__ = ["Change", "Suggestion", "suggest"]
-
 MOST_SINGLE = 3
 """Number of single-change suggestions to show."""
 

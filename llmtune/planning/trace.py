@@ -21,8 +21,6 @@ from torch.utils._pytree import tree_iter
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.supervised_loss import LogitMap, supervised_cross_entropy
 
-__all__ = ["LiveBytes", "Passes", "Work", "trace_passes"]
-
 CAUSAL = "llmtune_causal"
 """Name of sdpa attention without a mask."""
 

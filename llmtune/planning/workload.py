@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Rows", "Workload", "rows_of"]
 
 ASSUMED_TRAINABLE = 0.6
 """Assumed fraction of trainable tokens without rows to count."""

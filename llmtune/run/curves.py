@@ -10,8 +10,6 @@ from pathlib import Path
 
 from llmtune.errors import OutputError
 
-__all__ = ["draw_curves", "read_scalars", "smooth"]
-
 RAW_COLOUR = "#FFE2D9"
 SMOOTH_COLOUR = "#FF7043"
 SMOOTHING = 0.9

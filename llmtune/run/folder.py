@@ -26,16 +26,6 @@ from llmtune.utils.seal import sealed
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = [
-    "RunLock",
-    "args_record",
-    "check_flat_folder",
-    "new_run_folder",
-    "open_run_folder",
-    "remove_leftovers",
-    "write_metrics",
-]
-
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")

@@ -16,8 +16,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["Decisions", "first_decisions", "log_data", "note_steps"]
-
 
 ORDER = (
     *("Model", "Device", "Distributed", "Data", "Packs", "Validation", "Training", "Trainable parameters"),

@@ -18,8 +18,6 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.utils.files import read_json, write_text
 from llmtune.utils.tables import markdown_table
 
-__all__ = ["card_of", "write_card"]
-
 SHOWN = (
     *("sft_type", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "use_rslora", "use_dora"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "optim", "num_train_epochs", "max_steps"),

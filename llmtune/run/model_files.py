@@ -18,8 +18,6 @@ from llmtune.models.prequantized import check_prequantized
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments
 
-__all__ = ["ModelFiles", "find_model", "no_network", "noted"]
-
 
 @contextlib.contextmanager
 def no_network() -> Iterator[None]:

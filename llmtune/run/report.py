@@ -12,8 +12,6 @@ from llmtune.run.log import Decisions
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import write_text
 
-__all__ = ["Report"]
-
 
 @dataclass
 class Report:

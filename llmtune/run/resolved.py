@@ -20,8 +20,6 @@ from llmtune.tuners.named_layers import check_named_layers, check_peft_path
 from llmtune.utils.files import ensure_writable_folder
 from llmtune.utils.logging import get_logger
 
-__all__ = ["Run"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:

@@ -25,7 +25,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["RATES", "check_same_data", "check_steps_left", "find_resumable", "resume_run"]
 
 LAST = "last"
 RUN_NAME = re.compile(r"v(\d+)-")

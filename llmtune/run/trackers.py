@@ -10,8 +10,6 @@ from pathlib import Path
 from llmtune.arguments.training_groups import TRACKERS
 from llmtune.utils.packages import need
 
-__all__ = ["need_trackers", "placed_trackers"]
-
 PROJECT = "llmtune"
 
 

@@ -29,8 +29,6 @@ from llmtune.models.kernels import LIGER_SETTINGS, default_optimizer
 from llmtune.models.loading import resolve_dtype
 from llmtune.utils.logging import get_logger
 
-__all__ = ["build_training_arguments", "check_processes", "checkpoint_activations"]
-
 BELOW_ONE = 1 - 1e-9
 """A warmup ratio of 1: the number 1 would mean one step."""
 

@@ -14,8 +14,6 @@ from llmtune.samples.packing import join_rows, loss_weights
 from llmtune.templates.images import ImageReader
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["SAMPLES", "WEIGHTS", "PackingCollator", "PaddingCollator", "num_useful"]
-
 WEIGHTS = "loss_weights"
 """Key of the token weights in a batch: float32 bits as int32, [B, T]. Sharding and bf16 cast floating-point inputs, so
 that the weights would no longer match the sum of the step."""

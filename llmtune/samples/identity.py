@@ -10,7 +10,6 @@ from llmtune.samples.streaming import StreamedSamples
 if TYPE_CHECKING:
     from llmtune.samples.prepare import Prepared
 
-__all__ = ["data_identity"]
 
 SAMPLES = 64
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from llmtune.samples.store import EncodeReport, TokenStore
 
-__all__ = ["PackedDataset", "join_rows", "loss_weights", "packs_text", "plan_packs"]
-
 
 def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
     """Best-fit decreasing over all samples: longest first, each into the fullest pack that still has room.

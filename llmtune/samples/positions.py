@@ -12,7 +12,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.samples.prepare import Prepared
 
-__all__ = ["note_positions"]
 
 LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "xglm"})
 """Model types with learned position embeddings, which end there."""

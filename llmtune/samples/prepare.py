@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
 
-__all__ = ["Prepared", "prepare", "steps_per_epoch", "total_steps"]
 
 PARITY_ROWS = 20
 HEAD_ROWS = 1000

@@ -17,8 +17,6 @@ from transformers import TrainerCallback
 from llmtune.arguments.stage import StageArguments
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["FILLER", "EpochOrder", "Kind", "Numbered", "SetEpoch", "sample_order"]
-
 FILLER = -1
 """Index of a filler sample."""
 

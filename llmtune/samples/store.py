@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from llmtune.templates.chat import ChatTemplate, EncodedRow
+    from llmtune.templates.chat import ChatTemplate
+    from llmtune.templates.encode import EncodedRow
 
-__all__ = ["EncodeReport", "TokenStore", "encode_dataset"]
 
 BATCH_ROWS = 1000
 SCHEMA = pa.schema(

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from llmtune.data.streaming import RecordStream
     from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["PLACE_FILE", "WINDOW_ROWS", "RestoreRandomness", "StreamedSamples", "open_stream", "stream_samples"]
 
 WINDOW_ROWS = 4096
 """Rows per window: enough to shuffle and pack well, at about 20 MB of tokens."""

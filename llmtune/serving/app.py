@@ -27,9 +27,6 @@ from llmtune.serving.wire import BoundedRoute
 from llmtune.utils.logging import get_logger, quiet_libraries
 from llmtune.utils.tables import listen, shown_host
 
-__all__ = ["Server", "create_app", "serve"]
-
-
 CLIENT_GONE = 499
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is invalid."},

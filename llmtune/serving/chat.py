@@ -29,8 +29,6 @@ from llmtune.serving.wire import MAX_DEPTH, is_deeper
 from llmtune.templates.tools import ToolFormat
 from llmtune.types import Conversation, Encoded
 
-__all__ = ["Chat", "number_of_answers"]
-
 IMAGES = ("image_url", "input_image")
 PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
 """Fields of a message that templates may write beside its content."""

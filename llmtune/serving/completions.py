@@ -13,8 +13,6 @@ from llmtune.serving.protocol import CompletionRequest
 from llmtune.serving.service import Job, Service
 from llmtune.types import Encoded
 
-__all__ = ["Completion"]
-
 
 @dataclasses.dataclass
 class Completion:

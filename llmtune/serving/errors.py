@@ -11,8 +11,6 @@ from starlette.exceptions import HTTPException
 
 from llmtune.utils.logging import get_logger
 
-__all__ = ["ApiError", "error_body", "error_response", "handle_errors"]
-
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",

@@ -13,9 +13,6 @@ from pathlib import Path
 
 from llmtune.serving.errors import ApiError
 
-__all__ = ["Pictures"]
-
-
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
 """Accepted image types; Pillow's other readers (EPS starts Ghostscript) never receive the bytes."""
 MAX_PIXELS = 50_000_000

@@ -15,9 +15,6 @@ from llmtune.serving import limits as patience
 from llmtune.serving.errors import error_response
 from llmtune.serving.service import Service
 
-__all__ = ["OPEN_PATHS", "READ_TIMEOUT_S", "Gate", "PatientProtocol"]
-
-
 OPEN_PATHS = ("/health",)
 """Paths that need no key: a load balancer has none."""
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/openapi.json")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from llmtune.inference.batching import Batcher
     from llmtune.inference.continuous import ContinuousBatcher
 
-__all__ = ["Metrics"]
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 

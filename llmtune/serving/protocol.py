@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-__all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
-
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 64
 MAX_MESSAGES = 10_000

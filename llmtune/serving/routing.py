@@ -17,7 +17,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.inference.continuous import ContinuousBatcher
 
-__all__ = ["choose_batcher", "reason_for_queue"]
 
 PAGED = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 """Attention implementations of transformers 5.23 with a paged cache (continuous_api.py, switch_to_cb_friendly_attn)."""

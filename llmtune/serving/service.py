@@ -25,8 +25,6 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools.info import to_json
 from llmtune.types import Conversation, Encoded
 
-__all__ = ["Job", "Service"]
-
 SMALLEST_TEMPERATURE = 1e-3
 CHARACTERS_A_TOKEN = 16
 """Maximum of characters per token, averaged over a prompt: text has 4, deeply indented code 8."""

@@ -17,8 +17,6 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import ToolCall
 
-__all__ = ["AnswerText", "AskedCall", "asked_call", "call_asked_by", "calls_json", "format_of_request", "shown_tools"]
-
 STAND_IN = {"@": 0}
 """Placeholder arguments, to find the text around the arguments of a call."""
 

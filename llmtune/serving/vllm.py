@@ -21,8 +21,6 @@ from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
 from llmtune.utils.packages import need
 
-__all__ = ["run_vllm", "vllm_command"]
-
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARSERS: dict[str | None, str] = {
     "hermes": "hermes",

@@ -16,9 +16,6 @@ from pydantic_core import from_json
 from llmtune.serving.errors import ApiError
 from llmtune.templates.chat import ChatTemplate
 
-__all__ = ["LONG", "MAX_DEPTH", "BoundedRoute", "Writers", "is_deeper"]
-
-
 MAX_DEPTH = 64
 """Maximum nesting of objects and lists in request fields for the chat template or the log."""
 

@@ -10,8 +10,6 @@ from llmtune.training.packed import collator_of
 from llmtune.training.result import SftResult
 from llmtune.training.stage import Stage
 
-__all__ = ["SftResult", "sft"]
-
 
 def sft(args: SftArguments) -> SftResult:
     """Fine-tune a model on the assistant turns of conversations.

@@ -27,8 +27,6 @@ from llmtune.templates.template import (
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
 
-__all__ = ["ChatTemplate", "EncodedRow"]
-
 Row = Mapping[str, Any] | Conversation
 
 

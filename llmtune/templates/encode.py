@@ -23,8 +23,6 @@ from llmtune.types import IGNORE_INDEX, Encoded, TruncationStrategy
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["EncodedRow", "Part", "Sample", "TextEncoder", "cut_prompt", "keep"]
-
 
 MANY_TEXTS = 5000
 """Number of texts from which the fast BPE saves more than its preparation costs (a second, more the first time)."""

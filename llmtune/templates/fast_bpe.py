@@ -22,7 +22,6 @@ from llmtune.utils.files import cache_root, read_json, write_json
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-__all__ = ["FastBPE", "fast_bpe"]
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """Pattern of the ByteLevel pre-tokeniser where no pattern precedes it."""

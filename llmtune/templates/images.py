@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = [
-    "ImageError",
-    "ImageReader",
-    "Sizes",
-    "carry_images",
-    "fill_images",
-    "images_of",
-    "limit_pixels",
-    "open_image",
-]
 
 ATTRIBUTE = "llmtune_images"
 NUM_THREADS = 8

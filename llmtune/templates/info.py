@@ -12,18 +12,6 @@ from llmtune.templates.pieces import Context
 from llmtune.templates.tools.info import TOOL_FORMAT_MAPPING, ToolFormat
 from llmtune.types import Json
 
-__all__ = [
-    "DEFAULT_SYSTEM",
-    "TEMPLATE_MAPPING",
-    "Context",
-    "FormatAnswer",
-    "Place",
-    "TemplateInfo",
-    "WriteThought",
-    "register_template",
-    "with_kwargs",
-]
-
 DEFAULT_SYSTEM = "you are a helpful assistant!"
 """The default of the reference's templates that have a system slot."""
 

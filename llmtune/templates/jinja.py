@@ -10,9 +10,9 @@ from llmtune.templates.encode import TextEncoder
 from llmtune.templates.pieces import Piece
 
 if TYPE_CHECKING:
-    from llmtune.templates.info import Context, TemplateInfo
+    from llmtune.templates.info import TemplateInfo
+    from llmtune.templates.pieces import Context
 
-__all__ = ["to_jinja"]
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 

@@ -13,8 +13,6 @@ from llmtune.templates.template import trainable_answers
 from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.types import Conversation, Message
 
-__all__ = ["dropped_part"]
-
 
 def dropped_part(
     pieces: Sequence[Piece], conversation: Conversation, marks: ThoughtMarks | None, *, everything: bool = False

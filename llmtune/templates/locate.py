@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from llmtune.templates.fast_bpe import FastBPE
 
-__all__ = ["Part", "Tokens", "locate", "locate_by_bytes", "locate_by_prefixes"]
-
 
 @dataclass(frozen=True, slots=True)
 class Part:

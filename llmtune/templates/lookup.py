@@ -10,8 +10,6 @@ from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.own import OwnTemplate
 from llmtune.types import Json, LossOn, TruncationStrategy
 
-__all__ = ["get_template"]
-
 
 def get_template(
     template_type: str,

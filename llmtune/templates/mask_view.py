@@ -10,8 +10,6 @@ from typing import Any
 
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["HtmlRow", "TokenView", "to_ansi", "to_html", "token_views", "with_short_images"]
-
 PLACEHOLDER = "·"
 """Placeholder of a token with the first bytes of a character; the character is shown on its last token."""
 

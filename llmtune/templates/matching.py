@@ -14,8 +14,6 @@ from llmtune.templates.vetted import vetted
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import read_json
 
-__all__ = ["chat_template_of", "matching_template"]
-
 PROBES = (
     (Message("user", "Hello"),),
     (Message("user", "One"), Message("assistant", "Two"), Message("user", "Three")),

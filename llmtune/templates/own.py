@@ -17,8 +17,6 @@ from llmtune.templates.thoughts import ThoughtMarks, marks_in
 from llmtune.templates.vetted import vetted
 from llmtune.types import Conversation, Message, ToolCall
 
-__all__ = ["OwnTemplate"]
-
 QUESTION, ANSWER = Message("user", "Hello"), Message("assistant", SENTINEL)
 NEXT = "A further turn of 8 words, no more."
 TOOL = {

@@ -13,9 +13,6 @@ from llmtune.templates.thoughts import THINK, ThoughtMarks
 from llmtune.templates.tools.info import to_json
 from llmtune.types import Conversation, Json, Message, ToolCall
 
-__all__ = ["PROBES", "SENTINEL", "Renderer", "closed_thought", "turn_behind"]
-
-
 SENTINEL = "An answer of 7 words, no more."
 
 

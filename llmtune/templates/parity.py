@@ -15,19 +15,6 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools.info import call_id
 from llmtune.types import Conversation, Json, Message
 
-__all__ = [
-    "THOUGHT_KEYS",
-    "Difference",
-    "UpstreamRefusal",
-    "checked_kwargs",
-    "first_difference",
-    "prompt_difference",
-    "sample_difference",
-    "thought_keys",
-    "upstream_ids",
-    "upstream_messages",
-]
-
 
 def upstream_ids(
     tokenizer: Any, conversation: Conversation, *, system: str | None = None, image: str = "", **options: Any

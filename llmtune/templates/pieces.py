@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Context", "Piece"]
-
 Context: TypeAlias = "str | tuple[int | str, ...]"
 """Text with placeholders, or token ids and names of tokenizer attributes such as `eos_token_id`."""
 

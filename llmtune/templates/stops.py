@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-__all__ = ["Stop", "common_start", "find_stop"]
-
 
 @dataclass(frozen=True, slots=True)
 class Stop:

@@ -13,16 +13,6 @@ from llmtune.templates.pieces import Context, Piece
 from llmtune.templates.tools.info import At, ToolFormat
 from llmtune.types import Conversation, Json, LossOn, Message
 
-__all__ = [
-    "mark_trainable",
-    "render",
-    "single_answer",
-    "split_chat_sep",
-    "system_prompt",
-    "trainable_answers",
-]
-
-
 _PLACEHOLDER = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1|ROUND)\}\}")
 
 

@@ -18,8 +18,6 @@ from typing import Any
 
 from llmtune.errors import TemplateError
 
-__all__ = ["TIME_LIMIT_S", "vetted"]
-
 TIME_LIMIT_S = 20.0
 """Seconds; far more than a few renderings take on a busy machine."""
 MEMORY_LIMIT = 1 << 30

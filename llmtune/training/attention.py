@@ -15,8 +15,6 @@ from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.run.log import Decisions
 from llmtune.utils.logging import get_logger
 
-__all__ = ["attention_options", "settle_attention"]
-
 
 def attention_options(args: StageArguments) -> dict[str, Any]:
     """Arguments of `from_pretrained` for the attention that flags request.

@@ -21,8 +21,6 @@ from llmtune.tuners.experts import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 
-__all__ = ["build_model", "load_weights"]
-
 
 def build_model(
     args: StageArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()

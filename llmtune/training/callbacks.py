@@ -22,9 +22,6 @@ from llmtune.run.log import Decisions
 from llmtune.training.throughput import Throughput, peak_memory_gib
 from llmtune.utils.logging import get_logger
 
-__all__ = ["AtStart", "Interrupt", "JsonLog", "LastStep", "Progress", "ShowRun"]
-
-
 LOGGED = (
     "useful_tokens_per_second",
     "computed_tokens_per_second",

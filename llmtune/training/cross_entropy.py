@@ -14,8 +14,6 @@ from llmtune.samples.prepare import Prepared
 from llmtune.training.objective import Share, Totals
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["CrossEntropy"]
-
 TIMES_GUESSING = 2.0
 """A loss above this many times that of uniform guessing has diverged: no data makes the right token that improbable."""
 

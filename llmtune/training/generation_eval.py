@@ -9,13 +9,12 @@ from typing import Any
 from llmtune.arguments.stage import StageArguments
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
+from llmtune.inference.sampling import Sampling
 from llmtune.metrics.text import text_metrics
 from llmtune.models.kernels import without_compiling
 from llmtune.samples.prepare import Prepared
 from llmtune.types import Conversation
-
-__all__ = ["generation_metrics", "sample_answers"]
 
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.hub.push import Destination
 
-__all__ = ["HubPush", "hub_push"]
 
 ATTEMPTS = 3
 WAIT = 5.0

@@ -14,8 +14,6 @@ from llmtune.errors import TrainingError
 from llmtune.samples.sampler import FILLER
 from llmtune.utils.logging import get_logger
 
-__all__ = ["LossWatch", "OnNan"]
-
 OnNan = Literal["stop", "skip"]
 Describe = Callable[[Sequence[int]], str]
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from llmtune.distributed.collectives import sum_over_ranks
 
-__all__ = ["Metrics", "Objective", "Share", "Totals"]
-
 
 @dataclass(frozen=True)
 class Totals:

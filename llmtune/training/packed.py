@@ -10,8 +10,6 @@ from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.utils.logging import get_logger
 
-__all__ = ["check_packed", "collator_of"]
-
 
 def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
     """Check that packed sequences are attended to separately; warn of what packing changes.

@@ -24,8 +24,6 @@ from llmtune.training.trainer import StageTrainer
 from llmtune.tuners.tune import count_parameters
 from llmtune.utils.logging import get_logger
 
-__all__ = ["SftResult", "last_evaluation", "leave_report", "result_of"]
-
 
 @dataclass(frozen=True)
 class SftResult:

@@ -14,8 +14,6 @@ from llmtune.errors import CheckpointError
 from llmtune.samples.streaming import PLACE_FILE, RestoreRandomness, StreamedSamples
 from llmtune.utils.files import read_json
 
-__all__ = ["follow_rates", "rates_of", "resuming_callbacks"]
-
 
 def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[TrainerCallback]:
     """Yield the callbacks that restore a checkpoint's position; none for a new run."""

@@ -50,8 +50,6 @@ from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import quiet_libraries
 
-__all__ = ["Stage"]
-
 
 @dataclass
 class Stage:

@@ -20,8 +20,6 @@ from llmtune.samples.collate import num_useful
 from llmtune.samples.sampler import FILLER
 from llmtune.types import IGNORE_INDEX
 
-__all__ = ["Throughput", "peak_memory_gib"]
-
 
 class Throughput(TrainerCallback):
     """Counts tokens and FLOPs over all ranks, and time on this one.

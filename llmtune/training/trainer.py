@@ -35,8 +35,6 @@ from llmtune.tuners.whole_adapter import check_adapter
 from llmtune.utils.files import is_full_disk, write_json
 from llmtune.utils.logging import get_logger
 
-__all__ = ["StageTrainer"]
-
 
 @dataclass(frozen=True)
 class _Unfinished:

@@ -12,7 +12,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["ROUTERS", "expert_parameters", "settle_routers", "target_parameters"]
 
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 """Names of router modules."""

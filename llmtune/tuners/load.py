@@ -22,8 +22,6 @@ from llmtune.utils.logging import get_logger, log_once
 if TYPE_CHECKING:
     from llmtune.arguments.infer import LoadArguments
 
-__all__ = ["load_tuned"]
-
 
 def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
     """Load the model that the arguments name, for inference.

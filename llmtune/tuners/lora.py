@@ -30,16 +30,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = [
-    "add_lora",
-    "attach",
-    "check_modules_to_save",
-    "linear_names",
-    "load_adapter",
-    "loraplus_optimizer",
-    "target_modules",
-]
-
 
 def add_lora(model: Any, args: StageArguments, info: ModelInfo, new_token_ids: Sequence[int] = ()) -> Any:
     """Add LoRA to the layers of `--lora_target_modules`; everything else is frozen.

@@ -19,8 +19,6 @@ from llmtune.checkpoint import ADAPTER_CONFIG
 from llmtune.errors import CheckpointError
 from llmtune.utils.files import write_json
 
-__all__ = ["save_as_difference"]
-
 Beginning = dict[str, tuple[Tensor, Tensor]]
 """A0 and B0 of each adapted layer, by the layer's full name."""
 

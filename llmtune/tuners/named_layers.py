@@ -27,7 +27,6 @@ from llmtune.registry import resolve_reference
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["check_named_layers", "check_peft_path"]
 
 ADAPTER_MODULE = re.compile(r"^base_model\.model\.(.+?)\.(lora_[AB]|lora_embedding_[AB]|ia3_l|vera_lambda_[bd])(\.|$)")
 

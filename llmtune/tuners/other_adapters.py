@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = ["AllocateRanks", "add_adalora", "ia3_config", "vera_config"]
-
 
 ORTHOGONALITY = 0.5
 """Weight of the orthogonality loss, PEFT's default."""

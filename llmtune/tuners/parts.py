@@ -11,8 +11,6 @@ from llmtune.errors import UsageError
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
-__all__ = ["Part", "freeze_by_name", "freeze_parts", "frozen_parts", "is_vision_model", "part_of", "trained_linears"]
-
 
 Part = Literal["language", "vit", "aligner"]
 

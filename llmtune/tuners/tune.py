@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
-__all__ = [
-    "count_parameters",
-    "keep_unpacked",
-    "prepare_quantized",
-    "prepare_tuner",
-    "tuner_callbacks",
-    "tuner_optimizer",
-]
-
 
 def prepare_tuner(
     model: Any, args: StageArguments, info: ModelInfo, *, num_steps: int, new_token_ids: Sequence[int] = ()

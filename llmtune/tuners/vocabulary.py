@@ -10,8 +10,6 @@ from llmtune.checkpoint import read_adapter_config
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
-__all__ = ["add_new_tokens", "grow_for_adapter", "grow_vocabulary", "has_own_tokens", "token_indices"]
-
 
 def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
     """Add each text as a token. They are not control tokens: they mean the same wherever they occur.

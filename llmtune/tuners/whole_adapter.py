@@ -8,8 +8,6 @@ from typing import Any
 from llmtune.errors import CheckpointError
 from llmtune.models.whole_weights import names_text
 
-__all__ = ["check_adapter"]
-
 SHARED = ("vera_A", "vera_B")
 """VeRA's random matrices: regenerated from the configuration if a file was saved without them."""
 

@@ -22,8 +22,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_whole", "publish", "publish_over", "seal_of", "sweep", "temporary_file", "temporary_folder"]
-
 LEFT_SECONDS = 24 * 3600
 """Age at which temporary files of another machine, or an unknown process, count as abandoned."""
 

@@ -15,20 +15,6 @@ from typing import Any
 from llmtune.errors import OutputError
 from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, temporary_folder
 
-__all__ = [
-    "atomic_folder",
-    "cache_root",
-    "ensure_writable_folder",
-    "is_full_disk",
-    "is_sealed",
-    "link_or_copy",
-    "read_json",
-    "write_json",
-    "write_sealed",
-    "write_text",
-]
-
-
 FULL_BYTES = 50_000_000
 """Free bytes below which a failed write of torch is attributed to a full disk."""
 

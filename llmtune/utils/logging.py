@@ -8,9 +8,6 @@ import os
 import sys
 import warnings
 
-__all__ = ["get_logger", "log_once", "quiet_gptqmodel", "quiet_libraries"]
-
-
 _said: set[str] = set()
 
 for _name in (

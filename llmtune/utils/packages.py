@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from llmtune.errors import MissingPackageError
 
-__all__ = ["missing_packages", "need"]
-
 
 def need(packages: str | Sequence[str], by: str, *, extra: str = "", name: str = "", advice: str = "") -> None:
     """Require packages that a flag, a command or a kind of data needs.

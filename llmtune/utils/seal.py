@@ -15,8 +15,6 @@ from typing import Any
 
 from llmtune.utils.files import cache_root
 
-__all__ = ["SEAL", "is_own", "sealed", "with_changes"]
-
 SEAL = "_seal"
 KEY_BYTES = 32
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from llmtune.errors import UsageError
 
-__all__ = ["free_port", "listen", "markdown_table", "shown_host"]
-
 
 def markdown_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table with one row per checkpoint and one column per score; missing scores are empty."""

@@ -14,8 +14,6 @@ import streamlit as st
 from llmtune.data.image_marks import MARK, with_all_marks
 from llmtune.types import Conversation, Message
 
-__all__ = ["KINDS", "Chat", "Turn", "keep_pictures"]
-
 
 @dataclass
 class Turn:

@@ -9,11 +9,10 @@ from typing import Any
 import streamlit as st
 
 from llmtune.errors import LlmtuneError
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
+from llmtune.inference.sampling import Sampling
 from llmtune.web.chat import KINDS, Chat, Turn, keep_pictures
 from llmtune.web.texts import Key
-
-__all__ = ["Choices", "chat_tab", "settings"]
 
 MAX_NEW_TOKENS = 4096
 CHAT_HEIGHT = 480

@@ -11,14 +11,13 @@ import streamlit as st
 from llmtune.arguments.parser import parse
 from llmtune.arguments.service import WebArguments
 from llmtune.errors import LlmtuneError
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.utils.logging import quiet_libraries
 from llmtune.web.chat_tab import chat_tab, settings
 from llmtune.web.texts import TEXTS, Key
 from llmtune.web.training_tab import training_tab
-
-__all__ = ["page"]
 
 
 @st.cache_resource  # type: ignore[untyped-decorator]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-__all__ = ["TEXTS", "Key"]
-
 Key = Literal[
     "chat",
     "training",

@@ -11,9 +11,6 @@ import streamlit as st
 from llmtune.run.curves import read_scalars
 from llmtune.web.texts import Key
 
-__all__ = ["LOG", "find_runs", "last_record", "training_tab"]
-
-
 EVERY_SECONDS = 3
 NUM_COLUMNS = 2
 FIRST = ("loss", "eval_loss", "learning_rate", "grad_norm")

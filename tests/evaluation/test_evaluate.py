@@ -291,7 +291,7 @@ def test_the_harness_on_the_same_engine(run, questions, tmp_path):
     assert "own_write/exact_match" in theirs
     written = json.loads((tmp_path / "suite/checkpoint-4/suite_samples.json").read_text())["own_write"]
     engine = load_engine(InferArguments(ckpt_dir=checkpoint, eval_human=True))
-    from llmtune.inference.engine import Sampling
+    from llmtune.inference.sampling import Sampling
 
     rows = [choice_question(row).prompt("text") for row in lines(questions)[:2]]
     answers = list(engine.answer(rows, Sampling(max_new_tokens=8)))

@@ -19,8 +19,8 @@ from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, MissingPackageError, ModelError, OutputError, UsageError
 from llmtune.exporting import gguf_file
 from llmtune.exporting.ollama import added_text, go_template, why_not
-from llmtune.inference.engine import Sampling
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.models.tiny import tiny_folder
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.types import Conversation, Message

@@ -14,9 +14,10 @@ from llmtune import InferArguments
 from llmtune.inference import batching
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import JsonObject
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
 from llmtune.inference.rows import Row
+from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import TokenText
 from llmtune.types import Conversation, Message
 

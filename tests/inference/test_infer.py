@@ -15,8 +15,9 @@ from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.data.formats import to_conversation
 from llmtune.errors import CheckpointError, DataError, OutputError, UsageError
 from llmtune.inference import chat as chat_module
-from llmtune.inference.engine import Engine, Sampling
+from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
 from llmtune.models.tiny import tiny_folder
 from llmtune.templates.lookup import get_template
 from llmtune.types import Conversation, Message

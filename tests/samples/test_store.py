@@ -17,7 +17,8 @@ from llmtune.data.canonical import to_record
 from llmtune.errors import DataError
 from llmtune.samples import store as store_module
 from llmtune.samples.store import EncodeReport, TokenStore, encode_dataset
-from llmtune.templates.chat import ChatTemplate, EncodedRow
+from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.encode import EncodedRow
 from llmtune.templates.lookup import get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 from llmtune.types import Conversation, Encoded, Message

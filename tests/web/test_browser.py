@@ -45,8 +45,8 @@ def page(browser: Any, start_page: Any, tuned: Path) -> Any:
 def expected(tuned: Path) -> Callable[..., str]:
     """(max_new_tokens, adapter) -> the letters that the checkpoint, or its base, answers to `q3`."""
     from llmtune import InferArguments
-    from llmtune.inference.engine import Sampling
     from llmtune.inference.load import load_engine
+    from llmtune.inference.sampling import Sampling
     from llmtune.types import Conversation, Message
 
     engine = load_engine(InferArguments(ckpt_dir=str(tuned), eval_human=True))
@@ -189,8 +189,8 @@ def test_a_key_is_asked_for(browser, start_page, tuned):
 def test_an_image_is_decoded_once(browser, start_page, vision_folder, pictures, tmp_path):
     """What was uploaded reaches the model, belongs to its question alone, and a broken file is told."""
     from llmtune import InferArguments
-    from llmtune.inference.engine import Sampling
     from llmtune.inference.load import load_engine
+    from llmtune.inference.sampling import Sampling
     from llmtune.types import Conversation, Message
 
     flags = {"model_type": "qwen2-vl-2b-instruct", "model_id_or_path": str(vision_folder("qwen2-vl"))}

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from llmtune.data.info import register_dataset
 
-__all__ = ["DEFAULT_AUTHOR", "DEFAULT_NAME", "self_intro", "tiny_qa"]
-
 Row = dict[str, str]
 
 DEFAULT_NAME = ("llmtune-tiny", "llmtune-tiny")

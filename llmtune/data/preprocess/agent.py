@@ -11,8 +11,6 @@ from llmtune.data.preprocess.common import Drop, Row
 from llmtune.data.values import parse_literal
 from llmtune.errors import RowError
 
-__all__ = ["msagent", "msagent_mini"]
-
 PLUGIN = re.compile(r"\d\. {\"(?:plugin_)?name\": \"(.+?)\"")
 PLUGIN_MINI = re.compile(r"\d\. {\"plugin_name\": \"(.+?)\"")
 

@@ -13,8 +13,6 @@ from typing import Any, TypeAlias
 from llmtune.data.values import kind_of, text_or_none
 from llmtune.errors import LlmtuneError, RowError
 
-__all__ = ["Drop", "Preprocess", "Row", "cause_of", "code_version", "name_of", "preprocess_row", "text_of"]
-
 Row: TypeAlias = "dict[str, Any]"
 Preprocess: TypeAlias = "Callable[[dict[str, Any]], Any]"
 

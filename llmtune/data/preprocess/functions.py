@@ -9,8 +9,6 @@ from typing import Any
 from llmtune.data.preprocess.common import Row, text_of
 from llmtune.errors import RowError
 
-__all__ = ["glaive"]
-
 SPEAKER = re.compile(r"^[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ \t]*", re.MULTILINE)
 ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 CALL = "<functioncall>"

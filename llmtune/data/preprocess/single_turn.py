@@ -10,27 +10,6 @@ from llmtune.data.preprocess.common import Drop, Row, text_of
 from llmtune.data.values import parse_literal, text_or_none
 from llmtune.errors import RowError
 
-__all__ = [
-    "FIREFLY_KINDS",
-    "NO_OUTPUT",
-    "advertise_gen",
-    "alpaca",
-    "alpaca_zh",
-    "blossom_math",
-    "cmnli",
-    "coco_caption",
-    "dureader_question",
-    "firefly",
-    "instruct",
-    "jd_sentiment",
-    "lawyer_llama",
-    "leetcode",
-    "medical_en",
-    "poetry",
-    "tigerbot_law",
-]
-
-
 FIREFLY_KINDS = frozenset({
     "AncientPoem", "BELLE", "ClassicalChinese", "Composition", "Cot", "Couplet", "Dictionary", "JinYongGeneration",
     "KeywordRecognition", "LyricGeneration", "MRC", "MusicComment", "NER", "NLI", "OpenQA", "ProductDesc", "Program",

@@ -1,7 +1,5 @@
 """Constants shared by several families."""
 
-__all__ = ["QKV", "REFERENCE", "REGISTRY"]
-
 QKV = ("q_proj", "k_proj", "v_proj")
 
 REFERENCE = "modelscope/swift, examples/pytorch/llm, October 2023"

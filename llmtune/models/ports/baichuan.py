@@ -8,8 +8,6 @@ from __future__ import annotations
 from llmtune.errors import ModelError
 from llmtune.models.ports.port import LLAMA_MODULES, Config, Modules, Port, carry, consecutive, is_of
 
-__all__ = ["PORTS"]
-
 VOCABULARY_OF_FIRST, VOCABULARY_OF_SECOND = 64000, 125696
 ALIBI_TYPE = "llama_alibi"
 ALIBI_CLASS = "llmtune.models.ports.modeling_llama_alibi:LlamaAlibiForCausalLM"

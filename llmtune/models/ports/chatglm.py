@@ -9,8 +9,6 @@ from __future__ import annotations
 from llmtune.errors import ModelError
 from llmtune.models.ports.port import Config, Modules, Port, carry, consecutive, is_of, refuse_unless
 
-__all__ = ["PORT"]
-
 FAMILY = "ChatGLM"
 ROTARY_BASE = 10000.0  # not a key of config.json
 

@@ -12,8 +12,6 @@ from llmtune.models.ports.port import Config, Port
 from llmtune.models.ports.qwen_v1 import PORT as QWEN
 from llmtune.models.ports.xverse import PORT as XVERSE
 
-__all__ = ["find_port", "native_target_modules"]
-
 PORTS = (QWEN, *BAICHUAN, CHATGLM, INTERNLM, INTERNLM2, XVERSE)
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from llmtune.models.ports.port import Config, Modules, Port, Rows, carry, is_of
 
-__all__ = ["PORT"]
-
 
 def config(old: Config) -> Config:
     new = carry(

@@ -16,7 +16,6 @@ from llmtune.utils.logging import get_logger, log_once
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Ported", "causal_lm_loader", "native_config", "read_config"]
 
 # What has a default in the native class that need not be that of the family.
 REQUIRED = (

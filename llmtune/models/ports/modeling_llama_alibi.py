@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.masking_utils import create_causal_mask
 
-__all__ = ["LlamaAlibiConfig", "LlamaAlibiForCausalLM", "LlamaAlibiModel", "alibi_slopes"]
-
 
 class LlamaAlibiConfig(LlamaConfig):  # type: ignore[misc]
     model_type = "llama_alibi"

@@ -13,21 +13,6 @@ from typing import Any
 
 from llmtune.errors import ModelError
 
-__all__ = [
-    "LLAMA_MODULES",
-    "Config",
-    "Modules",
-    "Port",
-    "Rows",
-    "carry",
-    "consecutive",
-    "is_of",
-    "llama_modules",
-    "native_modules",
-    "refuse_unless",
-    "without_prefix",
-]
-
 Config = dict[str, Any]
 
 Rows = tuple[tuple[int, int], ...]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from llmtune.models.ports.port import Config, Modules, Port, carry, consecutive, is_of, refuse_unless
 
-__all__ = ["PORT"]
-
 FAMILY = "Qwen v1"
 
 

@@ -17,8 +17,6 @@ from torch.nn import functional
 from llmtune.errors import ModelError
 from llmtune.models.ports.port import Config, Modules, Port, Rows, native_modules
 
-__all__ = ["LazyTensor", "converted", "open_checkpoint", "weight_files"]
-
 # The dimension of a tensor along which the outputs of a linear layer lie. GPTQ stores [in, out], and packs several
 # numbers of `bits` each into one int32: inputs in qweight, outputs in qzeros. g_idx has no outputs.
 OUTPUT_DIM = {"weight": 0, "bias": 0, "qweight": 1, "scales": 1, "qzeros": 1}

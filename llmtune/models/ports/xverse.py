@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from llmtune.models.ports.port import Config, Port, carry, is_of, llama_modules
 
-__all__ = ["PORT"]
-
 
 def config(old: Config) -> Config:
     new = carry(

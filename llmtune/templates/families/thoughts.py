@@ -8,17 +8,6 @@ from __future__ import annotations
 from llmtune.errors import TemplateError
 from llmtune.templates.info import Place
 
-__all__ = [
-    "answer_without_thought",
-    "continue_thought",
-    "continue_thought_or_keep",
-    "refuse_thought",
-    "think_before_answer",
-    "write_continued_thought",
-    "write_continued_thought_or_keep",
-    "write_thought",
-]
-
 
 def think_before_answer(content: str, place: Place) -> str:
     """Qwen3: the response to the last question has a thought, possibly empty; earlier responses have none."""

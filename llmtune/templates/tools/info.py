@@ -15,22 +15,6 @@ from llmtune.types import Json, ToolCall
 if TYPE_CHECKING:
     from llmtune.templates.chat import ChatTemplate
 
-__all__ = [
-    "TOOL_FORMAT_MAPPING",
-    "At",
-    "ParsedAnswer",
-    "ToolFormat",
-    "ToolsPlace",
-    "arguments_text",
-    "call_id",
-    "call_of",
-    "calls_at_start",
-    "function_of",
-    "register_tool_format",
-    "to_json",
-    "tool_format_of",
-]
-
 
 ToolsPlace: TypeAlias = Literal["system", "first question", "last question"]
 

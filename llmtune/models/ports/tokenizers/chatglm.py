@@ -14,7 +14,6 @@ from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, read_jso
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["PORT"]
 
 WORDS = ("sop", "eop")
 ABOVE = ("[MASK]", "[gMASK]", "[sMASK]", *WORDS, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")

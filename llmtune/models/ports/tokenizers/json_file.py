@@ -18,8 +18,6 @@ from llmtune.models.ports.tokenizers.port import LLAMA_TOKENS, Source, Tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["BAICHUAN", "FILE", "PORT", "from_json", "merges_of"]
-
 
 FILE = "tokenizer.json"
 BAICHUAN_ROLES = (195, 196)

@@ -13,8 +13,6 @@ from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, text_of
 from llmtune.utils.files import cache_root, is_sealed, write_sealed
 from llmtune.utils.logging import get_logger
 
-__all__ = ["PortedTokenizer", "find_tokenizer_port", "tokenizer_loader"]
-
 VERSION = 1
 """To be raised when a port makes something else of the same files."""
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-__all__ = ["Kind", "Model", "Piece", "read_model"]
-
 
 class Kind(IntEnum):
     NORMAL = 1

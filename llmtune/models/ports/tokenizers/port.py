@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LLAMA_TOKENS", "Source", "TokenizerPort", "read_json", "text_of"]
 
 LLAMA_TOKENS: Mapping[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 """The defaults of LlamaTokenizer and of its copies."""

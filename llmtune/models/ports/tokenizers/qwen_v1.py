@@ -17,7 +17,6 @@ from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, read_jso
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["FILE", "PATTERN", "PICTURE_TOKENS", "PORT", "TOKENS", "read_ranks"]
 
 FILE = "qwen.tiktoken"
 PATTERN = (

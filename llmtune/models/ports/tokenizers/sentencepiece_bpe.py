@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tokenizers.decoders import Decoder
     from tokenizers.normalizers import Normalizer
 
-__all__ = ["FILE", "PORT", "from_model", "is_sentencepiece"]
 
 FILE = "tokenizer.model"
 BLANK = "▁"
