@@ -77,6 +77,7 @@ MOVED = dict(
         "serving.server=serving.app",
         "serving.writers=serving.wire",
         "templates.cut=templates.encode",
+        "templates.images=models.images",
         "templates.own_answer=templates.own_render",
         "templates.probes=templates.own_render",
         "templates.upstream=templates.parity",

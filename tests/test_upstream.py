@@ -84,7 +84,6 @@ NOT_YET: tuple[tuple[str, str], ...] = (
     ("inference/continuous.py:_Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
     ("models/supervised_loss.py:install_supervised_loss#1", "torch names methods that gather for FSDP2, not for ZeRO"),
     ("planning/shapes.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
-    ("templates/images.py:carry_images", "a design of ours: processors of transformers hold both, tokenizers do not"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),
     ("tuners/mutated.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
     ("utils/logging.py:quiet_libraries#1", "the warning is in compiled code"),

@@ -96,7 +96,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:
     model = engine.model
     install_supervised_loss(model)
-    collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.images)
+    collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.media)
     order = sorted(range(len(tokens)), key=lambda index: -int(tokens.lengths[index]))
     starts = range(0, len(order), batch_size)
     model.eval()

@@ -95,7 +95,7 @@ class Engine:
         rows = [row for row in rows if row.finish_reason is None]
         if not rows:
             return
-        whole = [Encoded(row.prompt.input_ids + row.ids, images=row.prompt.images) for row in rows]
+        whole = [Encoded(row.prompt.input_ids + row.ids, media=row.prompt.media) for row in rows]
         length = max(len(prompt.input_ids) for prompt in whole)
         starts = [length - len(prompt.input_ids) for prompt in whole]
         with self._busy, self.adapters.use(adapter), self._generating():
@@ -120,9 +120,9 @@ class Engine:
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the inputs of `generate`, on the model's device; pixels in its dtype."""
         batch = pad_left([prompt.input_ids for prompt in prompts], self._pad_token_id)
-        if self.template.images is not None:
-            paths = [path for prompt in prompts for path in prompt.images]
-            batch |= self.template.images.inputs(paths, batch["input_ids"])
+        if self.template.media is not None:
+            media = [one for prompt in prompts for one in prompt.media]
+            batch |= self.template.media.inputs(media, batch["input_ids"])
         dtype = self.model.dtype
         moved = {name: value.to(self.model.device) for name, value in batch.items()}
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}

@@ -10,9 +10,9 @@ import torch
 
 from llmtune.checkpoint import copy_settings
 from llmtune.errors import CheckpointError, OutputError
+from llmtune.merging.files import EYES, copy_files
 from llmtune.models.prequantized import saved_quantization
 from llmtune.models.quantization import is_quantized
-from llmtune.templates.images import images_of
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
@@ -68,8 +68,7 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path | 
     with atomic_folder(target) as folder:
         merged.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-        if (images := images_of(tokenizer)) is not None:
-            images.save(folder)
+        copy_files(checkpoint, folder, EYES)
         copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
     get_logger().info(MERGED, checkpoint, difference)
     return target

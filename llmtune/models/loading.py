@@ -16,10 +16,12 @@ from llmtune.models.prequantized import check_prequantized, leave_uncompiled, lo
 from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json
-from llmtune.utils.logging import quiet_gptqmodel
+from llmtune.utils.logging import get_logger, quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch
+
+    from llmtune.templates.media import MediaReader
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py", "*.vocab")
 OURS = ("trust_remote_code", "allow_pickle", "rope")
@@ -51,7 +53,7 @@ def get_model_tokenizer(
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
         HubError: The hub does not give the model. ModelError: The folder lacks files, or they cannot be read.
     """
-    hub = HubOptions(*(kwargs.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
+    hub = _hub_options(kwargs)
     if model_type is None:
         from llmtune.models.identify import identify
 
@@ -87,6 +89,45 @@ def get_model_tokenizer(
     if load_tokenizer:
         _complete_tokenizer(tokenizer, folder)
     return (model if load_model else None), (tokenizer if load_tokenizer else None)
+
+
+def get_media_reader(
+    model_type: str,
+    tokenizer: Any,
+    *,
+    model_id_or_path: str | None = None,
+    max_pixels: int | None = None,
+    **hub: Any,
+) -> MediaReader | None:
+    """Return what reads the images of a vision model, for `get_template(..., media=...)`; None for a text model.
+
+    Images are read as the model's own folder says, even where the tokenizer comes from another one: a checkpoint's.
+
+    Args:
+        max_pixels: Limit on the size of images, below the model's own.
+        hub: As for `get_model_tokenizer`.
+
+    Raises:
+        ModelError: The folder has no image processor. MissingPackageError: Pillow is not installed.
+        UsageError: The model cannot follow `max_pixels`.
+    """
+    info = MODEL_MAPPING[model_type]
+    if info.images != "native":
+        if max_pixels is not None:
+            get_logger().warning("--max_pixels has no effect: the model takes text only.")
+        return None
+    function = resolve_reference(info.get_media_reader, what=f"The get_media_reader of the model {model_type!r}")
+    reader: MediaReader = function(
+        model_folder(info, model_id_or_path, hub=_hub_options(hub), weights=False), tokenizer
+    )
+    if max_pixels is not None:
+        reader.limit_pixels(max_pixels)
+    return reader
+
+
+def _hub_options(options: dict[str, Any]) -> HubOptions:
+    """Take the hub's options out of those of loading."""
+    return HubOptions(*(options.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
 
 
 def _accepted(function: Any, options: dict[str, Any], model_type: str) -> dict[str, Any]:

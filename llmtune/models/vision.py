@@ -1,4 +1,4 @@
-"""Load a vision model, with its image processor attached to its tokenizer."""
+"""Vision models: load them, and the reader of their images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import MissingPackageError, ModelError, one_line
+from llmtune.models.images import ImageReader
 from llmtune.models.loading import load_causal_lm
-from llmtune.templates.images import ImageReader, carry_images
+from llmtune.templates.media import MediaToken
 from llmtune.utils.files import read_json, write_json
 from llmtune.utils.packages import need
 
@@ -19,7 +20,6 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_p
 def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: Any) -> tuple[Any, Any]:
     """The get_function of vision models that transformers supports; same arguments as `load_causal_lm`.
 
-    Images are read as the model's own folder says, even where the tokenizer comes from another one: a checkpoint's.
     The processors of transformers, which join tokenizer and image processor, are not used: those of the Qwen family
     cannot be made without torchvision, for the sake of videos.
     """
@@ -28,16 +28,13 @@ def load_image_text(model_dir: str, *, load_tokenizer: bool = True, **options: A
     model, tokenizer = load_causal_lm(
         model_dir, load_tokenizer=load_tokenizer, model_class=AutoModelForImageTextToText, **options
     )
-    if load_tokenizer:
-        folder = Path(model_dir)
-        carry_images(tokenizer, image_reader(folder, tokenizer))
-        if not tokenizer.chat_template:  # older repositories keep it beside the processor
-            tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
+    if load_tokenizer and not tokenizer.chat_template:  # older repositories keep it beside the processor
+        tokenizer.chat_template = read_json(Path(model_dir) / "chat_template.json").get("chat_template")
     return model, tokenizer
 
 
 def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
-    """Return the image processor of a model folder.
+    """The get_media_reader of these models, for the images of a model folder.
 
     Raises:
         ModelError: It has none. MissingPackageError: Pillow is not installed.
@@ -58,8 +55,7 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
         raise ModelError(f"The image processor of {folder} cannot be loaded: {text}") from err
     return ImageReader(
         processor,
-        token_id=token_id,
-        token=tokenizer.convert_ids_to_tokens(token_id),
+        token=MediaToken(tokenizer.convert_ids_to_tokens(token_id), token_id),
         num_tokens=partial(_num_tokens, processor, read_json(folder / "processor_config.json"), config),
         save=partial(_save_processor, folder, processor),
     )

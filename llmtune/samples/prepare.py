@@ -14,12 +14,11 @@ from llmtune.data.mixing import get_dataset
 from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.loading import get_media_reader, get_model_tokenizer
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.images import limit_pixels
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import first_difference
@@ -100,16 +99,15 @@ def prepare(args: StageArguments) -> Prepared:
     train, validation = _load(args, overwrite) if stream is None else _load_head(stream, args, overwrite)
     if any_images(train) or (validation is not None and any_images(validation)):
         check_images(args, MODEL_MAPPING[args.model_type])
+    place = {"model_id_or_path": args.model_id_or_path, **args.hub_options()}
     _, tokenizer = get_model_tokenizer(
         args.model_type,
-        model_id_or_path=args.model_id_or_path,
         load_model=False,
         tokenizer_id_or_path=args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
-        **args.hub_options(),
+        **place,
     )
     add_new_tokens(tokenizer, args.new_special_tokens)
-    limit_pixels(tokenizer, args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,
@@ -120,9 +118,10 @@ def prepare(args: StageArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+        media=get_media_reader(args.model_type, tokenizer, max_pixels=args.max_pixels, **place),
     )
-    check_no_images(args, template.images is not None)
-    if stream is not None and template.images is not None:
+    check_no_images(args, template.media is not None)
+    if stream is not None and template.media is not None:
         raise UsageError("--streaming true supports text models only. Remove it for vision models.")
     options = {"strict": args.strict, "overwrite": overwrite}
     train_tokens = encode_dataset(train, template, name="training", **options)

@@ -31,6 +31,6 @@ def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingC
     """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
     padding = samples.tokenizer.pad_token_id
     if not (args.packing or args.padding_free):
-        return PaddingCollator(padding, samples.template.images)
+        return PaddingCollator(padding, samples.template.media)
     one_sequence = takes_one_sequence(model)
     return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)

@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from llmtune.data.image_marks import MARK, with_all_marks
-from llmtune.types import Conversation, Message
+from llmtune.types import Conversation, Media, Message
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Chat:
             if turn is not turns[-1]:
                 answer = turn.answers.get(model) or next(iter(turn.answers.values()), "")
                 messages.append(Message("assistant", answer))
-        whole = Conversation(tuple(messages), images=tuple(images))
+        whole = Conversation(tuple(messages), media=tuple(map(Media, images)))
         return with_all_marks(whole) if images else whole
 
     def forget_answers(self) -> None:

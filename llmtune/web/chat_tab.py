@@ -86,7 +86,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
 def _ask(engine: Engine, chat: Chat, texts: dict[Key, str]) -> None:
     """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
-    if engine.template.images is None:
+    if engine.template.media is None:
         if question := st.chat_input(texts["ask"], key="question"):
             chat.ask(question)
     elif sent := st.chat_input(texts["ask"], key="question", accept_file="multiple", file_type=KINDS):
