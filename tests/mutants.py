@@ -69,11 +69,10 @@ COVERED = {
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
-    "training/test_equalities training/test_experts stages/test_sft merging/test_streamed models/test_vision",
-    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_streamed",
-    "merging/in_memory": "inference/test_infer merging/test_streamed training/test_quantization",
-    "merging/weights merging/streamed merging/files merging/meta_model merging/files":
-    "merging/test_shards merging/test_streamed merging/test_weights exporting/test_export",
+    "training/test_equalities training/test_experts stages/test_sft merging/test_merge models/test_vision",
+    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_merge",
+    "merging/weights merging/merge merging/files merging/meta_model":
+    "merging/test_shards merging/test_merge merging/test_weights exporting/test_export inference/test_infer",
 }  # fmt: skip
 """Modules that matter, and the tests that hold them."""
 

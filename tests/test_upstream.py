@@ -310,7 +310,7 @@ def test_ranks_have_no_public_name() -> None:
 
 
 @covers(
-    "merging/streamed.py:_Streamed._rounded",
+    "merging/merge.py:_Streamed._rounded",
     "models/kernels.py:without_compiling",
     "models/meta.py:from_config",
     "models/ports/modeling_llama_alibi.py:LlamaAlibiModel.__init__",
