@@ -61,19 +61,19 @@ COVERED = {
     "arguments/rules": "arguments/test_rules cli/test_arguments",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/seal": "utils/test_seal cli/test_strangers",
-    "utils/atomic": "utils/test_atomic samples/test_store",
+    "utils/files": "utils/test_atomic samples/test_store",
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/texts":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
     "serving/test_routing serving/test_images serving/test_thoughts",
-    "serving/protocol serving/chat serving/limits": "serving/test_refusals serving/test_bounds serving/test_chat "
+    "serving/protocol serving/completions serving/limits":
+    "serving/test_refusals serving/test_bounds serving/test_chat "
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
-    "training/test_equalities training/test_experts stages/test_sft merging/test_streamed models/test_vision",
-    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_streamed",
-    "merging/in_memory": "inference/test_infer merging/test_streamed training/test_quantization",
-    "merging/weights merging/streamed merging/files merging/meta_model merging/files":
-    "merging/test_shards merging/test_streamed merging/test_weights exporting/test_export",
+    "training/test_equalities training/test_experts stages/test_sft merging/test_merge models/test_vision",
+    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_merge",
+    "merging/weights merging/merge merging/files merging/meta_model":
+    "merging/test_shards merging/test_merge merging/test_weights exporting/test_export inference/test_infer",
 }  # fmt: skip
 """Modules that matter, and the tests that hold them."""
 

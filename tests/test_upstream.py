@@ -28,13 +28,13 @@ STILL_SAYS: dict[str, str] = {
     "distributed/deepspeed.py:ready_deepspeed": 'if torch.xpu.is_available(): accelerator_name = "xpu"',
     "distributed/launch.py:main": "torch/distributed/elastic/rendezvous/dynamic_rendezvous.py: "
     'os.getenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0")',
-    "evaluation/harness.py:EngineLM._encode_pair": "if n_spaces > 0: continuation = context[-n_spaces:] + continuation",
+    "evaluation/suite.py:EngineLM._encode_pair": "if n_spaces > 0: continuation = context[-n_spaces:] + continuation",
     "evaluation/suite.py:run_suite": "lm_eval_logger.setLevel(log_level)",
     "exporting/quantize.py:_gptq": "return min(12, max(1, ((os.cpu_count() or 1) + 1) // 2))",
     "exporting/quantize.py:_logs_elsewhere": '_PROJECT_LOG_DIR = Path("logs")',
     "exporting/quantize.py:_off_standard_output": "LogBar.shared()",
-    "hub/modelscope.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
-    "hub/modelscope.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
+    "hub/clients.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
+    "hub/clients.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
     "models/prequantized.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
     "models/supervised_loss.py:install_supervised_loss#2": "model_args |= set(inspect.signature(self.forward)",
     "models/supervised_loss.py:install_supervised_loss#3": "loss = self.loss_function(logits=logits",
@@ -83,7 +83,7 @@ ELSEWHERE: dict[str, str] = {
 NOT_YET: tuple[tuple[str, str], ...] = (
     ("inference/continuous.py:_Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
     ("models/supervised_loss.py:install_supervised_loss#1", "torch names methods that gather for FSDP2, not for ZeRO"),
-    ("planning/shapes.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
+    ("planning/trace.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),
     ("tuners/mutated.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
     ("utils/logging.py:quiet_libraries#1", "the warning is in compiled code"),
@@ -309,11 +309,11 @@ def test_ranks_have_no_public_name() -> None:
 
 
 @covers(
-    "merging/streamed.py:_Streamed._rounded",
+    "merging/merge.py:_Streamed._rounded",
     "models/kernels.py:without_compiling",
     "models/meta.py:from_config",
     "models/ports/modeling_llama_alibi.py:LlamaAlibiModel.__init__",
-    "planning/shapes.py:shapes",
+    "planning/trace.py:shapes",
     "planning/trace.py:_without_mask",
 )
 def test_private_attributes_have_no_public_name() -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from llmtune.arguments.fields import Given, fixed, free, taken
 from llmtune.arguments.rules import Rule, above, at_least, between, only
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.types import LossOn, TruncationStrategy
@@ -83,6 +83,20 @@ class ModelArguments(Given):
     def folder(self, *, weights: bool = False) -> Path:
         """The folder of the model, downloaded where it is not on this machine; the weights only where asked for."""
         return model_folder(MODEL_MAPPING[str(self.model_type)], self.model_id_or_path, hub=self.hub(), weights=weights)
+
+    def load_tokenizer(self, folder: Path | None = None, tokenizer: str | None = None) -> Any:
+        """Load the tokenizer alone; with `folder`, that of another folder, or the one of `tokenizer`."""
+        from llmtune.models.loading import get_model_tokenizer
+
+        _, found = get_model_tokenizer(
+            self.model_type,
+            model_id_or_path=self.model_id_or_path if folder is None else str(folder),
+            load_model=False,
+            tokenizer_id_or_path=self.tokenizer_id_or_path if folder is None else tokenizer,
+            trust_remote_code=self.trust_remote_code,
+            **self.hub_options(),
+        )
+        return found
 
     def hub_options(self) -> dict[str, Any]:
         """Hub arguments of `get_model_tokenizer`."""

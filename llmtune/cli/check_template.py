@@ -18,21 +18,13 @@ BEFORE, AFTER = 4, 6
 def check_template(args: SftArguments) -> int:
     """Print one line per probe, and the first difference in full. Return 1 if any differs."""
     from llmtune.arguments.checks import parse_chat_template_kwargs
-    from llmtune.models.loading import get_model_tokenizer
     from llmtune.templates.lookup import get_template
     from llmtune.templates.own_render import PROBES
     from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     assert args.template_type is not None
-    _, tokenizer = get_model_tokenizer(
-        args.model_type,
-        model_id_or_path=args.model_id_or_path,
-        load_model=False,
-        tokenizer_id_or_path=args.tokenizer_id_or_path,
-        trust_remote_code=args.trust_remote_code,
-        **args.hub_options(),
-    )
+    tokenizer = args.load_tokenizer()
     if not tokenizer.chat_template:
         sys.stdout.write(f"The tokenizer has no chat template to compare {args.template_type!r} with.\n")
         return 0

@@ -15,13 +15,11 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
 from llmtune.launch.job import Job, make_job
-from llmtune.launch.ray import ray_text
-from llmtune.launch.sky import sky_text
-from llmtune.launch.slurm import slurm_text
+from llmtune.launch.schedulers import ray_text, sky_text, slurm_text
 from llmtune.run.resolved import Run
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 SUMMARY = """
 Write a cluster job and submit it. Flags of the job come first; after -- the run, checked as by `llmtune sft`:

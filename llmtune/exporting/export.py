@@ -12,7 +12,7 @@ from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.merge import CheckpointArguments, MergeArguments
 from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import OutputError, UsageError
-from llmtune.merging.streamed import merge_checkpoint
+from llmtune.merging.merge import merge_checkpoint
 from llmtune.run.model_card import card_of, write_card
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger, quiet_libraries

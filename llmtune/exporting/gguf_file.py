@@ -26,13 +26,13 @@ from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import CheckpointError, LlmtuneError, ModelError, UsageError
 from llmtune.exporting.gguf_vocab import add_vocabulary, check_vocabulary
 from llmtune.exporting.ollama import write_modelfile
-from llmtune.merging.in_memory import probe_ids
+from llmtune.merging.merge import check_logits, probe_ids
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 MODEL_FILE = "tokenizer.model"
 SCRIPT = "convert_hf_to_gguf.py"
@@ -111,7 +111,7 @@ def write_gguf(args: ExportArguments, whole: Path, folder: Path) -> None:
         ModelError: See `need_converter`. CheckpointError: The file's logits differ; it is not kept.
     """
     file = folder / "model.gguf"
-    tokenizer = _tokenizer(args, whole)
+    tokenizer = args.inferred.load_tokenizer(whole)
     if args.llama_cpp is not None:
         _run_script(args, whole, file)
     else:
@@ -119,18 +119,6 @@ def write_gguf(args: ExportArguments, whole: Path, folder: Path) -> None:
             _convert(args, whole, file, tokenizer)
         _prove(args, whole, file)
     write_modelfile(args, folder, tokenizer)
-
-
-def _tokenizer(args: ExportArguments, whole: Path) -> Any:
-    from llmtune.models.loading import get_model_tokenizer
-
-    _, tokenizer = get_model_tokenizer(
-        args.inferred.model_type,
-        model_id_or_path=str(whole),
-        load_model=False,
-        trust_remote_code=args.trust_remote_code,
-    )
-    return tokenizer
 
 
 def _run_script(args: ExportArguments, whole: Path, file: Path) -> None:
@@ -323,11 +311,8 @@ def _prove(args: ExportArguments, whole: Path, file: Path) -> None:
             setattr(config, name, getattr(own, name))
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, config=config, dtype=torch.float32)
     after = _logits(model)
-    difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
-    if not difference < TOLERANCE[args.gguf_type]:
-        raise CheckpointError(
-            f"The GGUF file failed its check: logits differ by {difference:.2%} of the largest logit. It is not kept."
-        )
+    tolerance = TOLERANCE[args.gguf_type]
+    difference = check_logits(before, after, tolerance, what="The GGUF file", outcome="It is not kept.")
     get_logger().info("GGUF file, read back by transformers: logits differ by %.1e of the largest logit.", difference)
 
 

@@ -44,7 +44,8 @@ def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArgum
     tokenizer = next((source for source in sources if any(source.glob("tokenizer*"))), None)
     ported = not args.trust_remote_code and find_port(read_config(base)) is not None
     if tokenizer is None or (ported and tokenizer == base):
-        _save_tokenizer(folder, base, args)
+        # the tokenizers of 2023's checkpoints are custom code: written in transformers' own format
+        args.load_tokenizer(base, args.tokenizer_id_or_path).save_pretrained(str(folder))
     else:
         copy_files(tokenizer, folder, TOKENIZER)
     for source in (checkpoint, base):
@@ -53,20 +54,6 @@ def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArgum
     if not ported:
         copy_files(base, folder, CODE)
     copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
-
-
-def _save_tokenizer(folder: Path, base: Path, args: InferArguments) -> None:
-    """Write the tokenizers of 2023's checkpoints, which are custom code, in transformers' own format."""
-    from llmtune.models.loading import get_model_tokenizer
-
-    _, tokenizer = get_model_tokenizer(
-        args.model_type,
-        model_id_or_path=str(base),
-        load_model=False,
-        tokenizer_id_or_path=args.tokenizer_id_or_path,
-        trust_remote_code=args.trust_remote_code,
-    )
-    tokenizer.save_pretrained(str(folder))
 
 
 def write_config(

@@ -12,7 +12,7 @@ from llmtune.data.image_marks import is_address
 from llmtune.errors import UsageError
 from llmtune.templates.media import MediaError, MediaToken, Sizes
 from llmtune.types import Media, MediaKind
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,7 @@ from llmtune.models.images import ImageReader
 from llmtune.models.loading import load_causal_lm
 from llmtune.templates.media import MediaToken
 from llmtune.utils.files import read_json, write_json
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 

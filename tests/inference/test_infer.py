@@ -263,10 +263,9 @@ def test_merged_weights_generate_the_same(adapter):
 
 
 def test_a_wrong_merge_is_refused(adapter, monkeypatch, tmp_path):
-    from llmtune.merging import in_memory as merge
+    from llmtune.merging import merge
 
     engine = load_engine(InferArguments(ckpt_dir=str(adapter.last_checkpoint), eval_human=True))
-    monkeypatch.setattr(merge, "merged_folder", lambda _: tmp_path / "merged")
     own = engine.model.merge_and_unload
 
     def wrong() -> Any:
@@ -277,7 +276,7 @@ def test_a_wrong_merge_is_refused(adapter, monkeypatch, tmp_path):
 
     monkeypatch.setattr(engine.model, "merge_and_unload", wrong)
     with pytest.raises(CheckpointError, match="failed its check"):
-        merge.merge_and_save(engine.model, engine.tokenizer, adapter.last_checkpoint)
+        merge.merge_and_save(engine.model, engine.tokenizer, adapter.last_checkpoint, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
 
 
@@ -289,10 +288,10 @@ def test_an_adapter_in_its_initial_state_is_not_merged(tmp_path, monkeypatch):
         )
     )  # fmt: skip
     engine = load_engine(InferArguments(ckpt_dir=str(found.last_checkpoint), eval_human=True))
-    from llmtune.merging.in_memory import merge_and_save
+    from llmtune.merging.merge import merge_and_save
 
     with pytest.raises(CheckpointError, match="changes nothing"):
-        merge_and_save(engine.model, engine.tokenizer, found.last_checkpoint)
+        merge_and_save(engine.model, engine.tokenizer, found.last_checkpoint, tmp_path / "merged")
 
 
 # Bad input

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.errors import CheckpointError, MissingPackageError
 from llmtune.inference.load import load_engine
-from llmtune.merging.in_memory import merge_and_save
+from llmtune.merging.merge import merge_and_save
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.quantization import is_bitsandbytes_optimizer, quantization_options
@@ -146,7 +146,7 @@ def test_merging_goes_into_whole_weights(tmp_path):
         torch.testing.assert_close(merged(IDS).logits, whole(IDS).logits, atol=1e-4, rtol=1e-4)
     quantised = load_engine(InferArguments(ckpt_dir=str(checkpoint), eval_human=True))
     with pytest.raises(CheckpointError, match="--quantization_bit 0"):
-        merge_and_save(quantised.model, quantised.tokenizer, tmp_path / "checkpoint-x")
+        merge_and_save(quantised.model, quantised.tokenizer, checkpoint, tmp_path / "merged")
 
 
 def test_qlora_resumes_to_the_same_losses(tmp_path):

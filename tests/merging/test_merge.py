@@ -21,7 +21,7 @@ from llmtune.arguments.merge import MergeArguments
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.exporting.export import merge
-from llmtune.merging import streamed as merge_module
+from llmtune.merging import merge as merge_module
 from llmtune.models.info import register_model
 from llmtune.models.tiny import tiny_folder
 from llmtune.tuners.vocabulary import grow_vocabulary
@@ -296,7 +296,7 @@ MEASURED = """
 import sys, threading, time
 from pathlib import Path
 from llmtune import InferArguments
-from llmtune.merging.streamed import merge_checkpoint
+from llmtune.merging.merge import merge_checkpoint
 import peft, transformers  # noqa: F401
 
 def held():

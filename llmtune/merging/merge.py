@@ -1,8 +1,8 @@
 """Merge an adapter into its base model, streamed: one layer, one shard and the adapter are in memory, not the model.
 
-PEFT itself adds what it trained to each layer, in fp32, while the layer's numbers are there; the sum is rounded once.
-That the result answers like base and adapter together is tried on a few tokens, again layer by layer. What cannot be
-done in this way is merged in memory, as `llmtune.merging.in_memory` does, and the reason is said.
+PEFT merges each layer in fp32 while its weights are loaded, and the sum is rounded once. The merged model's logits are
+compared with those of base and adapter on a few tokens, again layer by layer. What cannot be streamed is merged in
+memory, and the reason is logged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.checkpoint import checkpoint_kind
+from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError, one_line
-from llmtune.merging.files import ShardWriter, complete_merged, parse_size, write_config
-from llmtune.merging.in_memory import MERGED, TOLERANCE, merge_and_save, merged_folder, probe_ids
+from llmtune.merging.files import EYES, ShardWriter, complete_merged, copy_files, parse_size, write_config
 from llmtune.merging.meta_model import (
     Places,
     attach_adapters,
@@ -34,14 +33,25 @@ from llmtune.merging.meta_model import (
 from llmtune.merging.weights import Group, Unstreamable, Weights
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import saved_quantization
+from llmtune.models.quantization import is_quantized
 from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
 DEFAULT_SHARD_SIZE = "2GB"
+MERGED = "Merged %s into its base model: logits differ by %.1e of the largest logit."
+PROBE_LENGTH = 16
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+"""Largest difference of logits, as a share of the largest logit, that rounding explains."""
 STREAMED_LOADERS = ("llmtune.models.loading:load_causal_lm", "llmtune.models.vision:load_image_text")
 MADE_FROM_BASE = ("trainable_tokens_original",)
 """PEFT's buffers for training, which merging does not need."""
+NO_ROPE: dict[str, Any] = {"rope_scaling": None, "rope_factor": None, "load_args_from_ckpt_dir": False}
+"""Settings already in the merged folder's own config.json."""
+
+
+def merged_folder(checkpoint: Path) -> Path:
+    return checkpoint.resolve().with_name(f"{checkpoint.resolve().name}-merged")
 
 
 def merge_checkpoint(
@@ -86,7 +96,7 @@ def merge_checkpoint(
     try:
         if not isinstance(info.get_function, str) or info.get_function not in STREAMED_LOADERS:
             raise Unstreamable(f"{args.model_type} has its own loading function")
-        rows = _tokenizer_length(args, base) if resize_embeddings else 0
+        rows = len(args.load_tokenizer(base, _tokenizer_folder(args))) if resize_embeddings else 0
         return _Streamed(args, base, checkpoint, rows).write(target, size)
     except Unstreamable as err:
         if resize_embeddings:
@@ -97,24 +107,73 @@ def merge_checkpoint(
 
 def _merge_in_memory(args: InferArguments, checkpoint: Path, target: Path) -> Path:
     whole = dataclasses.replace(args, device="cpu", load_args_from_ckpt_dir=False, quantization_bit=0)
-    model, tokenizer = load_tuned(whole)
-    return merge_and_save(model, tokenizer, checkpoint, target)
+    return merge_and_save(*load_tuned(whole), checkpoint, target)
 
 
-def _tokenizer_length(args: InferArguments, base: Path) -> int:
-    from llmtune.models.loading import get_model_tokenizer
+def _tokenizer_folder(args: InferArguments) -> str | None:
+    own = args.tokenizer_id_or_path is None and any(Path(str(args.ckpt_dir)).glob("tokenizer*"))
+    return args.ckpt_dir if own else args.tokenizer_id_or_path
 
-    place = args.tokenizer_id_or_path
-    if place is None and any(Path(str(args.ckpt_dir)).glob("tokenizer*")):
-        place = args.ckpt_dir
-    _, tokenizer = get_model_tokenizer(
-        args.model_type,
-        model_id_or_path=str(base),
-        load_model=False,
-        tokenizer_id_or_path=place,
-        trust_remote_code=args.trust_remote_code,
+
+def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path) -> Path:
+    """Merge a PEFT model, which is used up, and write it to `target`.
+
+    Raises:
+        CheckpointError: The base model is quantised, the adapter changes nothing, or the merged logits differ.
+    """
+    if is_quantized(model.get_base_model()):
+        raise CheckpointError(f"{checkpoint} can be merged into whole weights only: load it with --quantization_bit 0.")
+    model.eval()
+    probe = probe_ids(model)
+    with torch.no_grad():
+        before = model(input_ids=probe).logits.float()
+        with model.disable_adapter():
+            base = model(input_ids=probe).logits.float()
+        merged = model.merge_and_unload()
+        after = merged(input_ids=probe).logits.float()
+    difference = _check_merged(checkpoint, before, after, merged.dtype)
+    if torch.equal(base, after):
+        raise _changes_nothing(checkpoint)
+    with atomic_folder(target) as folder:
+        merged.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        copy_files(checkpoint, folder, EYES)
+        copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
+    get_logger().info(MERGED, checkpoint, difference)
+    return target
+
+
+def probe_ids(model: Any) -> Tensor:
+    """A few tokens that logits are compared on, [1, T]; the same ones every time."""
+    size = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, size, (1, PROBE_LENGTH), generator=generator)
+    return ids.to("cpu" if model.device.type == "meta" else model.device)
+
+
+def check_logits(before: Tensor, after: Tensor, tolerance: float, *, what: str, outcome: str) -> float:
+    """Return the largest difference of two logits, as a share of the largest one.
+
+    Raises:
+        CheckpointError: It exceeds the tolerance. `what` is its subject, `outcome` what becomes of the result.
+    """
+    difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
+    if not difference < tolerance:
+        raise CheckpointError(
+            f"{what} failed its check: logits differ by {difference:.2%} of the largest logit. {outcome}"
+        )
+    return difference
+
+
+def _check_merged(checkpoint: Path, before: Tensor, after: Tensor, dtype: torch.dtype) -> float:
+    tolerance = TOLERANCE.get(dtype, 1e-3)
+    return check_logits(before, after, tolerance, what=f"Merging {checkpoint}", outcome="Nothing is written.")
+
+
+def _changes_nothing(checkpoint: Path) -> CheckpointError:
+    return CheckpointError(
+        f"Merging {checkpoint} changes nothing: its adapter is still in its initial state. Was the run stopped at once?"
     )
-    return len(tokenizer)
 
 
 class _Streamed:
@@ -145,10 +204,7 @@ class _Streamed:
             with atomic_folder(target) as folder:
                 self._write_weights(ShardWriter(folder, max_bytes))
                 if not self.changed:
-                    raise CheckpointError(
-                        f"Merging {self.checkpoint} changes nothing: its adapter is still in its initial state. "
-                        "Was the run stopped at once?"
-                    )
+                    raise _changes_nothing(self.checkpoint)
                 write_config(self.model, self.base, folder, self.args, dtype=self.dtype, untied=self.untied)
                 complete_merged(folder, self.base, self.checkpoint, self.args)
                 difference = self._check(folder, before, probe, stack)
@@ -275,15 +331,5 @@ class _Streamed:
         merged = build_meta_model(dataclasses.replace(self.args, **NO_ROPE), folder)
         weights = self._open(merged, folder, stack)
         after = self._logits(merged, places_of(merged), [], weights, probe)
-        difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
         dtype = self.dtype or next(value.dtype for value in map(weights.read, list(weights.shapes)[:1]))
-        if not difference < TOLERANCE.get(dtype, 1e-3):
-            raise CheckpointError(
-                f"Merging {self.checkpoint} failed its check: logits differ by {difference:.2%} of the largest logit. "
-                "Nothing is written."
-            )
-        return difference
-
-
-NO_ROPE: dict[str, Any] = {"rope_scaling": None, "rope_factor": None, "load_args_from_ckpt_dir": False}
-"""Settings already in the merged folder's own config.json."""
+        return _check_merged(self.checkpoint, before, after, dtype)
