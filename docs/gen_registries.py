@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import registry_tables
 from gen_commands import cell, table
 
-from llmtune.metrics.info import METRIC_MAPPING
+from llmtune.metrics import METRIC_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
 Row = tuple[str, ...]
@@ -57,7 +57,7 @@ def tool_formats() -> Iterator[Row]:
 def metrics() -> Iterator[Row]:
     for key in METRIC_MAPPING:
         info = METRIC_MAPPING[key]
-        if "/metrics/builtin" in METRIC_MAPPING.origin(key):
+        if "llmtune/metrics.py" in METRIC_MAPPING.origin(key):
             yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
 
 

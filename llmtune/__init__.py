@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmtune.evaluation.evaluate import evaluate
     from llmtune.exporting.export import export, merge
     from llmtune.inference.infer import infer
-    from llmtune.metrics.info import METRIC_MAPPING, MetricInfo, register_metric
+    from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_model_tokenizer
     from llmtune.stages.sft import sft
@@ -44,10 +44,10 @@ _HOMES = {
     "ExportArguments": "llmtune.arguments.export",
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
-    "METRIC_MAPPING": "llmtune.metrics.info",
+    "METRIC_MAPPING": "llmtune.metrics",
     "MergeArguments": "llmtune.arguments.merge",
     "MODEL_MAPPING": "llmtune.models.info",
-    "MetricInfo": "llmtune.metrics.info",
+    "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
     "SftArguments": "llmtune.arguments.sft",
     "SftResult": "llmtune.training.result",
@@ -63,7 +63,7 @@ _HOMES = {
     "infer": "llmtune.inference.infer",
     "merge": "llmtune.exporting.export",
     "register_dataset": "llmtune.data.info",
-    "register_metric": "llmtune.metrics.info",
+    "register_metric": "llmtune.metrics",
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",

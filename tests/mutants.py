@@ -61,7 +61,7 @@ COVERED = {
     "arguments/rules": "arguments/test_rules cli/test_arguments",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/seal": "utils/test_seal cli/test_strangers",
-    "utils/atomic": "utils/test_atomic samples/test_store",
+    "utils/files": "utils/test_atomic samples/test_store",
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/texts":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
     "serving/test_routing serving/test_images serving/test_thoughts",

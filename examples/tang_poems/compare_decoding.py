@@ -18,7 +18,7 @@ from llmtune import InferArguments, get_dataset
 from llmtune.data.canonical import from_record
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
-from llmtune.metrics.text import text_metrics, words
+from llmtune.metrics import text_metrics, words
 
 SETTINGS = {
     "greedy": {},

@@ -14,7 +14,7 @@ from llmtune.arguments.rules import Problems
 from llmtune.arguments.service import BASE_NAME
 from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.errors import CheckpointError
-from llmtune.metrics.info import METRIC_MAPPING
+from llmtune.metrics import METRIC_MAPPING
 
 BASE = BASE_NAME
 """Name of the base model in the table."""

@@ -21,7 +21,7 @@ from llmtune.launch.slurm import slurm_text
 from llmtune.run.resolved import Run
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 SUMMARY = """
 Write a cluster job and submit it. Flags of the job come first; after -- the run, checked as by `llmtune sft`:

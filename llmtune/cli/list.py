@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
-from llmtune.metrics.info import METRIC_MAPPING, MetricInfo
+from llmtune.metrics import METRIC_MAPPING, MetricInfo
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import Registry
 from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmtune.arguments.parser import parse
 from llmtune.arguments.service import ServeArguments
 from llmtune.cli.dry_run import DryRunArguments
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 SUMMARY = """
 Serve a checkpoint with an OpenAI-compatible API: chat, completions, streaming, tools, JSON. Its training settings are

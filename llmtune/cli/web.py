@@ -12,8 +12,7 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.service import WebArguments
 from llmtune.cli.dry_run import DryRunArguments
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
-from llmtune.utils.tables import free_port, shown_host
+from llmtune.utils.system import free_port, need, shown_host
 
 SUMMARY = """
 A web page to chat with a checkpoint and follow a run:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import DataError, OutputError
-from llmtune.utils.atomic import publish, sweep, temporary_folder
-from llmtune.utils.files import cache_root
+from llmtune.utils.files import cache_root, publish, sweep, temporary_folder
 from llmtune.utils.logging import get_logger
 
 FILE_COLUMN = ":FILE"

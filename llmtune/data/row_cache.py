@@ -14,8 +14,16 @@ import pyarrow.compute as pc
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.data.rows import new_digest, write_records
 from llmtune.errors import OutputError, UsageError
-from llmtune.utils.atomic import is_whole, publish_over, seal_of, sweep, temporary_folder
-from llmtune.utils.files import cache_root, read_json, write_json
+from llmtune.utils.files import (
+    cache_root,
+    is_whole,
+    publish_over,
+    read_json,
+    seal_of,
+    sweep,
+    temporary_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import datasets

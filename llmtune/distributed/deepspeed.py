@@ -17,8 +17,7 @@ from llmtune.distributed.locks import first_on_this_machine
 from llmtune.distributed.ranks import is_distributed, local_rank
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
-from llmtune.utils.tables import free_port
+from llmtune.utils.system import free_port, need
 
 GUIDES_CALL_THEM = re.compile(r"(?:zero|_z)[_-]?(?:stage)?[_-]?([23])(?!\d)", re.I)
 """deepspeed_zero_stage2_config (MedicalGPT), ds_config_zero3 (Qwen), ds_z3_offload_config (LLaMA-Factory)."""

@@ -18,7 +18,7 @@ from llmtune.inference.engine import Engine
 from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
-from llmtune.metrics.info import METRIC_MAPPING
+from llmtune.metrics import METRIC_MAPPING
 from llmtune.types import Conversation
 from llmtune.utils.logging import get_logger, quiet_libraries
 

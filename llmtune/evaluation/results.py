@@ -15,11 +15,11 @@ from llmtune.data.canonical import to_record
 from llmtune.errors import OutputError
 from llmtune.evaluation.choices import ChoiceQuestion
 from llmtune.inference.sampling import Sampling
+from llmtune.metrics import markdown_table
 from llmtune.run.curves import draw_curves
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, read_json, write_json, write_text
 from llmtune.utils.logging import get_logger
-from llmtune.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments

@@ -13,8 +13,7 @@ from llmtune.data.canonical import to_record
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.results import Journal
 from llmtune.inference.engine import Engine
-from llmtune.metrics.info import METRIC_MAPPING
-from llmtune.metrics.text import text_metrics
+from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.registry import resolve_reference
 from llmtune.samples.collate import PaddingCollator
@@ -23,13 +22,6 @@ from llmtune.types import Conversation
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-def text_scores(
-    predictions: Sequence[str], references: Sequence[str], rows: Sequence[Conversation]
-) -> dict[str, float]:
-    """Return ROUGE, BLEU and exact matches, in percent."""
-    return text_metrics(predictions, references)
 
 
 def answer_scores(

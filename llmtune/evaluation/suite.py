@@ -15,7 +15,7 @@ from llmtune.evaluation.results import Scores, claim_folder, write_results
 from llmtune.inference.load import load_engine
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments

@@ -32,7 +32,7 @@ from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.prequantized import saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 MODEL_FILE = "tokenizer.model"
 SCRIPT = "convert_hf_to_gguf.py"

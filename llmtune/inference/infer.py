@@ -27,7 +27,7 @@ from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import split_answer
 from llmtune.merging.merge import merge_checkpoint
-from llmtune.metrics.text import text_metrics
+from llmtune.metrics import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.images import ImageError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments

@@ -13,7 +13,7 @@ from torch import nn
 
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,7 @@ from typing import Any
 
 from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
 from llmtune.errors import OutputError
-from llmtune.utils.atomic import is_whole, publish_over, seal_of, temporary_folder
-from llmtune.utils.files import cache_root, read_json, write_json
+from llmtune.utils.files import cache_root, is_whole, publish_over, read_json, seal_of, temporary_folder, write_json
 from llmtune.utils.logging import get_logger
 
 SEED = 20240229

@@ -11,7 +11,7 @@ from llmtune.errors import MissingPackageError, ModelError, one_line
 from llmtune.models.loading import load_causal_lm
 from llmtune.templates.images import ImageReader, carry_images
 from llmtune.utils.files import read_json, write_json
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 

@@ -13,10 +13,10 @@ from llmtune import __version__
 from llmtune.checkpoint import ADAPTER_CONFIG, read_state, saved_settings
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
+from llmtune.metrics import markdown_table
 from llmtune.models.folder import is_hub_id
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.utils.files import read_json, write_text
-from llmtune.utils.tables import markdown_table
 
 SHOWN = (
     *("sft_type", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "use_rslora", "use_dora"),

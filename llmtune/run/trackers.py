@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmtune.arguments.training_groups import TRACKERS
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 PROJECT = "llmtune"
 

@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from llmtune.data.canonical import FORMATS_VERSION, from_record
 from llmtune.errors import DataError, OutputError
-from llmtune.utils.atomic import is_whole, publish, seal_of, sweep, temporary_file
-from llmtune.utils.files import cache_root, read_json, write_json
+from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from llmtune.serving.protocol import ChatRequest, CompletionRequest
 from llmtune.serving.service import Job, Service
 from llmtune.serving.wire import BoundedRoute
 from llmtune.utils.logging import get_logger, quiet_libraries
-from llmtune.utils.tables import listen, shown_host
+from llmtune.utils.system import listen, shown_host
 
 CLIENT_GONE = 499
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARSERS: dict[str | None, str] = {

@@ -17,7 +17,7 @@ from llmtune.data.image_marks import is_address
 from llmtune.errors import DataError, TemplateError, UsageError
 from llmtune.templates.pieces import Piece
 from llmtune.utils.logging import get_logger
-from llmtune.utils.packages import need
+from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,7 @@ from llmtune.data.canonical import from_record
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine
 from llmtune.inference.sampling import Sampling
-from llmtune.metrics.text import text_metrics
+from llmtune.metrics import text_metrics
 from llmtune.models.kernels import without_compiling
 from llmtune.samples.prepare import Prepared
 from llmtune.types import Conversation

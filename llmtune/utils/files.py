@@ -1,19 +1,30 @@
-"""Small files and folders, written atomically."""
+"""Small files and folders, written atomically: they appear complete or not at all, even if the process is killed.
+
+Data is written under a temporary name beside its target, which contains process and machine, and synced to disk before
+it is renamed. Leftovers of a killed process are recognised by their names and removed by the next writer into the same
+folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from llmtune.errors import OutputError
-from llmtune.utils.atomic import is_whole, publish, seal_of, temporary_file, temporary_folder
 
 FULL_BYTES = 50_000_000
 """Free bytes below which a failed write of torch is attributed to a full disk."""
@@ -131,3 +142,180 @@ def cache_root() -> Path:
     """Return the folder of `LLMTUNE_CACHE`, or `~/.cache/llmtune`. It may not exist yet."""
     chosen = os.environ.get("LLMTUNE_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "llmtune"
+
+
+# Temporary names, and the rename to the target
+
+
+LEFT_SECONDS = 24 * 3600
+"""Age at which temporary files of another machine, or an unknown process, count as abandoned."""
+
+TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+NAME_BYTES = 150
+CHUNK_BYTES = 1 << 20
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of file systems without fsync."""
+
+
+@contextmanager
+def temporary_file(target: Path) -> Iterator[Path]:
+    """Yield the path of an empty file beside `target`, which is removed at the end unless published."""
+    sweep(target.parent)
+    path = _temporary_name(target)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, which is removed at the end unless published."""
+    sweep(target.parent)
+    path = _temporary_name(target)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Sync a file or folder to disk and rename it to its target. A file replaces an existing one.
+
+    Raises:
+        OSError: The disk refuses, or the target is a folder with something in it.
+    """
+    if temporary.is_dir():
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                _sync(os.path.join(folder, name))
+            _sync(folder)
+    else:
+        _sync(str(temporary))
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    _sync(str(target.parent))
+
+
+def publish_over(temporary: Path, folder: Path) -> None:
+    """Rename a folder to its target or, if that exists, replace each of its files.
+
+    Other processes may do the same concurrently with equal files, and have the old ones open.
+    """
+    if not os.path.lexists(folder):
+        try:
+            publish(temporary, folder)
+            return
+        except OSError:
+            if not folder.is_dir():
+                raise
+    if not folder.is_dir():
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for file in sorted(temporary.iterdir()):
+        publish(file, folder / file.name)
+
+
+def _sync(path: str) -> None:
+    if os.path.islink(path):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as err:
+        if err.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+# Leftovers of killed processes
+
+
+def sweep(folder: Path, *, is_ours: bool = False) -> None:
+    """Remove unfinished files of killed processes from a folder.
+
+    Args:
+        is_ours: Only llmtune writes into it: old hidden entries of any name are removed.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and _is_left(entry, is_ours):
+                _remove(entry)
+
+
+def _is_left(entry: os.DirEntry[str], is_ours: bool) -> bool:
+    match = TEMPORARY.fullmatch(entry.name)
+    if match is None:
+        return is_ours and _is_old(entry)
+    if match[1] == _place():
+        return not _is_alive(int(match[2]))
+    return _is_old(entry)
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    """Return whether nothing in it was written for a day."""
+    try:
+        times = [entry.stat(follow_symlinks=False).st_mtime]
+        if entry.is_dir(follow_symlinks=False):
+            with os.scandir(entry.path) as inside:
+                times += [item.stat(follow_symlinks=False).st_mtime for item in inside]
+    except OSError:
+        return False
+    return time.time() - max(times) > LEFT_SECONDS
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    with contextlib.suppress(OSError):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def _temporary_name(target: Path) -> Path:
+    name = os.fsdecode(os.fsencode(target.name)[:NAME_BYTES])
+    return target.parent / f".{name}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@lru_cache(maxsize=1)
+def _place() -> str:
+    """Return an id of the machine's boot and container, within which process ids are unique."""
+    parts = [os.uname().nodename]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text(encoding="ascii").strip())
+    return hashlib.blake2b("\n".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
+
+
+# Seals
+
+
+def seal_of(file: Path) -> list[int]:
+    """Size and checksum of a file, to detect damage."""
+    size = check = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            size, check = size + len(chunk), zlib.crc32(chunk, check)
+    return [size, check]
+
+
+def is_whole(file: Path, seal: Any) -> bool:
+    """Return whether a file is the one that was sealed."""
+    try:
+        return isinstance(seal, list) and [file.stat().st_size] == seal[:1] and seal_of(file) == seal
+    except OSError:
+        return False

@@ -27,7 +27,7 @@ from llmtune.evaluation.answers import continuation, likelihoods
 from llmtune.evaluation.choices import choice_question
 from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
-from llmtune.metrics.info import MetricInfo
+from llmtune.metrics import MetricInfo
 
 QUICK: dict[str, Any] = {"max_new_tokens": 6}
 WORDS = ["red", "blue", "green", "seven", "apple", "river", "mountain", "teacher", "house", "question"]

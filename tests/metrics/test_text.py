@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune.metrics.text import text_metrics, words
+from llmtune.metrics import text_metrics, words
 
 NAMES = {"rouge-1", "rouge-2", "rouge-l", "bleu-4", "exact_match"}
 PERFECT = dict.fromkeys(NAMES, 100.0)

@@ -18,7 +18,7 @@ from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine
 from llmtune.serving.app import Server
 from llmtune.serving.service import Service
-from llmtune.utils.tables import listen
+from llmtune.utils.system import listen
 
 from ..waiting import SECONDS, until
 

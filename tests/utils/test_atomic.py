@@ -14,15 +14,25 @@ from typing import Any
 import pytest
 
 from llmtune.errors import OutputError
-from llmtune.utils import atomic
-from llmtune.utils.atomic import is_whole, publish, publish_over, seal_of, sweep, temporary_file, temporary_folder
-from llmtune.utils.files import atomic_folder, write_json, write_text
+from llmtune.utils import files as atomic
+from llmtune.utils.files import (
+    atomic_folder,
+    is_whole,
+    publish,
+    publish_over,
+    seal_of,
+    sweep,
+    temporary_file,
+    temporary_folder,
+    write_json,
+    write_text,
+)
 
 WRITE = """
 import os, sys, time
 from pathlib import Path
 from typing import Any
-from llmtune.utils.atomic import temporary_file, temporary_folder
+from llmtune.utils.files import temporary_file, temporary_folder
 place = Path(sys.argv[1])
 with temporary_file(place / "a.json") as file, temporary_folder(place / "kg-merged") as folder:
     file.write_text("half")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.utils.tables import free_port
+from llmtune.utils.system import free_port
 
 from ..waiting import SECONDS, until
 

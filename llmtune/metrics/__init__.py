@@ -1,1 +1,0 @@
-"""METRIC_MAPPING: how generations are scored against the references of the data."""
