@@ -33,8 +33,8 @@ STILL_SAYS: dict[str, str] = {
     "exporting/quantize.py:_gptq": "return min(12, max(1, ((os.cpu_count() or 1) + 1) // 2))",
     "exporting/quantize.py:_logs_elsewhere": '_PROJECT_LOG_DIR = Path("logs")',
     "exporting/quantize.py:_off_standard_output": "LogBar.shared()",
-    "hub/modelscope.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
-    "hub/modelscope.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
+    "hub/clients.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
+    "hub/clients.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
     "models/prequantized.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
     "models/supervised_loss.py:install_supervised_loss#2": "model_args |= set(inspect.signature(self.forward)",
     "models/supervised_loss.py:install_supervised_loss#3": "loss = self.loss_function(logits=logits",
@@ -166,7 +166,7 @@ def test_upstream_still_says_so(place: str, upstream: ModuleType) -> None:
     assert text in installed(patch.package, f"{file}.py" if file else patch.file), patch
 
 
-@covers("distributed/fsdp.py:let_cpus_shard")
+@covers("distributed/collectives.py:let_cpus_shard")
 def test_accelerate_has_no_fsdp_on_cpus() -> None:
     from accelerate.state import AcceleratorState
 
@@ -175,7 +175,7 @@ def test_accelerate_has_no_fsdp_on_cpus() -> None:
     assert "MULTI_CPU" not in source
 
 
-@covers("distributed/fsdp.py:BackgroundSaves.divert")
+@covers("distributed/collectives.py:BackgroundSaves.divert")
 def test_accelerate_saves_shards_in_the_foreground() -> None:
     text = installed("accelerate", "accelerate/utils/fsdp_utils.py")
     assert "dist_cp.save(" in text

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from llmtune.arguments.fields import Given, fixed, free, taken
 from llmtune.arguments.rules import Rule, above, at_least, between, only
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.types import LossOn, TruncationStrategy

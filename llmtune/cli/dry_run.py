@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmtune.errors import HubError
-from llmtune.hub.settings import use_hf
+from llmtune.hub.clients import use_hf
 from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.run.model_files import ModelFiles, no_network
 from llmtune.utils.files import read_json

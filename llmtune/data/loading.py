@@ -23,7 +23,7 @@ from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
 from llmtune.data.values import without_nulls
 from llmtune.errors import DataError, LlmtuneError
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger

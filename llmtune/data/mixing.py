@@ -20,7 +20,7 @@ from llmtune.data.loading import load_source
 from llmtune.data.row_cache import count_placeholders, fill_identity
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.utils.logging import get_logger
 
 Dataset: TypeAlias = datasets.Dataset

@@ -11,7 +11,7 @@ from llmtune.data.info import DatasetInfo
 from llmtune.data.items import HubItem
 from llmtune.data.snapshot import SplitFiles, find_splits
 from llmtune.errors import DataError
-from llmtune.hub.settings import HubOptions, use_hf
+from llmtune.hub.clients import HubOptions, use_hf
 from llmtune.utils.logging import get_logger
 
 SYNONYMS = ("validation", "val", "valid", "dev", "eval", "evaluation")

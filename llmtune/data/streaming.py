@@ -29,7 +29,7 @@ from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, fill_record, identity
 from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 

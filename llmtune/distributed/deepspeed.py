@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import llmtune
-from llmtune.distributed.locks import first_on_this_machine
-from llmtune.distributed.ranks import is_distributed, local_rank
+from llmtune.distributed.ranks import first_on_this_machine, is_distributed, local_rank
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import free_port, need

@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import HubError
-from llmtune.hub.explain import explain, is_unreachable
-from llmtune.hub.huggingface import HuggingFace
-from llmtune.hub.modelscope import ModelScope
-from llmtune.hub.repo import Hub, RemoteFile, Repo
-from llmtune.hub.settings import offline
-from llmtune.hub.settings import use_hf as is_hf_wanted
+from llmtune.hub.clients import Hub, RemoteFile, Repo, chosen_hub, explain, is_unreachable, offline
 from llmtune.utils.files import cache_root, read_json, write_json
 from llmtune.utils.logging import get_logger
 
@@ -65,7 +60,7 @@ def fetch_dataset(
 def _fetch(repo: Repo, use_hf: bool | None, ignore: Sequence[str], allow: Sequence[str] | None = None) -> Path:
     from filelock import FileLock
 
-    hub: Hub = HuggingFace() if is_hf_wanted(use_hf) else ModelScope()
+    hub = chosen_hub(use_hf)
     record = cache_root() / "hub" / f"{_key(hub, repo, ignore, allow)}.json"
     if offline():
         return _without_network(hub, repo, record, reason="LLMTUNE_OFFLINE or HF_HUB_OFFLINE is set")

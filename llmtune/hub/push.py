@@ -13,11 +13,7 @@ from typing import Any
 
 from llmtune.checkpoint import ADAPTER_CONFIG, SETTINGS_FILE, STATE_FILE, correct_size
 from llmtune.errors import CheckpointError, HubError, UsageError
-from llmtune.hub.explain import explain, http_status
-from llmtune.hub.huggingface import HuggingFace
-from llmtune.hub.modelscope import ModelScope
-from llmtune.hub.repo import Hub, Repo
-from llmtune.hub.settings import offline, use_hf
+from llmtune.hub.clients import Hub, Repo, chosen_hub, explain, http_status, offline
 from llmtune.utils.files import link_or_copy, read_json, write_json
 
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
@@ -50,7 +46,7 @@ def destination(
     Raises:
         HubError: No token, a refused one, or no network.
     """
-    hub: Hub = HuggingFace() if use_hf(use_hf_hub) else ModelScope()
+    hub = chosen_hub(use_hf_hub)
     if offline():
         raise UsageError("LLMTUNE_OFFLINE or HF_HUB_OFFLINE is set, so nothing can be pushed.")
     repo = Repo("model", hub_model_id, token=token)

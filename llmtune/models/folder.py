@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from llmtune.errors import ModelError
-from llmtune.hub.settings import HubOptions, use_hf
+from llmtune.hub.clients import HubOptions, use_hf
 from llmtune.models.info import AUTO, ModelInfo
 from llmtune.models.ports.find import find_port
 from llmtune.models.ports.port import native_modules

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmtune.checkpoint import saved_settings
 from llmtune.errors import ModelError, UsageError
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import is_hub_id, model_folder
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.models.ports.find import find_port

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError, one_line
-from llmtune.hub.settings import HubOptions
+from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.prequantized import check_prequantized, leave_uncompiled, loads_with, saved_quantization

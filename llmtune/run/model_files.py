@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.errors import HubError, MissingPackageError, ModelError, UsageError
-from llmtune.hub.settings import use_hf
+from llmtune.hub.clients import use_hf
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.prequantized import check_prequantized

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.stage import StageArguments
+from llmtune.distributed.collectives import fsdp_fields, let_cpus_shard
 from llmtune.distributed.deepspeed import (
     deepspeed_config,
     leave_unimported,
@@ -20,7 +21,6 @@ from llmtune.distributed.deepspeed import (
     ready_deepspeed,
     zero_stage,
 )
-from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError, one_line
 from llmtune.models.activation_checkpointing import checkpointing_kwargs

@@ -18,8 +18,7 @@ from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
-from llmtune.distributed.locks import first_on_this_machine
-from llmtune.distributed.ranks import is_first, launch_id
+from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
 from llmtune.models.flops import model_flops
 from llmtune.models.kernels import compile_layers, note_kernels
 from llmtune.models.loading import dtype_name, resolve_dtype

@@ -14,7 +14,7 @@ import sys, time
 from pathlib import Path
 from llmtune.errors import LlmtuneError
 from llmtune.distributed.ranks import local_rank
-from llmtune.distributed.locks import first_on_this_machine
+from llmtune.distributed.ranks import first_on_this_machine
 log = Path(sys.argv[1])
 def say(text):
     with log.open("a") as out:

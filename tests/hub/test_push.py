@@ -9,10 +9,8 @@ import pytest
 from llmtune.arguments.sft import SftArguments
 from llmtune.cli.main import main
 from llmtune.errors import HubError
-from llmtune.hub.explain import explain
-from llmtune.hub.huggingface import HuggingFace
+from llmtune.hub.clients import HuggingFace, Repo, explain
 from llmtune.hub.push import STATE_FILES, destination, push_folder
-from llmtune.hub.repo import Repo
 from llmtune.run.model_card import card_of
 from llmtune.stages.sft import sft
 from llmtune.training import hub_push as module
