@@ -65,9 +65,9 @@ MOVED = dict(
         "inspect.mask_view=templates.mask_view",
         "launching=launch",
         "launching.job=launch.job",
-        "launching.ray=launch.ray",
-        "launching.sky=launch.sky",
-        "launching.slurm=launch.slurm",
+        "launching.ray=launch.schedulers",
+        "launching.sky=launch.schedulers",
+        "launching.slurm=launch.schedulers",
         "models.headers=models.folder",
         "models.varlen=models.packed_attention",
         "planning.cards=models.devices",
@@ -130,9 +130,10 @@ MOVED = dict(
         "utils.ranks=distributed.ranks",
         "utils.tables=metrics",
         "utils.turns=distributed.ranks",
-        "web.pictures=web.chat",
+        "web.pictures=web.chat_tab",
         "web.runs=web.training_tab",
-        "web.talk=web.chat",
+        "web.talk=web.chat_tab",
+        "web.texts=web.page",
     ]
 )
 

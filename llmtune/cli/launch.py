@@ -15,9 +15,7 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
 from llmtune.launch.job import Job, make_job
-from llmtune.launch.ray import ray_text
-from llmtune.launch.sky import sky_text
-from llmtune.launch.slurm import slurm_text
+from llmtune.launch.schedulers import ray_text, sky_text, slurm_text
 from llmtune.run.resolved import Run
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger

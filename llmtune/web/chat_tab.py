@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+import warnings
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from llmtune.data.image_marks import MARK, with_all_marks
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine
 from llmtune.inference.sampling import Sampling
-from llmtune.web.chat import KINDS, Chat, Turn, keep_pictures
-from llmtune.web.texts import Key
+from llmtune.types import Conversation, Message
 
 MAX_NEW_TOKENS = 4096
 CHAT_HEIGHT = 480
@@ -28,7 +32,7 @@ class Choices:
     sampling: Sampling
 
 
-def settings(engine: Engine, names: dict[str, str | None], defaults: Sampling, texts: dict[Key, str]) -> Choices:
+def settings(engine: Engine, names: dict[str, str | None], defaults: Sampling, texts: dict[str, str]) -> Choices:
     """Draw the sidebar. `names`: the page's name of a model -> the engine's."""
     with st.sidebar:
         first = st.selectbox(texts["model"], list(names), key="model")
@@ -39,7 +43,7 @@ def settings(engine: Engine, names: dict[str, str | None], defaults: Sampling, t
     return Choices([first] if second == texts["nothing"] else [first, second], system, sampling)
 
 
-def _system(engine: Engine, name: str | None, texts: dict[Key, str]) -> str | None:
+def _system(engine: Engine, name: str | None, texts: dict[str, str]) -> str | None:
     template = engine.adapters.template(name)
     if not (template.info.has_system_slot or template.info.from_tokenizer):
         st.caption(texts["no_system"])
@@ -48,7 +52,7 @@ def _system(engine: Engine, name: str | None, texts: dict[Key, str]) -> str | No
     return st.text_area(texts["system"], placeholder=shown, help=texts["system_help"], key="system").strip() or None
 
 
-def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
+def _sampling(defaults: Sampling, texts: dict[str, str]) -> Sampling:
     length = min(defaults.max_new_tokens, MAX_NEW_TOKENS)
     start = defaults.temperature if defaults.do_sample else 0.0
     max_new_tokens = st.slider(texts["max_new_tokens"], 1, MAX_NEW_TOKENS, length, key="max_new_tokens")
@@ -70,7 +74,7 @@ def _sampling(defaults: Sampling, texts: dict[Key, str]) -> Sampling:
     )
 
 
-def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[Key, str]) -> None:
+def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[str, str]) -> None:
     """Show the conversation, take a question, and generate the responses of the chosen models."""
     chat: Chat = st.session_state.setdefault("chat", Chat())
     chat_area = st.container(height=CHAT_HEIGHT, autoscroll=True)  # drawn first, filled last: generation takes long
@@ -83,7 +87,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
             _last(engine, names, chat, choices, texts)
 
 
-def _ask(engine: Engine, chat: Chat, texts: dict[Key, str]) -> None:
+def _ask(engine: Engine, chat: Chat, texts: dict[str, str]) -> None:
     """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
     if engine.template.images is None:
@@ -97,7 +101,7 @@ def _ask(engine: Engine, chat: Chat, texts: dict[Key, str]) -> None:
         chat.ask(sent.text, images)
 
 
-def _give_back(texts: dict[Key, str]) -> None:
+def _give_back(texts: dict[str, str]) -> None:
     """Put the text of a question with a broken image back into the box; it was not sent."""
     if refused := st.session_state.pop("refused", None):
         st.session_state["question"], broken = refused
@@ -105,7 +109,7 @@ def _give_back(texts: dict[Key, str]) -> None:
             st.error(texts["no_picture"].format(name=name))
 
 
-def _buttons(chat: Chat, texts: dict[Key, str]) -> None:
+def _buttons(chat: Chat, texts: dict[str, str]) -> None:
     """Draw the Stop button: a click interrupts the generation, reruns the page and keeps the text so far."""
     stop, retry, clear = st.columns(3)
     stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(chat,))
@@ -122,7 +126,7 @@ def _stop(chat: Chat) -> None:
     st.session_state["unfinished"] = []
 
 
-def _show(turn: Turn, models: list[str], texts: dict[Key, str]) -> None:
+def _show(turn: Turn, models: list[str], texts: dict[str, str]) -> None:
     _question(turn)
     for name, column in zip(models, st.columns(len(models)), strict=True):
         with column, st.chat_message("assistant"):
@@ -131,7 +135,7 @@ def _show(turn: Turn, models: list[str], texts: dict[Key, str]) -> None:
                 _answer(turn, name, texts)
 
 
-def _last(engine: Engine, names: dict[str, str | None], chat: Chat, choices: Choices, texts: dict[Key, str]) -> None:
+def _last(engine: Engine, names: dict[str, str | None], chat: Chat, choices: Choices, texts: dict[str, str]) -> None:
     """Draw the last turn; missing responses are generated now."""
     turn = chat.turns[-1]
     _question(turn)
@@ -180,7 +184,89 @@ def _title(name: str, models: list[str]) -> None:
         st.caption(name)
 
 
-def _answer(turn: Turn, name: str, texts: dict[Key, str]) -> None:
+def _answer(turn: Turn, name: str, texts: dict[str, str]) -> None:
     st.markdown(turn.answers.get(name, ""))
     if name in turn.stopped:
         st.caption(texts["stopped"])
+
+
+# The conversation on the page: questions, and the responses of each model side by side
+
+
+@dataclass
+class Turn:
+    """A question, and the response of each model. `stopped`: models whose generation was interrupted."""
+
+    question: str
+    images: tuple[str, ...] = ()
+    answers: dict[str, str] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Chat:
+    """Conversation. Each model's history has its own responses; where it has none, those that the page shows first."""
+
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(self, question: str, images: tuple[str, ...] = ()) -> None:
+        self.turns.append(Turn(question, images))
+
+    def conversation(self, model: str, *, system: str | None, several_turns: bool) -> Conversation:
+        """Return the conversation for `model` to answer the last question."""
+        turns = self.turns if several_turns else self.turns[-1:]
+        messages = [] if system is None else [Message("system", system)]
+        images: list[str] = []
+        for turn in turns:
+            unmarked = len(turn.images) - len(MARK.findall(turn.question))  # the question may contain marks already
+            messages.append(Message("user", "<image>" * unmarked + turn.question))
+            images += turn.images
+            if turn is not turns[-1]:
+                answer = turn.answers.get(model) or next(iter(turn.answers.values()), "")
+                messages.append(Message("assistant", answer))
+        whole = Conversation(tuple(messages), images=tuple(images))
+        return with_all_marks(whole) if images else whole
+
+    def forget_answers(self) -> None:
+        """Regenerate the responses to the last question."""
+        if self.turns:
+            self.turns[-1] = replace(self.turns[-1], answers={}, stopped=set())
+
+
+# Uploaded images: kept while the page runs, and checked before a model receives them
+
+
+KINDS = ("png", "jpg", "jpeg", "webp")
+
+
+def keep_pictures(files: Iterable[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (paths of the images among Streamlit's uploaded `files`, names of the other files)."""
+    paths, broken = [], []
+    for file in files:
+        path = Path(_folder().name) / f"{file.file_id}{Path(file.name).suffix}"
+        path.write_bytes(file.getvalue())
+        if _is_picture(path):
+            paths.append(str(path))
+        else:
+            path.unlink()
+            broken.append(file.name)
+    return tuple(paths), tuple(broken)
+
+
+@st.cache_resource  # type: ignore[untyped-decorator]
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder of all visitors' images; it is removed when the page ends."""
+    return tempfile.TemporaryDirectory(prefix="llmtune-web-")
+
+
+def _is_picture(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.verify()
+    except Exception:  # a reader may raise anything for a broken file
+        return False
+    return True

@@ -16,8 +16,47 @@ from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.utils.logging import quiet_libraries
 from llmtune.web.chat_tab import chat_tab, settings
-from llmtune.web.texts import TEXTS, Key
 from llmtune.web.training_tab import training_tab
+
+TEXTS = {
+    "chat": ("Chat", "对话"),
+    "training": ("Training", "训练"),
+    "model": ("Model", "模型"),
+    "compare": ("Compare with", "对比"),
+    "nothing": ("nothing", "不对比"),
+    "system": ("System prompt", "系统提示词"),
+    "system_help": ("Empty: that of training.", "留空:与训练时相同。"),
+    "no_system": ("The template of this model has no slot for a system prompt.", "该模型的模板没有系统提示词的位置。"),
+    "max_new_tokens": ("Max new tokens", "最大生成长度"),
+    "temperature": ("Temperature", "温度"),
+    "temperature_help": ("0 always takes the most likely token.", "0 表示总取概率最大的词元。"),
+    "top_p": ("Top p", "Top p"),
+    "top_k": ("Top k (0: all)", "Top k(0 表示全部)"),
+    "repetition_penalty": ("Repetition penalty", "重复惩罚"),
+    "ask": ("Ask something", "请输入问题"),
+    "stop": ("Stop", "停止"),
+    "retry": ("Retry", "重新生成"),
+    "clear": ("Clear", "清空"),
+    "stopped": ("[stopped]", "[已停止]"),
+    "no_picture": (
+        "{name} is not a readable image. Ask again without it.",
+        "{name} 不是可读取的图片,请去掉后重新提问。",
+    ),
+    "run": ("Run", "训练目录"),
+    "no_runs": (
+        "No run with a logging.jsonl below {folder}. Start one with llmtune sft, or set its folder: --run_dir.",
+        "{folder} 下没有带 logging.jsonl 的训练。用 llmtune sft 开始一次训练,或用 --run_dir 指定目录。",
+    ),
+    "no_log": ("Nothing has been logged yet.", "还没有日志。"),
+    "step": ("Step", "步数"),
+    "of_steps": ("{step} of {total}", "{step} / {total}"),
+    "last": ("Last line of the log", "日志的最后一行"),
+    "report": ("Report", "报告"),
+    "live": ("The curves are refreshed every few seconds.", "曲线每隔几秒重新读取。"),
+    "key": ("Access key", "访问密钥"),
+    "wrong_key": ("Wrong key.", "密钥不对。"),
+}
+"""Texts of the page, (English, Chinese)."""
 
 
 @st.cache_resource  # type: ignore[untyped-decorator]
@@ -37,7 +76,7 @@ def page(argv: tuple[str, ...]) -> None:
     """Draw the page for one visitor; Streamlit calls it at every click."""
     st.set_page_config(page_title="llmtune", layout="wide")
     args = _arguments(argv)
-    texts = TEXTS[args.lang]
+    texts = {key: pair[args.lang == "zh"] for key, pair in TEXTS.items()}
     if args.api_key is not None and not _may_enter(args.api_key, texts):
         return
     try:
@@ -55,7 +94,7 @@ def page(argv: tuple[str, ...]) -> None:
         training_tab(_runs_folder(args), texts)
 
 
-def _may_enter(key: str, texts: dict[Key, str]) -> bool:
+def _may_enter(key: str, texts: dict[str, str]) -> bool:
     given = st.session_state.get("entered", "")
     if not given:
         given = st.text_input(texts["key"], type="password")

@@ -9,14 +9,13 @@ from typing import Any
 import streamlit as st
 
 from llmtune.run.curves import read_scalars
-from llmtune.web.texts import Key
 
 EVERY_SECONDS = 3
 NUM_COLUMNS = 2
 FIRST = ("loss", "eval_loss", "learning_rate", "grad_norm")
 
 
-def training_tab(folder: Path, texts: dict[Key, str]) -> None:
+def training_tab(folder: Path, texts: dict[str, str]) -> None:
     """Show one of the runs at or below a folder."""
     runs = find_runs(folder)
     if not runs:
@@ -33,7 +32,7 @@ def training_tab(folder: Path, texts: dict[Key, str]) -> None:
 
 
 @st.fragment(run_every=EVERY_SECONDS)  # type: ignore[untyped-decorator]
-def _curves(run: Path, texts: dict[Key, str]) -> None:
+def _curves(run: Path, texts: dict[str, str]) -> None:
     log_file = run / LOG
     curves = read_scalars(log_file)
     if not curves:

@@ -9,9 +9,7 @@ from llmtune.arguments.launch import LaunchArguments
 from llmtune.arguments.parser import parse
 from llmtune.arguments.sft import SftArguments
 from llmtune.launch.job import Job, make_job
-from llmtune.launch.ray import ray_text
-from llmtune.launch.sky import sky_text
-from llmtune.launch.slurm import slurm_text
+from llmtune.launch.schedulers import ray_text, sky_text, slurm_text
 
 FOLDER = Path(__file__).parent / "launch"
 WORKDIR = "/shared/runs"

@@ -11,7 +11,7 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
-from llmtune.web.chat import Chat
+from llmtune.web.chat_tab import Chat
 from llmtune.web.training_tab import find_runs, last_record
 
 
