@@ -83,7 +83,7 @@ ELSEWHERE: dict[str, str] = {
 NOT_YET: tuple[tuple[str, str], ...] = (
     ("inference/continuous.py:_Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
     ("models/supervised_loss.py:install_supervised_loss#1", "torch names methods that gather for FSDP2, not for ZeRO"),
-    ("planning/shapes.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
+    ("planning/trace.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
     ("templates/images.py:carry_images", "a design of ours: processors of transformers hold both, tokenizers do not"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),
     ("tuners/mutated.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
@@ -314,7 +314,7 @@ def test_ranks_have_no_public_name() -> None:
     "models/kernels.py:without_compiling",
     "models/meta.py:from_config",
     "models/ports/modeling_llama_alibi.py:LlamaAlibiModel.__init__",
-    "planning/shapes.py:shapes",
+    "planning/trace.py:shapes",
     "planning/trace.py:_without_mask",
 )
 def test_private_attributes_have_no_public_name() -> None:

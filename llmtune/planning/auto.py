@@ -11,9 +11,8 @@ import torch
 from llmtune.errors import LlmtuneError, one_line
 from llmtune.models.devices import gib
 from llmtune.models.loading import resolve_dtype
-from llmtune.planning.memory import Batch, Estimator
-from llmtune.planning.sharding import sharding_of
-from llmtune.planning.workload import Workload, rows_of
+from llmtune.planning.memory import Estimator
+from llmtune.planning.workload import Batch, Workload, rows_of, sharding_of
 from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
 from llmtune.models.meta import layer_count
 from llmtune.models.ports import native_config
-from llmtune.planning.shapes import shapes, weight_bytes
-from llmtune.planning.sharding import Sharding, fullest_share
-from llmtune.planning.trace import Passes, Work, trace_passes
+from llmtune.planning.trace import Passes, Work, shapes, trace_passes, weight_bytes
+from llmtune.planning.workload import Batch, Sharding, fullest_share
 from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
@@ -30,17 +29,6 @@ FEW_LAYERS = (3, 6)
 DEEP = 12
 
 ALONE = Sharding()
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Largest batch of a run: B sequences of T tokens, K of them trainable. `packed`: sequences of several samples."""
-
-    size: int
-    length: int
-    trainable: int
-    padded: bool = False
-    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

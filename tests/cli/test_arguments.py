@@ -18,7 +18,7 @@ from llmtune.arguments.train_args import BY_FLAG, BY_US, OTHERS, not_by_train_ar
 from llmtune.cli.main import main
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.errors import LlmtuneError, UsageError
-from llmtune.planning.sharding import sharding_of
+from llmtune.planning.workload import sharding_of
 from llmtune.run.training_arguments import training_arguments
 
 TINY = ["--model_type", "llmtune-tiny", "--dataset", "tiny-qa#8"]

@@ -10,7 +10,7 @@ import pytest
 from llmtune.errors import UsageError
 from llmtune.models.devices import GPUS, find_gpu, gib, gpu_of_device
 from llmtune.planning.memory import state_bytes
-from llmtune.planning.sharding import Sharding, sharding_of
+from llmtune.planning.workload import Sharding, sharding_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 
 from llmtune import SftArguments
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.planning.memory import Batch, Estimator
+from llmtune.planning.memory import Estimator
+from llmtune.planning.workload import Batch
 
 from ..samples.test_packing import TESTED, small
 

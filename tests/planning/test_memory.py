@@ -19,7 +19,8 @@ from llmtune import SftArguments
 from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
-from llmtune.planning.memory import Batch, Estimator
+from llmtune.planning.memory import Estimator
+from llmtune.planning.workload import Batch
 from llmtune.run.log import Decisions
 from llmtune.training.build import build_model
 

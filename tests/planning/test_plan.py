@@ -19,12 +19,10 @@ from llmtune.models.devices import Gpu, find_gpu
 from llmtune.models.flops import model_flops
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
-from llmtune.planning.memory import Batch, Estimator
-from llmtune.planning.plan import make_plan
-from llmtune.planning.shapes import shapes
-from llmtune.planning.sharding import Sharding
-from llmtune.planning.suggestions import suggest
-from llmtune.planning.workload import Rows, Workload
+from llmtune.planning.memory import Estimator
+from llmtune.planning.plan import make_plan, suggest
+from llmtune.planning.trace import shapes
+from llmtune.planning.workload import Batch, Rows, Sharding, Workload
 from llmtune.utils.files import write_json
 
 INFO = MODEL_MAPPING["llmtune-tiny"]

@@ -18,8 +18,8 @@ from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning import auto
-from llmtune.planning.memory import Batch
 from llmtune.planning.trace import LiveBytes
+from llmtune.planning.workload import Batch
 from llmtune.run.log import Decisions
 from llmtune.training.build import build_model
 from llmtune.training.stage import Stage
