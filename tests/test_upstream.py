@@ -28,7 +28,7 @@ STILL_SAYS: dict[str, str] = {
     "distributed/deepspeed.py:ready_deepspeed": 'if torch.xpu.is_available(): accelerator_name = "xpu"',
     "distributed/launch.py:main": "torch/distributed/elastic/rendezvous/dynamic_rendezvous.py: "
     'os.getenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0")',
-    "evaluation/harness.py:EngineLM._encode_pair": "if n_spaces > 0: continuation = context[-n_spaces:] + continuation",
+    "evaluation/suite.py:EngineLM._encode_pair": "if n_spaces > 0: continuation = context[-n_spaces:] + continuation",
     "evaluation/suite.py:run_suite": "lm_eval_logger.setLevel(log_level)",
     "exporting/quantize.py:_gptq": "return min(12, max(1, ((os.cpu_count() or 1) + 1) // 2))",
     "exporting/quantize.py:_logs_elsewhere": '_PROJECT_LOG_DIR = Path("logs")',

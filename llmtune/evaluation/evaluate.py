@@ -10,10 +10,9 @@ from pathlib import Path
 
 from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.errors import DataError, LlmtuneError
-from llmtune.evaluation.answers import answer_rows, choice_scores
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
-from llmtune.evaluation.scores import answer_scores, loss_scores
+from llmtune.evaluation.scores import answer_rows, answer_scores, choice_scores, loss_scores
 from llmtune.inference.engine import Engine
 from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
 from llmtune.inference.load import load_engine
@@ -21,6 +20,7 @@ from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.types import Conversation
 from llmtune.utils.logging import get_logger, quiet_libraries
+from llmtune.utils.system import need
 
 DEFAULT_METRICS = ("loss", "rouge", "bleu", "exact_match")
 
@@ -50,6 +50,7 @@ def evaluate(args: EvaluateArguments) -> Scores:
     log = get_logger()
     args.tell("an evaluation")
     if args.suite:
+        need("lm_eval", "--suite", extra="eval", name="lm-eval")
         from llmtune.evaluation.suite import run_suite
 
         return run_suite(args)

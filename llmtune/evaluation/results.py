@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.checkpoint import ADAPTER_CONFIG, step_of
@@ -20,10 +20,6 @@ from llmtune.run.curves import draw_curves
 from llmtune.types import Conversation
 from llmtune.utils.files import ensure_writable_folder, read_json, write_json, write_text
 from llmtune.utils.logging import get_logger
-
-if TYPE_CHECKING:
-    from llmtune.arguments.evaluate import EvaluateArguments
-
 
 Scores = dict[str, dict[str, float]]
 """Scores by checkpoint: percentages, except for `loss`, `perplexity` and `token_acc`, a fraction."""

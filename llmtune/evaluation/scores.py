@@ -1,24 +1,33 @@
-"""Scores of generations by the registry's metrics; each function is called once."""
+"""Scores of a model on rows: generations by the registry's metrics, loss, and the likelihood of choices.
+
+Work is done in batches of similar length, each journaled when done.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
+from transformers import set_seed
 
 from llmtune.data.canonical import to_record
 from llmtune.errors import LlmtuneError
+from llmtune.evaluation.choices import ChoiceQuestion
 from llmtune.evaluation.results import Journal
-from llmtune.inference.engine import Engine
+from llmtune.inference.engine import Engine, pad_left
+from llmtune.inference.infer import result_of
+from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.registry import resolve_reference
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Message
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,13 +98,11 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
     model = engine.model
     install_supervised_loss(model)
     collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.images)
-    order = sorted(range(len(tokens)), key=lambda index: -int(tokens.lengths[index]))
-    starts = range(0, len(order), batch_size)
     model.eval()
-    for number, start in enumerate(tqdm(starts, desc="Loss", leave=False)):
+    for number, indices in enumerate(_batches(tokens.lengths.tolist(), batch_size, "Loss")):
         if number in journal.records:
             continue
-        batch = collate([tokens[index] for index in order[start : start + batch_size]])
+        batch = collate([tokens[index] for index in indices])
         with torch.inference_mode():
             found = model(**{name: _moved(value, model) for name, value in batch.items()})
         trainable, weight = int(found.num_trainable), float(found.total_weight)
@@ -116,3 +123,128 @@ def _dataset(rows: Sequence[Conversation]) -> Dataset:
     from llmtune.data.canonical import SCHEMA
 
     return datasets.Dataset(pa.Table.from_pylist([to_record(row) for row in rows], schema=SCHEMA))
+
+
+# Generations, and the choices of the model
+
+
+def answer_rows(
+    engine: Engine, rows: Sequence[Conversation], sampling: Sampling, journal: Journal, batch_size: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return the generations for the rows, in their order."""
+    lengths = [len(ids) for ids in engine.template.encode_prompts(rows)]
+    for number, batch in enumerate(_batches(lengths, batch_size, "Answering")):
+        if all(index in journal.records for index in batch):
+            continue
+        set_seed(seed + number)  # so that a resumed evaluation samples like an uninterrupted one
+        answers = engine.answer([rows[index] for index in batch], sampling, batch_size=len(batch))
+        made = zip(batch, answers, strict=True)
+        journal.add({"index": index, **result_of(rows[index], answer, engine.template)} for index, answer in made)
+    return journal.finish()
+
+
+def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[list[int]]:
+    """Return indices in batches, the longest first, so that a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    starts = range(0, len(order), batch_size)
+    yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False, disable=None))
+
+
+def choice_scores(
+    engine: Engine, questions: Sequence[ChoiceQuestion], journal: Journal, batch_size: int, style: str
+) -> dict[str, float]:
+    """Return the percentage of questions whose right choice is the most likely one.
+
+    `accuracy` compares sums of log-likelihoods, `accuracy_norm` these sums divided by the length of the choice in
+    characters, so that long choices are not at a disadvantage; both as in the lm-eval harness.
+    """
+    prompts = engine.template.encode_prompts([question.prompt(style) for question in questions])
+    for batch in _batches([len(prompt) for prompt in prompts], batch_size, "Choices"):
+        if all(index in journal.records for index in batch):
+            continue
+        pairs = [
+            (prompts[index], continuation(engine, questions[index].prompt(style), prompts[index], text))
+            for index in batch
+            for text in questions[index].texts(style)
+        ]
+        found = iter(_likelihoods(engine, pairs, batch_size))
+        journal.add(_choice_record(index, questions[index], style, found) for index in batch)
+    records = journal.finish()
+    return {
+        name: 100 * sum(record[key] == record["answer"] for record in records) / len(records)
+        for name, key in (("accuracy", "chosen"), ("accuracy_norm", "chosen_norm"))
+    }
+
+
+def _likelihoods(engine: Engine, pairs: Sequence[Pair], batch_size: int) -> Iterator[Likelihood]:
+    for start in range(0, len(pairs), batch_size):
+        yield from likelihoods(engine.model, pairs[start : start + batch_size], engine.tokenizer.pad_token_id)
+
+
+def _choice_record(index: int, question: ChoiceQuestion, style: str, found: Iterator[Likelihood]) -> dict[str, Any]:
+    sums = [next(found).logprob for _ in question.choices]
+    normal = [value / max(len(text), 1) for value, text in zip(sums, question.texts(style), strict=True)]
+    return {
+        "index": index,
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "chosen": sums.index(max(sums)),
+        "chosen_norm": normal.index(max(normal)),
+        "logprobs": sums,
+    }
+
+
+def continuation(engine: Engine, prompt: Conversation, prompt_ids: Sequence[int], text: str) -> list[int]:
+    """Return the ids of a response after this prompt, without the stop token."""
+    whole = replace(prompt, messages=(*prompt.messages, Message("assistant", text, loss=True)))
+    ids = list(engine.template.encode(whole)["input_ids"])
+    if ids[: len(prompt_ids)] != list(prompt_ids):  # truncated to max_length: the response is still at the end
+        start = len(ids) - len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) - 1
+        ids, prompt_ids = ids[start:], []
+    found = ids[len(prompt_ids) :]
+    stops = set(engine.template.stop_token_ids)
+    end = next((place for place, token in enumerate(found) if token in stops), len(found))
+    return found[:end]
+
+
+# Log-likelihoods of given continuations of given prompts
+
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt (at least one) and of a continuation."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Score of a continuation. `logprob`: sum of its log-likelihoods. `is_greedy`: whether greedy decoding gives it."""
+
+    logprob: float
+    is_greedy: bool
+
+
+@torch.no_grad()
+def likelihoods(model: Any, pairs: Sequence[Pair], pad_token_id: int) -> list[Likelihood]:
+    """Score one batch. Logits are computed only for the longest continuation's positions, [B, C + 1, V]."""
+    if not pairs:
+        return []
+    batch = pad_left([[*prompt, *continuation] for prompt, continuation in pairs], pad_token_id)
+    longest = max(len(continuation) for _, continuation in pairs)
+    batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+        options["logits_to_keep"] = longest + 1
+    logits = model(**batch, **options).logits[:, -(longest + 1) :].float()
+    found = []
+    for row, (_, continuation) in enumerate(pairs):
+        size = len(continuation)
+        if not size:
+            found.append(Likelihood(0.0, True))
+            continue
+        targets = torch.tensor(list(continuation), device=logits.device)
+        own = torch.log_softmax(logits[row, -size - 1 : -1], dim=-1)
+        chosen = own.gather(1, targets[:, None])[:, 0]
+        found.append(Likelihood(float(chosen.double().sum()), bool((own.argmax(-1) == targets).all())))
+    return found

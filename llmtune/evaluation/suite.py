@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+from tqdm import tqdm
+
 from llmtune.errors import LlmtuneError, UsageError, one_line
 from llmtune.evaluation.results import Scores, claim_folder, write_results
+from llmtune.evaluation.scores import Likelihood, likelihoods
+from llmtune.inference.engine import Engine, pad_left
 from llmtune.inference.load import load_engine
+from llmtune.inference.sampling import Sampling
+from llmtune.types import Conversation, Message
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.system import need
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
@@ -25,11 +35,8 @@ def run_suite(args: EvaluateArguments) -> Scores:
     """Return the benchmarks' own scores, as fractions, by `task/metric`.
 
     Raises:
-        MissingPackageError: lm-eval is not installed. UsageError: A benchmark that it does not know.
+        UsageError: A benchmark that lm-eval does not know.
     """
-    need("lm_eval", "--suite", extra="eval", name="lm-eval")
-    from lm_eval.tasks import TaskManager
-
     # upstream: lm_eval 0.4.13 lm_eval/utils.py: logs each task and request type
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=args.suite_path)
@@ -49,10 +56,6 @@ def run_suite(args: EvaluateArguments) -> Scores:
 
 
 def _run(engine: Any, manager: Any, args: EvaluateArguments, folder: Path) -> dict[str, float]:
-    from lm_eval.evaluator import simple_evaluate
-
-    from llmtune.evaluation.harness import EngineLM
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
         found = simple_evaluate(
@@ -80,11 +83,157 @@ def _run(engine: Any, manager: Any, args: EvaluateArguments, folder: Path) -> di
         ) from err
     assert found is not None
     write_json(folder / "suite.json", {key: found[key] for key in ("results", "versions", "n-samples", "config")})
-    samples = found.get("samples") or {}
-    write_json(folder / "suite_samples.json", samples)
+    write_json(folder / "suite_samples.json", found.get("samples") or {})
     return {
         f"{task}/{metric.removesuffix(',none')}": float(value)
         for task, results in found["results"].items()
         for metric, value in results.items()
         if isinstance(value, int | float) and "stderr" not in metric and "," in metric
     }
+
+
+# Adapter of an engine to the model interface of lm-eval's harness
+
+
+class EngineLM(TemplateLM):
+    """The harness's model interface over an engine.
+
+    Args:
+        is_chat: Whether texts are rendered with the chat template.
+        batch_size: Requests per batch. max_new_tokens: Limit of a generation, where a task sets none.
+    """
+
+    def __init__(self, engine: Engine, *, is_chat: bool, batch_size: int, max_new_tokens: int) -> None:
+        super().__init__()
+        self.engine = engine
+        self.tokenizer = engine.tokenizer
+        self.is_chat = is_chat
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        config = engine.model.config.get_text_config()
+        self.max_length = int(getattr(config, "max_position_embeddings", 0) or 4096)
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.engine.template.name)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return str(self.engine.template.name)
+
+    def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
+        if add_generation_prompt:
+            return self.engine.template.render(Conversation(messages), generation=True)
+        # A prefilled response: the text before it, and the response as it is.
+        prompt = self.engine.template.render(Conversation(messages[:-1]), generation=True)
+        return prompt + messages[-1].content
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return list(self.tokenizer(string, add_special_tokens=bool(add_special_tokens))["input_ids"])
+
+    # upstream: lm_eval 0.4.13 lm_eval/api/model.py: counts the line break that ends a prompt as part of the response
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if not self.is_chat:
+            return super()._encode_pair(context, continuation)
+        prompt, whole = self.tok_encode(context), self.tok_encode(context + continuation)
+        if whole[: len(prompt)] == prompt:
+            return prompt, whole[len(prompt) :]
+        return prompt, self.tok_encode(continuation)
+
+    # Likelihoods
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        order = sorted(range(len(requests)), key=lambda index: -len(requests[index][1]) - len(requests[index][2]))
+        found: dict[int, Likelihood] = {}
+        bar = tqdm(range(0, len(order), self.batch_size), desc="Likelihoods", disable=disable_tqdm or None, leave=False)
+        for start in bar:
+            batch = order[start : start + self.batch_size]
+            pairs = [self._fitting(*requests[index][1:]) for index in batch]
+            for index, one in zip(batch, likelihoods(self.engine.model, pairs, self._pad), strict=True):
+                found[index] = one
+                if requests[index][0] is not None:
+                    key = requests[index][0]
+                    self.cache_hook.add_partial("loglikelihood", key, (one.logprob, one.is_greedy))
+        return [(found[index].logprob, found[index].is_greedy) for index in range(len(requests))]
+
+    def _fitting(self, prompt: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Truncate to the model's context, from the start of the prompt; one token always precedes the continuation."""
+        continuation = continuation[-(self.max_length - 1) :]
+        kept = prompt[-(self.max_length - len(continuation)) :]
+        return kept or [self.prefix_token_id], continuation
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts in windows that do not overlap, each after the last token of the previous one."""
+        found = []
+        for request in tqdm(requests, desc="Texts", disable=disable_tqdm or None, leave=False):
+            (text,) = request.args
+            ids = self.tok_encode(text)
+            size = self.max_length - 1
+            windows = [(ids[start - 1 : start] or [self.prefix_token_id], ids[start : start + size])
+                       for start in range(0, len(ids), size)]  # fmt: skip
+            total = 0.0
+            for start in range(0, len(windows), self.batch_size):
+                part = windows[start : start + self.batch_size]
+                total += sum(one.logprob for one in likelihoods(self.engine.model, part, self._pad))
+            found.append(total)
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return found
+
+    # Text
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return generations, up to the first of a task's stop texts or the template's stop token."""
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        order = sorted(range(len(requests)), key=lambda index: (repr(requests[index].args[1]), -len(prompts[index])))
+        found: dict[int, str] = {}
+        with tqdm(total=len(order), desc="Answers", disable=disable_tqdm or None, leave=False) as bar:
+            while order:
+                settings = requests[order[0]].args[1]
+                batch = [index for index in order[: self.batch_size] if requests[index].args[1] == settings]
+                order = order[len(batch) :]
+                answers = self._generate([prompts[index] for index in batch], dict(settings))
+                for index, answer in zip(batch, answers, strict=True):
+                    found[index] = answer
+                    self.cache_hook.add_partial("generate_until", requests[index].args, answer)
+                bar.update(len(batch))
+        return [found[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[str]:
+        until = settings.get("until") or []
+        stops = [text for text in ([until] if isinstance(until, str) else until) if text]
+        count = int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or self.max_new_tokens)
+        temperature = float(settings.get("temperature") or 0)
+        sampling = Sampling(
+            max_new_tokens=count,
+            do_sample=bool(settings.get("do_sample")) and temperature > 0,
+            temperature=temperature or 1.0,
+            top_p=float(settings.get("top_p") or 1.0),
+        )
+        room = max(self.max_length - count, 1)
+        batch = pad_left([(prompt or [self.prefix_token_id])[-room:] for prompt in prompts], self._pad)
+        batch = {name: value.to(self.engine.model.device) for name, value in batch.items()}
+        options: dict[str, Any] = {"generation_config": self.engine.generation_config(sampling)}
+        if stops:
+            options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
+        output = self.engine.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :].tolist()
+        return [_cut(self.tokenizer.decode(self._answer(ids), skip_special_tokens=True), stops) for ids in output]
+
+    def _answer(self, ids: list[int]) -> list[int]:
+        ends = set(self.engine.template.stop_token_ids)
+        return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+
+def _cut(text: str, stops: list[str]) -> str:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text

@@ -23,8 +23,8 @@ from llmtune.errors import (
     UnknownKeyError,
     UsageError,
 )
-from llmtune.evaluation.answers import continuation, likelihoods
 from llmtune.evaluation.choices import choice_question
+from llmtune.evaluation.scores import continuation, likelihoods
 from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
 from llmtune.metrics import MetricInfo
