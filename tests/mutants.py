@@ -65,7 +65,8 @@ COVERED = {
     "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/texts":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
     "serving/test_routing serving/test_images serving/test_thoughts",
-    "serving/protocol serving/chat serving/limits": "serving/test_refusals serving/test_bounds serving/test_chat "
+    "serving/protocol serving/completions serving/limits":
+    "serving/test_refusals serving/test_bounds serving/test_chat "
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
     "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "

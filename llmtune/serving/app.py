@@ -17,11 +17,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from llmtune import __version__
 from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine
-from llmtune.serving.chat import Chat
-from llmtune.serving.completions import Completion
-from llmtune.serving.errors import ApiError, error_body, handle_errors
+from llmtune.serving.completions import Chat, Completion
 from llmtune.serving.limits import Gate, PatientProtocol
-from llmtune.serving.protocol import ChatRequest, CompletionRequest
+from llmtune.serving.protocol import ApiError, ChatRequest, CompletionRequest, error_body, handle_errors
 from llmtune.serving.service import Job, Service
 from llmtune.serving.wire import BoundedRoute
 from llmtune.utils.logging import get_logger, quiet_libraries

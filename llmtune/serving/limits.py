@@ -1,19 +1,25 @@
-"""Middleware for every request: API key, Host header, body size, counts."""
+"""Checks and counts of every request: API key, Host header, size and time limits, /metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from llmtune.arguments.service import is_loopback
-from llmtune.serving import limits as patience
-from llmtune.serving.errors import error_response
-from llmtune.serving.service import Service
+from llmtune.inference.rows import Row
+from llmtune.serving.protocol import error_response
+
+if TYPE_CHECKING:
+    from llmtune.inference.batching import Batcher
+    from llmtune.inference.continuous import ContinuousBatcher
+    from llmtune.serving.service import Service
+
 
 OPEN_PATHS = ("/health",)
 """Paths that need no key: a load balancer has none."""
@@ -120,9 +126,9 @@ class Gate:
         if length.isdigit() and int(length) > limit:
             return None
         body = bytearray()
-        until = time.monotonic() + patience.READ_TIMEOUT_S * MAX_PIECES
+        until = time.monotonic() + READ_TIMEOUT_S * MAX_PIECES
         while True:
-            wait = min(patience.READ_TIMEOUT_S, until - time.monotonic())
+            wait = min(READ_TIMEOUT_S, until - time.monotonic())
             message = await asyncio.wait_for(receive(), wait)
             if message["type"] == "http.disconnect":
                 raise ConnectionError
@@ -181,3 +187,41 @@ class PatientProtocol(_Base):
         self._clock = None
         if self._awaits_head() and not self.transport.is_closing():
             self.transport.close()
+
+
+# Metrics for `/metrics`, in Prometheus' text format
+
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Metrics of one server."""
+
+    def __init__(self, batcher: Batcher | ContinuousBatcher) -> None:
+        self.registry = CollectorRegistry()
+        one = {"registry": self.registry}
+        timed = {"registry": self.registry, "buckets": SECONDS}
+        self.requests = Counter("llmtune_requests", "Requests, by path and status.", ["path", "status"], **one)
+        self.latency = Histogram(
+            "llmtune_request_seconds", "Seconds until the response was complete.", ["path"], **timed
+        )
+        self.first_token = Histogram("llmtune_first_token_seconds", "Seconds until the first token.", **timed)
+        self.prompt_tokens = Counter("llmtune_prompt_tokens", "Prompt tokens, counted once per generation.", **one)
+        self.answer_tokens = Counter("llmtune_generated_tokens", "Generated tokens.", **one)
+        self.finished_rows = Counter("llmtune_answers", "Generations, by finish reason.", ["finish_reason"], **one)
+        self.cancelled = Counter("llmtune_cancelled", "Cancelled requests.", **one)
+        Gauge("llmtune_running", "Running generations.", **one).set_function(lambda: batcher.num_running)
+        Gauge("llmtune_waiting", "Queued generations.", **one).set_function(lambda: batcher.num_waiting)
+
+    def finished(self, rows: Sequence[Row]) -> None:
+        """Count finished generations."""
+        for row in rows:
+            self.prompt_tokens.inc(len(row.prompt.input_ids))
+            self.answer_tokens.inc(len(row.ids))
+            self.finished_rows.labels(row.finish_reason).inc()
+            if row.first_token_at is not None:
+                self.first_token.observe(row.first_token_at - row.made_at)
+
+    def text(self) -> bytes:
+        return bytes(generate_latest(self.registry))

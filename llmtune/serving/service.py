@@ -16,11 +16,9 @@ from llmtune.inference.engine import Engine
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import StopAutomaton
-from llmtune.serving.errors import ApiError
-from llmtune.serving.metrics import Metrics
-from llmtune.serving.protocol import MAX_MESSAGES, MAX_SEED, GenerationRequest
-from llmtune.serving.routing import choose_batcher
-from llmtune.serving.wire import Writers
+from llmtune.serving.limits import Metrics
+from llmtune.serving.protocol import MAX_MESSAGES, MAX_SEED, ApiError, GenerationRequest
+from llmtune.serving.routing import Writers, choose_batcher
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools.info import to_json
 from llmtune.types import Conversation, Encoded

@@ -11,8 +11,7 @@ from typing import Any
 from llmtune.errors import TemplateError
 from llmtune.inference.constraints import ForcedCall
 from llmtune.inference.texts import held_back
-from llmtune.serving.errors import ApiError
-from llmtune.serving.protocol import ChatRequest, ToolChoice
+from llmtune.serving.protocol import ApiError, ChatRequest, ToolChoice
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import ToolCall

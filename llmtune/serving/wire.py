@@ -1,11 +1,16 @@
-"""Bodies of requests, bounded, and the lines of streamed responses."""
+"""Bodies of requests: bounded JSON, and images."""
 
 from __future__ import annotations
 
-import copy
-import queue
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+import base64
+import binascii
+import io
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
@@ -13,8 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
-from llmtune.serving.errors import ApiError
-from llmtune.templates.chat import ChatTemplate
+from llmtune.serving.protocol import ApiError
 
 MAX_DEPTH = 64
 """Maximum nesting of objects and lists in request fields for the chat template or the log."""
@@ -76,39 +80,72 @@ def is_deeper(value: Any, depth: int = MAX_DEPTH) -> bool:
     return True
 
 
-# Pool of template copies for rendering prompts: threads cannot share a tokenizer
+# Images of a request: data URLs become files for the duration of its generations
 
 
-LONG = 20_000
-"""Characters from which a prompt counts as long: about 20 ms of tokenising."""
-NUM_SHORT = 2
-
-_Copies = dict[str | None, ChatTemplate]
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
+"""Accepted image types; Pillow's other readers (EPS starts Ghostscript) never receive the bytes."""
+MAX_PIXELS = 50_000_000
 
 
-class Writers:
-    """Copies of a service's templates, by adapter name; templates with the same tokenizer share its copy."""
+class Pictures:
+    """The images of one request, in a folder that is removed with the object."""
 
-    def __init__(self, templates: Mapping[str | None, ChatTemplate]) -> None:
-        self._short: queue.LifoQueue[_Copies] = queue.LifoQueue()
-        self._long: queue.LifoQueue[_Copies] = queue.LifoQueue()
-        for place in (*[self._short] * NUM_SHORT, self._long):
-            place.put(_copied(templates))
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._folder: Path | None = None
 
-    @contextmanager
-    def one(self, adapter: str | None, num_characters: int) -> Iterator[ChatTemplate]:
-        """Borrow a copy for a prompt of this many characters."""
-        place = self._long if num_characters >= LONG else self._short
-        copies = place.get()
+    def add(self, url: str) -> str:
+        """Return the path of the image in a data URL.
+
+        Raises:
+            ApiError: A URL, which this server does not fetch; a local path; invalid base64; no image of the declared
+                type; too many pixels.
+        """
+        head, comma, content = url.partition(",")
+        if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+            raise ApiError(
+                400,
+                "image_url must be data:image/...;base64,...: this server fetches no URLs and reads no files.",
+                param="messages",
+            )
         try:
-            yield copies[adapter]
-        finally:
-            place.put(copies)
+            data = base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError):
+            raise ApiError(400, "The data of an image_url is not base64.", param="messages") from None
+        _check(data, head.removeprefix("data:image/").removesuffix(";base64").partition(";")[0].lower())
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="llmtune-serve-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"image-{len(self.paths) + 1}"
+        path.write_bytes(data)
+        self.paths.append(str(path))
+        return str(path)
 
 
-def _copied(templates: Mapping[str | None, ChatTemplate]) -> _Copies:
-    tokenizers: dict[int, Any] = {}
-    for template in templates.values():
-        if id(template.tokenizer) not in tokenizers:
-            tokenizers[id(template.tokenizer)] = copy.deepcopy(template.tokenizer)
-    return {name: template.copy(tokenizers[id(template.tokenizer)]) for name, template in templates.items()}
+def _check(data: bytes, declared: str) -> None:
+    """Check the header of an image, by its declared type, before anything decodes it."""
+    from PIL import Image
+
+    if declared not in FORMATS:
+        types = ", ".join(f"image/{name}" for name in FORMATS)
+        raise ApiError(
+            400, f"messages: image_url: image/{declared[:40]} is not supported; supported: {types}.", param="messages"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=[FORMATS[declared]]) as image:
+                width, height = image.size
+    except Exception as err:  # a reader may raise anything for bytes that are no image of its kind
+        if isinstance(err, Image.DecompressionBombError):
+            raise _too_large() from None
+        raise ApiError(
+            400, f"messages: image_url: its data is not a readable image/{declared}.", param="messages"
+        ) from None
+    if width * height > MAX_PIXELS:
+        raise _too_large()
+
+
+def _too_large() -> ApiError:
+    return ApiError(400, f"messages: image_url: the image has more than {MAX_PIXELS:,} pixels.", param="messages")

@@ -14,9 +14,8 @@ from PIL import Image
 
 from llmtune.inference.texts import StopAutomaton
 from llmtune.serving import limits as patience
-from llmtune.serving.errors import ApiError
-from llmtune.serving.images import Pictures
-from llmtune.serving.wire import is_deeper
+from llmtune.serving.protocol import ApiError
+from llmtune.serving.wire import Pictures, is_deeper
 
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "question 3"}]

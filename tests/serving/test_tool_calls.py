@@ -10,8 +10,7 @@ import openai
 import pytest
 
 from llmtune.errors import TemplateError
-from llmtune.serving.errors import ApiError
-from llmtune.serving.protocol import ChatRequest
+from llmtune.serving.protocol import ApiError, ChatRequest
 from llmtune.serving.tool_calls import AnswerText, asked_call, call_asked_by
 from llmtune.templates.lookup import get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING, tool_format_of
