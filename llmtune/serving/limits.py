@@ -1,4 +1,4 @@
-"""What every request passes: API key, Host header, size and time limits; and the counts of /metrics."""
+"""Checks and counts of every request: API key, Host header, size and time limits, /metrics."""
 
 from __future__ import annotations
 

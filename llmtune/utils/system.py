@@ -1,4 +1,4 @@
-"""What this machine has: optional packages, and local addresses to listen on."""
+"""Optional packages, and local addresses to listen on."""
 
 from __future__ import annotations
 

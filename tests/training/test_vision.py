@@ -16,7 +16,7 @@ from llmtune import SftArguments, infer, sft
 from llmtune.arguments.infer import InferArguments
 from llmtune.errors import DataError, UsageError
 from llmtune.inference.load import load_engine
-from llmtune.tuners.parts import part_of
+from llmtune.tuners.targets import part_of
 from llmtune.types import Media
 
 from ..tiny_vision import KEYS, KINDS
