@@ -35,7 +35,7 @@ STILL_SAYS: dict[str, str] = {
     "exporting/quantize.py:_off_standard_output": "LogBar.shared()",
     "hub/clients.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
     "hub/clients.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
-    "models/prequantized.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
+    "models/quantization.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
     "models/supervised_loss.py:install_supervised_loss#2": "model_args |= set(inspect.signature(self.forward)",
     "models/supervised_loss.py:install_supervised_loss#3": "loss = self.loss_function(logits=logits",
     "planning/trace.py:trace_passes": "class FakeTensorMode(",
@@ -310,8 +310,8 @@ def test_ranks_have_no_public_name() -> None:
 
 @covers(
     "merging/merge.py:_Streamed._rounded",
-    "models/kernels.py:without_compiling",
-    "models/meta.py:from_config",
+    "models/layers.py:without_compiling",
+    "models/loading.py:from_config",
     "models/ports/modeling_llama_alibi.py:LlamaAlibiModel.__init__",
     "planning/trace.py:shapes",
     "planning/trace.py:_without_mask",

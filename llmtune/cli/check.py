@@ -48,9 +48,7 @@ def run(argv: Sequence[str]) -> int:
         return check_template(args)
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
-    from llmtune.samples.identity import data_identity
-    from llmtune.samples.positions import note_positions
-    from llmtune.samples.prepare import prepare
+    from llmtune.samples.prepare import data_identity, note_positions, prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
     from llmtune.utils.files import write_text
     from llmtune.utils.logging import quiet_libraries

@@ -10,8 +10,7 @@ from llmtune.arguments.checks import parse_chat_template_kwargs
 from llmtune.arguments.infer import InferArguments, LoadArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import UsageError
-from llmtune.inference.adapters import BASE, Adapters, peft_name
-from llmtune.inference.engine import Engine
+from llmtune.inference.engine import BASE, Adapters, Engine, peft_name
 from llmtune.models.loading import get_media_reader
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.lookup import get_template

@@ -31,9 +31,9 @@ from llmtune.merging.meta_model import (
     wrappers_of,
 )
 from llmtune.merging.weights import Group, Unstreamable, Weights
+from llmtune.models.dtypes import torch_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.prequantized import saved_quantization
-from llmtune.models.quantization import is_quantized
+from llmtune.models.quantization import is_quantized, saved_quantization
 from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
@@ -183,7 +183,7 @@ class _Streamed:
         self.args = args
         self.base = base
         self.checkpoint = checkpoint
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: None}[args.dtype]
+        self.dtype = None if args.dtype is None else torch_dtype(args.dtype)
         try:
             self.model = build_meta_model(args, base, num_rows=num_rows, adapter=checkpoint)
         except (ModelError, NotImplementedError, RuntimeError) as err:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmtune.errors import UsageError
+from llmtune.models.dtypes import TORCH_NAMES, Dtype, dtype_name
 from llmtune.registry import Entry, Registry
-
-Dtype = Literal["bf16", "fp16", "fp32"]
 
 AUTO = "auto"
 """Key of models without an entry: everything is read from the model's own files."""
@@ -63,9 +62,8 @@ class ModelInfo(Entry):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.torch_dtype is not None:  # a torch dtype is known by its text, without importing torch
-            name = str(self.torch_dtype).removeprefix("torch.")
-            dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(name, name)
-            if dtype not in ("bf16", "fp16", "fp32"):
+            dtype = dtype_name(self.torch_dtype)
+            if dtype not in TORCH_NAMES:
                 raise UsageError(f"torch_dtype of a model entry is bf16, fp16 or fp32, not {self.torch_dtype!r}.")
             object.__setattr__(self, "torch_dtype", dtype)
 

@@ -31,7 +31,7 @@ Sizes: TypeAlias = "dict[Media, int | MediaError]"
 
 
 class MediaReader(Protocol):
-    """Reads the media of rows for one model: see `llmtune.models.images.ImageReader`.
+    """Reads the media of rows for one model: see `llmtune.models.vision.ImageReader`.
 
     Attributes:
         tokens: The token of each kind that the model takes.

@@ -25,8 +25,7 @@ from llmtune.samples.collate import SAMPLES
 from llmtune.samples.sampler import EpochOrder, Kind, SetEpoch
 from llmtune.samples.streaming import PLACE_FILE, StreamedSamples
 from llmtune.templates.media import MediaReader
-from llmtune.training.callbacks import Interrupt
-from llmtune.training.loss_watch import LossWatch
+from llmtune.training.callbacks import Interrupt, LossWatch
 from llmtune.training.objective import Metrics, Objective, Totals
 from llmtune.training.resuming import follow_rates, rates_of
 from llmtune.training.throughput import Throughput

@@ -19,11 +19,10 @@ from llmtune.arguments.sft import SftArguments
 from llmtune.errors import MissingPackageError, ModelError
 from llmtune.inference.infer import infer
 from llmtune.models.identify import identify
-from llmtune.models.images import ImageReader, open_image
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_media_reader, get_model_tokenizer
 from llmtune.models.supervised_loss import install_supervised_loss
-from llmtune.models.vision import image_reader
+from llmtune.models.vision import ImageReader, image_reader, open_image
 from llmtune.samples import prepare as prepare_module
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.prepare import prepare
