@@ -69,9 +69,10 @@ COVERED = {
     "serving/test_refusals serving/test_bounds serving/test_chat "
     "serving/test_openapi serving/test_tool_calls serving/test_thoughts serving/test_images",
     "serving/tool_calls": "serving/test_tool_calls serving/test_chat",
-    "tuners/lora tuners/parts tuners/tune tuners/vocabulary tuners/experts": "training/test_tuners "
-    "training/test_equalities training/test_experts stages/test_sft merging/test_merge models/test_vision",
-    "tuners/whole_adapter models/whole_weights": "models/test_whole_weights merging/test_merge",
+    "tuners/lora tuners/targets tuners/tune tuners/vocabulary": "training/test_tuners "
+    "training/test_equalities training/test_experts stages/test_sft merging/test_merge models/test_vision "
+    "models/test_whole_weights",
+    "models/whole_weights": "models/test_whole_weights merging/test_merge",
     "merging/weights merging/merge merging/files merging/meta_model":
     "merging/test_shards merging/test_merge merging/test_weights exporting/test_export inference/test_infer",
 }  # fmt: skip

@@ -54,9 +54,9 @@ STILL_SAYS: dict[str, str] = {
     "training/trainer.py:StageTrainer._save_checkpoint": "output_dir = os.path.join(run_dir, checkpoint_folder) "
     "self.save_model(output_dir, _internal_call=True)",
     "tuners/lora.py:_saving_adapters_alone": "model.config.__class__.from_pretrained(model_id).vocab_size",
-    "tuners/lora.py:_without_warnings": 'warn_message = f"Found missing adapter keys',
-    "tuners/mutated.py:save_as_difference#1": "path_initial_model_for_weight_conversion: Optional[str] = None",
-    "tuners/other_adapters.py:add_adalora": "zero-sized lora_A / lora_B tensor indicates that DeepSpeed",
+    "tuners/lora.py:load_adapter": 'warn_message = f"Found missing adapter keys',
+    "tuners/lora.py:save_as_difference#1": "path_initial_model_for_weight_conversion: Optional[str] = None",
+    "tuners/tune.py:add_adalora": "zero-sized lora_A / lora_B tensor indicates that DeepSpeed",
     "tuners/tune.py:keep_unpacked": "and self.support_avx512bf16_for_cpu and not self.training",
     "utils/logging.py#1": "logger.warning(_skip_reason)",
     "utils/logging.py#2": "if issubclass(cls, enum.Enum): log.warning(",
@@ -86,7 +86,7 @@ NOT_YET: tuple[tuple[str, str], ...] = (
     ("planning/trace.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
     ("templates/images.py:carry_images", "a design of ours: processors of transformers hold both, tokenizers do not"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),
-    ("tuners/mutated.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
+    ("tuners/lora.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
     ("utils/logging.py:quiet_libraries#1", "the warning is in compiled code"),
 )
 """(place, reason) of those without such a test."""
@@ -265,7 +265,7 @@ def test_peft_moves_adapters_to_meta() -> None:
     assert layer.lora_A["default"].weight.is_meta
 
 
-@covers("tuners/other_adapters.py:_regularised_in_training_alone")
+@covers("tuners/tune.py:_regularised_in_training_alone")
 def test_adalora_is_regularised_in_evaluation() -> None:
     from peft import AdaLoraModel
 

@@ -18,8 +18,8 @@ from llmtune.merging.weights import Unstreamable
 from llmtune.models.meta import from_config
 from llmtune.models.ports import native_config
 from llmtune.models.rope import scale_rope
+from llmtune.tuners.lora import check_adapter
 from llmtune.tuners.vocabulary import grow_for_adapter, grow_vocabulary
-from llmtune.tuners.whole_adapter import check_adapter
 
 Places = dict[str, tuple[nn.Module, str]]
 """Place of a parameter: the module, and its name there."""

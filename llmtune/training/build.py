@@ -17,7 +17,7 @@ from llmtune.models.quantization import is_quantized, quantization_note, quantiz
 from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.run.log import Decisions
 from llmtune.training.attention import attention_options, settle_attention
-from llmtune.tuners.experts import settle_routers
+from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 

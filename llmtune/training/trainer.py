@@ -30,7 +30,7 @@ from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Metrics, Objective, Totals
 from llmtune.training.resuming import follow_rates, rates_of
 from llmtune.training.throughput import Throughput
-from llmtune.tuners.whole_adapter import check_adapter
+from llmtune.tuners.lora import check_adapter
 from llmtune.utils.files import is_full_disk, write_json
 from llmtune.utils.logging import get_logger
 

@@ -1,31 +1,26 @@
-"""LoRA through PEFT: which layers, fresh adapters or those of a checkpoint."""
+"""Adapters through PEFT: LoRA and its initialisations, LoRA+, and those of a checkpoint."""
 
 from __future__ import annotations
 
-import re
+import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.checks import is_name_pattern
+import torch
+from torch import Tensor
+
 from llmtune.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, adapter_folder
-from llmtune.errors import CheckpointError, UsageError, one_line
-from llmtune.models.ports import native_target_modules, read_config
-from llmtune.models.quantization import is_linear
-from llmtune.tuners.experts import ROUTERS, expert_parameters, target_parameters
-from llmtune.tuners.mutated import save_as_difference
-from llmtune.tuners.parts import Part, frozen_parts, is_vision_model, trained_linears
+from llmtune.errors import CheckpointError, one_line
+from llmtune.models.whole_weights import names_text
+from llmtune.tuners.targets import check_modules_to_save, frozen_parts, target_modules, target_parameters
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
-from llmtune.tuners.whole_adapter import check_adapter
-from llmtune.utils.logging import get_logger
+from llmtune.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftConfig
-    from transformers import TrainingArguments
 
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
@@ -80,7 +75,9 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
             check_adapter(model, folder, name=name, report=report)
             return model
         grow_for_adapter(model, folder)
-        with _without_warnings():
+        with warnings.catch_warnings():
+            # upstream: peft 0.21.2 peft/peft_model.py: warns of missing tensors, on which check_adapter raises
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
             loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
         check_adapter(loaded, folder, name=name)
         return _saving_adapters_alone(loaded)
@@ -93,15 +90,6 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False, name: 
         ) from err
     except Exception as err:  # safetensors' own error type derives from Exception
         raise CheckpointError(f"The adapter in {folder} cannot be read; a file may be truncated: {err}") from err
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Hide the warning of missing tensors, on which `check_adapter` raises."""
-    with warnings.catch_warnings():
-        # upstream: peft 0.21.2 peft/peft_model.py: warns of missing tensors, on which check_adapter raises
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        yield
 
 
 def _adapter_folder(folder: Path) -> Path:
@@ -124,117 +112,117 @@ def _saving_adapters_alone(tuned: Any) -> Any:
     return tuned
 
 
-def target_modules(
-    model: Any, wanted: list[str], info: ModelInfo, frozen: frozenset[Part] = frozenset({"vit", "aligner"})
-) -> list[str]:
-    """Names of the layers to adapt. ALL: every linear layer but the head; DEFAULT or nothing: the entry's.
+# PiSSA and OLoRA initialise adapters from the base weights, and subtract that part from the base.
+#
+# A checkpoint holds the difference to that beginning as a plain LoRA adapter of twice the rank, for the base as it was:
+# `W - B0 A0 + B A` is `W + [B, -B0] [A; A0]`. Both halves are in the file, so that a run can be resumed from it.
 
-    Vision models get full names, since their parts share the last ones (`q_proj`); PEFT shortens them.
+
+Beginning = dict[str, tuple[Tensor, Tensor]]
+"""A0 and B0 of each adapted layer, by the layer's full name."""
+
+
+def save_as_difference(tuned: Any) -> Any:
+    """Make checkpoints of a PiSSA or OLoRA model fit the original base, and resumable."""
+    beginning = {
+        name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
+        for name, layer in _layers(tuned).items()
+    }
+    # upstream: peft 0.21.2 peft/peft_model.py: save_pretrained needs a saved initial adapter, and cannot be resumed
+    tuned.save_pretrained = partial(_save, tuned, tuned.save_pretrained, beginning)
+    # upstream: peft 0.21.2 no issue: load_adapter does not restore the base weights of that run
+    tuned.load_adapter = partial(_resume, tuned, beginning)
+    return tuned
+
+
+def _layers(tuned: Any) -> dict[str, Any]:
+    return {name: module for name, module in tuned.named_modules() if "default" in getattr(module, "lora_A", {})}
+
+
+def _save(tuned: Any, own_save: Any, beginning: Beginning, folder: str, **options: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    own_save(folder, **options)
+    file = Path(folder) / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for name, (down, up) in beginning.items():
+        for part, tensor, axis in (("lora_A", down, 0), ("lora_B", -up, 1)):
+            key = f"{name}.{part}.weight"
+            tensors[key] = torch.cat([tensors[key], tensor.to(tensors[key])], axis).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    config_file = Path(folder) / ADAPTER_CONFIG
+    config = read_json(config_file)
+    growth = math.sqrt(2) if config["use_rslora"] else 2  # the scale, alpha by rank or by its root, must stay
+    config |= {"init_lora_weights": True, "r": config["r"] * 2, "lora_alpha": config["lora_alpha"] * growth}
+    write_json(config_file, config)
+
+
+def _resume(tuned: Any, beginning: Beginning, folder: str, *_: Any, **__: Any) -> None:
+    """Load trained adapters and their initial values from a checkpoint, and restore the base of that run."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    tensors = load_file(Path(folder) / "adapter_model.safetensors")
+    for name, layer in _layers(tuned).items():
+        try:
+            downs, ups = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        except KeyError as err:
+            raise CheckpointError(f"{folder} has no adapter for {name}: resume with the flags of that run.") from err
+        rank = layer.r["default"]
+        if len(downs) != 2 * rank:
+            raise CheckpointError(f"{folder} is of --lora_rank {len(downs) // 2}, and this run of {rank}.")
+        weight = layer.get_base_layer().weight
+        here, there = beginning[name], (downs[rank:].to(weight.device), -ups[:, rank:].to(weight.device))
+        change = layer.scaling["default"] * (here[1] @ here[0] - there[1] @ there[0])
+        weight.data += change.to(weight.dtype)
+        beginning[name] = there
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = downs[:rank], ups[:, :rank]
+    set_peft_model_state_dict(tuned, tensors)
+
+
+# Completeness: tensors that PEFT left at their initial values, or ignored, are an error
+
+
+SHARED = ("vera_A", "vera_B")
+"""VeRA's random matrices: regenerated from the configuration if a file was saved without them."""
+
+
+def check_adapter(model: Any, folder: Path, *, name: str = "default", report: Any = None) -> None:
+    """Compare the adapter `name` in the model with the tensors in its file.
 
     Args:
-        frozen: Parts of such a model that are left alone whatever the names say.
+        model: With the adapter loaded.
+        report: What PEFT's `load_adapter` returned, where that is known; it also knows of tensors that PEFT renames.
 
     Raises:
-        UsageError: A name that no linear layer has, or a regular expression that matches none.
+        CheckpointError: A tensor of the adapter is in no file, or one in the file has no place in the model.
     """
-    patterns = [name for name in wanted if is_name_pattern(name)]
-    if patterns:
-        return _matched(model, patterns, [name for name in wanted if name not in patterns])
-    if is_vision_model(model):
-        names = None if wanted == ["ALL"] else _last_names(model, wanted, info)
-        return list(trained_linears(model, names, frozen))
-    return _last_names(model, wanted, info)
+    from peft import get_peft_model_state_dict
 
-
-def _matched(model: Any, patterns: list[str], others: list[str]) -> list[str]:
-    """Full names of the linear layers that a pattern matches entirely, and of those that end in a name."""
-    linear = [name for name, module in model.named_modules() if is_linear(module)]
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        try:
-            matched = [name for name in linear if re.fullmatch(pattern, name)]
-        except re.error as err:
-            raise UsageError(f"--lora_target_modules {pattern!r} is not a valid regular expression: {err}.") from err
-        if not matched:
-            raise UsageError(
-                f"--lora_target_modules {pattern!r} matches no linear layer by its full name. An example: {linear[0]}."
-            )
-        found |= dict.fromkeys(matched)
-    if missing := _missing(model, others):
-        raise UsageError(_no_such_layer(model, "--lora_target_modules", missing))
-    found |= dict.fromkeys(name for name in linear for one in others if f".{name}".endswith(f".{one}"))
-    return list(found)
-
-
-def check_modules_to_save(model: Any, names: list[str]) -> None:
-    """Refuse missing layers, which PEFT ignores.
-
-    Raises:
-        UsageError: No module of the model has the name.
-    """
-    if missing := _missing(model, names):
-        raise UsageError(_no_such_layer(model, "--modules_to_save", missing))
-
-
-def _no_such_layer(model: Any, flag: str, missing: list[str]) -> str:
-    fused = list(dict.fromkeys(name.rpartition(".")[2] for name in expert_parameters(model)))
-    if flag == "--modules_to_save":
-        holding = [
-            name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
-        ]
-        names = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in holding))
-        return f"{flag} {' '.join(missing)}: the model has no such layer. Its layers are {', '.join(names)}."
-    return (
-        f"{flag} {' '.join(missing)}: the model has no such layer. "
-        f"Its linear layers are {', '.join(dict.fromkeys([*linear_names(model), *fused]))}; ALL adapts all of them."
-    )
-
-
-def _last_names(model: Any, wanted: list[str], info: ModelInfo) -> list[str]:
-    names = linear_names(model)
-    if wanted == ["ALL"]:
-        return names
-    if wanted in ([], ["DEFAULT"]):
-        wanted = list(info.lora_target_modules)
-        if not wanted:
-            get_logger().info(f"LoRA: the model entry names no layers; adapting all linear ones: {', '.join(names)}.")
-            return names
-    fused = list(dict.fromkeys(name.rpartition(".")[2] for name in expert_parameters(model)))
-    wanted = [name for name in wanted if name not in fused or not _missing(model, [name])]
-    missing = _missing(model, wanted)
-    if missing:  # a checkpoint of 2023 on a native class: its fused layers have other names there
-        native = list(native_target_modules(read_config(model.name_or_path), wanted))
-        if not _missing(model, native):
-            get_logger().info(f"LoRA: {', '.join(wanted)} of the original checkpoint are {', '.join(native)} here.")
-            return native
+    saved = _names_in(folder)
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    if report is not None and not saved & wanted:  # PEFT has other names for all of them, those of an older version
+        missing, unused = set(report.missing_keys), set(report.unexpected_keys)
+    else:
+        missing, unused = wanted - saved, saved - wanted
+    missing = {one for one in missing if not one.endswith(SHARED)}
+    parts = []
     if missing:
-        raise UsageError(_no_such_layer(model, "--lora_target_modules", missing))
-    return wanted
+        parts.append(f"it lacks {len(missing):,} tensors that they need ({names_text(sorted(missing))})")
+    if unused:
+        parts.append(f"{len(unused):,} of its tensors have no place in them ({names_text(sorted(unused))})")
+    if parts:
+        raise CheckpointError(
+            f"The adapter in {folder} does not fit the model and its adapter_config.json: {' and '.join(parts)}. "
+            "Was it trained on another model, or is it incomplete? Use another checkpoint of the run."
+        )
 
 
-def _missing(model: Any, names: list[str]) -> list[str]:
-    modules = [name for name, _ in model.named_modules()]
-    return [name for name in names if not any(f".{module}".endswith(f".{name}") for module in modules)]
+def _names_in(folder: Path) -> set[str]:
+    file = folder / "adapter_model.safetensors"
+    if file.is_file():
+        from safetensors import safe_open
 
-
-def linear_names(model: Any) -> list[str]:
-    """Last parts of the names of all linear layers but the head, in the model's order."""
-    head = model.get_output_embeddings()
-    routers = ROUTERS if expert_parameters(model) else frozenset()
-    found = [
-        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module) and module is not head
-    ]
-    return [name for name in dict.fromkeys(found) if name not in routers]
-
-
-# LoRA+: a higher learning rate for the adapters' B matrices (arXiv 2402.12354)
-
-
-def loraplus_optimizer(model: Any, arguments: TrainingArguments, ratio: float) -> torch.optim.Optimizer:
-    """Return the optimizer of `arguments`, with `ratio` times the learning rate for the B matrices."""
-    from peft.optimizers import create_loraplus_optimizer
-    from transformers import Trainer
-
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    options["loraplus_weight_decay"] = arguments.weight_decay
-    return create_loraplus_optimizer(model, optimizer_class, loraplus_lr_ratio=ratio, **options)
+        with safe_open(file, framework="pt") as opened:
+            return set(opened.keys())
+    return set(torch.load(folder / "adapter_model.bin", map_location="meta", weights_only=True))

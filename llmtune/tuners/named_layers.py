@@ -23,6 +23,7 @@ from llmtune.errors import CheckpointError, LlmtuneError, UsageError
 from llmtune.models.folder import module_names, read_header, tensor_shapes
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
+from llmtune.tuners.targets import check_modules_to_save, ends_in, frozen_parts, target_modules
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -62,7 +63,7 @@ def check_named_layers(args: StageArguments, folder: Path | None) -> None:
 def _is_known(name: str, known: set[str]) -> bool:
     if is_name_pattern(name):
         return any(re.fullmatch(name, module) for module in known)
-    return any(f".{module}".endswith(f".{name}") for module in known)
+    return any(ends_in(module, name) for module in known)
 
 
 def _check_on_meta(args: StageArguments, folder: Path) -> None:
@@ -71,8 +72,6 @@ def _check_on_meta(args: StageArguments, folder: Path) -> None:
 
     from llmtune.models.meta import from_config
     from llmtune.models.ports import native_config
-    from llmtune.tuners.lora import check_modules_to_save, target_modules
-    from llmtune.tuners.parts import frozen_parts
 
     config = native_config(folder, trust_remote_code=args.trust_remote_code)
     with init_empty_weights():

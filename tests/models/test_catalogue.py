@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.models.ports.find import find_port
 from llmtune.templates.info import TEMPLATE_MAPPING
-from llmtune.tuners.lora import target_modules
+from llmtune.tuners.targets import target_modules
 
 QKV = "q_proj k_proj v_proj"
 REFERENCE = f"""

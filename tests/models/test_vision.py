@@ -29,8 +29,7 @@ from llmtune.samples.prepare import prepare
 from llmtune.templates.images import ImageError, ImageReader, images_of, open_image
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.lookup import get_template
-from llmtune.tuners.lora import target_modules
-from llmtune.tuners.parts import freeze_parts, part_of
+from llmtune.tuners.targets import freeze_parts, part_of, target_modules
 
 from ..tiny_vision import KEYS, KINDS
 

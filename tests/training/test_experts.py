@@ -16,8 +16,7 @@ from llmtune.inference.load import load_engine
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import stage as stage_module
-from llmtune.tuners.experts import expert_parameters
-from llmtune.tuners.lora import linear_names
+from llmtune.tuners.targets import expert_parameters, linear_names
 
 KINDS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},

@@ -21,7 +21,7 @@ from llmtune.models.quantization import is_bitsandbytes_optimizer, quantization_
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import stage as stage_module
-from llmtune.tuners.parts import part_of
+from llmtune.tuners.targets import part_of
 from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_quantized
 
 from ..tiny_vision import KEYS

@@ -17,7 +17,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.errors import DataError, UsageError
 from llmtune.inference.load import load_engine
 from llmtune.templates.images import images_of
-from llmtune.tuners.parts import part_of
+from llmtune.tuners.targets import part_of
 
 from ..tiny_vision import KEYS, KINDS
 
