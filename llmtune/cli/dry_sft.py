@@ -15,7 +15,7 @@ from llmtune.distributed.ranks import world_size
 from llmtune.errors import OutputError
 from llmtune.models.attention import best_flash
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.ports.find import native_target_modules
+from llmtune.models.ports.load import native_target_modules
 from llmtune.run.resolved import Run
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.tokenizers.model_file import Piece, read_model
+from llmtune.models.ports.tokenizers.sentencepiece_bpe import Piece, read_model
 
 # llama.cpp's names of pre-tokenisers, by their regular expressions.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmtune.errors import ModelError
 from llmtune.hub.clients import HubOptions, use_hf
 from llmtune.models.info import AUTO, ModelInfo
-from llmtune.models.ports.find import find_port
+from llmtune.models.ports.load import find_port
 from llmtune.models.ports.port import native_modules
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json

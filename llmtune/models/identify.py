@@ -13,7 +13,7 @@ from llmtune.errors import ModelError, UsageError
 from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import is_hub_id, model_folder
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
-from llmtune.models.ports.find import find_port
+from llmtune.models.ports.load import find_port
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.files import read_json
 

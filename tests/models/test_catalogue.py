@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from llmtune.models.info import AUTO, MODEL_MAPPING
-from llmtune.models.ports.find import find_port
+from llmtune.models.ports.load import find_port
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.tuners.targets import target_modules
 

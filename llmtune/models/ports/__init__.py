@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from llmtune.models.ports.find import find_port, native_target_modules
-from llmtune.models.ports.load import causal_lm_loader, native_config, read_config
+from llmtune.models.ports.load import (
+    causal_lm_loader,
+    find_port,
+    native_config,
+    native_target_modules,
+    read_config,
+)
 from llmtune.models.ports.port import Port
 
 __all__ = ["Port", "causal_lm_loader", "find_port", "native_config", "native_target_modules", "read_config"]

@@ -1,21 +1,29 @@
-"""Load a folder through its port: the weights are renamed and split on the way, everything else is transformers'."""
+"""Find the port of a configuration, and load a folder through it.
+
+Weights are renamed and split on the way; everything else is transformers'. No torch at import.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.find import find_port
+from llmtune.models.ports.chatglm import PORT as CHATGLM
+from llmtune.models.ports.llama import PORTS as LLAMA
 from llmtune.models.ports.port import Config, Port, without_prefix
+from llmtune.models.ports.qwen_v1 import PORT as QWEN
 from llmtune.registry import resolve_reference
+from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger, log_once
 
 if TYPE_CHECKING:
     import torch
 
+
+PORTS = (QWEN, *LLAMA, CHATGLM)
 
 # What has a default in the native class that need not be that of the family.
 REQUIRED = (
@@ -29,13 +37,34 @@ REQUIRED = (
 )
 
 
+def find_port(config: Config) -> Port | None:
+    """The port of a config.json, given as read. None: transformers loads the folder by itself, or not at all."""
+    return next((port for port in PORTS if port.recognises(config)), None)
+
+
+def native_target_modules(config: Config, names: Iterable[str]) -> tuple[str, ...]:
+    """The last parts of native modules that hold what modules of an original checkpoint, named likewise, held.
+
+    `c_attn` of Qwen gives q_proj, k_proj and v_proj, `attn.c_proj` gives o_proj. Other names, and all where there is
+    no port, stay.
+    """
+    port = find_port(config)
+    if port is None or port.modules is None:
+        return tuple(names)
+    modules = port.modules(port.config(config))
+    found: dict[str, None] = {}  # a set that keeps the order
+    for name in names:
+        natives = [native for source, native in modules.items() if f".{source}".endswith(f".{name}")] or [name]
+        for native in natives:
+            found |= dict.fromkeys(
+                path.rpartition(".")[2] for path in ([native] if isinstance(native, str) else native)
+            )
+    return tuple(found)
+
+
 def read_config(folder: str | Path) -> Config:
     """The config.json of a folder, as written. Empty if there is none or it is not JSON: the loader says so."""
-    try:
-        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(Path(folder) / "config.json")
 
 
 def native_config(folder: str | Path, *, trust_remote_code: bool = False) -> Any:

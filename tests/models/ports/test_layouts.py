@@ -91,7 +91,7 @@ def test_internlm2_converts_to_equal_logits(tmp_path, load, shards, pickle):
 
 def test_the_groups_of_internlm2():
     """As its code reads them: for each group its queries, then a key, then a value."""
-    from llmtune.models.ports.internlm2 import PORT
+    from llmtune.models.ports.llama import _internlm2_modules
 
     heads, groups, width, size = 6, 2, 4, 5
     fused = torch.randn(groups * (heads // groups + 2) * width, size)
@@ -99,7 +99,7 @@ def test_the_groups_of_internlm2():
     out = (x @ fused.T).view(7, groups, heads // groups + 2, width)  # rearrange "q (h gs d) -> q h gs d"
     expected = {"q_proj": out[:, :, :-2], "k_proj": out[:, :, -2], "v_proj": out[:, :, -1]}
     config = {"num_attention_heads": heads, "num_key_value_heads": groups, "hidden_size": heads * width}
-    table = PORT.modules(config)["model.layers.{n}.attention.wqkv"]
+    table = _internlm2_modules(config)["model.layers.{n}.attention.wqkv"]
     for name, rows in table.items():
         found = x @ LazyTensor(fused, rows=rows).read().T
         torch.testing.assert_close(found, expected[name.rpartition(".")[2]].reshape(7, -1))

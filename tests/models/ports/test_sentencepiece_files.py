@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers import find_tokenizer_port, tokenizer_loader
-from llmtune.models.ports.tokenizers.json_file import merges_of
-from llmtune.models.ports.tokenizers.model_file import read_model
+from llmtune.models.ports.tokenizers.port import merges_of
+from llmtune.models.ports.tokenizers.sentencepiece_bpe import read_model
 
 CORPUS = [
     "the cat sat on the mat, the dog  sat",

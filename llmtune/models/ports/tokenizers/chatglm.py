@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmtune.models.ports.tokenizers import json_file, sentencepiece_bpe
-from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, read_json
+from llmtune.models.ports.tokenizers.port import Source, TokenizerPort
+from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.tokenizers.json_file import merges_of
-from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, read_json
+from llmtune.models.ports.tokenizers.port import Source, TokenizerPort, merges_of
+from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,9 +50,10 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 
 def _backend(source: Source) -> Tokenizer:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     ranks = read_ranks(source.folder / FILE)
-    letters = _letters()
+    letters = bytes_to_unicode()
 
     def spell(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -77,13 +78,6 @@ def _backend(source: Source) -> Tokenizer:
     tokens = (*TOKENS, *PICTURE_TOKENS) if has_pictures else TOKENS
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in tokens])
     return tokenizer
-
-
-def _letters() -> list[str]:
-    """For each byte the letter that stands for it in byte-level vocabularies: itself if it can be seen."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    unseen = [byte for byte in range(256) if byte not in seen]
-    return [chr(byte) if byte in seen else chr(256 + unseen.index(byte)) for byte in range(256)]
 
 
 PORT = TokenizerPort(
