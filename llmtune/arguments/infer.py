@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
 from llmtune.arguments.checks import fill_model
-from llmtune.arguments.fields import settle_texts
+from llmtune.arguments.fields import Problems, Rule, at_least, check_rules, limited, settle_texts
 from llmtune.arguments.groups import (
+    AttentionArguments,
     DataArguments,
     GenerationArguments,
     ModelArguments,
     PromptArguments,
     QuantizationArguments,
+    RopeArguments,
     SamplingArguments,
     SftType,
 )
 from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
-from llmtune.arguments.performance import AttentionArguments, RopeArguments
-from llmtune.arguments.rules import Problems, Rule, at_least, check_rules
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 
@@ -143,9 +143,8 @@ class LoadArguments(
         return name == "tokenizer_id_or_path" and any(folder.glob("tokenizer*"))
 
     def _is_default(self, name: str) -> bool:
-        (found,) = (item for item in fields(self) if item.name == name)
-        default = found.default if found.default is not MISSING else []
-        return bool(getattr(self, name) == default)
+        default = type(self).__dataclass_fields__[name].default
+        return bool(getattr(self, name) == ([] if default is MISSING else default))
 
     def _fill(self) -> None:
         """Set what neither flags nor checkpoint give to the defaults of sft."""
@@ -171,11 +170,11 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
     """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     eval_human: bool | None = None
     """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
-    show_dataset_sample: int = field(default=20, metadata={"within": at_least(0, also=-1, meaning="all")})
+    show_dataset_sample: int = limited(20, at_least(0, also=-1, meaning="all"))
     """Validation rows to generate for, from the first; -1: all."""
     stream: bool = True
     """Stream the generation to the terminal. Also spelled --use_streamer."""
-    infer_batch_size: int = field(default=1, metadata={"within": at_least(1)})
+    infer_batch_size: int = limited(1, at_least(1))
     """Batch size of generation on a dataset."""
     merge_lora_and_save: bool = False
     """First merge the adapter into the weights and write <ckpt_dir>-merged."""

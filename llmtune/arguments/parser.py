@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate
+from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate, unknown_flag_hint
 from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
-from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError, one_line
 from llmtune.utils.logging import get_logger, log_once
 

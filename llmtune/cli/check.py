@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
-from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.stage import SftArguments, StageArguments
 from llmtune.distributed.launch import planned_processes
 from llmtune.errors import TemplateError, one_line
 from llmtune.utils.files import write_text

@@ -28,10 +28,9 @@ from llmtune.run.resolved import Run
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
-    from llmtune.arguments.export import ExportArguments
+    from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.groups import DataArguments, ModelArguments, QuantizationArguments
     from llmtune.arguments.infer import InferArguments, LoadArguments
-    from llmtune.arguments.merge import MergeArguments
     from llmtune.arguments.service import ServeArguments, ServiceArguments
     from llmtune.arguments.stage import StageArguments
 

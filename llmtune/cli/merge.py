@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmtune.arguments.merge import MergeArguments
+from llmtune.arguments.export import MergeArguments
 from llmtune.arguments.parser import parse
 from llmtune.cli.dry_run import DryRunArguments, show_merge
 

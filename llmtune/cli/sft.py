@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.cli.dry_run import DryRunArguments, show_sft
 from llmtune.distributed.launch import hand_over
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmtune.arguments.groups import rope_options
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import adapter_folder
 from llmtune.errors import CheckpointError, one_line
 from llmtune.merging.weights import Unstreamable
