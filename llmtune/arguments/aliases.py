@@ -128,10 +128,6 @@ def _target_modules(values: list[str]) -> Tokens:
     return [("lora_target_modules", names if any(" " in value for value in values) else values)]
 
 
-def _percentage(values: list[str]) -> Tokens:
-    return [("dataset_test_ratio", [str(float(values[0]) / 100)])]
-
-
 def _one_of(flag: str, names: dict[str, str], expected: str, *, empty: str | None = None) -> Converter:
     """Translate a value by a table. `empty`: the value of a flag without one; None: it needs one."""
 
@@ -242,7 +238,7 @@ _CONVERTED: dict[str, Converter] = {
     "target_modules": _target_modules,
     "lora_target": _target_modules,
     "lora_target_modules": _target_modules,
-    "validation_split_percentage": _percentage,
+    "validation_split_percentage": lambda values: [("dataset_test_ratio", [str(float(values[0]) / 100)])],
     "loss_scale": _one_of(
         "loss_on", {"default": "auto", "last_round": "last", "all": "everything"}, "default, last_round or all"
     ),

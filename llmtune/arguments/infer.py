@@ -84,7 +84,10 @@ class LoadArguments(
         problems = Problems()
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
-            self._take_kind(adapter_kind(Path(self.ckpt_dir)), problems)
+            kind: Any = adapter_kind(Path(self.ckpt_dir))
+            wrong = f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
+            problems.need(self.sft_type in (None, kind), wrong)
+            self.sft_type = kind
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
         self.unused = [f"--{name}" for name in given if name not in OF_4_BITS or self.quantization_bit != 4]
@@ -112,13 +115,6 @@ class LoadArguments(
     def inherited_text(self) -> str:
         """The settings that the checkpoint changes, with their values."""
         return ", ".join(f"{name} {_short(getattr(self, name))}" for name in self.inherited)
-
-    def _take_kind(self, kind: Any, problems: Problems) -> None:
-        """Take the kind of the checkpoint; refuse another --sft_type."""
-        problems.need(
-            self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
-        )
-        self.sft_type = kind
 
     def _inherit(self, folder: Path) -> None:
         """Inherit arguments that were not given from the run that wrote the checkpoint."""

@@ -59,7 +59,7 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
     """
     kinds = {field.name: on_resume(field) for field in dataclasses.fields(StageArguments) if field.init}
     check_register_file(saved, args.custom_register_path, checkpoint)
-    named = _named_otherwise(args)
+    named = {name for either in EITHER if either & args.given for name in either}
     from_saved = [
         name
         for name, kind in kinds.items()
@@ -81,10 +81,6 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
     merged.given = args.given
     inherited = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
     return Resumed(merged, inherited, {name: old for name, old in differing.items() if kinds[name] == "taken"})
-
-
-def _named_otherwise(args: StageArguments) -> set[str]:
-    return {name for either in EITHER if either & args.given for name in either}
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:

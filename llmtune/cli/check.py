@@ -49,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
     if only_template:
         return check_template(args)
+    from llmtune.data.canonical import from_record
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.identity import data_identity
@@ -72,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
         if prepared.template.images is not None:
             views = with_short_images(views, prepared.template.images.token_id)
-        shown.append(HtmlRow(_rendered(prepared, tokens.row_of(index)), views))
+        shown.append(HtmlRow(prepared.template.render(from_record(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
         sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
@@ -92,12 +93,6 @@ def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
         if word == "--template" and (value.startswith("--") or value == "true"):
             return argv[:index] + argv[index + (2 if value == "true" else 1) :], True
     return argv, False
-
-
-def _rendered(prepared: Prepared, row: int) -> str:
-    from llmtune.data.canonical import from_record
-
-    return prepared.template.render(from_record(prepared.train[row]))
 
 
 def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:

@@ -104,12 +104,9 @@ def _fetched(text: str, dataset_id: str, hugging_face: bool, model: ModelArgumen
                 allow_patterns=[re.escape(name) for name in files] or None,
             )
     except HubError:
-        return f"{text}, {dataset_id} on {_hub_name(hugging_face)}, not on this machine: it would be downloaded"
+        hub = "Hugging Face" if use_hf(hugging_face) else "ModelScope"
+        return f"{text}, {dataset_id} on {hub}, not on this machine: it would be downloaded"
     return f"{text}, {folder}"
-
-
-def _hub_name(hugging_face: bool | None) -> str:
-    return "Hugging Face" if use_hf(hugging_face) else "ModelScope"
 
 
 def _dtype(args: ModelArguments) -> str:
