@@ -12,10 +12,9 @@ from llmtune import moved
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
-    from llmtune.arguments.export import ExportArguments
+    from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
-    from llmtune.arguments.merge import MergeArguments
-    from llmtune.arguments.sft import SftArguments
+    from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
@@ -45,11 +44,11 @@ _HOMES = {
     "InferArguments": "llmtune.arguments.infer",
     "LlmtuneError": "llmtune.errors",
     "METRIC_MAPPING": "llmtune.metrics",
-    "MergeArguments": "llmtune.arguments.merge",
+    "MergeArguments": "llmtune.arguments.export",
     "MODEL_MAPPING": "llmtune.models.info",
     "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
-    "SftArguments": "llmtune.arguments.sft",
+    "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",

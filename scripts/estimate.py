@@ -15,7 +15,7 @@ from pathlib import Path
 
 from generate import HERE, Mode, read_table
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.models.devices import find_gpu
 from llmtune.planning.plan import make_plan
 

@@ -58,7 +58,7 @@ COVERED = {
     "arguments/inheritance": "cli/test_strangers training/test_resume",
     "training/objective training/cross_entropy":
     "training/test_objective training/test_weights training/test_equalities",
-    "arguments/rules": "arguments/test_rules cli/test_arguments",
+    "arguments/fields": "arguments/test_rules cli/test_arguments",
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/seal": "utils/test_seal cli/test_strangers",
     "utils/files": "utils/test_atomic samples/test_store",

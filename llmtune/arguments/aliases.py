@@ -1,4 +1,4 @@
-"""Flags of other tools, translated to ours.
+"""Flags of other tools, translated to ours; and the fields of TrainingArguments that `--train_args` takes.
 
 HF: transformers' TrainingArguments and example scripts. Q: Qwen's finetune.py. M: MedicalGPT's scripts. S: ms-swift.
 L: LLaMA-Factory. Each is accepted; one log line lists the translations.
@@ -15,6 +15,7 @@ from llmtune.models.dtypes import TORCH_NAMES, dtype_name
 
 Tokens = list[tuple[str, list[str]]]
 """Flags without their dashes, each with its values."""
+Converter = Callable[[list[str]], Tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Alias:
     """
 
     target: str = ""
-    convert: Callable[[list[str]], Tokens] | None = None
+    convert: Converter | None = None
     ignored: str = ""
     silent: bool = False
 
@@ -112,7 +113,7 @@ def _dtype(values: list[str]) -> Tokens:
     return [("dtype", [name])]
 
 
-def _when_true(*tokens: tuple[str, str]) -> Callable[[list[str]], Tokens]:
+def _when_true(*tokens: tuple[str, str]) -> Converter:
     return lambda values: [(name, [value]) for name, value in tokens] if _is_true(values) else []
 
 
@@ -127,29 +128,20 @@ def _target_modules(values: list[str]) -> Tokens:
     return [("lora_target_modules", names if any(" " in value for value in values) else values)]
 
 
-def _percentage(values: list[str]) -> Tokens:
-    return [("dataset_test_ratio", [str(float(values[0]) / 100)])]
+def _one_of(flag: str, names: dict[str, str], expected: str, *, empty: str | None = None) -> Converter:
+    """Translate a value by a table. `empty`: the value of a flag without one; None: it needs one."""
+
+    def convert(values: list[str]) -> Tokens:
+        text = (values or [empty] if empty else values)[0].lower()
+        if text not in names:
+            raise ValueError(f"expected {expected}")
+        return [(flag, [names[text]])]
+
+    return convert
 
 
-def _loss_scale(values: list[str]) -> Tokens:
-    names = {"default": "auto", "last_round": "last", "all": "everything"}
-    if values[0] not in names:
-        raise ValueError("expected default, last_round or all")
-    return [("loss_on", [names[values[0]]])]
-
-
-def _finetuning_type(values: list[str]) -> Tokens:
-    if values[0] not in ("lora", "full"):
-        raise ValueError("expected lora or full")
-    return [("sft_type", values)]
-
-
-def _lora_init(values: list[str]) -> Tokens:
-    names = {"true": "default", "default": "default", "pissa": "pissa", "olora": "olora"}
-    text = (values or ["true"])[0].lower()
-    if text not in names:
-        raise ValueError("expected true, pissa or olora")
-    return [("lora_init", [names[text]])]
+def _unless(flag: str, without_effect: str) -> Converter:
+    return lambda values: [] if values == [without_effect] else [(flag, values)]
 
 
 def _checkpointing(values: list[str]) -> Tokens:
@@ -169,14 +161,6 @@ def _flash_attn(values: list[str]) -> Tokens:
     return [] if values == ["auto"] else [("use_flash_attn", [names.get(value, value) for value in values])]
 
 
-def _model_type(values: list[str]) -> Tokens:
-    return [] if values == ["auto"] else [("model_type", values)]
-
-
-def _optim(values: list[str]) -> Tokens:
-    return [] if values == ["adamw_hf"] else [("optim", values)]
-
-
 def _train_arg(name: str) -> Alias:
     return Alias(convert=lambda values: [("train_args", [f"{name}={(values or ['true'])[0]}"])])
 
@@ -190,6 +174,12 @@ _OURS = {
     "nproc_per_node": "nproc",
     "overwrite_generation_config": "save_generation_config",
 }
+_lora_init = _one_of(
+    "lora_init",
+    {"true": "default", "default": "default", "pissa": "pissa", "olora": "olora"},
+    "true, pissa or olora",
+    empty="true",
+)
 _RENAMED = {
     # HF
     "model_name_or_path": "model_id_or_path",
@@ -234,7 +224,7 @@ _RENAMED = {
     "enable_liger_kernel": "use_liger",
     "dataset_dir": "dataset",
 }
-_CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
+_CONVERTED: dict[str, Converter] = {
     "torch_dtype": _dtype,
     "bf16": _when_true(("dtype", "bf16")),
     "fp16": _when_true(("dtype", "fp16")),
@@ -248,18 +238,21 @@ _CONVERTED: dict[str, Callable[[list[str]], Tokens]] = {
     "target_modules": _target_modules,
     "lora_target": _target_modules,
     "lora_target_modules": _target_modules,
-    "validation_split_percentage": _percentage,
-    "loss_scale": _loss_scale,
-    "finetuning_type": _finetuning_type,
+    "validation_split_percentage": lambda values: [("dataset_test_ratio", [str(float(values[0]) / 100)])],
+    "loss_scale": _one_of(
+        "loss_on", {"default": "auto", "last_round": "last", "all": "everything"}, "default, last_round or all"
+    ),
+    "finetuning_type": _one_of("sft_type", {"lora": "lora", "full": "full"}, "lora or full"),
     "stage": _stage,
     "flash_attn": _flash_attn,
-    "init_lora_weights": _lora_init,
-    "init_weights": _lora_init,
-    "model_type": _model_type,
-    "optim": _optim,
+    **dict.fromkeys(("init_lora_weights", "init_weights"), _lora_init),
+    "model_type": _unless("model_type", "auto"),
+    "optim": _unless("optim", "adamw_hf"),
     "gradient_checkpointing": _checkpointing,
-    "add_version": lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],
-    "add_output_dir_suffix": lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],
+    **dict.fromkeys(
+        ("add_version", "add_output_dir_suffix"),
+        lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],
+    ),
     "activation_checkpointing": _checkpointing,
 }
 _TRAIN_ARGS = [
@@ -294,3 +287,74 @@ ALIASES: dict[str, Alias] = {
     **{theirs: _train_arg(theirs) for theirs in _TRAIN_ARGS},
     **{theirs: Alias(ignored=reason) for theirs, reason in _NO_EFFECT.items()},
 }
+
+
+# Fields of transformers' TrainingArguments
+
+
+BY_FLAG = {
+    **dict.fromkeys(("output_dir", "seed", "num_train_epochs", "max_steps", "gradient_accumulation_steps")),
+    **dict.fromkeys(("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "max_grad_norm")),
+    **dict.fromkeys(("neftune_noise_alpha", "dataloader_num_workers", "eval_strategy", "eval_steps", "report_to")),
+    **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit", "logging_steps", "ddp_backend")),
+    **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "torch_compile", "fsdp")),
+    **dict.fromkeys(("resume_from_checkpoint", "gradient_checkpointing", "warmup_ratio", "group_by_length")),
+    "data_seed": "seed",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "save_only_model": "only_save_model",
+    "bf16": "dtype",
+    "fp16": "dtype",
+    "use_liger_kernel": "use_liger",
+    "deepspeed": "deepspeed_config_path",
+    "fsdp_config": "fsdp",
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing",
+    "gradient_checkpointing_kwargs": "gradient_checkpointing",
+    "hub_strategy": "push_hub_strategy",
+    "train_sampling_strategy": "group_by_length",
+    "evaluation_strategy": "eval_strategy",
+}
+"""Field -> our flag; None: a flag of the same name."""
+BY_US = frozenset((
+    *("remove_unused_columns", "label_names", "prediction_loss_only", "disable_tqdm", "load_best_model_at_end"),
+    *("metric_for_best_model", "greater_is_better", "logging_nan_inf_filter", "average_tokens_across_devices"),
+    *("use_cache", "ignore_data_skip", "accelerator_config", "use_cpu", "liger_kernel_config", "do_train", "do_eval"),
+    *("do_predict", "logging_dir", "overwrite_output_dir", "include_for_metrics", "batch_eval_metrics"),
+    *("auto_find_batch_size", "past_index", "local_rank", "parallelism_config", "eval_do_concat_batches"),
+    *("label_smoothing_factor", "fp16_full_eval", "bf16_full_eval", "length_column_name"),
+))  # fmt: skip
+"""Fields that llmtune sets itself, or that its own loss and sampler replace."""
+OTHERS = frozenset((
+    *("dataloader_drop_last", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_pin_memory"),
+    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_broadcast_buffers", "ddp_bucket_cap_mb"),
+    *("ddp_static_graph", "debug", "enable_jit_checkpoint", "eval_accumulation_steps", "eval_delay", "eval_on_start"),
+    *("eval_use_gather_object", "full_determinism", "hub_always_push", "hub_revision", "include_num_input_tokens_seen"),
+    *("log_level", "log_level_replica", "log_on_each_node", "lr_scheduler_kwargs", "optim_args"),
+    *("optim_target_modules", "project", "restore_callback_states_from_checkpoint", "save_on_each_node"),
+    *("skip_memory_metrics", "tf32", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
+    *("trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"),
+))  # fmt: skip
+"""All other fields: set by --train_args only."""
+
+
+def unknown_flag_hint(flag: str) -> str:
+    """How to set a field of TrainingArguments that has no flag of ours; "" if there is no such field."""
+    if flag in OTHERS:
+        return f"it is a field of transformers' TrainingArguments: use --train_args {flag}=VALUE."
+    if flag in BY_US or flag in BY_FLAG:
+        reason = not_by_train_args(flag)
+        return f"it is a field of transformers' TrainingArguments that --train_args does not take: {reason}"
+    return ""
+
+
+def not_by_train_args(name: str) -> str:
+    """Why --train_args does not take a field, and what to do; "" if it does."""
+    if name in BY_FLAG:
+        return f"use --{BY_FLAG[name] or name} instead."
+    if name in BY_US:
+        return "llmtune sets it itself; remove it."
+    alias = ALIASES.get(name)
+    if alias is not None and alias.target:
+        return f"use --{alias.target} instead."
+    return ""

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.arguments.rules import Problems
-from llmtune.arguments.train_args import not_by_train_args
+from llmtune.arguments.aliases import not_by_train_args
+from llmtune.arguments.fields import Problems
 from llmtune.data.items import check_items
 from llmtune.errors import LlmtuneError, ModelError, TemplateError, UsageError
 from llmtune.models.identify import identify

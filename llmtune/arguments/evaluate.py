@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmtune.arguments.fields import settle_texts
+from llmtune.arguments.fields import Problems, settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments
 from llmtune.arguments.infer import InferArguments, LoadArguments
-from llmtune.arguments.rules import Problems
 from llmtune.arguments.service import BASE_NAME
 from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoints
 from llmtune.errors import CheckpointError

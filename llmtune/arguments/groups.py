@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from llmtune.arguments.fields import Given, fixed, free, taken
-from llmtune.arguments.rules import Rule, above, at_least, between, only
+from llmtune.arguments.fields import Given, Rule, above, at_least, between, fixed, free, only, taken
 from llmtune.hub.clients import HubOptions
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
@@ -222,3 +221,56 @@ class HubPushArguments:
     """Repository: owner/name, or a name under your own account. Default: named after model and run, or the folder."""
     hub_private_repo: bool = free(True, only=only(push_to_hub=True))
     """Create the repository as private."""
+
+
+# Flags of attention, kernels and long context
+
+
+AttentionName = Literal[
+    "eager", "sdpa", "varlen", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+]
+
+
+@dataclass(kw_only=True)
+class AttentionArguments:
+    """Attention."""
+
+    attn_impl: AttentionName | None = taken(None)
+    """Attention implementation; varlen: torch's variable-length attention for packed sequences. Default: the fastest
+    available."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: (
+                None in (args.attn_impl, args.use_flash_attn)
+                or args.attn_impl.startswith("flash") == args.use_flash_attn
+            ),
+            "--use_flash_attn {use_flash_attn} and --attn_impl {attn_impl} contradict each other: use --attn_impl "
+            "only.",
+        ),
+    )
+
+
+@dataclass(kw_only=True)
+class RopeArguments:
+    """RoPE scaling."""
+
+    rope_scaling: Literal["linear", "dynamic", "yarn"] | None = fixed(None)
+    """RoPE scaling for sequences longer than the model was trained on; saved with the checkpoint and applied at
+    inference."""
+    rope_factor: float | None = fixed(None, within=above(1))
+    """RoPE scaling factor. Default: max_length / the context length the model was trained on, rounded up."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.rope_factor is None or args.rope_scaling is not None,
+            "--rope_factor needs --rope_scaling linear, dynamic or yarn.",
+        ),
+    )
+
+
+def rope_options(args: RopeArguments) -> dict[str, Any]:
+    """RoPE-scaling arguments of `get_model_tokenizer`; empty without scaling."""
+    if args.rope_scaling is None or args.rope_factor is None:
+        return {}
+    return {"rope": (args.rope_scaling, args.rope_factor)}

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
 from llmtune.arguments.checks import fill_model
-from llmtune.arguments.fields import settle_texts
+from llmtune.arguments.fields import Problems, Rule, at_least, check_rules, limited, settle_texts
 from llmtune.arguments.groups import (
+    AttentionArguments,
     DataArguments,
     GenerationArguments,
     ModelArguments,
     PromptArguments,
     QuantizationArguments,
+    RopeArguments,
     SamplingArguments,
     SftType,
 )
 from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
-from llmtune.arguments.performance import AttentionArguments, RopeArguments
-from llmtune.arguments.rules import Problems, Rule, at_least, check_rules
 from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
 from llmtune.utils.logging import get_logger
 
@@ -84,7 +84,10 @@ class LoadArguments(
         problems = Problems()
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
-            self._take_kind(adapter_kind(Path(self.ckpt_dir)), problems)
+            kind: Any = adapter_kind(Path(self.ckpt_dir))
+            wrong = f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
+            problems.need(self.sft_type in (None, kind), wrong)
+            self.sft_type = kind
             if self.load_args_from_ckpt_dir:
                 self._inherit(Path(self.ckpt_dir))
         self.unused = [f"--{name}" for name in given if name not in OF_4_BITS or self.quantization_bit != 4]
@@ -113,13 +116,6 @@ class LoadArguments(
         """The settings that the checkpoint changes, with their values."""
         return ", ".join(f"{name} {_short(getattr(self, name))}" for name in self.inherited)
 
-    def _take_kind(self, kind: Any, problems: Problems) -> None:
-        """Take the kind of the checkpoint; refuse another --sft_type."""
-        problems.need(
-            self.sft_type in (None, kind), f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
-        )
-        self.sft_type = kind
-
     def _inherit(self, folder: Path) -> None:
         """Inherit arguments that were not given from the run that wrote the checkpoint."""
         saved = read_settings(folder)
@@ -143,9 +139,8 @@ class LoadArguments(
         return name == "tokenizer_id_or_path" and any(folder.glob("tokenizer*"))
 
     def _is_default(self, name: str) -> bool:
-        (found,) = (item for item in fields(self) if item.name == name)
-        default = found.default if found.default is not MISSING else []
-        return bool(getattr(self, name) == default)
+        default = type(self).__dataclass_fields__[name].default
+        return bool(getattr(self, name) == ([] if default is MISSING else default))
 
     def _fill(self) -> None:
         """Set what neither flags nor checkpoint give to the defaults of sft."""
@@ -171,11 +166,11 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
     """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     eval_human: bool | None = None
     """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
-    show_dataset_sample: int = field(default=20, metadata={"within": at_least(0, also=-1, meaning="all")})
+    show_dataset_sample: int = limited(20, at_least(0, also=-1, meaning="all"))
     """Validation rows to generate for, from the first; -1: all."""
     stream: bool = True
     """Stream the generation to the terminal. Also spelled --use_streamer."""
-    infer_batch_size: int = field(default=1, metadata={"within": at_least(1)})
+    infer_batch_size: int = limited(1, at_least(1))
     """Batch size of generation on a dataset."""
     merge_lora_and_save: bool = False
     """First merge the adapter into the weights and write <ckpt_dir>-merged."""

@@ -7,16 +7,13 @@ import shlex
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.fields import fits, on_resume, shown
+from llmtune.arguments.stage import StageArguments
 from llmtune.errors import CheckpointError, UsageError
 from llmtune.utils.seal import is_own
-
-if TYPE_CHECKING:
-    from llmtune.arguments.stage import StageArguments
-
 
 EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
 """Arguments that set the same thing in two ways: if one is given, the other is not read from the checkpoint."""
@@ -60,9 +57,9 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
         CheckpointError: A fixed argument differs; all of them are listed, with both values.
         UsageError: The checkpoint comes from elsewhere and names code, or local paths.
     """
-    kinds = {field.name: on_resume(field) for field in dataclasses.fields(args) if field.name in _names()}
+    kinds = {field.name: on_resume(field) for field in dataclasses.fields(StageArguments) if field.init}
     check_register_file(saved, args.custom_register_path, checkpoint)
-    named = _named_otherwise(args)
+    named = {name for either in EITHER if either & args.given for name in either}
     from_saved = [
         name
         for name, kind in kinds.items()
@@ -80,27 +77,10 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
         raise CheckpointError(_refusal(args, fixed, checkpoint))
     values = {name: getattr(args, name) for name in kinds if name in args.given}
     values |= {name: saved[name] for name in from_saved}
-    merged = _sft_arguments(values, args)
-    inherited = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
-    return Resumed(merged, inherited, {name: old for name, old in differing.items() if kinds[name] == "taken"})
-
-
-def _names() -> set[str]:
-    from llmtune.arguments.stage import StageArguments
-
-    return {field.name for field in dataclasses.fields(StageArguments) if field.init}
-
-
-def _sft_arguments(values: dict[str, Any], args: StageArguments) -> StageArguments:
-    from llmtune.arguments.stage import StageArguments
-
     merged = StageArguments(**values)
     merged.given = args.given
-    return merged
-
-
-def _named_otherwise(args: StageArguments) -> set[str]:
-    return {name for either in EITHER if either & args.given for name in either}
+    inherited = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
+    return Resumed(merged, inherited, {name: old for name, old in differing.items() if kinds[name] == "taken"})
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmtune.arguments.rules import Problems
+from llmtune.arguments.fields import Problems, at_least, check_rules, limited
 
 Scheduler = Literal["slurm", "sky", "ray"]
 
@@ -39,15 +39,15 @@ class LaunchArguments:
     """File to write. Default: JOB_NAME.sbatch, .sky.yaml or .ray.py in this folder; with --dry_run, none."""
     job_name: str | None = None
     """Name of the job. Default: the model's."""
-    nodes: int = 1
+    nodes: int = limited(1, at_least(1))
     """Number of machines."""
-    gpus: int = 1
+    gpus: int = limited(1, at_least(0))
     """GPUs per machine, one process each; 0: one CPU process per machine."""
     accelerator: str | None = None
     """GPU type, as the scheduler names it (A100). SkyPilot needs it."""
-    cpus: int | None = None
+    cpus: int | None = limited(None, at_least(1))
     """CPU cores per machine. Default: the scheduler's."""
-    memory: int | None = None
+    memory: int | None = limited(None, at_least(1))
     """GB of memory per machine. Default: the scheduler's."""
     workdir: str | None = None
     """Folder that relative paths start from: shared by all machines on SLURM and Ray (default: this one); SkyPilot
@@ -65,7 +65,7 @@ class LaunchArguments:
     """SLURM: partition."""
     account: str | None = None
     """SLURM: account to charge."""
-    grace: int = 120
+    grace: int = limited(120, at_least(1))
     """SLURM: seconds before the time limit at which the run is signalled to save. Large models need more."""
     cloud: str | None = None
     """SkyPilot: where to run (aws, gcp/us-central1, kubernetes). Default: the cheapest."""
@@ -81,10 +81,7 @@ class LaunchArguments:
             len(chosen) == 1,
             f"{' and '.join(chosen)}: use one of them." if chosen else "Choose a scheduler: --slurm, --sky or --ray.",
         )
-        for name in ("nodes", "cpus", "memory", "grace"):
-            value = getattr(self, name)
-            problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
-        problems.need(self.gpus >= 0, f"--gpus must be 0 or more, not {self.gpus}.")
+        check_rules(self, problems)
         self._check_texts(problems)
         problems.need(
             not (self.sky and self.gpus and not self.accelerator),

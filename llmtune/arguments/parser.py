@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate
+from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate, unknown_flag_hint
 from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
-from llmtune.arguments.train_args import unknown_flag_hint
 from llmtune.errors import UsageError, one_line
 from llmtune.utils.logging import get_logger, log_once
 
@@ -60,7 +59,7 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     given += [(flag, [value]) for flag in SECRETS if flag in known and (value := hidden_secret(flag)) is not None]
     tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")], known)
-    ignore = _ignores_errors(tokens)
+    ignore = any(flag == "ignore_args_error" and (not values or _boolean(values[0])) for flag, values in tokens)
     for flag, values in tokens:
         if flag not in known:
             message = _unknown_flag(flag, known, command, places.get(flag, ""))
@@ -301,10 +300,6 @@ def _config_values(value: object, where: str) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}={shown_value(item)}" for key, item in value.items()]
     return [shown_value(item) for item in items]
-
-
-def _ignores_errors(tokens: Tokens) -> bool:
-    return any(flag == "ignore_args_error" and (not values or _boolean(values[0])) for flag, values in tokens)
 
 
 def _unknown_flag(flag: str, known: set[str], command: str, place: str) -> str:

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmtune.arguments.fields import Problems, above, at_least, between, limited
 from llmtune.arguments.infer import LoadArguments
-from llmtune.arguments.rules import Problems, between
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
@@ -22,7 +22,7 @@ class ServiceArguments(LoadArguments):
 
     host: str = "127.0.0.1"
     """Address to listen on. Any address but loopback (127.0.0.1, ::1, localhost) needs an API key."""
-    port: int = field(default=8000, metadata={"within": between(0, 65535)})
+    port: int = limited(8000, between(0, 65535))
     """Port to listen on; 0: a free one, shown in the start message."""
     api_key: str | None = None
     """Key that clients send as `Authorization: Bearer KEY`. Better: LLMTUNE_API_KEY in the environment, which other
@@ -104,38 +104,31 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-# The arguments of `llmtune serve`. Settings of the checkpoint are read as in `infer`
-
-
 @dataclass(kw_only=True)
 class ServeArguments(ServiceArguments):
     """Server."""
 
-    max_batch_size: int = 16
+    max_batch_size: int = limited(16, at_least(1))
     """Max generations in one batch."""
-    max_queue: int = 256
+    max_queue: int = limited(256, at_least(1))
     """Max generations waiting in the queue; further requests get 429."""
     batching: Literal["auto", "queue", "continuous"] = "auto"
     """queue: llmtune's batching, for every model, with adapters side by side; continuous: continuous batching by
     transformers with a paged cache, for one text model without further adapters; auto: continuous on a GPU if a trial
     generation works, else queue, with the reason logged."""
-    max_n: int = 8
+    max_n: int = limited(8, at_least(1))
     """Max generations per request (`n`)."""
-    max_body_size: int = 16 * 1024 * 1024
+    max_body_size: int = limited(16 * 1024 * 1024, at_least(1))
     """Max bytes per request, images included; for text models, at most what the longest prompt takes."""
-    max_prompt_length: int | None = None
+    max_prompt_length: int | None = limited(None, at_least(1))
     """Max prompt tokens; longer prompts are refused, never cut. Default: the model's context length."""
-    request_timeout: float = 600.0
+    request_timeout: float = limited(600.0, above(0))
     """Max seconds per request, waiting included."""
     backend: Literal["llmtune", "vllm"] = "llmtune"
     """Serving engine: llmtune, or vLLM if it is installed, with the same flags."""
 
     def _check(self, problems: Problems) -> None:
         super()._check(problems)
-        for name in ("max_batch_size", "max_queue", "max_n", "max_body_size", "max_prompt_length"):
-            value = getattr(self, name)
-            problems.need(value is None or value >= 1, f"--{name} must be 1 or more, not {value}.")
-        problems.need(self.request_timeout > 0, f"--request_timeout must be above 0, not {self.request_timeout}.")
         problems.need(
             self.batching != "continuous" or not self.adapters,
             "--batching continuous serves one model: remove --adapters, or use --batching queue.",
@@ -146,14 +139,11 @@ class ServeArguments(ServiceArguments):
         )
 
 
-# The arguments of `llmtune web`
-
-
 @dataclass(kw_only=True)
 class WebArguments(ServiceArguments):
     """Web page."""
 
-    port: int = field(default=8501, metadata={"within": between(0, 65535)})
+    port: int = limited(8501, between(0, 65535))
     """Port of the page; 0: a free one, shown in the start message."""
     api_key: str | None = None
     """Key that visitors type before they see the page. Better: LLMTUNE_API_KEY in the environment, which other users of

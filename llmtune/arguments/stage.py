@@ -6,22 +6,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmtune.arguments.checks import DEFAULT_DATASET, fill_model, is_pattern, parse_train_args
-from llmtune.arguments.distributed import DistributedArguments
-from llmtune.arguments.fields import settle_texts
+from llmtune.arguments.fields import Only, Problems, Rule, check_rules, only, settle_texts, unused_flags
 from llmtune.arguments.groups import (
+    AttentionArguments,
     DataArguments,
     GenerationArguments,
     ModelArguments,
     PromptArguments,
     QuantizationArguments,
 )
-from llmtune.arguments.performance import AttentionArguments, LongContextArguments, SpeedArguments
-from llmtune.arguments.rules import Only, Problems, Rule, check_rules, only, unused_flags
 from llmtune.arguments.training_groups import (
     TRACKERS,
     CheckpointPushArguments,
+    DistributedArguments,
     EvaluationArguments,
+    LongContextArguments,
     LoraArguments,
+    SpeedArguments,
     TrainingFlags,
     VisionArguments,
 )
@@ -131,3 +132,20 @@ def _check_sharding(args: StageArguments, problems: Problems) -> None:
         f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
         "remove one of the two.",
     )
+
+
+# The arguments of `sft()` and `llmtune sft`: one dataclass, three spellings (Python, flags, YAML)
+
+
+@dataclass(kw_only=True)
+class SftArguments(StageArguments):
+    """Arguments of `sft()`: those that every stage has.
+
+    Raises:
+        UsageError: All invalid or contradictory values at once. UnknownKeyError: No such model or template.
+            Datasets are looked up when the run starts.
+    """
+
+    LEARNING_RATES: ClassVar[dict[str, float]] = {
+        "lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3,
+    }  # fmt: skip

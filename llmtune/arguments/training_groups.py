@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from llmtune.arguments.fields import fixed, free, taken
-from llmtune.arguments.groups import HubPushArguments
-from llmtune.arguments.rules import Rule, above, at_least, between, only
+from llmtune.arguments.fields import Rule, above, at_least, between, fixed, free, only, taken
+from llmtune.arguments.groups import HubPushArguments, RopeArguments
 
 TRACKERS = {name: name for name in ("tensorboard", "wandb", "swanlab", "mlflow", "trackio")} | {"none": ""}
 """Choices of `--report_to`, with the package that each needs."""
@@ -203,3 +202,94 @@ class CheckpointPushArguments(HubPushArguments):
         "push_best", only=only(push_to_hub=True)
     )
     """Which checkpoints are pushed, and when."""
+
+
+@dataclass(kw_only=True)
+class SpeedArguments:
+    """Kernels."""
+
+    use_liger: bool = taken(False)
+    """Use Liger kernels for norms, RoPE and activations (GPU only); the loss stays llmtune's."""
+    use_kernels: bool = taken(False)
+    """Replace layers by kernels from Hugging Face's kernel hub (GPU and hub access needed)."""
+    torch_compile: bool = taken(False)
+    """Compile the decoder layers: minutes before the first step, faster steps after it."""
+
+
+@dataclass(kw_only=True)
+class LongContextArguments(RopeArguments):
+    """Long context."""
+
+    shift_attn: bool = fixed(False)
+    """LongLoRA's shifted sparse attention in training: groups of max_length / 4 tokens, half of the heads shifted by
+    half a group."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not (args.shift_attn and (args.packing or args.padding_free)),
+            "--shift_attn true needs one sample per sequence: remove --packing and --padding_free.",
+        ),
+        Rule(
+            lambda args: not args.shift_attn or args.attn_impl in (None, "sdpa"),
+            "--shift_attn true has its own attention, based on sdpa: remove --attn_impl {attn_impl}.",
+        ),
+        Rule(
+            lambda args: not (args.shift_attn and args.use_flash_attn),
+            "--shift_attn true has its own attention, based on sdpa: remove --use_flash_attn.",
+        ),
+        Rule(
+            lambda args: not args.shift_attn or args.max_length != -1,
+            "--shift_attn true needs a finite --max_length, e.g. 8192: its groups are a quarter of it.",
+        ),
+    )
+
+
+# Flags of distributed training, and what they exclude
+
+
+@dataclass(kw_only=True)
+class DistributedArguments:
+    """Distributed training."""
+
+    nproc: int = free(1, within=at_least(0))
+    """Processes on this machine, one per device; above 1, torchrun starts them. 0: one per GPU."""
+    max_restarts: int = free(0, within=at_least(0))
+    """With --nproc: how often to restart all processes after one has died; they resume from the last checkpoint."""
+    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = free(None)
+    """Backend of torch.distributed. Default: nccl on GPUs, gloo on CPUs."""
+    deepspeed_config_path: str | None = free(None)
+    """DeepSpeed: a JSON file, or one of llmtune's own: zero2, zero3, zero2_offload, zero3_offload."""
+    fsdp: bool = fixed(False)
+    """Shard weights, gradients and optimizer state over the processes (PyTorch FSDP2)."""
+    fsdp_offload: bool = free(False)
+    """With --fsdp: keep the shards in CPU memory while the GPU does not need them."""
+    async_save: bool = free(False)
+    """With --fsdp: write checkpoint shards in the background, from a copy in CPU memory."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not (args.device_map and (args.fsdp or args.deepspeed_config_path)),
+            "--device_map places whole layers on GPUs, --fsdp and --deepspeed_config_path shard them: use one of them.",
+        ),
+        Rule(
+            lambda args: not (args.fsdp and args.deepspeed_config_path),
+            "--fsdp and --deepspeed_config_path both shard the model: use one of them.",
+        ),
+        Rule(
+            lambda args: not (args.fsdp and args.only_save_model),
+            "--fsdp saves each rank's shards together with the optimizer state: remove --only_save_model true.",
+        ),
+        Rule(
+            lambda args: not (args.fsdp and args.quantization_bit == 8),
+            "--fsdp cannot shard 8-bit weights: use --quantization_bit 4, or remove --fsdp.",
+        ),
+        Rule(
+            lambda args: not (args.on_nan == "skip" and args.deepspeed_config_path),
+            "--on_nan skip does not work with --deepspeed_config_path, which updates the weights within the backward "
+            "pass: remove it, and a NaN loss stops the run.",
+        ),
+        Rule(
+            lambda args: not args.async_save or (args.fsdp and not args.push_to_hub),
+            "--async_save needs --fsdp, whose shards it writes in the background, and excludes --push_to_hub.",
+        ),
+    )

@@ -7,16 +7,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
-from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.stage import SftArguments, StageArguments
 from llmtune.distributed.launch import planned_processes
+from llmtune.errors import TemplateError, one_line
+from llmtune.utils.files import write_text
+from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
     from llmtune.samples.prepare import Prepared
     from llmtune.samples.store import TokenStore
+    from llmtune.templates.parity import Difference
+    from llmtune.types import Conversation
+
 
 SUMMARY = """
 Show the training data of `llmtune sft` with the same flags: the first samples as text and as tokens, with those that
@@ -43,14 +48,12 @@ def run(argv: Sequence[str]) -> int:
     argv, only_template = take_template_switch(list(argv))
     args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
     if only_template:
-        from llmtune.cli.check_template import check_template
-
         return check_template(args)
+    from llmtune.data.canonical import from_record
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.prepare import data_identity, note_positions, prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
-    from llmtune.utils.files import write_text
     from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
@@ -69,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
         if prepared.template.media is not None:
             views = with_short_media(views, prepared.template.media_token_ids)
-        shown.append(HtmlRow(_rendered(prepared, tokens.row_of(index)), views))
+        shown.append(HtmlRow(prepared.template.render(from_record(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
         sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
@@ -91,12 +94,6 @@ def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
     return argv, False
 
 
-def _rendered(prepared: Prepared, row: int) -> str:
-    from llmtune.data.canonical import from_record
-
-    return prepared.template.render(from_record(prepared.train[row]))
-
-
 def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     from llmtune.samples.packing import packs_text
     from llmtune.samples.prepare import steps_per_epoch, total_steps
@@ -108,21 +105,17 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     num_items = len(tokens if isinstance(items, StreamedSamples) else items)
     processes = planned_processes(args.nproc, os.environ)
     counted = processes or 1
-    samples = args.batch_size * args.gradient_accumulation_steps * counted
     many = f" x {counted} processes" if counted > 1 else "" if processes else " per GPU; steps as for one GPU"
     steps = {
         "steps per epoch": f"{steps_per_epoch(num_items, args, counted):,}",
         "total steps": f"{total_steps(num_items, args, counted):,}",
     }
     if args.streaming:
-        steps = {
-            "streaming": "statistics of the first rows",
-            "total steps": f"{args.max_steps:,}",
-        }
+        steps = {"streaming": "statistics of the first rows", "total steps": f"{args.max_steps:,}"}
     validation = prepared.validation_tokens
     return {
-        "model": f"{args.model_type}",
-        "template": f"{args.template_type}",
+        "model": str(args.model_type),
+        "template": str(args.template_type),
         "rows": f"{report.num_rows:,}",
         "samples": f"{report.num_samples:,}",
         "validation samples": f"{len(validation):,}" if validation is not None else "none",
@@ -136,7 +129,7 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
         "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
         "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
-        f"{'packs' if args.packing else 'samples'} per step": f"{samples:,}"
+        f"{'packs' if args.packing else 'samples'} per step": f"{args.step_size(counted):,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps}{many})",
         **steps,
     }
@@ -148,3 +141,68 @@ def _percentiles(tokens: TokenStore) -> str:
     shares = (0, 5, 25, 50, 75, 95, 99, 100)
     values = np.percentile(tokens.lengths, shares).astype(int)
     return ", ".join(f"{share} %: {value:,}" for share, value in zip(shares, values, strict=True))
+
+
+# --template: llmtune's template beside the tokenizer's chat template, token by token
+
+
+BEFORE, AFTER = 4, 6
+
+
+def check_template(args: SftArguments) -> int:
+    """Print one line per probe, and the first difference in full. Return 1 if any differs."""
+    from llmtune.arguments.checks import parse_chat_template_kwargs
+    from llmtune.templates.lookup import get_template
+    from llmtune.templates.own_render import PROBES
+
+    quiet_libraries()
+    assert args.template_type is not None
+    tokenizer = args.load_tokenizer()
+    if not tokenizer.chat_template:
+        sys.stdout.write(f"The tokenizer has no chat template to compare {args.template_type!r} with.\n")
+        return 0
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        system=args.system,
+        loss_on=args.loss_on,
+        template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+    )
+    sys.stdout.write(f"Template {args.template_type!r} against the chat template of {tokenizer.name_or_path}\n")
+    first: tuple[str, Difference] | None = None
+    for name, conversation in PROBES.items():
+        verdict, difference = _compare(template, conversation)
+        sys.stdout.write(f"  {name:<38}{verdict}\n")
+        if difference is not None and first is None:
+            first = (name, difference)
+    if first is not None:
+        _show(first[0], first[1], tokenizer)
+    return 0 if first is None else 1
+
+
+def _compare(template: Any, conversation: Conversation) -> tuple[str, Difference | None]:
+    from llmtune.templates.parity import UpstreamRefusal, prompt_difference, sample_difference
+
+    try:
+        found = prompt_difference(template, conversation) or sample_difference(template, conversation)
+    except TemplateError as err:
+        return f"refused: {err}", None
+    except UpstreamRefusal as err:
+        return f"refused by the tokenizer's template: {one_line(err, 80)}", None
+    return ("equal", None) if found is None else (f"differs at token {found.at} of {found.what}", found)
+
+
+def _show(name: str, difference: Difference, tokenizer: Any) -> None:
+    """The tokens around the first difference, side by side."""
+    write = sys.stdout.write
+    write(f"\nThe first difference, {name}, {difference.what}:\n")
+    write(f"  {'token':>6}  {'ours':<34}theirs\n")
+    for index in range(max(difference.at - BEFORE, 0), difference.at + AFTER):
+        cells = [_cell(ids, index, tokenizer) for ids in (difference.ours, difference.theirs)]
+        if cells != ["", ""]:
+            mark = "->" if index == difference.at else ""
+            write(f"{mark:<2}{index:>6}  {cells[0]:<34}{cells[1]}\n")
+
+
+def _cell(ids: list[int], index: int, tokenizer: Any) -> str:
+    return f"{ids[index]:>6} {tokenizer.decode([ids[index]])!r}" if index < len(ids) else ""

@@ -1,24 +1,38 @@
 """`--dry_run true`: what would run, from flags, registries and local files. No torch, no network.
 
-Nothing is loaded, downloaded or written; hubs are not asked.
+Nothing is loaded, downloaded or written; hubs are not asked. What would stop a command before weights are loaded stops
+its dry run too, as far as local files show it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.errors import HubError
+from llmtune.arguments.service import BASE_NAME
+from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
+from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
+from llmtune.distributed.ranks import world_size
+from llmtune.errors import HubError, OutputError
 from llmtune.hub.clients import use_hf
+from llmtune.models.attention import best_flash
 from llmtune.models.info import AUTO, MODEL_MAPPING
-from llmtune.run.model_files import ModelFiles, no_network
-from llmtune.utils.files import read_json
+from llmtune.models.ports import native_target_modules, read_config
+from llmtune.run.model_files import find_model, no_network
+from llmtune.run.resolved import Run
 
 if TYPE_CHECKING:
+    from llmtune.arguments.evaluate import EvaluateArguments
+    from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.groups import DataArguments, ModelArguments, QuantizationArguments
+    from llmtune.arguments.infer import InferArguments, LoadArguments
+    from llmtune.arguments.service import ServeArguments, ServiceArguments
+    from llmtune.arguments.stage import StageArguments
 
 
 @dataclass(kw_only=True)
@@ -40,7 +54,15 @@ class DryRunArguments:
                 resolve()
 
 
-def data_rows(args: DataArguments, model: ModelArguments) -> dict[str, str]:
+def _show(rows: Mapping[str, str], lacks: Sequence[str], notes: Sequence[str] = ()) -> None:
+    """Print the rows that have a text. `lacks`: what is missing on this machine."""
+    width = max(len(name) for name, text in rows.items() if text)
+    sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items() if text)
+    sys.stdout.writelines(f"Note: {note}\n" for note in [*(f"missing here: {text}" for text in lacks), *notes])
+    sys.stdout.write("Dry run: all flags are valid. Nothing was loaded, downloaded or written.\n")
+
+
+def _data_rows(args: DataArguments, model: ModelArguments) -> dict[str, str]:
     """Each dataset and where its rows come from."""
     found = {"data": "; ".join(_source(item, model) for item in args.dataset) or "none"}
     if args.val_dataset:
@@ -82,22 +104,21 @@ def _fetched(text: str, dataset_id: str, hugging_face: bool, model: ModelArgumen
                 allow_patterns=[re.escape(name) for name in files] or None,
             )
     except HubError:
-        return f"{text}, {dataset_id} on {_hub_name(hugging_face)}, not on this machine: it would be downloaded"
+        hub = "Hugging Face" if use_hf(hugging_face) else "ModelScope"
+        return f"{text}, {dataset_id} on {hub}, not on this machine: it would be downloaded"
     return f"{text}, {folder}"
 
 
-def _hub_name(hugging_face: bool | None) -> str:
-    return "Hugging Face" if use_hf(hugging_face) else "ModelScope"
-
-
-def dtype_text(args: ModelArguments) -> str:
+def _dtype(args: ModelArguments) -> str:
     pinned = MODEL_MAPPING[str(args.model_type)].torch_dtype
     if pinned is not None:
         return f"{pinned}, the model's own"
     return args.dtype or "bf16 on a GPU that supports it, else fp16; fp32 on CPU"
 
 
-def quantization_text(args: QuantizationArguments) -> str:
+def _quantization(args: QuantizationArguments) -> str:
+    if not args.quantization_bit:
+        return ""
     if args.quant_method == "torchao" or args.quantization_bit == 8:
         return f"8 bits, {args.quant_method}"
     double = ", double quantisation" if args.bnb_4bit_use_double_quant else ""
@@ -105,12 +126,239 @@ def quantization_text(args: QuantizationArguments) -> str:
     return f"4 bits, {args.quant_method} {args.bnb_4bit_quant_type}{double}{computed}"
 
 
-def config_of(found: ModelFiles) -> Mapping[str, object]:
-    return {} if found.folder is None else read_json(found.folder / "config.json")
+# sft
 
 
-def show(rows: Mapping[str, str], notes: Sequence[str]) -> None:
-    width = max(map(len, rows))
-    sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items())
-    sys.stdout.writelines(f"Note: {note}\n" for note in notes)
-    sys.stdout.write("Dry run: all flags are valid. Nothing was loaded, downloaded or written.\n")
+def show_sft(args: StageArguments) -> None:
+    """Print the run that these arguments ask for."""
+    run = Run.resolve(args, offline=True)
+    args = run.args
+    rows = {
+        "model": f"{args.display_name()}, {run.model.text}",
+        "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
+        "training": _training(args),
+        "target modules": _targets(args, run.model.folder),
+        "dtype": _dtype(args),
+        "quantisation": _quantization(args),
+        **_data_rows(args, args),
+        "rows": _rows(args),
+        "processes": _processes(args),
+        "launch": _launch(args),
+        "DeepSpeed": _deepspeed(args),
+        "per step": _step(args),
+        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type}, warmup ratio {args.warmup_ratio:.3g}",
+        **({"steps": f"{args.max_steps:,}"} if args.max_steps > 0 else {"epochs": f"{args.num_train_epochs:g}"}),
+        "gradient checkpointing": args.gradient_checkpointing,
+        "evaluation": f"every {args.eval_steps} steps; saved every {args.save_steps}"
+        f", {args.save_total_limit} kept{', weights only' if args.only_save_model else ''}",
+        "resumes from": _resume(args, run.resume),
+        "output": _output(args),
+    }
+    _show(rows, run.lacks, _notes(args))
+
+
+def _training(args: StageArguments) -> str:
+    if args.sft_type == "full":
+        return "all weights"
+    text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
+    return text if args.peft_path is None else f"{text}, from {args.peft_path}"
+
+
+def _targets(args: StageArguments, folder: Path | None) -> str:
+    if args.sft_type == "full":
+        return ""
+    given = args.lora_target_modules
+    if given == ["ALL"]:
+        return "ALL: every linear layer but the LM head"
+    names = given if given and given != ["DEFAULT"] else MODEL_MAPPING[str(args.model_type)].lora_target_modules
+    whose = "" if given and given != ["DEFAULT"] else " (the model entry's)"
+    if not names:
+        return "the model's linear layers, known once it is built"
+    natives = tuple(names) if folder is None else native_target_modules(read_config(folder), names)
+    native = f", loaded as {' '.join(natives)}" if natives != tuple(names) else ""
+    return " ".join(names) + whose + native
+
+
+def _rows(args: StageArguments) -> str:
+    sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
+    length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
+    part = "--val_dataset" if args.val_dataset else f"{args.dataset_test_ratio:g} of each dataset"
+    return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
+
+
+def _processes(args: StageArguments) -> str:
+    devices = ", several devices each" if args.device_map else ""
+    backend = f", backend {args.ddp_backend}" if args.ddp_backend else ""
+    if is_handed_over(args.nproc, os.environ):
+        number = str(args.nproc) if args.nproc else "one per GPU"
+        machines = os.environ.get("NNODES", "1")
+        return f"{number}{f' per machine, {machines} machines' if machines != '1' else ''}{devices}{backend}"
+    return f"{world_size()}{devices}{backend}"
+
+
+def _launch(args: StageArguments) -> str:
+    """The torchrun command that `--nproc` becomes, without the flags, which may hold a token."""
+    if not is_handed_over(args.nproc, os.environ):
+        return ""
+    return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
+
+
+def _deepspeed(args: StageArguments) -> str:
+    if args.deepspeed_config_path is None:
+        return ""
+    file = deepspeed_file(args.deepspeed_config_path)
+    assert file is not None
+    zero = read_deepspeed(file).get("zero_optimization", {})
+    moved = [name.partition("_")[2] for name in ("offload_optimizer", "offload_param") if zero.get(name)]
+    offload = f", offloads {' and '.join(moved)}" if moved else ""
+    return f"ZeRO-{zero_stage(args.deepspeed_config_path)}{offload}, {file}"
+
+
+def _step(args: StageArguments) -> str:
+    what = "packs" if args.packing else "samples"
+    factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
+    processes = planned_processes(args.nproc, os.environ)
+    if processes is None:
+        return f"{factors} {what} per GPU"
+    many = f" x {processes} processes" if processes > 1 else ""
+    return f"{args.step_size(processes):,} {what} ({factors}{many})"
+
+
+def _resume(args: StageArguments, checkpoint: Path | None) -> str:
+    if checkpoint is not None:
+        return str(checkpoint)
+    return "nothing: no run has a checkpoint yet" if args.resume_from_checkpoint else ""
+
+
+def _output(args: StageArguments) -> str:
+    folder = Path(args.output_dir).expanduser().resolve()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OutputError(f"Cannot write into {there}. Give a writable folder with --output_dir.")
+    return str(folder) if args.output_dir_flat else str(folder / args.display_name() / "vN-TIME")
+
+
+def _notes(args: StageArguments) -> list[str]:
+    notes = []
+    if args.use_flash_attn and best_flash() is None:
+        notes.append(
+            "--use_flash_attn true: no FlashAttention package is installed; the run would use another attention."
+        )
+    if unused := args.unused_flags():
+        notes.append(f"no effect in this run: {', '.join(unused)}.")
+    return notes
+
+
+# Checkpoints: infer, serve, web, eval, merge, export
+
+
+def _model(args: ModelArguments, bits: int, lacks: list[str]) -> str:
+    return f"{args.display_name()}, {find_model(args, bits=bits, sft_type=None, lacks=lacks).text}"
+
+
+def _loaded(args: LoadArguments, lacks: list[str]) -> dict[str, str]:
+    """Return the rows of a model with its checkpoint."""
+    whole = args.ckpt_dir is not None and args.sft_type == "full"
+    return {
+        "checkpoint": f"{args.ckpt_dir}, {args.sft_type}" if args.ckpt_dir else "none: the base model",
+        "model": f"{args.display_name()}, in the checkpoint" if whole else _model(args, args.quantization_bit, lacks),
+        "template": str(args.template_type),
+        "dtype": _dtype(args),
+        "quantisation": _quantization(args),
+    }
+
+
+def _inherited(args: LoadArguments) -> list[str]:
+    return [f"from the checkpoint: {args.inherited_text()}."] if args.inherited else []
+
+
+def show_infer(args: InferArguments) -> None:
+    """Print which model would generate, and for what."""
+    lacks: list[str] = []
+    rows = _loaded(args, lacks) | {
+        "merged": f"{Path(str(args.ckpt_dir)).name}-merged, first" if args.merge_lora_and_save else "",
+        **({"input": "chat in the terminal"} if args.eval_human else _data_rows(args, args)),
+        "generation": f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
+    }
+    if not args.eval_human:
+        number = "all" if args.show_dataset_sample == -1 else f"the first {args.show_dataset_sample}"
+        rows["rows"] = f"{number} of validation, batch size {args.infer_batch_size}"
+        rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
+    unused = [f"no effect on generation: {', '.join(args.unused)}."] if args.unused else []
+    _show(rows, lacks, [*_inherited(args), *unused])
+
+
+def _sampling(args: InferArguments) -> str:
+    if not args.do_sample or args.temperature == 0:
+        return "greedy"
+    return f"temperature {args.temperature:g}, top_k {args.top_k}, top_p {args.top_p:g}"
+
+
+def show_serve(args: ServeArguments) -> None:
+    """Print what would be served, where, and within which limits."""
+    address = f"http://{args.host}:{args.port}/v1, {'with' if args.api_key else 'no'} API key"
+    limits = {
+        "batch": f"up to {args.max_batch_size} generations, {args.max_queue} more in the queue",
+        "per request": f"{args.max_body_size:,} bytes, {args.max_n} generations, {args.request_timeout:g} seconds",
+    }
+    show_service(args, {"address": address}, limits)
+
+
+def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping[str, str] | None = None) -> None:
+    """Print which models would be served. `first` and `last`: additional rows."""
+    lacks: list[str] = []
+    has_base = args.ckpt_dir is not None and args.sft_type != "full"
+    names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]
+    _show({**first, "models": ", ".join(names), **_loaded(args, lacks), **(last or {})}, lacks, _inherited(args))
+
+
+def show_eval(args: EvaluateArguments) -> None:
+    lacks: list[str] = []
+    first = args.first
+    rows = {
+        "checkpoints": ", ".join(args.names()),
+        "model": f"{first.display_name()}, {first.sft_type}",
+        "template": str(first.template_type),
+        "dtype": _dtype(first),
+    }
+    if args.suite:
+        rows["suite"] = " ".join(args.suite)
+    else:
+        rows |= _data_rows(first, first)
+        rows["metrics"] = " ".join(args.metrics) or "all that the rows allow"
+        rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
+    rows["output"] = str(args.result_folder().resolve())
+    if first.sft_type != "full":
+        _model(first, first.quantization_bit, lacks)
+    _show(rows, lacks)
+
+
+def show_merge(args: MergeArguments) -> None:
+    found = args.infer_arguments()
+    lacks: list[str] = []
+    checkpoint = args.checkpoint().resolve()
+    rows = {
+        "checkpoint": f"{checkpoint}, {found.sft_type}",
+        "base": _model(found, 0, lacks),
+        "dtype": found.dtype or "that of the base",
+        "output": str(Path(args.output_dir or f"{checkpoint}-merged").resolve()),
+        "pushed to": f"{args.hf_hub_model_id} on Hugging Face" if args.hf_hub_model_id else "",
+    }
+    _show(rows, lacks)
+
+
+def show_export(args: ExportArguments) -> None:
+    lacks: list[str] = []
+    found = args.inferred
+    rows = {"checkpoint": f"{args.checkpoint().resolve()}, {found.sft_type}", "template": str(found.template_type)}
+    if found.sft_type != "full":
+        rows["base"] = _model(found, 0, lacks)
+        rows["merged"] = "first" if args.quant_method or args.to else "yes" if args.merge_lora else "no"
+    rows |= {
+        "quantised": f"{args.bits} bits, {args.quant_method}" if args.quant_method else "",
+        "converted": f"{args.to}, {args.gguf_type}" if args.to else "",
+        "pushed to": (args.hub_model_id or args.target().name) if args.push_to_hub else "",
+        "output": str(args.target().resolve()),
+    }
+    unused = args.unused_flags()
+    _show(rows, lacks, [f"no effect here: {', '.join(unused)}."] if unused else [])

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.parser import parse
-from llmtune.cli import dry_run
-from llmtune.cli.dry_run import DryRunArguments
-from llmtune.run.model_files import find_model
+from llmtune.cli.dry_run import DryRunArguments, show_export
 
 SUMMARY = """
 Export a checkpoint: merged weights, quantised weights, a GGUF file with an Ollama Modelfile, or a hub repository. A
@@ -32,29 +30,9 @@ ARGUMENTS = ExportCommand
 def run(argv: Sequence[str]) -> int:
     args = parse(ExportCommand, argv, command="export", summary=SUMMARY)
     if args.dry_run:
-        _show(args)
+        show_export(args)
         return 0
     from llmtune.exporting.export import export
 
     sys.stdout.write(f"{export(args)}\n")
     return 0
-
-
-def _show(args: ExportArguments) -> None:
-    lacks: list[str] = []
-    found = args.inferred
-    rows = {"checkpoint": f"{args.checkpoint().resolve()}, {found.sft_type}", "template": str(found.template_type)}
-    if found.sft_type != "full":
-        rows["base"] = f"{found.display_name()}, {find_model(found, bits=0, sft_type=None, lacks=lacks).text}"
-        rows["merged"] = "first" if args.quant_method or args.to else "yes" if args.merge_lora else "no"
-    if args.quant_method:
-        rows["quantised"] = f"{args.bits} bits, {args.quant_method}"
-    if args.to:
-        rows["converted"] = f"{args.to}, {args.gguf_type}"
-    if args.push_to_hub:
-        rows["pushed to"] = args.hub_model_id or args.target().name
-    rows["output"] = str(args.target().resolve())
-    notes = [f"missing here: {text}" for text in lacks]
-    if unused := args.unused_flags():
-        notes.append(f"no effect here: {', '.join(unused)}.")
-    dry_run.show(rows, notes)

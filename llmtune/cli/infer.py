@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.parser import parse
-from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.dry_run import DryRunArguments, show_infer
 
 SUMMARY = """
 Generate for a dataset with a checkpoint, or chat with it. Its training settings are read from the checkpoint:
@@ -30,8 +30,6 @@ def run(argv: Sequence[str]) -> int:
     if not args.eval_human:
         check_sources(args)
     if args.dry_run:
-        from llmtune.cli.dry_infer import show_infer
-
         show_infer(args)
         return 0
     from llmtune.inference.infer import infer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmtune.arguments.launch import LaunchArguments
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.errors import LlmtuneError, MissingPackageError, UsageError
 from llmtune.launch.job import Job, make_job
 from llmtune.launch.schedulers import ray_text, sky_text, slurm_text

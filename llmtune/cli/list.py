@@ -8,11 +8,11 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
-from llmtune.metrics import METRIC_MAPPING, MetricInfo
-from llmtune.models.info import MODEL_MAPPING, ModelInfo
+from llmtune.metrics import METRIC_MAPPING
+from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import Registry
-from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo
-from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat
+from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "models": MODEL_MAPPING,
@@ -48,15 +48,11 @@ def _entries(what: str, only_unverified: bool) -> list[tuple[str, ...]]:
     head, columns = COLUMNS[what]
     rows: list[tuple[str, ...]] = [head]
     for key in registry:
-        if key in registry.plugins and not _is_loaded(registry, key):
+        if key in registry.plugins and registry.origin(key).startswith("plugin "):  # not loaded
             rows.append((key, *["(plugin)"] * (len(head) - 1)))
         elif not only_unverified or not getattr(registry[key], "verified", True):
             rows.append((key, *columns(registry[key])))
     return rows
-
-
-def _is_loaded(registry: Registry[Any], key: str) -> bool:
-    return not registry.origin(key).startswith("plugin ")
 
 
 def _plugins() -> list[tuple[str, ...]]:
@@ -66,32 +62,28 @@ def _plugins() -> list[tuple[str, ...]]:
     return rows if len(rows) > 1 else [("no plugins", "", "")]
 
 
-def _model_columns(info: ModelInfo) -> tuple[str, ...]:
-    return info.model_id_or_path, info.template, " ".join(info.lora_target_modules)
-
-
 def _dataset_columns(info: DatasetInfo) -> tuple[str, ...]:
     repository = info.dataset_id or info.hf_dataset_id or info.path or "-"
     rows = "-" if info.rows is None else f"{info.rows:,}"
     return repository, " ".join(info.languages) or "-", " ".join(info.tags) or "-", rows
 
 
-def _template_columns(info: TemplateInfo) -> tuple[str, ...]:
-    return "yes" if info.chat_sep is not None else "no", (info.default_system or "")[:60].replace("\n", " ")
-
-
-def _tool_format_columns(info: ToolFormat) -> tuple[str, ...]:
-    return info.tools_in, " or ".join(filter(None, info.opens)) or "text"
-
-
-def _metric_columns(info: MetricInfo) -> tuple[str, ...]:
-    return info.kind, " ".join(info.names) or "-", info.description
-
-
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
-    "models": (("key", "id or path", "template", "LoRA targets"), _model_columns),
+    "models": (
+        ("key", "id or path", "template", "LoRA targets"),
+        lambda info: (info.model_id_or_path, info.template, " ".join(info.lora_target_modules)),
+    ),
     "datasets": (("key", "id or path", "languages", "tags", "rows"), _dataset_columns),
-    "templates": (("key", "multi-turn", "default system prompt"), _template_columns),
-    "tool_formats": (("key", "tools in", "call starts with"), _tool_format_columns),
-    "metrics": (("key", "of", "scores", "description"), _metric_columns),
+    "templates": (
+        ("key", "multi-turn", "default system prompt"),
+        lambda info: ("no" if info.chat_sep is None else "yes", (info.default_system or "")[:60].replace("\n", " ")),
+    ),
+    "tool_formats": (
+        ("key", "tools in", "call starts with"),
+        lambda info: (info.tools_in, " or ".join(filter(None, info.opens)) or "text"),
+    ),
+    "metrics": (
+        ("key", "of", "scores", "description"),
+        lambda info: (info.kind, " ".join(info.names) or "-", info.description),
+    ),
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 
 SUMMARY = """
 Estimate what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk

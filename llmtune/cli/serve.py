@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmtune.arguments.parser import parse
 from llmtune.arguments.service import ServeArguments
-from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.dry_run import DryRunArguments, show_serve
 from llmtune.utils.system import need
 
 SUMMARY = """
@@ -40,8 +40,6 @@ def run(argv: Sequence[str]) -> int:
 
         return run_vllm(args)
     if args.dry_run:
-        from llmtune.cli.dry_serve import show_serve
-
         show_serve(args)
         return 0
     need(NEEDED, "llmtune serve", extra="serve")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
-from llmtune.cli.dry_run import DryRunArguments
+from llmtune.arguments.stage import SftArguments
+from llmtune.cli.dry_run import DryRunArguments, show_sft
 from llmtune.distributed.launch import hand_over
 
 SUMMARY = """
@@ -40,8 +40,6 @@ def run(argv: Sequence[str]) -> int:
     args = parse(SftCommand, argv, command="sft", summary=SUMMARY)
     check_sources(args)
     if args.dry_run:
-        from llmtune.cli.dry_sft import show_sft
-
         show_sft(args)
         return 0
     hand_over("sft", argv, nproc=args.nproc, max_restarts=args.max_restarts)

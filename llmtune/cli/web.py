@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmtune.arguments.parser import parse
 from llmtune.arguments.service import WebArguments
-from llmtune.cli.dry_run import DryRunArguments
+from llmtune.cli.dry_run import DryRunArguments, show_service
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import free_port, need, shown_host
 
@@ -36,8 +36,6 @@ ARGUMENTS = WebCommand
 def run(argv: Sequence[str]) -> int:
     args = parse(WebCommand, argv, command="web", summary=SUMMARY)
     if args.dry_run:
-        from llmtune.cli.dry_serve import show_service
-
         show_service(args, {"page": f"http://{shown_host(args.host)}:{args.port}"})
         return 0
     need("streamlit", "llmtune web", extra="web")

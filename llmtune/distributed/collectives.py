@@ -64,7 +64,7 @@ def strategy_text(wrapped: Any, model: Any) -> str:
     if type(wrapped).__name__ == "DeepSpeedEngine":
         return f"DeepSpeed ZeRO-{wrapped.zero_optimization_stage()} over {many}"
     if is_sharded(wrapped):
-        own = sum(_own_numel(parameter) for parameter in wrapped.parameters())
+        own = sum(getattr(one, "to_local", lambda one=one: one)().numel() for one in wrapped.parameters())
         share = own / sum(parameter.numel() for parameter in wrapped.parameters())
         return f"FSDP2 over {many}, {share:.1%} of the weights each"
     devices = set(map(str, getattr(model, "hf_device_map", {}).values()))
@@ -72,11 +72,6 @@ def strategy_text(wrapped: Any, model: Any) -> str:
     if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
         return f"DDP over {many}{spread}"
     return f"layers on {len(devices)} devices, one active at a time" if spread else ""
-
-
-def _own_numel(parameter: torch.nn.Parameter) -> int:
-    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return int(local.numel())
 
 
 # FSDP2

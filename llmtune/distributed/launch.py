@@ -46,14 +46,12 @@ def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
             raise UsageError(
                 f"{name}={text} in the environment is not a number, which torchrun needs. Correct it, or unset it."
             )
-    if nproc == 0 and not _has_gpu():
-        raise UsageError("--nproc 0 starts one process per GPU, and there is no GPU. Give a number: --nproc 2.")
-
-
-def _has_gpu() -> bool:
+    if nproc != 0:
+        return
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        raise UsageError("--nproc 0 starts one process per GPU, and there is no GPU. Give a number: --nproc 2.")
 
 
 def planned_processes(nproc: int, environment: Mapping[str, str]) -> int | None:

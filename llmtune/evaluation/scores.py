@@ -167,18 +167,14 @@ def choice_scores(
             for index in batch
             for text in questions[index].texts(style)
         ]
-        found = iter(_likelihoods(engine, pairs, batch_size))
+        parts = (pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size))
+        found = (one for part in parts for one in likelihoods(engine.model, part, engine.tokenizer.pad_token_id))
         journal.add(_choice_record(index, questions[index], style, found) for index in batch)
     records = journal.finish()
     return {
         name: 100 * sum(record[key] == record["answer"] for record in records) / len(records)
         for name, key in (("accuracy", "chosen"), ("accuracy_norm", "chosen_norm"))
     }
-
-
-def _likelihoods(engine: Engine, pairs: Sequence[Pair], batch_size: int) -> Iterator[Likelihood]:
-    for start in range(0, len(pairs), batch_size):
-        yield from likelihoods(engine.model, pairs[start : start + batch_size], engine.tokenizer.pad_token_id)
 
 
 def _choice_record(index: int, question: ChoiceQuestion, style: str, found: Iterator[Likelihood]) -> dict[str, Any]:

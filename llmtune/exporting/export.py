@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.export import ExportArguments
-from llmtune.arguments.merge import CheckpointArguments, MergeArguments
+from llmtune.arguments.export import CheckpointArguments, ExportArguments, MergeArguments
 from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import OutputError, UsageError
 from llmtune.merging.merge import merge_checkpoint

@@ -102,11 +102,9 @@ def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
 
 def _without(words: Sequence[str], flag: str) -> list[str]:
     """Return the words without a flag and its values."""
-    return [word for group in _by_flag(words) if _flag_of(group) != flag for word in group] if words else []
-
-
-def _flag_of(group: Sequence[str]) -> str:
-    return group[0].partition("=")[0].removeprefix("--").replace("-", "_")
+    groups = list(_by_flag(words)) if words else []
+    names = [group[0].partition("=")[0].removeprefix("--").replace("-", "_") for group in groups]
+    return [word for name, group in zip(names, groups, strict=True) if name != flag for word in group]
 
 
 def _as_name(text: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmtune.arguments.groups import rope_options
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import copy_settings
 from llmtune.errors import UsageError
 from llmtune.models.ports import find_port, read_config

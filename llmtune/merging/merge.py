@@ -50,10 +50,6 @@ NO_ROPE: dict[str, Any] = {"rope_scaling": None, "rope_factor": None, "load_args
 """Settings already in the merged folder's own config.json."""
 
 
-def merged_folder(checkpoint: Path) -> Path:
-    return checkpoint.resolve().with_name(f"{checkpoint.resolve().name}-merged")
-
-
 def merge_checkpoint(
     args: InferArguments,
     target: Path | None = None,
@@ -77,7 +73,7 @@ def merge_checkpoint(
     checkpoint = Path(args.ckpt_dir)
     if checkpoint_kind(checkpoint) != "lora":
         raise CheckpointError(f"{checkpoint} holds full weights: there is nothing to merge.")
-    target = target or merged_folder(checkpoint)
+    target = target or checkpoint.resolve().with_name(f"{checkpoint.resolve().name}-merged")
     if target.exists():
         place = shlex.quote(str(target))
         raise OutputError(f"{target} exists already. Use it with --ckpt_dir {place}, or remove it to merge anew.")

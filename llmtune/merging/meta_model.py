@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmtune.arguments.groups import rope_options
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.performance import rope_options
 from llmtune.checkpoint import adapter_folder
 from llmtune.errors import CheckpointError, one_line
 from llmtune.merging.weights import Unstreamable
@@ -76,14 +76,17 @@ def attach_adapters(model: Any, folder: Path) -> Any:
         layers = [module for module in tuned.modules() if hasattr(module, MOVE)]
         for layer in layers:
             # upstream: peft 0.21.2 peft/tuners/tuners_utils.py: moves loaded adapters to the base's device, meta
-            setattr(layer, MOVE, _stay)
+            setattr(layer, MOVE, lambda *_, **__: None)
         report = set_peft_model_state_dict(tuned, load_peft_weights(str(folder), device="cpu"), low_cpu_mem_usage=True)
         for layer in layers:
             delattr(layer, MOVE)
     except RuntimeError as err:
         text = one_line(err)
         if "size mismatch" in text:
-            raise CheckpointError(f"{_misfit(folder)}, or with more tokens (--resize_emb true)? ({text})") from err
+            raise CheckpointError(
+                f"The adapter in {folder} does not fit the model: was it trained on another one, or with more tokens "
+                f"(--resize_emb true)? ({text})"
+            ) from err
         raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {text}") from err
     except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as err:
         raise Unstreamable(f"its adapters cannot be attached to meta-device layers: {err}") from err
@@ -94,14 +97,6 @@ def attach_adapters(model: Any, folder: Path) -> Any:
         if parameter.device.type != "meta" and parameter.is_floating_point():
             parameter.data = parameter.data.float()
     return tuned.eval()
-
-
-def _stay(*_: Any, **__: Any) -> None:
-    pass
-
-
-def _misfit(folder: Path) -> str:
-    return f"The adapter in {folder} does not fit the model: was it trained on another one"
 
 
 def wrappers_of(tuned: nn.Module) -> dict[str, nn.Module]:

@@ -45,16 +45,9 @@ class Job:
     is_cancelled: bool = False
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
-    @property
-    def num_prompt_tokens(self) -> int:
-        return sum(len(prompt.input_ids) for prompt in self.prompts)
-
-    @property
-    def num_answer_tokens(self) -> int:
-        return sum(len(row.ids) for row in self.rows)
-
     def usage(self) -> dict[str, int]:
-        asked, answered = self.num_prompt_tokens, self.num_answer_tokens
+        asked = sum(len(prompt.input_ids) for prompt in self.prompts)
+        answered = sum(len(row.ids) for row in self.rows)
         return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
 
@@ -240,7 +233,11 @@ class Service:
         stops = StopAutomaton([*template.stop_strings, *sampling.stop])
 
         def forward(number: int) -> Callable[[Written], None]:
-            return lambda written: _post(loop, job.events, (number, written))
+            def post(written: Written) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(job.events.put_nowait, (number, written))
+
+            return post
 
         for number in range(len(prompts) * n):
             one = sampling
@@ -299,10 +296,3 @@ class Service:
     @property
     def is_idle(self) -> bool:
         return self.batcher.num_running + self.batcher.num_waiting == 0
-
-
-def _post(
-    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[tuple[int, Written]], event: tuple[int, Written]
-) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(events.put_nowait, event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.samples.prepare import prepare
 from llmtune.training.build import collator_of
 from llmtune.training.cross_entropy import CrossEntropy

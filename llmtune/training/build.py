@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from llmtune.arguments.performance import rope_options
+from llmtune.arguments.groups import rope_options
 from llmtune.arguments.stage import StageArguments
 from llmtune.models.devices import first_device, spread_options
 from llmtune.models.dtypes import dtype_name, resolve_dtype

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmtune.arguments.performance import rope_options
+from llmtune.arguments.groups import rope_options
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options

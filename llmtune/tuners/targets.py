@@ -70,12 +70,12 @@ def check_modules_to_save(model: Any, names: list[str]) -> None:
 
 
 def _no_such_layer(model: Any, flag: str, missing: list[str]) -> str:
-    names = f"{flag} {' '.join(missing)}"
+    given = f"{flag} {' '.join(missing)}"
     if flag == "--modules_to_save":
         holding = [name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)]
-        return f"{names}: the model has no such layer. Its layers are {', '.join(_last_parts(holding))}."
-    linear = ", ".join(dict.fromkeys([*linear_names(model), *_last_parts(expert_parameters(model))]))
-    return f"{names}: the model has no such layer. Its linear layers are {linear}; ALL adapts all of them."
+        return f"{given}: the model has no such layer. Its layers are {', '.join(_last_parts(holding))}."
+    names = dict.fromkeys([*linear_names(model), *_last_parts(expert_parameters(model))])
+    return f"{given}: the model has no such layer. Its linear layers are {', '.join(names)}; ALL adapts all of them."
 
 
 def _last_parts(names: Iterable[str]) -> list[str]:

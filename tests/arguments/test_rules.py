@@ -9,15 +9,12 @@ from typing import Any, ClassVar
 import pytest
 
 from llmtune.arguments.evaluate import EvaluateArguments
-from llmtune.arguments.export import ExportArguments
-from llmtune.arguments.fields import free
+from llmtune.arguments.export import ExportArguments, MergeArguments
+from llmtune.arguments.fields import Problems, Rule, above, at_least, between, check_rules, free, only, unused_flags
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.launch import LaunchArguments
-from llmtune.arguments.merge import MergeArguments
-from llmtune.arguments.rules import Problems, Rule, above, at_least, between, check_rules, only, unused_flags
 from llmtune.arguments.service import ServeArguments, WebArguments
-from llmtune.arguments.sft import SftArguments
-from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.stage import SftArguments, StageArguments
 
 CLASSES = [
     *(SftArguments, InferArguments, EvaluateArguments, ServeArguments, WebArguments),

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 
 TINY = ["--model_type", "llmtune-tiny"]
 

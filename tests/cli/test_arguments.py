@@ -11,10 +11,9 @@ import pytest
 from transformers import TrainingArguments
 
 from llmtune import InferArguments, SftArguments, sft
-from llmtune.arguments.aliases import ALIASES
+from llmtune.arguments.aliases import ALIASES, BY_FLAG, BY_US, OTHERS, not_by_train_args
+from llmtune.arguments.fields import Problems
 from llmtune.arguments.parser import parse
-from llmtune.arguments.rules import Problems
-from llmtune.arguments.train_args import BY_FLAG, BY_US, OTHERS, not_by_train_args
 from llmtune.cli.main import main
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.errors import LlmtuneError, UsageError

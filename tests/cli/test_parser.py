@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.arguments.evaluate import EvaluateArguments
-from llmtune.arguments.export import ExportArguments
+from llmtune.arguments.export import ExportArguments, MergeArguments
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.merge import MergeArguments
 from llmtune.arguments.parser import build_parser, field_help, parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.errors import UsageError
 
 from .flags import changed, sft

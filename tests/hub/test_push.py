@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.cli.main import main
 from llmtune.errors import HubError
 from llmtune.hub.clients import HuggingFace, Repo, explain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.data.loading import load_source
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.stages.sft import sft

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = ["lora.sbatch", "full.sbatch", "lora.sky.yaml", "full.sky.yaml", "lora.ray.py", "full.ray.py"]

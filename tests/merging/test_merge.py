@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llmtune import InferArguments
-from llmtune.arguments.merge import MergeArguments
+from llmtune.arguments.export import MergeArguments
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.exporting.export import merge

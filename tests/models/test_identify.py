@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.errors import HubError, ModelError, UsageError
 from llmtune.models.identify import identify
 from llmtune.models.info import MODEL_MAPPING

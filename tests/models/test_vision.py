@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.errors import MissingPackageError, ModelError
 from llmtune.inference.infer import infer
 from llmtune.models.identify import identify

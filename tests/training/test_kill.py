@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.checkpoint import last_checkpoint
 from llmtune.stages.sft import sft
 

@@ -1,16 +1,3 @@
-"""The templates that ship with llmtune, one file per family."""
+"""The templates that ship with llmtune; importing this package registers them."""
 
-from llmtune.templates.families import (  # noqa: F401
-    chatglm,
-    classic,
-    deepseek,
-    gemma,
-    internlm2,
-    llama3,
-    microsoft,
-    mistral,
-    own,
-    qwen,
-    reference,
-    vision,
-)
+from llmtune.templates.families import others, qwen, reference  # noqa: F401

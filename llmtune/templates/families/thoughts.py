@@ -1,4 +1,4 @@
-"""Formats of thoughts by family: the text between <think> and </think>, and when it is omitted.
+"""Formats of responses by family: the text between <think> and </think>, and when it is omitted.
 
 Each has two forms: for a content that may contain its thought, and for a thought given separately.
 """
@@ -55,6 +55,11 @@ def continue_thought_or_keep(content: str, place: Place) -> str:
 
 def write_continued_thought_or_keep(thought: str, content: str, place: Place) -> str:
     return (write_thought if place == "current" else write_continued_thought)(thought, content, place)
+
+
+def without_white_space(content: str, place: Place) -> str:
+    """Keep white space at the ends of questions."""
+    return content.strip()
 
 
 def _block(thought: str) -> str:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.sft import SftArguments
+from llmtune.arguments.stage import SftArguments
 from llmtune.inference.infer import infer
 from llmtune.models.tiny import tiny_folder
 from llmtune.stages.sft import sft

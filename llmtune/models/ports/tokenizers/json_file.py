@@ -57,14 +57,11 @@ def _name(described: dict[str, Any], token: int, text: str, flags: Any) -> None:
         vocabulary[text] = token
     # ChatGLM's `sop` is a word's part as well: philosophy. There it must not be found.
     is_word = re.fullmatch(r"\w+", text) is not None
-    is_special = not isinstance(flags, dict) or bool(flags.get("special")) or is_word or _has_brackets(text)
+    has_brackets = re.fullmatch(r"<.+>|\[.+\]", text) is not None
+    is_special = not isinstance(flags, dict) or bool(flags.get("special")) or is_word or has_brackets
     found: dict[str, Any] = {"lstrip": False, "rstrip": False} | (flags if isinstance(flags, dict) else {})
     found |= {"id": token, "content": text, "single_word": is_word, "special": is_special, "normalized": False}
     described["added_tokens"] = [item for item in described["added_tokens"] if item["id"] != token] + [found]
-
-
-def _has_brackets(text: str) -> bool:
-    return re.fullmatch(r"<.+>|\[.+\]", text) is not None
 
 
 def _decode_without_loss(described: dict[str, Any]) -> None:
