@@ -165,7 +165,7 @@ def test_upstream_still_says_so(place: str, upstream: ModuleType) -> None:
     assert text in installed(patch.package, f"{file}.py" if file else patch.file), patch
 
 
-@covers("distributed/collectives.py:let_cpus_shard")
+@covers("distributed/fsdp.py:let_cpus_shard")
 def test_accelerate_has_no_fsdp_on_cpus() -> None:
     from accelerate.state import AcceleratorState
 
@@ -174,7 +174,7 @@ def test_accelerate_has_no_fsdp_on_cpus() -> None:
     assert "MULTI_CPU" not in source
 
 
-@covers("distributed/collectives.py:BackgroundSaves.divert")
+@covers("distributed/fsdp.py:BackgroundSaves.divert")
 def test_accelerate_saves_shards_in_the_foreground() -> None:
     text = installed("accelerate", "accelerate/utils/fsdp_utils.py")
     assert "dist_cp.save(" in text
