@@ -44,9 +44,9 @@ def free(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
     return _marked("free", default, **rules)
 
 
-def limited(default: Any, within: Range) -> Any:
+def limited(default: Any, within: Range | None = None, *, only: Only | None = None) -> Any:
     """A field of a command without runs to resume."""
-    return dataclasses.field(default=default, metadata={"within": within})
+    return dataclasses.field(default=default, metadata={"within": within, "only": only})
 
 
 def on_resume(field: dataclasses.Field[Any]) -> OnResume:
