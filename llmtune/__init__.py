@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmtune.inference.infer import infer
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
-    from llmtune.models.loading import get_model_tokenizer
+    from llmtune.models.loading import get_media_reader, get_model_tokenizer
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -57,6 +57,7 @@ _HOMES = {
     "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
+    "get_media_reader": "llmtune.models.loading",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.lookup",
     "infer": "llmtune.inference.infer",
@@ -91,6 +92,7 @@ __all__ = [
     "evaluate",
     "export",
     "get_dataset",
+    "get_media_reader",
     "get_model_tokenizer",
     "get_template",
     "infer",

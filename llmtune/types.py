@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +27,31 @@ class ToolCall:
     name: str
     arguments: Json
     id: str | None = None
+
+
+MediaKind: TypeAlias = Literal["image"]
+"""Kinds of media. One more needs its column below, its mark (`data.image_marks`) and a reader (`templates.media`)."""
+MEDIA_COLUMNS: dict[MediaKind, str] = {"image": "images"}
+"""Column of the paths of each kind, in rows, encoded samples and caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A file that a row shows to the model; `path` may be a URL."""
+
+    path: str
+    kind: MediaKind = "image"
+
+
+def media_columns(media: Sequence[Media]) -> dict[str, list[str]]:
+    """Return the paths of an encoded sample, by column; no column where there are none."""
+    columns = {column: [one.path for one in media if one.kind == kind] for kind, column in MEDIA_COLUMNS.items()}
+    return {column: paths for column, paths in columns.items() if paths}
+
+
+def media_of(sample: Mapping[str, Any]) -> list[Media]:
+    """Return the media of an encoded sample: the inverse of `media_columns`."""
+    return [Media(path, kind) for kind, column in MEDIA_COLUMNS.items() for path in sample.get(column) or ()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +84,13 @@ class Conversation:
     Attributes:
         messages: At most one system message, first; then the turns.
         tools: The function schemas that the assistant may call.
-        images: Paths or URLs, in the order in which the contents name them.
+        media: In the order in which the contents name them.
         template_kwargs: Variables for the tokenizer's own chat template (such as `enable_thinking`), a JSON object.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Json, ...] = ()
-    images: tuple[str, ...] = ()
+    media: tuple[Media, ...] = ()
     template_kwargs: Mapping[str, Json] = field(default_factory=dict)
 
     @property
@@ -78,19 +103,24 @@ class Conversation:
         """The messages without the system message."""
         return self.messages[1:] if self.system is not None else self.messages
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The paths of its images."""
+        return tuple(one.path for one in self.media if one.kind == "image")
+
 
 @dataclass(slots=True)
 class Encoded:
     """Token ids and labels of one sample, equal lengths [T]. Not shifted: the model shifts.
 
     `labels` holds IGNORE_INDEX or the token at the same position; the first one is always IGNORE_INDEX, since there is
-    no context to predict it from. `images`: paths of the images in the ids, in order. `weights`: loss weights of the
+    no context to predict it from. `media`: what the ids have positions of, in order. `weights`: loss weights of the
     tokens, [T]; None where all are 1.
     """
 
     input_ids: list[int]
     labels: list[int] = field(default_factory=list)
-    images: tuple[str, ...] = ()
+    media: tuple[Media, ...] = ()
     weights: list[float] | None = None
 
     @property

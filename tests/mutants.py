@@ -52,7 +52,7 @@ COVERED = {
     "templates/matching": "models/test_identify templates/test_own templates/test_vetted",
     "templates/encode templates/template": "templates/test_encode templates/test_tools "
     "templates/test_linear templates/test_golden templates/test_parity_rows templates/test_own",
-    "templates/own templates/own_render templates/own_render templates/kept templates/stops":
+    "templates/own templates/own_render templates/own_render templates/kept templates/own_render":
     "templates/test_own templates/test_own_answers templates/test_parity templates/test_parity_rows",
     "arguments/inheritance arguments/fields": "training/test_resume",
     "arguments/inheritance": "cli/test_strangers training/test_resume",

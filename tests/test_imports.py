@@ -41,13 +41,10 @@ LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", 
 WORK_ON_TENSORS = {
     "distributed.collectives",
     *(
-        "models.activation_checkpointing",
         "models.flops",
-        "models.kernels",
+        "models.layers",
         "models.packed_attention",
-        "models.shifted",
         "models.supervised_loss",
-        "models.packed_attention",
     ),
     *("models.ports.modeling_llama_alibi", "models.ports.tensors"),
 }

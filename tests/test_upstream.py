@@ -35,7 +35,7 @@ STILL_SAYS: dict[str, str] = {
     "exporting/quantize.py:_off_standard_output": "LogBar.shared()",
     "hub/clients.py:ModelScope.list_files": 'logger.info("Listing %s Root=%s: page %d, %d entries"',
     "hub/clients.py:ModelScope.upload": 'logger.info("Preparing files to upload ...")',
-    "models/prequantized.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
+    "models/quantization.py:leave_uncompiled": "self.dequantize_weight = torch_compile(self.dequantize_weight",
     "models/supervised_loss.py:install_supervised_loss#2": "model_args |= set(inspect.signature(self.forward)",
     "models/supervised_loss.py:install_supervised_loss#3": "loss = self.loss_function(logits=logits",
     "planning/trace.py:trace_passes": "class FakeTensorMode(",
@@ -84,7 +84,6 @@ NOT_YET: tuple[tuple[str, str], ...] = (
     ("inference/continuous.py:_Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
     ("models/supervised_loss.py:install_supervised_loss#1", "torch names methods that gather for FSDP2, not for ZeRO"),
     ("planning/trace.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
-    ("templates/images.py:carry_images", "a design of ours: processors of transformers hold both, tokenizers do not"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),
     ("tuners/lora.py:save_as_difference#2", "nothing upstream stands for resuming PiSSA or OLoRA"),
     ("utils/logging.py:quiet_libraries#1", "the warning is in compiled code"),
@@ -311,8 +310,8 @@ def test_ranks_have_no_public_name() -> None:
 
 @covers(
     "merging/merge.py:_Streamed._rounded",
-    "models/kernels.py:without_compiling",
-    "models/meta.py:from_config",
+    "models/layers.py:without_compiling",
+    "models/loading.py:from_config",
     "models/ports/modeling_llama_alibi.py:LlamaAlibiModel.__init__",
     "planning/trace.py:shapes",
     "planning/trace.py:_without_mask",

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmtune.types import Media
+
 KINDS = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava")
 KEYS = {
     "qwen2-vl": "qwen2-vl-2b-instruct",
@@ -53,6 +55,23 @@ QWEN_EYES: dict[str, dict[str, Any]] = {
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     },
 }  # fmt: skip
+
+
+def template_of(kind: str, tokenizer: Any, **options: Any) -> Any:
+    """The template of a kind, bound to the tokenizer of a folder of `make_vision`, with the folder's image reader."""
+    from llmtune import get_template
+
+    return get_template(kind, tokenizer, media=reader_of(kind, tokenizer), **options)
+
+
+def reader_of(kind: str, tokenizer: Any, folder: Path | None = None) -> Any:
+    from llmtune import get_media_reader
+
+    return get_media_reader(KEYS[kind], tokenizer, model_id_or_path=str(folder or tokenizer.name_or_path))
+
+
+def images(*paths: Any) -> tuple[Media, ...]:
+    return tuple(Media(str(path)) for path in paths)
 
 
 def make_vision(kind: str, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.errors import UsageError
+from llmtune.models.dtypes import TORCH_NAMES, dtype_name
 
 Tokens = list[tuple[str, list[str]]]
 """Flags without their dashes, each with its values."""
@@ -104,13 +105,12 @@ def _is_true(values: list[str]) -> bool:
 
 
 def _dtype(values: list[str]) -> Tokens:
-    names = {"float16": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "float32": "fp32", "fp32": "fp32"}
-    text = (values or [""])[0].removeprefix("torch.")
-    if text in ("auto", "None"):
+    name = dtype_name((values or [""])[0])
+    if name in ("auto", "None"):
         return []
-    if text not in names:
+    if name not in TORCH_NAMES:
         raise ValueError("expected float16, bfloat16, float32 or auto")
-    return [("dtype", [names[text]])]
+    return [("dtype", [name])]
 
 
 def _when_true(*tokens: tuple[str, str]) -> Converter:

@@ -52,10 +52,8 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.data.canonical import from_record
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
-    from llmtune.samples.identity import data_identity
-    from llmtune.samples.positions import note_positions
-    from llmtune.samples.prepare import prepare
-    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_images
+    from llmtune.samples.prepare import data_identity, note_positions, prepare
+    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
 
     quiet_libraries()
     resolved = Run.resolve(args)
@@ -71,8 +69,8 @@ def run(argv: Sequence[str]) -> int:
         sample = tokens[index]
         views = token_views(prepared.tokenizer, sample["input_ids"].tolist(), sample["labels"].tolist())
         title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
-        if prepared.template.images is not None:
-            views = with_short_images(views, prepared.template.images.token_id)
+        if prepared.template.media is not None:
+            views = with_short_media(views, prepared.template.media_token_ids)
         shown.append(HtmlRow(prepared.template.render(from_record(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
         sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")

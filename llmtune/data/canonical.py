@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmtune.data.values import json_text
-from llmtune.types import Conversation, Json, Message, ToolCall
+from llmtune.types import MEDIA_COLUMNS, Conversation, Json, Message, ToolCall, media_columns, media_of
 
 FORMATS_VERSION = 5
 """Part of every cache key. Increase it when a row, or the report beside it, could differ from before."""
@@ -60,7 +60,8 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
             for message in conversation.messages
         ],
         "tools": _json(conversation.tools) if conversation.tools else None,
-        "images": list(conversation.images),
+        **{column: [] for column in MEDIA_COLUMNS.values()},
+        **media_columns(conversation.media),
         "template_kwargs": _json(dict(conversation.template_kwargs)) if conversation.template_kwargs else None,
     }
 
@@ -101,7 +102,7 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     )
     tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
     template_kwargs = json.loads(record["template_kwargs"]) if record["template_kwargs"] else {}
-    return Conversation(messages, tools, tuple(record["images"] or ()), template_kwargs)
+    return Conversation(messages, tools, tuple(media_of(record)), template_kwargs)
 
 
 def _calls_text(calls: tuple[ToolCall, ...]) -> str | None:

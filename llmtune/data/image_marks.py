@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import RowError
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Media
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +48,7 @@ def with_all_marks(conversation: Conversation) -> Conversation:
     Raises:
         RowError: There are more marks than images, or no question.
     """
-    marks, images = count_marks(conversation), len(conversation.images)
+    marks, images = count_marks(conversation), len(conversation.media)
     if marks == images:
         return conversation
     if marks > images:
@@ -72,7 +72,7 @@ def with_own_marks(question: str, images: Sequence[str]) -> tuple[str, list[str]
     return "<image>" * (len(images) - marks.count(None)) + question, list(images)
 
 
-def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:
+def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[Media, ...]:
     """Return the images of a row, in the order of their marks.
 
     Args:
@@ -82,14 +82,12 @@ def named_images(questions: Iterable[str], given: Sequence[str]) -> tuple[str, .
         RowError: The questions name images by path, and the column does not fill the other marks.
     """
     paths = _marks_of(questions)
-    if not any(paths):
-        return tuple(given)
-    if len(given) == len(paths) and all(map(_fits, paths, given)):
-        return tuple(given)
+    if not any(paths) or (len(given) == len(paths) and all(map(_fits, paths, given))):
+        return tuple(map(Media, given))
     if len(given) != paths.count(None):
         raise RowError(f"its contents have {len(paths)} image marks, and its images column has {len(given)}")
     rest = iter(given)
-    return tuple(next(rest) if path is None else path for path in paths)
+    return tuple(Media(next(rest) if path is None else path) for path in paths)
 
 
 def _marks_of(questions: Iterable[str]) -> list[str | None]:
@@ -111,7 +109,7 @@ def _fits(mark: str | None, image: str) -> bool:
 def with_talk_images(conversation: Conversation) -> Conversation:
     """Return a typed conversation; its images are those that its questions name by path."""
     questions = [turn.content for turn in conversation.turns if turn.role == "user"]
-    return replace(conversation, images=named_images(questions, ()))
+    return replace(conversation, media=named_images(questions, ()))
 
 
 def any_images(dataset: Dataset) -> bool:

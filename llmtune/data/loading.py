@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from llmtune.data.archives import unpacked_folder
-from llmtune.data.files import Located, extension_of
+from llmtune.data.files import Located, extension_of, unpacked_folder
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, local_parts, parse_hub_source
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of

@@ -20,8 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtune.data.archives import FILE_COLUMN, unpack, with_paths
-from llmtune.data.files import EXTENSIONS, NOT_DATA, BadLine, Located, extension_of, has_data_extension, has_rows
+from llmtune.data.files import (
+    EXTENSIONS,
+    FILE_COLUMN,
+    NOT_DATA,
+    BadLine,
+    Located,
+    extension_of,
+    has_data_extension,
+    has_rows,
+    unpack,
+    with_paths,
+)
 from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
 from llmtune.utils.logging import get_logger

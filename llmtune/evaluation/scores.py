@@ -97,7 +97,7 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:
     model = engine.model
     install_supervised_loss(model)
-    collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.images)
+    collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.media)
     model.eval()
     for number, indices in enumerate(batches(tokens.lengths.tolist(), batch_size, "Loss")):
         if number in journal.records:

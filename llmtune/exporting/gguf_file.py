@@ -29,7 +29,7 @@ from llmtune.exporting.ollama import write_modelfile
 from llmtune.merging.merge import check_logits, probe_ids
 from llmtune.models.ports import read_config
 from llmtune.models.ports.tensors import open_checkpoint
-from llmtune.models.prequantized import saved_quantization
+from llmtune.models.quantization import saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import need

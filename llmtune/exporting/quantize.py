@@ -28,8 +28,7 @@ from llmtune.inference.infer import rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files
-from llmtune.models.prequantized import PACKAGES
-from llmtune.models.quantization import need_bitsandbytes
+from llmtune.models.quantization import PACKAGES, need_bitsandbytes
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger, quiet_gptqmodel

@@ -24,7 +24,7 @@ def chat(engine: Engine, sampling: Sampling, *, stream: bool = True) -> list[dic
     Earlier turns are part of the prompt where the template allows several.
     """
     chat = _Chat(engine, sampling, stream)
-    _say(HELP if engine.template.images is None else HELP + IMAGE_HELP)
+    _say(HELP if engine.template.media is None else HELP + IMAGE_HELP)
     while True:
         question = _read(chat.multi_line)
         if question is None or question.strip().lower() in ("exit", "quit"):

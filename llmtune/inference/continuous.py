@@ -44,7 +44,7 @@ class ContinuousBatcher:
     """
 
     def __init__(self, engine: Engine, *, max_batch_size: int = 16, max_queue: int = 256) -> None:
-        if engine.template.images is not None:
+        if engine.template.media is not None:
             raise UsageError("--batching continuous supports text models only. Remove the flag.")
         self.max_batch_size = max_batch_size
         self.max_queue = max_queue

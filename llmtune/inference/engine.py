@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from llmtune.inference.adapters import Adapters
+from llmtune.arguments.service import BASE_NAME
 from llmtune.inference.rows import Row, Written
 from llmtune.inference.sampling import RowSampler, Sampling
 from llmtune.inference.texts import Frame, cut_at, text_of
@@ -95,7 +95,7 @@ class Engine:
         rows = [row for row in rows if row.finish_reason is None]
         if not rows:
             return
-        whole = [Encoded(row.prompt.input_ids + row.ids, images=row.prompt.images) for row in rows]
+        whole = [Encoded(row.prompt.input_ids + row.ids, media=row.prompt.media) for row in rows]
         length = max(len(prompt.input_ids) for prompt in whole)
         starts = [length - len(prompt.input_ids) for prompt in whole]
         with self._busy, self.adapters.use(adapter), self._generating():
@@ -120,9 +120,9 @@ class Engine:
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the inputs of `generate`, on the model's device; pixels in its dtype."""
         batch = pad_left([prompt.input_ids for prompt in prompts], self._pad_token_id)
-        if self.template.images is not None:
-            paths = [path for prompt in prompts for path in prompt.images]
-            batch |= self.template.images.inputs(paths, batch["input_ids"])
+        if self.template.media is not None:
+            media = [one for prompt in prompts for one in prompt.media]
+            batch |= self.template.media.inputs(media, batch["input_ids"])
         dtype = self.model.dtype
         moved = {name: value.to(self.model.device) for name, value in batch.items()}
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
@@ -202,3 +202,57 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, t
     ids = [[pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+# Several adapters of one base model
+
+
+BASE = BASE_NAME
+"""The name of the model without any adapter."""
+
+
+def peft_name(name: str) -> str:
+    """Return PEFT's name of an adapter, which becomes part of module names, so it has no dots."""
+    return name.replace("_", "__").replace(".", "_dot_")
+
+
+class Adapters:
+    """LoRA adapters of one base model.
+
+    Args:
+        model: A PEFT model with the adapters, or a model without adapters.
+        template: Template of the model as loaded, whose name is None.
+        others: Name -> template, of every further adapter, and BASE for the base model.
+        main: PEFT's name of the adapter of None.
+    """
+
+    def __init__(
+        self, model: Any, template: ChatTemplate, others: Mapping[str, ChatTemplate] | None = None, main: str = ""
+    ) -> None:
+        self.model = model
+        self._templates: dict[str | None, ChatTemplate] = {None: template}
+        self._templates.update(others or {})
+        self._main = main
+        self._active: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names besides None."""
+        return (name for name in self._templates if name is not None)
+
+    def template(self, name: str | None) -> ChatTemplate:
+        return self._templates[name]
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Activate the adapter `name`. Not thread-safe."""
+        if len(self._templates) == 1:
+            yield
+        elif name == BASE or (name is None and not self._main):
+            with self.model.disable_adapter():
+                yield
+        else:
+            wanted = self._main if name is None else peft_name(name)
+            if self._active != wanted:
+                self.model.set_adapter(wanted, inference_mode=True)
+                self._active = wanted
+            yield

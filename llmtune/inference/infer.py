@@ -30,7 +30,7 @@ from llmtune.merging.merge import merge_checkpoint
 from llmtune.metrics import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.images import ImageError
+from llmtune.templates.media import MediaError
 from llmtune.templates.parity import upstream_messages
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import Conversation, Message
@@ -50,7 +50,7 @@ def infer(args: InferArguments) -> list[InferResult]:
     quiet_libraries()
     args.tell()
     rows = [] if args.eval_human else rows_to_answer(args)
-    if any(row.images for row in rows):
+    if any(row.media for row in rows):
         assert args.model_type is not None
         check_images(args, MODEL_MAPPING[args.model_type])
     result_file = None if args.eval_human else _result_file(args)
@@ -69,17 +69,17 @@ def infer(args: InferArguments) -> list[InferResult]:
 
 def readable_rows(rows: list[Conversation], engine: Engine, args: InferArguments) -> list[Conversation]:
     """Return the rows whose images can be read; for a text model, all rows."""
-    log, images = get_logger(), engine.template.images
-    num_with_images = sum(bool(row.images) for row in rows)
-    if images is None:
+    log, reader = get_logger(), engine.template.media
+    num_with_images = sum(bool(row.media) for row in rows)
+    if reader is None:
         if num_with_images:
             log.warning("%d rows name images, but this model takes text only: the images are ignored.", num_with_images)
         return rows
-    sizes = images.measure(path for row in rows for path in row.images)
-    problems = {path: size for path, size in sizes.items() if isinstance(size, ImageError)}
+    sizes = reader.measure(one for row in rows for one in row.media)
+    problems = {one: size for one, size in sizes.items() if isinstance(size, MediaError)}
     if not problems:
         return rows
-    kept = [row for row in rows if not problems.keys() & set(row.images)]
+    kept = [row for row in rows if not problems.keys() & set(row.media)]
     text = f"{len(rows) - len(kept)} of {len(rows)} rows have an image that cannot be read; first: "
     text += str(next(iter(problems.values())))
     if args.strict or not kept:

@@ -10,11 +10,11 @@ from llmtune.arguments.checks import parse_chat_template_kwargs
 from llmtune.arguments.infer import InferArguments, LoadArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import UsageError
-from llmtune.inference.adapters import BASE, Adapters, peft_name
-from llmtune.inference.engine import Engine
+from llmtune.inference.engine import BASE, Adapters, Engine, peft_name
+from llmtune.models.loading import get_media_reader
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.images import limit_pixels
 from llmtune.templates.lookup import get_template
+from llmtune.templates.media import MediaReader
 from llmtune.tuners.load import load_tuned
 from llmtune.tuners.lora import load_adapter
 from llmtune.tuners.vocabulary import has_own_tokens
@@ -29,8 +29,15 @@ def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None 
     """
     model, tokenizer = load_tuned(args)
     kind = None if args.ckpt_dir is None else checkpoint_kind(Path(args.ckpt_dir))
-    limit_pixels(tokenizer, args.max_pixels)
-    template = _template(args, tokenizer)
+    assert args.model_type is not None
+    media = get_media_reader(
+        args.model_type,
+        tokenizer,
+        model_id_or_path=args.ckpt_dir if kind == "full" else args.model_id_or_path,
+        max_pixels=args.max_pixels,
+        **args.hub_options(),
+    )
+    template = _template(args, tokenizer, media)
     if kind != "lora" and not others:
         return Engine(model, template)
     templates = {BASE: template} if kind == "lora" else {}
@@ -40,12 +47,12 @@ def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None 
         if has_own_tokens(folder):
             raise UsageError(f"{folder} has added tokens, so it cannot share a base model. Serve it as --ckpt_dir.")
         model = load_adapter(model, folder, name=peft_name(name))
-        templates[name] = _template(other, tokenizer)
+        templates[name] = _template(other, tokenizer, media)
     main = "default" if kind == "lora" else ""
     return Engine(model.eval(), template, Adapters(model, template, templates, main))
 
 
-def _template(args: LoadArguments, tokenizer: Any) -> ChatTemplate:
+def _template(args: LoadArguments, tokenizer: Any, media: MediaReader | None) -> ChatTemplate:
     assert args.template_type is not None
     return get_template(
         args.template_type,
@@ -55,4 +62,5 @@ def _template(args: LoadArguments, tokenizer: Any) -> ChatTemplate:
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+        media=media,
     )

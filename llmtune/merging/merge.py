@@ -20,7 +20,7 @@ from tqdm import tqdm
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError, one_line
-from llmtune.merging.files import ShardWriter, complete_merged, parse_size, write_config
+from llmtune.merging.files import EYES, ShardWriter, complete_merged, copy_files, parse_size, write_config
 from llmtune.merging.meta_model import (
     Places,
     attach_adapters,
@@ -31,10 +31,9 @@ from llmtune.merging.meta_model import (
     wrappers_of,
 )
 from llmtune.merging.weights import Group, Unstreamable, Weights
+from llmtune.models.dtypes import torch_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.prequantized import saved_quantization
-from llmtune.models.quantization import is_quantized
-from llmtune.templates.images import images_of
+from llmtune.models.quantization import is_quantized, saved_quantization
 from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
@@ -134,8 +133,7 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path) -
     with atomic_folder(target) as folder:
         merged.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-        if (images := images_of(tokenizer)) is not None:
-            images.save(folder)
+        copy_files(checkpoint, folder, EYES)
         copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
     get_logger().info(MERGED, checkpoint, difference)
     return target
@@ -181,7 +179,7 @@ class _Streamed:
         self.args = args
         self.base = base
         self.checkpoint = checkpoint
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: None}[args.dtype]
+        self.dtype = None if args.dtype is None else torch_dtype(args.dtype)
         try:
             self.model = build_meta_model(args, base, num_rows=num_rows, adapter=checkpoint)
         except (ModelError, NotImplementedError, RuntimeError) as err:

@@ -15,7 +15,7 @@ from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import adapter_folder
 from llmtune.errors import CheckpointError, one_line
 from llmtune.merging.weights import Unstreamable
-from llmtune.models.meta import from_config
+from llmtune.models.loading import from_config
 from llmtune.models.ports import native_config
 from llmtune.models.rope import scale_rope
 from llmtune.tuners.lora import check_adapter

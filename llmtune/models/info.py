@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmtune.errors import UsageError
+from llmtune.models.dtypes import TORCH_NAMES, Dtype, dtype_name
 from llmtune.registry import Entry, Registry
-
-Dtype = Literal["bf16", "fp16", "fp32"]
 
 AUTO = "auto"
 """Key of models without an entry: everything is read from the model's own files."""
@@ -35,6 +34,7 @@ class ModelInfo(Entry):
         architecture: The class that the checkpoint's config.json names.
         vocab_size: Of the checkpoint's config.json, where it tells families of one architecture apart.
         images: Whether rows with images can be trained: natively, only by the checkpoint's own code, or not at all.
+        get_media_reader: Makes the `MediaReader` of a native vision model from its folder and tokenizer.
         verified: Whether the ids were compared with a second source.
         source: Where these facts come from.
     """
@@ -53,6 +53,7 @@ class ModelInfo(Entry):
     architecture: str = ""
     vocab_size: int | None = None
     images: Literal["native", "remote_code", "no"] = "no"
+    get_media_reader: str | Callable[..., Any] = "llmtune.models.vision:image_reader"
     verified: bool = True
     source: str = ""
 
@@ -61,9 +62,8 @@ class ModelInfo(Entry):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.torch_dtype is not None:  # a torch dtype is known by its text, without importing torch
-            name = str(self.torch_dtype).removeprefix("torch.")
-            dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(name, name)
-            if dtype not in ("bf16", "fp16", "fp32"):
+            dtype = dtype_name(self.torch_dtype)
+            if dtype not in TORCH_NAMES:
                 raise UsageError(f"torch_dtype of a model entry is bf16, fp16 or fp32, not {self.torch_dtype!r}.")
             object.__setattr__(self, "torch_dtype", dtype)
 

@@ -1,7 +1,8 @@
-"""Load a model and its tokenizer. Here torch and transformers begin, inside the functions that need them."""
+"""Load a model and its tokenizer, or a model on the meta device. Here torch and transformers begin, in functions."""
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import inspect
 from collections.abc import Sequence
@@ -10,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError, one_line
 from llmtune.hub.clients import HubOptions
+from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.prequantized import check_prequantized, leave_uncompiled, loads_with, saved_quantization
+from llmtune.models.ports import find_port, read_config
+from llmtune.models.quantization import check_prequantized, leave_uncompiled, loads_with, saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json
-from llmtune.utils.logging import quiet_gptqmodel
+from llmtune.utils.logging import get_logger, quiet_gptqmodel
 
 if TYPE_CHECKING:
     import torch
+
+    from llmtune.templates.media import MediaReader
+
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py", "*.vocab")
 OURS = ("trust_remote_code", "allow_pickle", "rope")
@@ -51,7 +57,7 @@ def get_model_tokenizer(
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
         HubError: The hub does not give the model. ModelError: The folder lacks files, or they cannot be read.
     """
-    hub = HubOptions(*(kwargs.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
+    hub = _hub_options(kwargs)
     if model_type is None:
         from llmtune.models.identify import identify
 
@@ -87,6 +93,45 @@ def get_model_tokenizer(
     if load_tokenizer:
         _complete_tokenizer(tokenizer, folder)
     return (model if load_model else None), (tokenizer if load_tokenizer else None)
+
+
+def get_media_reader(
+    model_type: str,
+    tokenizer: Any,
+    *,
+    model_id_or_path: str | None = None,
+    max_pixels: int | None = None,
+    **hub: Any,
+) -> MediaReader | None:
+    """Return what reads the images of a vision model, for `get_template(..., media=...)`; None for a text model.
+
+    Images are read as the model's own folder says, even where the tokenizer comes from another one: a checkpoint's.
+
+    Args:
+        max_pixels: Limit on the size of images, below the model's own.
+        hub: As for `get_model_tokenizer`.
+
+    Raises:
+        ModelError: The folder has no image processor. MissingPackageError: Pillow is not installed.
+        UsageError: The model cannot follow `max_pixels`.
+    """
+    info = MODEL_MAPPING[model_type]
+    if info.images != "native":
+        if max_pixels is not None:
+            get_logger().warning("--max_pixels has no effect: the model takes text only.")
+        return None
+    function = resolve_reference(info.get_media_reader, what=f"The get_media_reader of the model {model_type!r}")
+    reader: MediaReader = function(
+        model_folder(info, model_id_or_path, hub=_hub_options(hub), weights=False), tokenizer
+    )
+    if max_pixels is not None:
+        reader.limit_pixels(max_pixels)
+    return reader
+
+
+def _hub_options(options: dict[str, Any]) -> HubOptions:
+    """Take the hub's options out of those of loading."""
+    return HubOptions(*(options.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
 
 
 def _accepted(function: Any, options: dict[str, Any], model_type: str) -> dict[str, Any]:
@@ -176,42 +221,6 @@ def load_causal_lm(
     return model, tokenizer
 
 
-def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]:
-    """Return the dtype of the weights, and why.
-
-    The entry's own takes precedence; without one: bf16, or fp16 on a GPU that lacks bf16, or fp32 on a CPU, where half
-    precision is slower.
-
-    Raises:
-        UsageError: The entry supports one dtype only, and another is requested.
-    """
-    import torch
-
-    by_name = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    wanted = by_name.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if info.torch_dtype is not None:
-        pinned = by_name[info.torch_dtype]
-        if wanted not in (None, pinned):
-            raise UsageError(
-                f"{info.model_id_or_path} supports {info.torch_dtype} only: use --dtype {info.torch_dtype}."
-            )
-        return pinned, "the model's own"
-    if wanted is not None:
-        if not isinstance(wanted, torch.dtype):
-            raise UsageError(f"Unknown dtype {dtype!r}: expected bf16, fp16 or fp32.")
-        return wanted, "requested"
-    if not torch.cuda.is_available():
-        return torch.float32, "there is no GPU, and half precision is slower on a CPU"
-    if torch.cuda.is_bf16_supported():
-        return torch.bfloat16, "the GPU supports it"
-    return torch.float16, "the GPU does not support bf16"
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """bf16, fp16 or fp32."""
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).removeprefix("torch.")]
-
-
 def _changed_config(folder: Path, rope: tuple[str, float] | None, on_gpu: bool, trust_remote_code: bool) -> Any:
     from llmtune.models.ports import native_config
     from llmtune.models.rope import scale_rope
@@ -295,3 +304,37 @@ def _complete_tokenizer(tokenizer: Any, folder: Path) -> None:
         raise ModelError(f"The tokenizer of {folder} names no end-of-text token (eos_token), which training needs.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+
+
+# On the meta device, without weights
+
+
+def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    port = None if trust_remote_code else find_port(read_config(folder))
+    try:
+        if port is not None:
+            model_class: Any = resolve_reference(port.model_class, what=f"The class of {port.family}")
+            # upstream: transformers 5.23.0 transformers/modeling_utils.py: only Auto classes have a public from_config
+            return model_class._from_config(config, dtype=dtype)
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        has_vision = getattr(config, "vision_config", None) is not None
+        model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+        options = {"trust_remote_code": True} if trust_remote_code else {}
+        return model_class.from_config(config, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:
+        raise ModelError(f"Cannot build a model from {folder}/config.json: {one_line(err)}") from err
+
+
+def layer_count(config: Any) -> int:
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def with_layers(config: Any, count: int) -> Any:
+    """Return the configuration with fewer layers."""
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    return found

@@ -10,7 +10,7 @@ import torch
 
 from llmtune.errors import LlmtuneError, one_line
 from llmtune.models.devices import gib
-from llmtune.models.loading import resolve_dtype
+from llmtune.models.dtypes import resolve_dtype
 from llmtune.planning.memory import Estimator
 from llmtune.planning.workload import Batch, Workload, rows_of, sharding_of
 from llmtune.utils.files import read_json

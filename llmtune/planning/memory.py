@@ -13,7 +13,7 @@ from torch import nn
 
 from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
-from llmtune.models.meta import layer_count
+from llmtune.models.loading import layer_count
 from llmtune.models.ports import native_config
 from llmtune.planning.trace import Passes, Work, shapes, trace_passes, weight_bytes
 from llmtune.planning.workload import Batch, Sharding, fullest_share

@@ -12,8 +12,8 @@ import torch
 
 from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_line
 from llmtune.models.devices import Gpu, gib, gpu_of_device
+from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.loading import dtype_name, resolve_dtype
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
 from llmtune.planning.memory import DEFAULT_OPTIMIZER, Estimate, Estimator
 from llmtune.planning.workload import Rows, Workload, rows_of, sharding_of

@@ -125,7 +125,7 @@ SHOWN_TOKENS = 400
 
 def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
     """Note the size of the data, and log the first sample with its loss mask."""
-    from llmtune.templates.mask_view import to_ansi, token_views, with_short_images
+    from llmtune.templates.mask_view import to_ansi, token_views, with_short_media
 
     log = get_logger()
     tokens = prepared.train_tokens
@@ -147,6 +147,6 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
         log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
     first = tokens[0]
     views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
-    if prepared.template.images is not None:
-        views = with_short_images(views, prepared.template.images.token_id)
+    if prepared.template.media is not None:
+        views = with_short_media(views, prepared.template.media_token_ids)
     log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))

@@ -13,7 +13,7 @@ from llmtune.errors import HubError, MissingPackageError, ModelError, UsageError
 from llmtune.hub.clients import use_hf
 from llmtune.models.folder import model_folder
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.prequantized import check_prequantized
+from llmtune.models.quantization import check_prequantized
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import ModelArguments

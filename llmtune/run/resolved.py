@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.training_groups import TRACKERS
 from llmtune.distributed.deepspeed import need_deepspeed
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.run.folder import check_flat_folder
 from llmtune.run.model_files import ModelFiles, find_model, noted
 from llmtune.run.resume import resume_run
-from llmtune.run.trackers import need_trackers
 from llmtune.tuners.named_layers import check_named_layers, check_peft_path
 from llmtune.utils.files import ensure_writable_folder
 from llmtune.utils.logging import get_logger
+from llmtune.utils.system import need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Run:
         Raises:
             LlmtuneError: The run cannot start here.
         """
-        from llmtune.models.kernels import check_kernels
+        from llmtune.models.layers import check_kernels
         from llmtune.run.training_arguments import check_processes
 
         check_kernels(self.args)
@@ -112,3 +114,10 @@ def _need_quantizer(args: StageArguments) -> None:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
     if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
         need_bitsandbytes(f"--optim {args.optim}")
+
+
+def need_trackers(report_to: Sequence[str]) -> None:
+    """Raise MissingPackageError if a tracker is not installed; none is imported."""
+    for name in report_to:
+        if TRACKERS[name]:
+            need(TRACKERS[name], f"--report_to {name}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,9 @@ from llmtune.distributed.deepspeed import (
 )
 from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError, one_line
-from llmtune.models.activation_checkpointing import checkpointing_kwargs
+from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.kernels import LIGER_SETTINGS, default_optimizer
-from llmtune.models.loading import resolve_dtype
+from llmtune.models.layers import LIGER_SETTINGS, checkpointing_kwargs, default_optimizer
 from llmtune.utils.logging import get_logger
 
 BELOW_ONE = 1 - 1e-9
@@ -196,3 +197,39 @@ def build_training_arguments(args: StageArguments, *, has_validation: bool) -> T
         # upstream: deepspeed 0.19.8 deepspeed/runtime/zero/partition_parameters.py: else shards over one process
         deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))
     return arguments
+
+
+# `--report_to`: trackers, with the project names and folders of the run
+
+
+PROJECT = "llmtune"
+
+
+@contextlib.contextmanager
+def placed_trackers(report_to: Sequence[str], run: Path) -> Iterator[None]:
+    """Set the trackers' environment variables that the user has not set; only within the block.
+
+    Local files of a tracker go into the run folder. Its credentials are in its own environment or login, and llmtune
+    never reads them.
+    """
+    chosen = {
+        "wandb": {"WANDB_PROJECT": PROJECT, "WANDB_DIR": str(run)},
+        "swanlab": {"SWANLAB_PROJECT": PROJECT, "SWANLAB_LOG_DIR": str(run / "swanlab")},
+        "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, **_mlflow_place(run)},
+        "trackio": {"TRACKIO_PROJECT": PROJECT, "TRACKIO_DIR": str(run / "trackio")},
+    }
+    wanted = {name: value for tracker in report_to for name, value in chosen.get(tracker, {}).items()}
+    ours = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _mlflow_place(run: Path) -> dict[str, str]:
+    """A local file store, which mlflow must be allowed explicitly; the user's tracking URI takes precedence."""
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return {}
+    return {"MLFLOW_TRACKING_URI": str(run / "mlruns"), "MLFLOW_ALLOW_FILE_STORE": "true"}

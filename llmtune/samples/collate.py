@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from llmtune.models.packed_attention import segments
 from llmtune.samples.packing import join_rows, loss_weights
-from llmtune.templates.images import ImageReader
-from llmtune.types import IGNORE_INDEX
+from llmtune.templates.media import MediaReader
+from llmtune.types import IGNORE_INDEX, media_of
 
 WEIGHTS = "loss_weights"
 """Key of the token weights in a batch: float32 bits as int32, [B, T]. Sharding and bf16 cast floating-point inputs, so
@@ -26,11 +26,11 @@ class PaddingCollator:
     """Pads each batch to its longest sample.
 
     Gives `input_ids`, `attention_mask` and `labels`, all int64 [B, T]; padding has mask 0 and IGNORE_INDEX. Where
-    samples have images, also what `images` makes of them for the model.
+    samples have images, also what `media` makes of them for the model.
     """
 
     pad_token_id: int
-    images: ImageReader | None = None
+    media: MediaReader | None = None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         length = max(len(sample["input_ids"]) for sample in samples)
@@ -45,8 +45,8 @@ class PaddingCollator:
             mask[row, :size] = 1
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels} | _numbers(samples)
         batch |= _weights(samples, shape)
-        if self.images is not None:
-            batch |= self.images.inputs([path for sample in samples for path in sample.get("images", ())], input_ids)
+        if self.media is not None:
+            batch |= self.media.inputs([one for sample in samples for one in media_of(sample)], input_ids)
         return batch
 
 

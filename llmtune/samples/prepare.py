@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
+from llmtune.arguments.stage import StageArguments
 from llmtune.data.canonical import from_record
 from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
 from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.loading import get_media_reader, get_model_tokenizer
+from llmtune.models.ports import native_config
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.images import limit_pixels
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.lookup import get_template
 from llmtune.templates.parity import first_difference
@@ -100,16 +102,15 @@ def prepare(args: StageArguments) -> Prepared:
     train, validation = _load(args, overwrite) if stream is None else _load_head(stream, args, overwrite)
     if any_images(train) or (validation is not None and any_images(validation)):
         check_images(args, MODEL_MAPPING[args.model_type])
+    place = {"model_id_or_path": args.model_id_or_path, **args.hub_options()}
     _, tokenizer = get_model_tokenizer(
         args.model_type,
-        model_id_or_path=args.model_id_or_path,
         load_model=False,
         tokenizer_id_or_path=args.tokenizer_id_or_path,
         trust_remote_code=args.trust_remote_code,
-        **args.hub_options(),
+        **place,
     )
     add_new_tokens(tokenizer, args.new_special_tokens)
-    limit_pixels(tokenizer, args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,
@@ -120,9 +121,10 @@ def prepare(args: StageArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
+        media=get_media_reader(args.model_type, tokenizer, max_pixels=args.max_pixels, **place),
     )
-    check_no_images(args, template.images is not None)
-    if stream is not None and template.images is not None:
+    check_no_images(args, template.media is not None)
+    if stream is not None and template.media is not None:
         raise UsageError("--streaming true supports text models only. Remove it for vision models.")
     options = {"strict": args.strict, "overwrite": overwrite}
     train_tokens = encode_dataset(train, template, name="training", **options)
@@ -202,3 +204,62 @@ def _carry_template(template: ChatTemplate, train: Dataset) -> None:
         log.warning("The template cannot be saved as the tokenizer's chat template: %s.", err)
     else:
         log.info("The template %r is saved with the checkpoint's tokenizer as its chat template.", template.name)
+
+
+# Identity of the samples: a resumed run must have the same ones
+
+
+SAMPLES = 64
+
+
+def data_identity(prepared: Prepared) -> dict[str, Any]:
+    """Return the counts of samples and tokens, and a digest of all lengths and of some samples.
+
+    It depends on what is trained, not on where it was read from or which version of llmtune encoded it. Of a stream it
+    is that of its first rows.
+    """
+    tokens = prepared.train_tokens
+    lengths = tokens.lengths
+    digest = blake2b(lengths.astype("<i8").tobytes(), digest_size=16)
+    for index in sorted({number * (len(tokens) - 1) // max(SAMPLES - 1, 1) for number in range(SAMPLES)}):
+        sample = tokens[index]
+        for name in ("input_ids", "labels"):
+            digest.update(sample[name].astype("<i8").tobytes())
+    return {
+        "samples": len(tokens),
+        "tokens": int(lengths.sum()),
+        "trainable_tokens": tokens.report.num_trainable,
+        "digest": digest.hexdigest(),
+        "streamed": isinstance(prepared.train_set, StreamedSamples),
+    }
+
+
+# Samples longer than the model's trained positions
+
+
+LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "xglm"})
+"""Model types with learned position embeddings, which end there."""
+
+
+def note_positions(prepared: Prepared, args: StageArguments) -> None:
+    """Warn about samples beyond the trained positions.
+
+    Raises:
+        UsageError: The model has no position for them at all.
+    """
+    config = native_config(args.folder(), trust_remote_code=args.trust_remote_code)
+    trained = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(trained, int) or trained < 1:
+        return
+    limit = int(trained * (args.rope_factor or 1))
+    lengths = prepared.train_tokens.lengths
+    num_longer = int((lengths > limit).sum())
+    if not num_longer:
+        return
+    text = (
+        f"{num_longer:,} of {len(lengths):,} samples are longer than the {limit:,} positions that the model was "
+        f"trained with; the longest has {int(lengths.max()):,} tokens."
+    )
+    if config.model_type in LEARNED_POSITIONS:
+        raise UsageError(f"{text} This model has no more positions: use --max_length {limit}.")
+    get_logger().warning("%s Truncate them with --max_length %d, or use --rope_scaling.", text, limit)

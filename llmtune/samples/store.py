@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from llmtune.data.canonical import FORMATS_VERSION, from_record
 from llmtune.errors import DataError, OutputError
+from llmtune.types import Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
@@ -216,7 +217,7 @@ def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeR
         for start in range(0, len(dataset), BATCH_ROWS):
             records = _records(dataset[start : start + BATCH_ROWS])
             conversations = [from_record(record) for record in records]
-            report.num_with_images += sum(bool(conversation.images) for conversation in conversations)
+            report.num_with_images += sum(bool(conversation.media) for conversation in conversations)
             rows = template.encode_rows(conversations)
             writer.write_batch(_batch(rows, start, report))
             bar.update(len(rows))
@@ -225,7 +226,7 @@ def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeR
 def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.RecordBatch:
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    images: list[tuple[str, ...]] = []
+    media: list[tuple[Media, ...]] = []
     origins: list[int] = []
     weights: list[list[float] | None] = []
     for index, row in enumerate(rows, start):
@@ -234,13 +235,13 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
             ids.append(sample.input_ids)
             labels.append(sample.labels)
             origins.append(index)
-            images.append(sample.images)
+            media.append(sample.media)
             weights.append(sample.weights)
     columns = [
         _lists(ids),
         _lists(labels),
         pa.array(origins, pa.int64()),
-        pa.array(images, pa.list_(pa.string())),
+        pa.array([media_columns(one).get("images", []) for one in media], pa.list_(pa.string())),
         pa.array(weights, pa.list_(pa.float32())),
     ]
     return pa.record_batch(columns, schema=SCHEMA)
@@ -281,7 +282,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
             log.warning("%s. To skip such samples instead: --truncation_strategy delete.", text)
         else:
             log.info("%s.", text)
-    if report.num_with_images and template.images is None:
+    if report.num_with_images and template.media is None:
         text = "%s %s rows name images, but this model takes text only: the images are ignored."
         log.warning(text, f"{report.num_with_images:,}", name)
     if report.num_weighted:
@@ -321,10 +322,10 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
 
 def _images_text(dataset: Dataset, template: ChatTemplate) -> str:
     """Return what ids depend on for a vision model: files with size and time, and the image processor's settings."""
-    if template.images is None:
+    if template.media is None:
         return ""
-    paths = (path for images in dataset["images"] for path in images or ())
-    return repr((template.images.state(paths), template.images.processor.to_dict()))
+    media = (Media(path) for images in dataset["images"] for path in images or ())
+    return repr(template.media.state(media))
 
 
 def _template_text(template: ChatTemplate) -> str:

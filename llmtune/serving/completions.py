@@ -25,7 +25,7 @@ from llmtune.serving.tool_calls import (
 )
 from llmtune.serving.wire import MAX_DEPTH, Pictures, is_deeper
 from llmtune.templates.tools import ToolFormat
-from llmtune.types import Conversation, Encoded
+from llmtune.types import Conversation, Encoded, Media
 
 IMAGES = ("image_url", "input_image")
 PASSED_ON = {"name", "tool_call_id", "reasoning_content", "reasoning", "tool_calls"}
@@ -88,7 +88,7 @@ class Chat(_Asked):
         if request.top_logprobs and not request.logprobs:
             raise ApiError(400, "top_logprobs requires logprobs to be true.", param="top_logprobs")
         pictures = Pictures()
-        conversation = _conversation(request, pictures, sees=template.images is not None)
+        conversation = _conversation(request, pictures, sees=template.media is not None)
         prompt, opened = service.chat_prompt(request.model, conversation)
         return cls(service, request, prompt, opened, pictures, fmt, asked)
 
@@ -208,7 +208,7 @@ def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Co
     except LlmtuneError as err:
         raise ApiError(400, f"messages: {err}.", param="messages") from err
     kwargs = request.chat_template_kwargs or {}
-    return Conversation(tuple(messages), tools, tuple(pictures.paths), kwargs)
+    return Conversation(tuple(messages), tools, tuple(map(Media, pictures.paths)), kwargs)
 
 
 def _message(message: ChatMessage, pictures: Pictures, *, sees: bool) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def reason_for_queue(engine: Engine) -> str:
     places = set(map(str, getattr(model, "hf_device_map", {}).values()))
     if model.device.type != "cuda":
         return "there is no GPU"
-    if engine.template.images is not None:
+    if engine.template.media is not None:
         return "it is a vision model"
     if any(engine.adapters):
         return "several adapters share the base model"

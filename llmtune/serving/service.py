@@ -139,7 +139,7 @@ class Service:
         An escaped character takes six bytes.
         """
         limit = self.max_prompt_tokens
-        if limit is None or self.engine.template.images is not None:
+        if limit is None or self.engine.template.media is not None:
             return self.args.max_body_size
         return min(self.args.max_body_size, 6 * max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS) + (1 << 20))
 

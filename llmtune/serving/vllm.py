@@ -15,13 +15,13 @@ from typing import Any
 from llmtune.arguments.service import API_KEY_VARIABLE, BASE_NAME, ServeArguments
 from llmtune.checkpoint import read_adapter_config
 from llmtune.errors import UsageError
+from llmtune.models.dtypes import TORCH_NAMES
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import need
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARSERS: dict[str | None, str] = {
     "hermes": "hermes",
     "llama3.1": "llama3_json",
@@ -56,7 +56,7 @@ def vllm_command(args: ServeArguments) -> list[str]:
     if args.model_revision is not None:
         command += ["--revision", args.model_revision]
     if args.dtype is not None:
-        command += ["--dtype", DTYPES[args.dtype]]
+        command += ["--dtype", TORCH_NAMES[args.dtype]]
     if args.quantization_bit == 4 and args.quant_method == "bnb":
         command += ["--quantization", "bitsandbytes"]
     elif args.quantization_bit:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from llmtune.arguments.stage import SftArguments
 from llmtune.samples.prepare import prepare
+from llmtune.training.build import collator_of
 from llmtune.training.cross_entropy import CrossEntropy
 from llmtune.training.generation_eval import generation_metrics
-from llmtune.training.packed import collator_of
 from llmtune.training.result import SftResult
 from llmtune.training.stage import Stage
 

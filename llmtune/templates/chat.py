@@ -12,9 +12,9 @@ from llmtune.data.formats import to_conversation
 from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import RowError, TemplateError, UsageError
 from llmtune.templates.encode import EncodedRow, Sample, TextEncoder, cut_prompt, keep
-from llmtune.templates.images import ImageError, Sizes, fill_images, images_of
 from llmtune.templates.info import TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part
+from llmtune.templates.media import MediaError, MediaReader, Sizes, fill_media
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import (
     mark_trainable,
@@ -25,7 +25,8 @@ from llmtune.templates.template import (
     trainable_answers,
 )
 from llmtune.templates.thoughts import THINK, ThoughtMarks
-from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, TruncationStrategy
+from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, Media, TruncationStrategy, media_columns
+from llmtune.utils.logging import log_once
 
 Row = Mapping[str, Any] | Conversation
 
@@ -45,6 +46,7 @@ class ChatTemplate:
         loss_on: LossOn = "auto",
         special_tokens_in_text: Literal["text", "special"] = "text",
         template_kwargs: Mapping[str, Json] | None = None,
+        media: MediaReader | None = None,
     ) -> None:
         if system is not None and not info.has_system_slot:
             raise UsageError(
@@ -61,7 +63,7 @@ class ChatTemplate:
         self.truncation_strategy = truncation_strategy
         self.loss_on = loss_on
         self.control_as_text = special_tokens_in_text == "text"
-        self.images = images_of(tokenizer) if info.image else None
+        self.media = media if info.image else None
         self.token_texts: dict[
             int, str
         ] = {}  # of single tokens, and those of one character: for constrained generations
@@ -84,6 +86,7 @@ class ChatTemplate:
             loss_on=self.loss_on,
             special_tokens_in_text="text" if self.control_as_text else "special",
             template_kwargs=self.template_kwargs,
+            media=self.media,
         )
 
     def _check_kwargs(self) -> None:
@@ -159,7 +162,7 @@ class ChatTemplate:
         """Return the prompts with their images; there are no labels.
 
         Raises:
-            RowError: More marks than images. ImageError: An image that is missing or broken.
+            RowError: More marks than images. MediaError: An image that is missing or broken.
             TemplateError: The template cannot express a row, or truncating it would cut an image.
         """
         conversations = [self._shown(as_conversation(row, need_answer=False)) for row in rows]
@@ -168,8 +171,8 @@ class ChatTemplate:
         found: list[Encoded] = []
         for conversation, encoded in zip(conversations, self._encoder.encode(samples), strict=True):
             assert encoded is not None, "a prompt has no answer whose border could lie inside a token"
-            made = replace(encoded, images=self._images_of(conversation))
-            found.append(cut_prompt(made, self.max_length, image_token=self._image_token))
+            made = replace(encoded, media=self._media_of(conversation))
+            found.append(cut_prompt(made, self.max_length, media_tokens=self.media_token_ids))
         return found
 
     def pieces(self, conversation: Conversation, *, generation: bool = False) -> list[Piece]:
@@ -181,7 +184,7 @@ class ChatTemplate:
             system=self.system,
             train_everything=everything,
             generation=generation,
-            images=self.images is not None,
+            images=self.media is not None,
         )
 
     @property
@@ -259,7 +262,7 @@ class ChatTemplate:
         for index, conversation in jobs:
             try:
                 ready.append((index, conversation, self._sample(conversation, sizes)))
-            except (TemplateError, ImageError) as err:
+            except (TemplateError, MediaError) as err:
                 rows[index].problem = str(err)
         again: list[tuple[int, Conversation]] = []
         encoded_samples = self._encoder.encode([sample for _, _, sample in ready])
@@ -269,39 +272,45 @@ class ChatTemplate:
                 again += [(index, part) for part in _one_by_one(conversation)]
             else:
                 rows[index].num_plain += sample.num_plain
-                made = replace(encoded, images=self._images_of(conversation))
-                keep(made, rows[index], self.max_length, self.truncation_strategy, image_token=self._image_token)
+                made = replace(encoded, media=self._media_of(conversation))
+                keep(made, rows[index], self.max_length, self.truncation_strategy, media_tokens=self.media_token_ids)
         return again
 
-    # Images, for vision models
+    # Media, for vision models
 
     def _shown(self, conversation: Conversation) -> Conversation:
-        return conversation if self.images is None else with_all_marks(conversation)
+        return conversation if self.media is None else with_all_marks(conversation)
 
-    def _images_of(self, conversation: Conversation) -> tuple[str, ...]:
-        return () if self.images is None else conversation.images
+    def _media_of(self, conversation: Conversation) -> tuple[Media, ...]:
+        return () if self.media is None else conversation.media
 
     def _sizes(self, conversations: Sequence[Conversation]) -> Sizes:
-        if self.images is None:
+        if self.media is None:
+            if self.info.image and any(conversation.media for conversation in conversations):
+                log_once(
+                    f"The template {self.name!r} has no reader of images, so the images of rows are ignored. Pass "
+                    "get_template(..., media=get_media_reader(model_type, tokenizer))."
+                )
             return {}
-        return self.images.measure(path for conversation in conversations for path in conversation.images)
+        return self.media.measure(one for conversation in conversations for one in conversation.media)
 
     def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> Sample:
-        """Return the parts to tokenise, with the image token once per position of an image."""
+        """Return the parts to tokenise, with the token of an image once per position of it."""
         pieces = self.pieces(conversation, generation=generation)
         if not generation:
             dropped = dropped_part(pieces, conversation, self.thought_marks, everything=self.loss_on == "everything")
             if dropped is not None:
                 raise TemplateError(dropped)
-        if self.images is not None:
-            token = self.images.token
-            is_text = self._encoder.control_spans(token, [token])  # where the data contains it
-            pieces = fill_images(pieces, conversation.images, sizes, token, may_spell=bool(is_text))
+        if self.media is not None:
+            texts = {kind: token.text for kind, token in self.media.tokens.items()}
+            spelled = {text for text in texts.values() if self._encoder.control_spans(text, [text])}
+            pieces = fill_media(pieces, conversation.media, sizes, texts, may_spell=spelled)
         return self._encoder.sample(pieces)
 
     @property
-    def _image_token(self) -> int | None:
-        return None if self.images is None else self.images.token_id
+    def media_token_ids(self) -> frozenset[int]:
+        """Ids of the positions of images; none for text models."""
+        return frozenset() if self.media is None else frozenset(token.id for token in self.media.tokens.values())
 
     def _limit_text(self) -> str:
         if self.max_length is None:
@@ -323,7 +332,7 @@ def _as_dict(sample: Encoded) -> dict[str, Any]:
     found: dict[str, Any] = {"input_ids": sample.input_ids, "labels": sample.labels}
     if sample.weights is not None:
         found["loss_weights"] = sample.weights
-    return found | {"images": list(sample.images)} if sample.images else found
+    return found | media_columns(sample.media)
 
 
 def _one_by_one(conversation: Conversation) -> list[Conversation]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -301,12 +301,12 @@ class EncodedRow:
 
 
 def keep(
-    encoded: Encoded, row: EncodedRow, limit: int | None, strategy: TruncationStrategy, *, image_token: int | None
+    encoded: Encoded, row: EncodedRow, limit: int | None, strategy: TruncationStrategy, *, media_tokens: Container[int]
 ) -> None:
     """Add a sample to its row, truncated to the limit, or count why it is skipped.
 
     Args:
-        limit: Tokens; None: no limit. image_token: Id of image positions, for vision models.
+        limit: Tokens; None: no limit. media_tokens: Ids of the positions of media.
     """
     num_tokens, num_trainable = len(encoded.input_ids), encoded.num_trainable
     if limit is not None and num_tokens > limit:
@@ -314,7 +314,7 @@ def keep(
             row.num_deleted += 1
             return
         kept = slice(-limit, None) if strategy == "left" else slice(limit)
-        if _cuts_images(encoded, kept, image_token):
+        if _cuts_media(encoded, kept, media_tokens):
             row.num_cut_images += 1
             return
         weights = None if encoded.weights is None else encoded.weights[kept]
@@ -329,7 +329,7 @@ def keep(
         row.samples.append(encoded)
 
 
-def cut_prompt(prompt: Encoded, limit: int | None, *, image_token: int | None) -> Encoded:
+def cut_prompt(prompt: Encoded, limit: int | None, *, media_tokens: Container[int]) -> Encoded:
     """Return the end of a prompt that fits the limit.
 
     Raises:
@@ -337,13 +337,14 @@ def cut_prompt(prompt: Encoded, limit: int | None, *, image_token: int | None) -
     """
     if not limit or len(prompt.input_ids) <= limit:
         return prompt
-    if _cuts_images(prompt, slice(-limit, None), image_token):
+    if _cuts_media(prompt, slice(-limit, None), media_tokens):
         size = f"{len(prompt.input_ids):,} tokens, images included"
         raise TemplateError(f"A prompt has {size}; --max_length is {limit:,}. Increase it, or set it to -1.")
     return replace(prompt, input_ids=prompt.input_ids[-limit:])
 
 
-def _cuts_images(encoded: Encoded, kept: slice, image_token: int | None) -> bool:
-    if image_token is None or not encoded.images:
-        return False
-    return encoded.input_ids[kept].count(image_token) != encoded.input_ids.count(image_token)
+def _cuts_media(encoded: Encoded, kept: slice, media_tokens: Container[int]) -> bool:
+    def count(ids: list[int]) -> int:
+        return sum(token in media_tokens for token in ids)
+
+    return bool(encoded.media) and count(encoded.input_ids[kept]) != count(encoded.input_ids)

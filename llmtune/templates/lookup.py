@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.info import TEMPLATE_MAPPING
+from llmtune.templates.media import MediaReader
 from llmtune.templates.own import OwnTemplate
 from llmtune.types import Json, LossOn, TruncationStrategy
 
@@ -22,6 +23,7 @@ def get_template(
     special_tokens_in_text: Literal["text", "special"] = "text",
     tool_format: str | None = None,
     template_kwargs: Mapping[str, Json] | None = None,
+    media: MediaReader | None = None,
 ) -> ChatTemplate:
     """Bind a registered template to a tokenizer.
 
@@ -36,6 +38,7 @@ def get_template(
         tool_format: Key in TOOL_FORMAT_MAPPING, instead of the template's own.
         template_kwargs: Variables of the tokenizer's own chat template, such as `{"enable_thinking": False}`; a row's
             own override them. A registered template supports only `enable_thinking`.
+        media: Reads the images of rows: `get_media_reader` of a vision model. None: images are ignored.
 
     Raises:
         UnknownKeyError: No such template or format. UsageError: It has no place for the system prompt, or the tools.
@@ -53,4 +56,5 @@ def get_template(
         loss_on=loss_on,
         special_tokens_in_text=special_tokens_in_text,
         template_kwargs=template_kwargs,
+        media=media,
     )

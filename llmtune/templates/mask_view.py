@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
@@ -57,12 +57,12 @@ def token_views(tokenizer: Any, input_ids: Sequence[int], labels: Sequence[int])
     ]
 
 
-def with_short_images(views: Sequence[TokenView], token_id: int) -> list[TokenView]:
+def with_short_media(views: Sequence[TokenView], token_ids: Container[int]) -> list[TokenView]:
     """Merge the positions of each image into one: an image may have thousands, which all look the same."""
     found: list[TokenView] = []
-    for is_image, run in groupby(views, lambda view: view.token_id == token_id):
+    for token, run in groupby(views, lambda view: view.token_id if view.token_id in token_ids else None):
         same = list(run)
-        found += [replace(same[0], text=f"{same[0].text} x {len(same)}")] if is_image and len(same) > 1 else same
+        found += same if token is None or len(same) == 1 else [replace(same[0], text=f"{same[0].text} x {len(same)}")]
     return found
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from llmtune.errors import TemplateError, UsageError
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.own_render import PROBES, SENTINEL, Renderer, closed_thought, turn_behind
+from llmtune.templates.own_render import PROBES, SENTINEL, Renderer, Stop, closed_thought, find_stop, turn_behind
 from llmtune.templates.parity import checked_kwargs
 from llmtune.templates.pieces import Piece
-from llmtune.templates.stops import Stop, find_stop
 from llmtune.templates.template import single_answer, trainable_answers
 from llmtune.templates.thoughts import ThoughtMarks, marks_in
 from llmtune.templates.vetted import vetted

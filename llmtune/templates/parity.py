@@ -57,10 +57,10 @@ def prompt_difference(template: ChatTemplate, conversation: Conversation) -> Dif
     prompt = replace(conversation, messages=_question(conversation))
     ours = template.encode_prompts([prompt])[0]
     options: dict[str, Any] = {"enable_thinking": False} if template.info.answer_prefix else {}
-    if template.images is not None:
+    if template.media is not None:
         prompt = with_all_marks(prompt)
         options["image"] = template.info.image
-        ours = _images_once(ours, template.images.token_id)
+        ours = _media_once(ours, template.media_token_ids)
     try:
         theirs = upstream_ids(template.tokenizer, prompt, system=template.system, add_generation_prompt=True, **options)
     except Exception as err:  # a chat template may raise anything for a conversation that it refuses
@@ -107,8 +107,8 @@ def first_difference(template: ChatTemplate, conversations: Iterable[Conversatio
     return None
 
 
-def _images_once(ids: list[int], image: int) -> list[int]:
-    return [token for place, token in enumerate(ids) if token != image or ids[place - 1 : place] != [image]]
+def _media_once(ids: list[int], media: frozenset[int]) -> list[int]:
+    return [token for place, token in enumerate(ids) if token not in media or ids[place - 1 : place] != [token]]
 
 
 def _question(conversation: Conversation) -> tuple[Message, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from llmtune.types import MediaKind
+
 Context: TypeAlias = "str | tuple[int | str, ...]"
 """Text with placeholders, or token ids and names of tokenizer attributes such as `eos_token_id`."""
 
@@ -13,13 +15,13 @@ Context: TypeAlias = "str | tuple[int | str, ...]"
 class Piece:
     """Piece of a rendered conversation: text, or token ids and names of tokenizer attributes.
 
-    `turn`: index of the assistant turn that it belongs to, where the model writes it; None otherwise. `is_image`: it
-    represents an image, with the model's image token once. `weight`: loss weight of its trainable tokens.
+    `turn`: index of the assistant turn that it belongs to, where the model writes it; None otherwise. `media`: it
+    represents a medium of that kind, with the model's token for it once. `weight`: loss weight of its trainable tokens.
     """
 
     content: Context
     trainable: bool = False
     from_data: bool = False
     turn: int | None = None
-    is_image: bool = False
+    media: MediaKind | None = None
     weight: float = 1.0

@@ -33,7 +33,7 @@ def single_answer(conversation: Conversation, answer: int) -> Conversation:
     """Return the conversation up to one assistant turn, the only trainable one."""
     num_kept = len(conversation.messages) - len(conversation.turns) + answer + 1
     kept = replace(conversation, messages=conversation.messages[:num_kept])
-    kept = replace(kept, images=conversation.images[: count_marks(kept)])  # images of later questions are dropped
+    kept = replace(kept, media=conversation.media[: count_marks(kept)])  # images of later questions are dropped
     return _with_trainable(kept, {answer})
 
 
@@ -80,7 +80,7 @@ def render(
         if info.answer_prefix and turns[-1].role != "assistant":
             pieces.append(Piece(info.answer_prefix))
     if train_everything and not generation:
-        pieces = [replace(piece, trainable=not piece.is_image, weight=1.0) for piece in pieces]
+        pieces = [replace(piece, trainable=piece.media is None, weight=1.0) for piece in pieces]
     return pieces
 
 
@@ -273,7 +273,7 @@ def _substitute(context: str, values: dict[str, str], image: str) -> Iterator[Pi
             yield Piece(context[position : match.start()])
         if match.group(1) == "QUERY" and image:
             for text in split_marks(values["QUERY"], joins_line=image.endswith("\n")):
-                yield Piece(image, is_image=True) if text is None else Piece(text, from_data=True)
+                yield Piece(image, media="image") if text is None else Piece(text, from_data=True)
         else:
             yield Piece(values[match.group(1)], from_data=match.group(1) in ("QUERY", "SYSTEM"))
         position = match.end()

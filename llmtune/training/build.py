@@ -1,4 +1,4 @@
-"""The model to train: loaded, with its trainable parameters and the supervised loss."""
+"""The model to train, and the collator of its batches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from transformers import set_seed
 from llmtune.arguments.groups import rope_options
 from llmtune.arguments.stage import StageArguments
 from llmtune.models.devices import first_device, spread_options
+from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.loading import dtype_name, get_model_tokenizer, resolve_dtype
+from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.packed_attention import check_isolation, takes_one_sequence
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.run.log import Decisions
+from llmtune.samples.collate import PackingCollator, PaddingCollator
+from llmtune.samples.prepare import Prepared
 from llmtune.training.attention import attention_options, settle_attention
 from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
+from llmtune.utils.logging import get_logger
 
 
 def build_model(
@@ -77,3 +82,31 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     if is_quantized(model):
         decisions.fact("Quantisation", quantization_note(model))
     return model
+
+
+# Batches
+
+
+def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
+    """Check that packed sequences are attended to separately; warn of what packing changes.
+
+    Raises:
+        ModelError: They are not.
+    """
+    if not (args.packing or args.padding_free):
+        return
+    stores = [store for store in (samples.train_tokens, samples.validation_tokens) if store is not None]
+    longest = max(int(store.lengths.max()) for store in stores)
+    check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
+    if args.neftune_noise_alpha:
+        text = "NEFTune's noise shrinks with the sequence length, which packing increases: raise %s."
+        get_logger().warning(text, "--neftune_noise_alpha")
+
+
+def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
+    """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
+    padding = samples.tokenizer.pad_token_id
+    if not (args.packing or args.padding_free):
+        return PaddingCollator(padding, samples.template.media)
+    one_sequence = takes_one_sequence(model)
+    return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)

@@ -12,7 +12,7 @@ from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine
 from llmtune.inference.sampling import Sampling
 from llmtune.metrics import text_metrics
-from llmtune.models.kernels import without_compiling
+from llmtune.models.layers import without_compiling
 from llmtune.samples.prepare import Prepared
 from llmtune.types import Conversation
 

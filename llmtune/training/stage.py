@@ -19,28 +19,23 @@ from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
+from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.flops import model_flops
-from llmtune.models.kernels import compile_layers, note_kernels
-from llmtune.models.loading import dtype_name, resolve_dtype
+from llmtune.models.layers import compile_layers, note_kernels
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
 from llmtune.run.folder import RunLock, args_record, open_run_folder
 from llmtune.run.log import Decisions, first_decisions, log_data, note_steps
 from llmtune.run.resolved import Run
 from llmtune.run.resume import check_same_data, check_steps_left
-from llmtune.run.trackers import placed_trackers
-from llmtune.run.training_arguments import build_training_arguments, checkpoint_activations
-from llmtune.samples.identity import data_identity
-from llmtune.samples.positions import note_positions
-from llmtune.samples.prepare import Prepared
+from llmtune.run.training_arguments import build_training_arguments, checkpoint_activations, placed_trackers
+from llmtune.samples.prepare import Prepared, data_identity, note_positions
 from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
-from llmtune.training.build import build_model
-from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, Progress, ShowRun
+from llmtune.training.build import build_model, check_packed
+from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, LossWatch, Progress, ShowRun
 from llmtune.training.hub_push import HubPush, hub_push
-from llmtune.training.loss_watch import LossWatch
 from llmtune.training.objective import Objective
-from llmtune.training.packed import check_packed
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
@@ -180,6 +175,7 @@ class Stage:
             keep=args.save_total_limit if args.save_total_limit > 0 else None,
             changed=args.changed_on_resume,
             generate_metrics=generate_metrics,
+            media=samples.template.media,
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)

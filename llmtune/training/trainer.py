@@ -24,9 +24,8 @@ from llmtune.run.resume import RATES
 from llmtune.samples.collate import SAMPLES
 from llmtune.samples.sampler import EpochOrder, Kind, SetEpoch
 from llmtune.samples.streaming import PLACE_FILE, StreamedSamples
-from llmtune.templates.images import images_of
-from llmtune.training.callbacks import Interrupt
-from llmtune.training.loss_watch import LossWatch
+from llmtune.templates.media import MediaReader
+from llmtune.training.callbacks import Interrupt, LossWatch
 from llmtune.training.objective import Metrics, Objective, Totals
 from llmtune.training.resuming import follow_rates, rates_of
 from llmtune.training.throughput import Throughput
@@ -61,6 +60,7 @@ class StageTrainer(Trainer):
         changed: Arguments that differ from those of the resumed checkpoint.
         async_save: Write FSDP shards in the background.
         generate_metrics: Computes additional metrics of an evaluation from the model.
+        media: Saved with each checkpoint.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class StageTrainer(Trainer):
         keep: int | None = None,
         changed: frozenset[str] = frozenset(),
         generate_metrics: GenerateMetrics | None = None,
+        media: MediaReader | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -92,6 +93,7 @@ class StageTrainer(Trainer):
         self._keep = keep
         self._changed = changed
         self._generate_metrics = generate_metrics
+        self._media = media
         self._train_metrics = Metrics(objective.train_metrics)
         self._eval_metrics = Metrics(objective.eval_metrics)
         self._totals: Totals | None = None
@@ -330,7 +332,7 @@ class StageTrainer(Trainer):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
         self.state.save_to_json(str(made / STATE_FILE))
         write_settings(made, self._settings)
-        complete_checkpoint(made, self.model, self.processing_class)
+        complete_checkpoint(made, self.model, self._media)
         if isinstance(self.train_dataset, StreamedSamples):
             place = self.train_dataset.place_after(self.state.global_step * self._step_size())
             write_json(made / PLACE_FILE, place)
@@ -366,14 +368,13 @@ def _whole(tokens: torch.Tensor) -> torch.Tensor:
     return torch.tensor(int(total)) if total.is_integer() else torch.tensor(total)
 
 
-def complete_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
+def complete_checkpoint(folder: Path, model: Any, media: MediaReader | None) -> None:
     """Add files that serving needs and Trainer omits: generation_config.json of adapters, image processor settings."""
     config = getattr(model, "generation_config", None)
     if config is not None and not (folder / "generation_config.json").exists():
         config.save_pretrained(str(folder))
-    images = images_of(tokenizer)
-    if images is not None:
-        images.save(folder)
+    if media is not None:
+        media.save(folder)
 
 
 def _failure_of(work: Callable[[], Any]) -> Exception | None:

@@ -12,8 +12,9 @@ from llmtune.arguments.groups import rope_options
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
+from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.loading import get_model_tokenizer, resolve_dtype
+from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.packed_attention import register_varlen
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.tuners.lora import load_adapter

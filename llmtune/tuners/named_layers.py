@@ -70,7 +70,7 @@ def _check_on_meta(args: StageArguments, folder: Path) -> None:
     import torch
     from accelerate import init_empty_weights
 
-    from llmtune.models.meta import from_config
+    from llmtune.models.loading import from_config
     from llmtune.models.ports import native_config
 
     config = native_config(folder, trust_remote_code=args.trust_remote_code)

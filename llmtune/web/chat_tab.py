@@ -16,7 +16,7 @@ from llmtune.data.image_marks import MARK, with_all_marks
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine
 from llmtune.inference.sampling import Sampling
-from llmtune.types import Conversation, Message
+from llmtune.types import Conversation, Media, Message
 
 MAX_NEW_TOKENS = 4096
 CHAT_HEIGHT = 480
@@ -90,7 +90,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
 def _ask(engine: Engine, chat: Chat, texts: dict[str, str]) -> None:
     """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
-    if engine.template.images is None:
+    if engine.template.media is None:
         if question := st.chat_input(texts["ask"], key="question"):
             chat.ask(question)
     elif sent := st.chat_input(texts["ask"], key="question", accept_file="multiple", file_type=KINDS):
@@ -224,7 +224,7 @@ class Chat:
             if turn is not turns[-1]:
                 answer = turn.answers.get(model) or next(iter(turn.answers.values()), "")
                 messages.append(Message("assistant", answer))
-        whole = Conversation(tuple(messages), images=tuple(images))
+        whole = Conversation(tuple(messages), media=tuple(map(Media, images)))
         return with_all_marks(whole) if images else whole
 
     def forget_answers(self) -> None:

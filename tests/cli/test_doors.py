@@ -20,7 +20,7 @@ from llmtune.arguments.parser import parse
 from llmtune.cli.main import USAGE, main
 from llmtune.distributed.launch import check_launch, planned_processes
 from llmtune.errors import OutputError, UsageError
-from llmtune.inference.adapters import peft_name
+from llmtune.inference.engine import peft_name
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.tiny import tiny_folder
 from llmtune.templates.info import TEMPLATE_MAPPING

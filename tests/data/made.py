@@ -12,7 +12,7 @@ import pytest
 from llmtune.data.canonical import from_record
 from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
-from llmtune.types import Conversation, Message
+from llmtune.types import Conversation, Media, Message
 
 ROWS = [{"query": "你好", "response": "a\u2028b"}, {"query": "q2", "response": "r2"}, {"query": "q3", "response": "r3"}]
 """Of the files that tests of readers write."""
@@ -27,7 +27,7 @@ def turns(
         answer = number % 2 == 1
         learned = answer and (not only_last or number == len(contents) - 1)
         made.append(Message("assistant" if answer else "user", content, learned))
-    return Conversation(tuple(made), images=images)
+    return Conversation(tuple(made), media=tuple(map(Media, images)))
 
 
 def conversations_of(dataset: Any) -> list[Conversation]:

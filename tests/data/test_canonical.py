@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmtune.data.canonical import SCHEMA, from_record, to_record
 from llmtune.data.formats import shape_of, to_conversation
 from llmtune.errors import RowError
-from llmtune.types import Conversation, Message, ToolCall
+from llmtune.types import Conversation, Media, Message, ToolCall
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | texts
@@ -53,7 +53,7 @@ def conversations(draw):
     return Conversation(
         tuple(messages),
         tuple({"type": "function", "function": schema} for schema in draw(st.lists(objects, max_size=2))),
-        tuple(draw(st.lists(texts, max_size=2))),
+        tuple(map(Media, draw(st.lists(texts, max_size=2)))),
         draw(objects),
     )
 

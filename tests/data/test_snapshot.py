@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.data.archives import unpack, unpacked_folder
+from llmtune.data.files import unpack, unpacked_folder
 from llmtune.data.snapshot import SplitFiles, find_splits, read_split
 from llmtune.errors import DataError
 from llmtune.utils.files import cache_root

@@ -14,8 +14,8 @@ import torch
 
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.models import kernels
-from llmtune.models.kernels import check_kernels, compile_layers, note_kernels, without_compiling
+from llmtune.models import layers as kernels
+from llmtune.models.layers import check_kernels, compile_layers, note_kernels, without_compiling
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.run import training_arguments
 from llmtune.run.log import Decisions

@@ -13,7 +13,7 @@ import torch
 
 from llmtune import MODEL_MAPPING, get_model_tokenizer, register_model
 from llmtune.errors import HubError, MissingPackageError, ModelError, UnknownKeyError, UsageError
-from llmtune.models.loading import resolve_dtype
+from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.tiny import tiny_folder
 
 

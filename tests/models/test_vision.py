@@ -20,24 +20,24 @@ from llmtune.errors import MissingPackageError, ModelError
 from llmtune.inference.infer import infer
 from llmtune.models.identify import identify
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.loading import get_model_tokenizer
+from llmtune.models.loading import get_media_reader, get_model_tokenizer
 from llmtune.models.supervised_loss import install_supervised_loss
-from llmtune.models.vision import image_reader
+from llmtune.models.vision import ImageReader, image_reader, open_image
 from llmtune.samples import prepare as prepare_module
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.prepare import prepare
-from llmtune.templates.images import ImageError, ImageReader, images_of, open_image
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.lookup import get_template
+from llmtune.templates.media import MediaError, MediaToken
 from llmtune.tuners.targets import freeze_parts, part_of, target_modules
 
-from ..tiny_vision import KEYS, KINDS
+from ..tiny_vision import KEYS, KINDS, images, reader_of, template_of
 
 SEEING = [key for key, info in MODEL_MAPPING.items() if info.images == "native"]
 
 
-def load(kind: str, folder: Path) -> tuple[Any, Any]:
-    return get_model_tokenizer(KEYS[kind], model_id_or_path=str(folder), torch_dtype="fp32")
+def load(kind: str, folder: Path, **options: Any) -> tuple[Any, Any]:
+    return get_model_tokenizer(KEYS[kind], model_id_or_path=str(folder), torch_dtype="fp32", **options)
 
 
 # Entries
@@ -56,17 +56,17 @@ def test_every_vision_entry_names_template_and_architecture():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_tokenizer_carries_the_eyes(kind, vision_folder):
+def test_each_vision_model_has_a_reader_of_images(kind, vision_folder):
     model, tokenizer = load(kind, vision_folder(kind))
     assert type(model).__name__ == MODEL_MAPPING[KEYS[kind]].architecture
-    reader = images_of(tokenizer)
-    assert reader is not None
-    assert reader.token_id == model.config.image_token_id
-    assert reader.token in TEMPLATE_MAPPING[MODEL_MAPPING[KEYS[kind]].template].image
-    assert get_template(MODEL_MAPPING[KEYS[kind]].template, tokenizer).images is reader
-    assert get_template("chatml", tokenizer).images is None, "a template without a place for images shows none"
+    reader = reader_of(kind, tokenizer)
+    assert reader.tokens["image"].id == model.config.image_token_id
+    assert reader.tokens["image"].text in TEMPLATE_MAPPING[MODEL_MAPPING[KEYS[kind]].template].image
+    assert get_template(MODEL_MAPPING[KEYS[kind]].template, tokenizer, media=reader).media is reader
+    without_place = get_template("chatml", tokenizer, media=reader)
+    assert without_place.media is None, "a template without a place for images shows none"
     _, blind = get_model_tokenizer("llmtune-tiny", load_model=False)
-    assert images_of(blind) is None
+    assert get_media_reader("llmtune-tiny", blind) is None
 
 
 @pytest.mark.parametrize("kind", ["qwen2-vl", "llava"])
@@ -89,7 +89,7 @@ def test_a_checkpoint_without_a_processor_takes_the_model_s(vision_folder, tmp_p
         KEYS["qwen2-vl"], model_id_or_path=str(folder), tokenizer_id_or_path=str(tmp_path), load_model=False
     )
     assert tokenizer.name_or_path == str(tmp_path)
-    assert images_of(tokenizer) is not None
+    assert reader_of("qwen2-vl", tokenizer, folder) is not None
 
 
 def test_a_chat_template_beside_the_processor_is_found(vision_folder, tmp_path):
@@ -116,14 +116,14 @@ def test_a_folder_without_image_processor_is_refused(name, text, said, vision_fo
     else:
         (folder / name).write_text(text)
     with pytest.raises(ModelError, match=said):
-        get_model_tokenizer(KEYS["qwen2-vl"], model_id_or_path=str(folder), load_model=False)
+        reader_of("qwen2-vl", load("qwen2-vl", folder, load_model=False)[1])
 
 
 def test_missing_pillow_is_named_with_its_pip_line(monkeypatch, vision_folder):
     folder = vision_folder("qwen2-vl")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'llmtune\[vision\]'"):
-        get_model_tokenizer(KEYS["qwen2-vl"], model_id_or_path=str(folder), load_model=False)
+        reader_of("qwen2-vl", load("qwen2-vl", folder, load_model=False)[1])
 
 
 @pytest.mark.parametrize("key", ["qwen-vl", "qwen-vl-chat", "qwen-vl-chat-int4"])
@@ -147,17 +147,17 @@ def test_a_first_generation_model_says_what_it_needs(key, tmp_path, monkeypatch)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_has_the_tokens_that_the_processor_gives_it(kind, vision_folder, pictures, tmp_path):
     folder = vision_folder(kind)
-    reader = images_of(load(kind, folder)[1])
+    reader = reader_of(kind, load(kind, folder)[1])
     processor = AutoImageProcessor.from_pretrained(str(folder))
     paths = [str(pictures / name) for name in ("red.png", "blue.png", "turned.jpg")]
     for number, size in enumerate([(10, 10), (28, 28), (500, 20), (33, 471), (640, 480)]):
         paths.append(str(tmp_path / f"{number}.png"))
         Image.new("L", size).save(paths[-1])
-    for path, count in reader.measure(paths).items():
-        made = processor(images=[open_image(path)], return_tensors="pt")
+    for image, count in reader.measure(images(*paths)).items():
+        made = processor(images=[open_image(image.path)], return_tensors="pt")
         grid = made.get("image_grid_thw")
-        assert count == (16 if grid is None else int(grid.prod()) // 4), path
-    assert len(set(reader.measure(paths).values())) > (3 if kind != "llava" else 0)
+        assert count == (16 if grid is None else int(grid.prod()) // 4), image
+    assert len(set(reader.measure(images(*paths)).values())) > (3 if kind != "llava" else 0)
 
 
 @pytest.mark.parametrize("layout", ["preprocessor", "processor", "2024"])
@@ -175,7 +175,7 @@ def test_a_limit_is_saved_whatever_the_layout(layout, vision_folder, tmp_path, p
         size = own.pop("size")
         pixels = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
         file.write_text(json.dumps(own | pixels))
-    reader = images_of(load("qwen2-vl", folder)[1])
+    reader = reader_of("qwen2-vl", load("qwen2-vl", folder)[1])
     reader.save(saved)
     assert [name.name for name in saved.iterdir()] == [name.name for name in folder.glob("*processor_config.json")]
     reader.limit_pixels(56 * 56)
@@ -183,19 +183,19 @@ def test_a_limit_is_saved_whatever_the_layout(layout, vision_folder, tmp_path, p
     assert dict(AutoImageProcessor.from_pretrained(str(saved)).size)["longest_edge"] == 56 * 56
     shutil.copy(folder / "config.json", saved)
     again = image_reader(saved, load("qwen2-vl", folder)[1])
-    paths = [str(pictures / "turned.jpg")]
-    assert again.measure(paths) == reader.measure(paths) != images_of(load("qwen2-vl", folder)[1]).measure(paths)
+    turned, unlimited = images(pictures / "turned.jpg"), reader_of("qwen2-vl", load("qwen2-vl", folder)[1])
+    assert again.measure(turned) == reader.measure(turned) != unlimited.measure(turned)
 
 
 def test_a_photograph_is_seen_upright(pictures):
     image = open_image(str(pictures / "turned.jpg"))
     assert (image.size, image.mode) == ((80, 160), "RGB")
-    reader = ImageReader(None, token_id=0, token="", num_tokens=lambda height, width: height, save=print)
-    assert list(reader.measure([str(pictures / "turned.jpg")]).values()) == [160]
+    reader = ImageReader(None, token=MediaToken("", 0), num_tokens=lambda height, width: height, save=print)
+    assert list(reader.measure(images(pictures / "turned.jpg")).values()) == [160]
 
 
 def test_what_is_no_image_is_told(vision_folder, tmp_path):
-    reader = images_of(load("qwen2-vl", vision_folder("qwen2-vl"))[1])
+    reader = reader_of("qwen2-vl", load("qwen2-vl", vision_folder("qwen2-vl"))[1])
     Image.effect_noise((300, 200), 80).save(tmp_path / "half.jpg")
     whole = (tmp_path / "half.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) * 3 // 4])
@@ -206,16 +206,16 @@ def test_what_is_no_image_is_told(vision_folder, tmp_path):
         "half.jpg": "truncated", "text.jpg": "not a readable image", "none.jpg": "no such file",
         "strip.png": "aspect ratio", "folder.png": "cannot be read",
     }  # fmt: skip
-    found = reader.measure(str(tmp_path / name) for name in expected)
+    found = reader.measure(images(*(tmp_path / name for name in expected)))
     for name, said in expected.items():
-        problem = found[str(tmp_path / name)]
-        assert isinstance(problem, ImageError)
+        (problem,) = (found[one] for one in images(tmp_path / name))
+        assert isinstance(problem, MediaError)
         assert str(problem).startswith(str(tmp_path / name))
         assert said in str(problem)
-    (address,) = reader.measure(["https://example.org/a.png"]).values()
+    (address,) = reader.measure(images("https://example.org/a.png")).values()
     assert "download" in str(address)
-    with pytest.raises(ImageError, match="no such file"):
-        reader.inputs([str(tmp_path / "none.jpg")], torch.zeros(1, 1))
+    with pytest.raises(MediaError, match="no such file"):
+        reader.inputs(images(tmp_path / "none.jpg"), torch.zeros(1, 1))
 
 
 # Numbers
@@ -224,13 +224,13 @@ def test_what_is_no_image_is_told(vision_folder, tmp_path):
 def batch_of(kind: str, tokenizer: Any, pictures: Path) -> dict[str, torch.Tensor]:
     """Rows with one image, none, and two."""
     red, blue = str(pictures / "red.png"), str(pictures / "blue.png")
-    template = get_template(MODEL_MAPPING[KEYS[kind]].template, tokenizer)
+    template = template_of(kind, tokenizer)
     rows = [
         {"query": "<image>What colour is it?", "response": "It is red.", "images": [red]},
         {"query": "What is 1 plus 2?", "response": "3."},
         {"query": "Which of <image> and <image> is red?", "response": "The second.", "images": [blue, red]},
     ]
-    return PaddingCollator(tokenizer.pad_token_id, template.images)([template.encode(row) for row in rows])
+    return PaddingCollator(tokenizer.pad_token_id, template.media)([template.encode(row) for row in rows])
 
 
 @pytest.mark.parametrize("kind", KINDS)

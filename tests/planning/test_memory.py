@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from llmtune import SftArguments
-from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.layers import checkpointing_kwargs
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning.memory import Estimator
 from llmtune.planning.workload import Batch

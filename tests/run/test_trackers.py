@@ -13,7 +13,7 @@ import pytest
 
 from llmtune import SftArguments, sft
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.run.trackers import need_trackers
+from llmtune.run.resolved import need_trackers
 
 from .. import prepared
 

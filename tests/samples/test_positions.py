@@ -11,9 +11,8 @@ from transformers import AutoConfig
 from llmtune import SftArguments
 from llmtune.cli.main import main
 from llmtune.errors import UsageError
-from llmtune.samples import positions
-from llmtune.samples.positions import note_positions
-from llmtune.samples.prepare import prepare
+from llmtune.samples import prepare as positions
+from llmtune.samples.prepare import note_positions, prepare
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmtune import SftArguments, sft
 from llmtune.samples.sampler import FILLER, EpochOrder, Numbered, sample_order
-from llmtune.training.loss_watch import LossWatch
+from llmtune.training.callbacks import LossWatch
 
 
 class Lengths:

@@ -21,7 +21,7 @@ from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.encode import EncodedRow
 from llmtune.templates.lookup import get_template
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
-from llmtune.types import Conversation, Encoded, Message
+from llmtune.types import Conversation, Encoded, Media, Message
 
 from ..data.made import DAMAGED
 
@@ -275,7 +275,7 @@ def test_processes_race_for_one_store(tmp_path, monkeypatch):
 
 def test_images_are_not_passed_over_in_silence(tokenizer, capsys):
     row = to_record(
-        Conversation((Message("user", "<image>?"), Message("assistant", "a", loss=True)), images=("1.jpg",))
+        Conversation((Message("user", "<image>?"), Message("assistant", "a", loss=True)), media=(Media("1.jpg"),))
     )
     store = encode_dataset(datasets.Dataset.from_list([row]), get_template("chatml", tokenizer))
     assert store.report.num_with_images == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from llmtune.types import Conversation, Message
+from llmtune.types import Conversation, Media, Message
 
 from ..waiting import until
 
@@ -41,7 +41,7 @@ def test_images_side_by_side(seeing, pictures):
     lengths = {}
     for names in asked:
         paths = tuple(str(pictures / f"{name}.png") for name in names)
-        row = Conversation((Message("user", "<image>" * len(paths) + "What is it?"),), images=paths)
+        row = Conversation((Message("user", "<image>" * len(paths) + "What is it?"),), media=tuple(map(Media, paths)))
         lengths[names] = len(engine.template.prompts([row])[0].input_ids)
     before = set(Path(tempfile.gettempdir()).glob("llmtune-serve-*"))
     with ThreadPoolExecutor(10) as pool:

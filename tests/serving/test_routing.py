@@ -19,12 +19,12 @@ TINY = {"model_type": "llmtune-tiny", "port": 0}
 
 def engine(**changes: Any) -> Any:
     """What the choice looks at, of a model on a GPU."""
-    facts = {"device": "cuda", "attention": "sdpa", "images": None, "adapters": (), "map": {}} | changes
+    facts = {"device": "cuda", "attention": "sdpa", "media": None, "adapters": (), "map": {}} | changes
     config = types.SimpleNamespace(_attn_implementation=facts["attention"])
     config.get_text_config = lambda: config
     device = types.SimpleNamespace(type=facts["device"])
     model = types.SimpleNamespace(config=config, device=device, hf_device_map=facts["map"])
-    template = types.SimpleNamespace(images=facts["images"])
+    template = types.SimpleNamespace(media=facts["media"])
     return types.SimpleNamespace(model=model, template=template, adapters=facts["adapters"])
 
 
@@ -35,7 +35,7 @@ def engine(**changes: Any) -> Any:
         ({"attention": "flash_attention_2"}, ""),
         ({"map": {"": 0}}, ""),
         ({"device": "cpu"}, "no GPU"),
-        ({"images": object()}, "vision model"),
+        ({"media": object()}, "vision model"),
         ({"adapters": ("base",)}, "several adapters"),
         ({"map": {"layers.0": 0, "layers.1": 1}}, "several GPUs"),
         ({"attention": "varlen"}, "varlen"),

@@ -17,7 +17,8 @@ from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.samples.store import encode_dataset
 from llmtune.templates.chat import ChatTemplate
-from llmtune.templates.lookup import get_template
+
+from ..tiny_vision import template_of
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def rows(tmp_path, pictures) -> Path:
 
 def encoded(file: Path, tokenizer: Any, *, strict: bool = False) -> Any:
     dataset, _ = get_dataset([str(file)], dataset_test_ratio=0)
-    return encode_dataset(dataset, get_template("qwen2-vl", tokenizer), strict=strict)
+    return encode_dataset(dataset, template_of("qwen2-vl", tokenizer), strict=strict)
 
 
 def test_the_store_keeps_paths(rows, eyes, capsys):
@@ -93,7 +94,7 @@ def test_coco_rows_take_the_same_road(eyes, tmp_path, pictures):
     (tmp_path / "rows.json").write_text(json.dumps(table))
     register_dataset("tiny-coco", DatasetInfo(path=str(tmp_path / "rows.json"), preprocess=function), replace=True)
     dataset, _ = get_dataset(["tiny-coco"], dataset_test_ratio=0)
-    template = get_template("qwen2-vl", eyes())
+    template = template_of("qwen2-vl", eyes())
     store = encode_dataset(dataset, template, strict=True)
     assert [sample["images"] for sample in store] == [[str(tmp_path / row["image"])] for row in table]
     text = template.render(from_record(dataset[0]))

@@ -18,7 +18,7 @@ from llmtune.templates.mask_view import (
     to_ansi,
     to_html,
     token_views,
-    with_short_images,
+    with_short_media,
 )
 from llmtune.types import IGNORE_INDEX
 
@@ -158,4 +158,4 @@ def test_page_can_be_written(tmp_path: Path):
 
 def test_the_positions_of_an_image_are_shown_as_one():
     views = [TokenView(text, False, token) for text, token in (("a", 1), ("<i>", 9), ("<i>", 9), ("b", 2), ("<i>", 9))]
-    assert to_ansi(with_short_images(views, 9), colour=False) == "a<i> x 2b<i>"
+    assert to_ansi(with_short_media(views, {9}), colour=False) == "a<i> x 2b<i>"

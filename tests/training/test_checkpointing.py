@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmtune import SftArguments, sft
 from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
-from llmtune.models.activation_checkpointing import checkpointing_kwargs
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.models.layers import checkpointing_kwargs
 from llmtune.models.tiny import tiny_folder
 from llmtune.planning import auto
 from llmtune.planning.trace import LiveBytes

@@ -11,8 +11,8 @@ import torch
 
 from llmtune import SftArguments, sft
 from llmtune.errors import TrainingError
-from llmtune.training import loss_watch
-from llmtune.training.loss_watch import LossWatch
+from llmtune.training import callbacks as loss_watch
+from llmtune.training.callbacks import LossWatch
 
 ROWS = [{"query": f"question {number}", "response": f"answer {number}"} for number in range(12)]
 RUN: dict[str, Any] = {

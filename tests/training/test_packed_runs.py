@@ -16,7 +16,7 @@ from llmtune.errors import CheckpointError, ModelError, UsageError
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.prepare import prepare
 from llmtune.samples.sampler import sample_order
-from llmtune.training.packed import collator_of
+from llmtune.training.build import collator_of
 
 from ..tiny_vision import KEYS
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from llmtune import InferArguments, SftArguments, infer, sft
 from llmtune.errors import CheckpointError, MissingPackageError, UsageError
 from llmtune.inference.load import load_engine
-from llmtune.models.prequantized import loads_with, saved_quantization_name
+from llmtune.models.quantization import loads_with, saved_quantization_name
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import stage as stage_module

@@ -16,8 +16,8 @@ from llmtune import SftArguments, infer, sft
 from llmtune.arguments.infer import InferArguments
 from llmtune.errors import DataError, UsageError
 from llmtune.inference.load import load_engine
-from llmtune.templates.images import images_of
 from llmtune.tuners.targets import part_of
+from llmtune.types import Media
 
 from ..tiny_vision import KEYS, KINDS
 
@@ -130,8 +130,8 @@ def test_large_images_can_be_made_smaller(vision_folder, colours, tmp_path):
     assert saved["max_pixels"] == 56 * 56
     counts = []
     for run in (whole, small):
-        tokenizer = load_engine(InferArguments(ckpt_dir=str(run.last_checkpoint), eval_human=True)).tokenizer
-        counts += images_of(tokenizer).measure([str(colours.parent / "turned.jpg")]).values()
+        template = load_engine(InferArguments(ckpt_dir=str(run.last_checkpoint), eval_human=True)).template
+        counts += template.media.measure([Media(str(colours.parent / "turned.jpg"))]).values()
     assert counts[1] < counts[0]
 
 

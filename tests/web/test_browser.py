@@ -191,13 +191,13 @@ def test_an_image_is_decoded_once(browser, start_page, vision_folder, pictures, 
     from llmtune import InferArguments
     from llmtune.inference.load import load_engine
     from llmtune.inference.sampling import Sampling
-    from llmtune.types import Conversation, Message
+    from llmtune.types import Conversation, Media, Message
 
     flags = {"model_type": "qwen2-vl-2b-instruct", "model_id_or_path": str(vision_folder("qwen2-vl"))}
     engine = load_engine(InferArguments(**flags, eval_human=True))
 
     def written(*turns: Message, names: tuple[str, ...] = ()) -> str:
-        row = Conversation(turns, images=tuple(str(pictures / f"{name}.png") for name in names))
+        row = Conversation(turns, media=tuple(Media(str(pictures / f"{name}.png")) for name in names))
         return "".join(engine.stream(row, Sampling(max_new_tokens=12)))
 
     asked = Message("user", "<image>What is it?")

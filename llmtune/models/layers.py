@@ -1,4 +1,4 @@
-"""Kernels other than attention: Liger, the kernel hub, torch.compile, the fused optimizer; and which are active."""
+"""How layers are run: kernels other than attention, torch.compile, activation checkpointing; and which are active."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
@@ -114,3 +115,40 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _compilers() -> tuple[str, ...]:
     return (os.environ.get("CXX", "g++"), "g++", "clang++")
+
+
+# Activation checkpointing
+
+
+_ATEN = torch.ops.aten
+_MATMULS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
+"""Matmuls, and the index of their first factor among the arguments."""
+
+CHEAP = 8
+"""A matmul is recomputed if its output is this many times wider than its reduction dimension, as for LoRA's B."""
+
+
+def checkpointing_kwargs(mode: str) -> dict[str, Any]:
+    """Arguments of `torch.utils.checkpoint.checkpoint` for `selective` or `full`.
+
+    Selective keeps the outputs of matmuls and attention and recomputes what costs bandwidth only: norms, activations,
+    elementwise products, casts. Source of the idea: Korthikanti et al., arXiv 2205.05198; the mechanism is torch's own.
+    """
+    if mode == "full":
+        return {"use_reentrant": False}
+    return {"use_reentrant": False, "context_fn": selective_contexts}
+
+
+def selective_contexts() -> Any:
+    """Return the contexts; a named function, not a lambda, since TrainingArguments are saved with its name."""
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
+    first = _MATMULS.get(operation.overloadpacket)
+    if first is None:
+        keep = "attention" in operation.name()
+    else:
+        left, right = args[first], args[first + 1]
+        keep = left.shape[-1] * CHEAP >= right.shape[-1]
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
