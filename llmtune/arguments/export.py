@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.arguments.checks import forget_class_names
-from llmtune.arguments.fields import Given, Problems, settle_texts
+from llmtune.arguments.fields import Given, Problems, at_least, check_rules, limited, only, settle_texts, unused_flags
 from llmtune.arguments.groups import HubPushArguments
 from llmtune.arguments.infer import InferArguments
 from llmtune.arguments.inheritance import check_strange_paths
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of, read_settings
 
-OF_GPTQ = {"calibration_dataset": [], "num_calibration_samples": 128, "group_size": 128}
-OF_GGUF = {"gguf_type": "f16", "llama_cpp": None}
+OF_GPTQ, OF_GGUF = only(quant_method="gptq"), only(to="gguf")
 OF_EXPORT = ("quant_method", "quantization_bit")
 """Here they describe the folder to write; in InferArguments, the checkpoint."""
 
@@ -107,19 +106,19 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
     """Quantise the weights: gptq (calibrated on data), or bnb (bitsandbytes, no data)."""
     quantization_bit: Literal[4, 8] | None = None
     """Bits per quantised weight. Default: 4."""
-    calibration_dataset: list[str] = field(default_factory=list)
+    calibration_dataset: list[str] = field(default_factory=list, metadata={"only": OF_GPTQ})
     """Datasets to calibrate GPTQ on. Default: the checkpoint's training datasets."""
-    num_calibration_samples: int = 128
+    num_calibration_samples: int = limited(128, at_least(1), only=OF_GPTQ)
     """Rows to calibrate GPTQ on."""
-    group_size: int = 128
+    group_size: int = limited(128, only=OF_GPTQ)
     """GPTQ: weights per quantisation group; -1: a whole row."""
     to: Literal["gguf"] | None = None
     """Convert to GGUF, for llama.cpp and Ollama. Also spelled --format."""
-    gguf_type: Literal["f32", "f16", "bf16", "q8_0"] = "f16"
+    gguf_type: Literal["f32", "f16", "bf16", "q8_0"] = limited("f16", only=OF_GGUF)
     """Data type of the GGUF file."""
-    llama_cpp: str | None = None
+    llama_cpp: str | None = limited(None, only=OF_GGUF)
     """llama.cpp folder, to convert with its own script; for models that llmtune does not convert itself."""
-    system: str | None = None
+    system: str | None = limited(None, only=OF_GGUF)
     """System prompt of the Ollama Modelfile. Default: as in training, or the template's."""
 
     def __post_init__(self) -> None:
@@ -138,7 +137,7 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
             self.quantization_bit is None or self.quant_method is not None,
             f"--quantization_bit {self.quantization_bit} needs --quant_method gptq or bnb.",
         )
-        problems.need(self.num_calibration_samples >= 1, "--num_calibration_samples must be 1 or more.")
+        check_rules(self, problems)
         problems.need(self.group_size == -1 or self.group_size >= 8, "--group_size must be -1, or 8 or more.")
         problems.raise_if_any()
         self.inferred = self.infer_arguments()
@@ -149,16 +148,8 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
 
     def unused_flags(self) -> list[str]:
         """Flags that were given and have no effect."""
-        found = []
-        for owner, flags in ((self.quant_method == "gptq", OF_GPTQ), (self.to == "gguf", OF_GGUF)):
-            found += [f"--{name}" for name, default in flags.items() if not owner and getattr(self, name) != default]
-        if not self.push_to_hub and self.hub_model_id is not None:
-            found.append("--hub_model_id")
-        if self.to is None and self.system is not None:
-            found.append("--system")
-        if self.merge_lora and checkpoint_kind(self.checkpoint()) == "full":
-            found.append("--merge_lora")
-        return found
+        merged = self.merge_lora and checkpoint_kind(self.checkpoint()) == "full"
+        return [*unused_flags(self), *(["--merge_lora"] if merged else [])]
 
     def target(self) -> Path:
         """The output folder."""

@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, Union
 
 from llmtune.errors import UsageError
@@ -29,24 +30,25 @@ MAX_NAME_BYTES = 255
 LISTS_OF_PATHS = ("ckpt_dir", "adapters")
 
 
-def fixed(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
-    """A field that a checkpoint fixes. `rules`: see `_marked`."""
-    return _marked("fixed", default, **rules)
+def _argument(
+    kind: OnResume | None,
+    default: Any = dataclasses.MISSING,
+    within: Range | None = None,
+    *,
+    factory: Callable[[], Any] | None = None,
+    only: Only | None = None,
+) -> Any:
+    """`within`: the numbers it takes. `only`: with which values of other fields it has an effect."""
+    metadata = {KEY: kind, "within": within, "only": only}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def taken(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
-    """A field that is read from a checkpoint if not given, and may change."""
-    return _marked("taken", default, **rules)
-
-
-def free(default: Any = dataclasses.MISSING, **rules: Any) -> Any:
-    """A field that belongs to one start of a run."""
-    return _marked("free", default, **rules)
-
-
-def limited(default: Any, within: Range) -> Any:
-    """A field of a command without runs to resume."""
-    return dataclasses.field(default=default, metadata={"within": within})
+fixed, taken, free = partial(_argument, "fixed"), partial(_argument, "taken"), partial(_argument, "free")
+"""A field of a run's arguments."""
+limited = partial(_argument, None)
+"""A field of a command without runs to resume."""
 
 
 def on_resume(field: dataclasses.Field[Any]) -> OnResume:
@@ -57,21 +59,6 @@ def on_resume(field: dataclasses.Field[Any]) -> OnResume:
     """
     found: OnResume = field.metadata[KEY]
     return found
-
-
-def _marked(
-    kind: OnResume,
-    default: Any,
-    *,
-    factory: Callable[[], Any] | None = None,
-    within: Range | None = None,
-    only: Only | None = None,
-) -> Any:
-    """`within`: the numbers it takes. `only`: with which values of other fields it has an effect."""
-    metadata = {KEY: kind, "within": within, "only": only}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 ArgumentsT = TypeVar("ArgumentsT", bound="Given")

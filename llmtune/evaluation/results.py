@@ -18,7 +18,7 @@ from llmtune.inference.sampling import Sampling
 from llmtune.metrics import markdown_table
 from llmtune.run.curves import draw_curves
 from llmtune.types import Conversation
-from llmtune.utils.files import ensure_writable_folder, read_json, write_json, write_text
+from llmtune.utils.files import ensure_writable_folder, read_json, read_records, write_json, write_text
 from llmtune.utils.logging import get_logger
 
 Scores = dict[str, dict[str, float]]
@@ -53,12 +53,7 @@ class Journal:
         self.file = file
         self.records: dict[int, dict[str, Any]] = {}
         if file.is_file():
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                    self.records[int(record["index"])] = record
-                except (ValueError, KeyError, TypeError):
-                    continue
+            self.records = {one["index"]: one for one in read_records(file) if isinstance(one.get("index"), int)}
             self._write_all()
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:

@@ -99,7 +99,7 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
     install_supervised_loss(model)
     collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.media)
     model.eval()
-    for number, indices in enumerate(_batches(tokens.lengths.tolist(), batch_size, "Loss")):
+    for number, indices in enumerate(batches(tokens.lengths.tolist(), batch_size, "Loss")):
         if number in journal.records:
             continue
         batch = collate([tokens[index] for index in indices])
@@ -133,7 +133,7 @@ def answer_rows(
 ) -> list[dict[str, Any]]:
     """Return the generations for the rows, in their order."""
     lengths = [len(ids) for ids in engine.template.encode_prompts(rows)]
-    for number, batch in enumerate(_batches(lengths, batch_size, "Answering")):
+    for number, batch in enumerate(batches(lengths, batch_size, "Answering")):
         if all(index in journal.records for index in batch):
             continue
         set_seed(seed + number)  # so that a resumed evaluation samples like an uninterrupted one
@@ -143,11 +143,12 @@ def answer_rows(
     return journal.finish()
 
 
-def _batches(lengths: Sequence[int], batch_size: int, name: str) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_size: int, name: str, *, quiet: bool = False) -> Iterator[list[int]]:
     """Return indices in batches, the longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), batch_size)
-    yield from (order[start : start + batch_size] for start in tqdm(starts, desc=name, leave=False, disable=None))
+    bar = tqdm(starts, desc=name, leave=False, disable=quiet or None)
+    yield from (order[start : start + batch_size] for start in bar)
 
 
 def choice_scores(
@@ -159,7 +160,7 @@ def choice_scores(
     characters, so that long choices are not at a disadvantage; both as in the lm-eval harness.
     """
     prompts = engine.template.encode_prompts([question.prompt(style) for question in questions])
-    for batch in _batches([len(prompt) for prompt in prompts], batch_size, "Choices"):
+    for batch in batches([len(prompt) for prompt in prompts], batch_size, "Choices"):
         if all(index in journal.records for index in batch):
             continue
         pairs = [

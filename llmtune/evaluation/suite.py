@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from llmtune.errors import LlmtuneError, UsageError, one_line
 from llmtune.evaluation.results import Scores, claim_folder, write_results
-from llmtune.evaluation.scores import Likelihood, likelihoods
+from llmtune.evaluation.scores import Likelihood, batches, likelihoods
 from llmtune.inference.engine import Engine, pad_left
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
@@ -149,16 +149,13 @@ class EngineLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        order = sorted(range(len(requests)), key=lambda index: -len(requests[index][1]) - len(requests[index][2]))
+        lengths = [len(prompt) + len(continuation) for _, prompt, continuation in requests]
         found: dict[int, Likelihood] = {}
-        bar = tqdm(range(0, len(order), self.batch_size), desc="Likelihoods", disable=disable_tqdm or None, leave=False)
-        for start in bar:
-            batch = order[start : start + self.batch_size]
+        for batch in batches(lengths, self.batch_size, "Likelihoods", quiet=disable_tqdm):
             pairs = [self._fitting(*requests[index][1:]) for index in batch]
             for index, one in zip(batch, likelihoods(self.engine.model, pairs, self._pad), strict=True):
                 found[index] = one
-                if requests[index][0] is not None:
-                    key = requests[index][0]
+                if (key := requests[index][0]) is not None:
                     self.cache_hook.add_partial("loglikelihood", key, (one.logprob, one.is_greedy))
         return [(found[index].logprob, found[index].is_greedy) for index in range(len(requests))]
 

@@ -11,6 +11,7 @@ from typing import Any
 from llmtune.arguments.export import CheckpointArguments, ExportArguments, MergeArguments
 from llmtune.checkpoint import checkpoint_kind, copy_settings
 from llmtune.errors import OutputError, UsageError
+from llmtune.hub.push import Destination, destination, push_folder
 from llmtune.merging.merge import merge_checkpoint
 from llmtune.run.model_card import card_of, write_card
 from llmtune.utils.files import atomic_folder
@@ -27,15 +28,16 @@ def merge(args: MergeArguments) -> Path:
         LlmtuneError: See `merge_checkpoint`.
     """
     quiet_libraries()
+    where = None
     if args.hf_hub_model_id:
-        _try_hub(args.hf_hub_model_id, use_hf=True, token=args.hub_token, private=True)
+        where = destination(args.hf_hub_model_id, use_hf_hub=True, token=args.hub_token)
     target = None if args.output_dir is None else Path(args.output_dir)
     folder = merge_checkpoint(
         args.infer_arguments(), target, max_shard_size=args.max_shard_size, resize_embeddings=args.resize_emb
     )
-    if args.hf_hub_model_id:
+    if where is not None:
         write_card(folder, args.checkpoint(), _settings(args), ["merged"])
-        _push(folder, args.hf_hub_model_id, use_hf=True, token=args.hub_token, private=True)
+        _push(folder, where)
     return folder
 
 
@@ -58,20 +60,15 @@ def export(args: ExportArguments) -> Path:
     for flag in args.unused_flags():
         get_logger().warning("%s has no effect here.", flag)
     _check_first(args)
-    if args.push_to_hub:
-        _try_hub(_repository(args), use_hf=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
+    where = None
+    if args.push_to_hub:  # a wrong token is found before the work, not after an hour
+        name = args.hub_model_id or target.name
+        where = destination(name, use_hf_hub=args.use_hf, token=args.hub_token, private=args.hub_private_repo)
     if writes:
         _write(args, target)
     folder = target if writes else args.checkpoint()
-    if args.push_to_hub:
-        _push(
-            folder,
-            _repository(args),
-            use_hf=args.use_hf,
-            token=args.hub_token,
-            private=args.hub_private_repo,
-            card=card_of(folder, _settings(args)),
-        )
+    if where is not None:
+        _push(folder, where, card_of(folder, _settings(args)))
     get_logger().info("Exported: %s", folder)
     return folder
 
@@ -124,31 +121,6 @@ def _whole(args: ExportArguments, target: Path) -> Iterator[Path]:
         yield merge_checkpoint(args.inferred, Path(place) / "merged", max_shard_size=args.max_shard_size)
 
 
-# Pushing
-
-
-def _repository(args: ExportArguments) -> str:
-    return args.hub_model_id or args.target().name
-
-
-def _try_hub(name: str, *, use_hf: bool | None, token: str | None, private: bool) -> None:
-    """Check the token before the work, not after an hour."""
-    from llmtune.hub.push import destination
-
-    destination(name, use_hf_hub=use_hf, token=token, private=private)
-
-
-def _push(
-    folder: Path,
-    name: str,
-    *,
-    use_hf: bool | None,
-    token: str | None,
-    private: bool,
-    card: Callable[[Path], None] | None = None,
-) -> None:
-    from llmtune.hub.push import destination, push_folder
-
-    where = destination(name, use_hf_hub=use_hf, token=token, private=private)
+def _push(folder: Path, where: Destination, card: Callable[[Path], None] | None = None) -> None:
     push_folder(folder, where, message=f"{folder.name}, by llmtune export", write_card=card)
     get_logger().info("Pushed to %s on %s.", where.repo.repo_id, where.hub.name)

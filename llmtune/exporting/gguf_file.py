@@ -68,7 +68,7 @@ def need_converter(args: ExportArguments) -> None:
             raise UsageError(f"--llama_cpp {args.llama_cpp}: there is no {SCRIPT} in this folder.")
         return
     need("gguf", "--to gguf", extra="gguf")
-    folder = args.checkpoint() if checkpoint_kind(args.checkpoint()) == "full" else _base(args)
+    folder = args.checkpoint() if checkpoint_kind(args.checkpoint()) == "full" else args.inferred.folder()
     if saved_quantization(folder):
         raise ModelError(f"{folder} is quantised already: GGUF is converted from full weights.")
     with _next_step(folder, args):
@@ -77,17 +77,14 @@ def need_converter(args: ExportArguments) -> None:
             check_vocabulary(folder, _model_file(args, folder))
 
 
-def _base(args: ExportArguments) -> Path:
-    return args.inferred.folder()
-
-
 def _model_file(args: ExportArguments, folder: Path) -> Path | None:
     """Return the tokenizer.model of a folder or, since runs save only tokenizer.json, that of its base model."""
     if (folder / MODEL_FILE).is_file():
         return folder / MODEL_FILE
     with contextlib.suppress(LlmtuneError):
-        if (_base(args) / MODEL_FILE).is_file():
-            return _base(args) / MODEL_FILE
+        base = args.inferred.folder()
+        if (base / MODEL_FILE).is_file():
+            return base / MODEL_FILE
     return None
 
 

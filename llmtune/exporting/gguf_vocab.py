@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmtune.errors import ModelError
 from llmtune.models.ports.tokenizers.sentencepiece_bpe import Piece, read_model
+from llmtune.utils.files import read_json
 
 # llama.cpp's names of pre-tokenisers, by their regular expressions.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -25,22 +24,18 @@ def pre_tokenizer(folder: Path) -> str:
     Raises:
         ModelError: Its name is not known here; a wrong one would silently give other tokens.
     """
-    try:
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ModelError(f"{folder} has no readable tokenizer.json, which GGUF is written from.") from err
+    tokenizer = read_json(folder / "tokenizer.json")
+    if not tokenizer:
+        raise ModelError(f"{folder} has no readable tokenizer.json, which GGUF is written from.")
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         raise ModelError("its tokenizer is a SentencePiece one, and there is no tokenizer.model with its scores")
-    for part in _parts(tokenizer.get("pre_tokenizer") or {}):
+    found = tokenizer.get("pre_tokenizer") or {}
+    for part in found.get("pretokenizers") or [found]:
         expression = part.get("pattern", {}).get("Regex") if part.get("type") == "Split" else None
         if expression in PRE_TOKENIZERS:
             return PRE_TOKENIZERS[expression]
     raise ModelError("its pre-tokeniser has no name in llama.cpp that llmtune knows")
-
-
-def _parts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(found.get("pretokenizers", [])) or [found]
 
 
 def check_vocabulary(folder: Path, model_file: Path | None) -> None:
@@ -93,11 +88,8 @@ def _adds_blank(tokenizer: Any) -> bool:
 
 
 def _is_sentencepiece(folder: Path) -> bool:
-    try:
-        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("model", {})
-    except (OSError, ValueError):
-        return True
-    return bool(model.get("byte_fallback"))
+    tokenizer = read_json(folder / "tokenizer.json")
+    return not tokenizer or bool(tokenizer.get("model", {}).get("byte_fallback"))
 
 
 def _pieces(model_file: Path) -> list[Piece]:

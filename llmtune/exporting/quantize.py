@@ -29,7 +29,7 @@ from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files
 from llmtune.models.quantization import PACKAGES, need_bitsandbytes
-from llmtune.types import Conversation
+from llmtune.types import Conversation, Message
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger, quiet_gptqmodel
 
@@ -69,7 +69,7 @@ def quantize(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]
         copy_files(whole, folder, pattern)
     gc.collect()
     engine = _load(args, folder)
-    _prove_answers(engine, rows, folder)
+    _prove_answers(engine, rows)
     after = _loss(engine, rows)
     if before is not None and after is not None:
         report |= {"rows": len(rows), "loss_before": round(before, 6), "loss_after": round(after, 6)}
@@ -98,8 +98,7 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
             model.quantize(samples, batch_size=1, backend=backend)
             model.save(target)
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as err:
-        text = one_line(err)
-        raise LlmtuneError(f"gptqmodel cannot quantise this model: {text}") from err
+        raise LlmtuneError(f"gptqmodel cannot quantise this model: {one_line(err)}") from err
     return {"group_size": args.group_size, "calibration_rows": len(samples)}
 
 
@@ -180,18 +179,9 @@ def _loss(engine: Engine, rows: Sequence[Conversation]) -> float | None:
         return loss_scores(engine, rows, Journal(Path(folder) / "losses.jsonl"), 4).get("loss")
 
 
-def _prove_answers(engine: Engine, rows: Sequence[Conversation], folder: Path) -> None:
-    from llmtune.types import Message
-
+def _prove_answers(engine: Engine, rows: Sequence[Conversation]) -> None:
     row = rows[0] if rows else Conversation((Message("user", "1 + 1 = ?"),))
-    with _explained(folder):
-        list(engine.answer([row], Sampling(max_new_tokens=ANSWER_TOKENS)))
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
     try:
-        yield
+        list(engine.answer([row], Sampling(max_new_tokens=ANSWER_TOKENS)))
     except (RuntimeError, ValueError, TypeError) as err:
-        text = one_line(err)
-        raise CheckpointError(f"The quantised model cannot generate, so it is not kept: {text}") from err
+        raise CheckpointError(f"The quantised model cannot generate, so it is not kept: {one_line(err)}") from err

@@ -180,17 +180,14 @@ class Chat(_Asked):
 
 def _check_depth(request: ChatRequest) -> None:
     """Refuse deeply nested fields, with which the chat template would overflow the stack."""
-    for number, tool in enumerate(request.tools or ()):
-        if is_deeper(tool.function.parameters):
-            place = f"tools.{number}.function.parameters"
-            raise ApiError(400, f"{place}: nested more than {MAX_DEPTH} levels deep.", param=place)
-    if is_deeper(request.chat_template_kwargs):
-        raise ApiError(
-            400, f"chat_template_kwargs: nested more than {MAX_DEPTH} levels deep.", param="chat_template_kwargs"
-        )
-    for number, message in enumerate(request.messages):
-        if any(is_deeper(call.function.arguments) for call in message.tool_calls or ()):
-            place = f"messages.{number}.tool_calls"
+    fields: list[tuple[str, Any]] = [("chat_template_kwargs", request.chat_template_kwargs)]
+    fields += [
+        (f"tools.{n}.function.parameters", tool.function.parameters) for n, tool in enumerate(request.tools or ())
+    ]
+    for n, message in enumerate(request.messages):
+        fields += [(f"messages.{n}.tool_calls", call.function.arguments) for call in message.tool_calls or ()]
+    for place, value in fields:
+        if is_deeper(value):
             raise ApiError(400, f"{place}: nested more than {MAX_DEPTH} levels deep.", param=place)
 
 

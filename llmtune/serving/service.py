@@ -122,11 +122,8 @@ class Service:
         most = MAX_CHARACTERS if limit is None else max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS)
         if num_characters > most:
             tokens = "" if limit is None else f", whose limit is {limit:,} tokens,"
-            raise ApiError(
-                400,
-                f"The prompt has {num_characters:,} characters; this server{tokens} allows {most:,}.",
-                param=param,
-                code="context_length_exceeded",
+            raise _too_long(
+                f"The prompt has {num_characters:,} characters; this server{tokens} allows {most:,}.", param
             )
 
     @property
@@ -187,23 +184,13 @@ class Service:
         length = max(len(prompt.input_ids) for prompt in prompts)
         limit = self.max_prompt_tokens
         if limit is not None and length > limit:
-            raise ApiError(
-                400,
-                f"The prompt has {length:,} tokens; this server allows {limit:,}.",
-                param="messages",
-                code="context_length_exceeded",
-            )
+            raise _too_long(f"The prompt has {length:,} tokens; this server allows {limit:,}.", "messages")
         if self.context is None:
             return wanted or self.defaults.max_new_tokens
         room = self.context - length
         if room < (wanted or 1):
-            raise ApiError(
-                400,
-                f"The prompt has {length:,} tokens and max_tokens is {wanted or 1:,}; the model's context holds "
-                f"{self.context:,}.",
-                param="max_tokens",
-                code="context_length_exceeded",
-            )
+            asked = f"The prompt has {length:,} tokens and max_tokens is {wanted or 1:,}"
+            raise _too_long(f"{asked}; the model's context holds {self.context:,}.", "max_tokens")
         return min(wanted or self.defaults.max_new_tokens, room)
 
     # Answers
@@ -296,3 +283,7 @@ class Service:
     @property
     def is_idle(self) -> bool:
         return self.batcher.num_running + self.batcher.num_waiting == 0
+
+
+def _too_long(text: str, param: str) -> ApiError:
+    return ApiError(400, text, param=param, code="context_length_exceeded")

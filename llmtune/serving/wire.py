@@ -86,6 +86,7 @@ def is_deeper(value: Any, depth: int = MAX_DEPTH) -> bool:
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
 """Accepted image types; Pillow's other readers (EPS starts Ghostscript) never receive the bytes."""
 MAX_PIXELS = 50_000_000
+TOO_LARGE = f"messages: image_url: the image has more than {MAX_PIXELS:,} pixels."
 
 
 class Pictures:
@@ -104,15 +105,13 @@ class Pictures:
         """
         head, comma, content = url.partition(",")
         if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-            raise ApiError(
-                400,
-                "image_url must be data:image/...;base64,...: this server fetches no URLs and reads no files.",
-                param="messages",
+            raise _refusal(
+                "image_url must be data:image/...;base64,...: this server fetches no URLs and reads no files."
             )
         try:
             data = base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError):
-            raise ApiError(400, "The data of an image_url is not base64.", param="messages") from None
+            raise _refusal("The data of an image_url is not base64.") from None
         _check(data, head.removeprefix("data:image/").removesuffix(";base64").partition(";")[0].lower())
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="llmtune-serve-"))
@@ -129,9 +128,7 @@ def _check(data: bytes, declared: str) -> None:
 
     if declared not in FORMATS:
         types = ", ".join(f"image/{name}" for name in FORMATS)
-        raise ApiError(
-            400, f"messages: image_url: image/{declared[:40]} is not supported; supported: {types}.", param="messages"
-        )
+        raise _refusal(f"messages: image_url: image/{declared[:40]} is not supported; supported: {types}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -139,13 +136,11 @@ def _check(data: bytes, declared: str) -> None:
                 width, height = image.size
     except Exception as err:  # a reader may raise anything for bytes that are no image of its kind
         if isinstance(err, Image.DecompressionBombError):
-            raise _too_large() from None
-        raise ApiError(
-            400, f"messages: image_url: its data is not a readable image/{declared}.", param="messages"
-        ) from None
+            raise _refusal(TOO_LARGE) from None
+        raise _refusal(f"messages: image_url: its data is not a readable image/{declared}.") from None
     if width * height > MAX_PIXELS:
-        raise _too_large()
+        raise _refusal(TOO_LARGE)
 
 
-def _too_large() -> ApiError:
-    return ApiError(400, f"messages: image_url: the image has more than {MAX_PIXELS:,} pixels.", param="messages")
+def _refusal(text: str) -> ApiError:
+    return ApiError(400, text, param="messages")

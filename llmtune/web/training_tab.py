@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from llmtune.run.curves import read_scalars
+from llmtune.utils.files import read_records
 
 EVERY_SECONDS = 3
 NUM_COLUMNS = 2
@@ -70,12 +70,5 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def last_record(log_file: Path) -> dict[str, Any]:
-    """Return the last complete line of a log that may be growing; empty where there is none."""
-    for line in reversed(log_file.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            return record
-    return {}
+    """Return the last complete record of a log that may be growing; empty where there is none."""
+    return (read_records(log_file) or [{}])[-1]

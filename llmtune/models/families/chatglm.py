@@ -9,32 +9,22 @@ from llmtune.models.info import register_model
 
 # ChatGLM2, ChatGLM3 and GLM-4
 
-FUSED = ("query_key_value",)
-
-for _name in ("chatglm2-6b", "chatglm2-6b-32k"):
-    register_model(
-        _name,
-        model_id_or_path=f"ZhipuAI/{_name}",
-        hf_model_id=f"THUDM/{_name}",
-        template="chatglm2",
-        lora_target_modules=FUSED,
-        architecture="ChatGLMModel",
-        source=REFERENCE,
-    )
-for _name, _template in (
-    ("chatglm3-6b-base", "chatglm-generation"),
-    ("chatglm3-6b", "chatglm3"),
-    ("chatglm3-6b-32k", "chatglm3"),
-    ("chatglm3-6b-128k", "chatglm3"),
+for _name, _template, _source in (
+    ("chatglm2-6b", "chatglm2", REFERENCE),
+    ("chatglm2-6b-32k", "chatglm2", REFERENCE),
+    ("chatglm3-6b-base", "chatglm-generation", REGISTRY),
+    ("chatglm3-6b", "chatglm3", REGISTRY),
+    ("chatglm3-6b-32k", "chatglm3", REGISTRY),
+    ("chatglm3-6b-128k", "chatglm3", REGISTRY),
 ):
     register_model(
         _name,
         model_id_or_path=f"ZhipuAI/{_name}",
         hf_model_id=f"THUDM/{_name}",
         template=_template,
-        lora_target_modules=FUSED,
+        lora_target_modules=("query_key_value",),
         architecture="ChatGLMModel",
-        source=REGISTRY,
+        source=_source,
     )
 for _name, _template, _architecture in (
     ("glm-4-9b-hf", "glm4-generation", "GlmForCausalLM"),

@@ -39,11 +39,7 @@ for _size in ("1_8B", "72B"):  # not in the reference: they came in November 202
             **QWEN1,
         )
 
-for _suffix, _template, _more in (
-    ("", BASE, {}),
-    ("-Chat", "chatml", {}),
-    ("-Chat-Int4", "chatml", GPTQ),
-):
+for _suffix, _template, _more in (("", BASE, {}), ("-Chat", "chatml", {}), ("-Chat-Int4", "chatml", GPTQ)):
     register_model(
         f"qwen-vl{_suffix}".lower(),
         model_id_or_path=f"qwen/Qwen-VL{_suffix}",
@@ -73,8 +69,8 @@ def older_keys(key: str) -> tuple[str, ...]:
     return tuple(spelling for spelling in spellings if spelling != key)
 
 
-def _register_qwen2(name: str, template: str, architecture: str = "Qwen2ForCausalLM") -> None:
-    key = name.lower()
+def _register(name: str, template: str, architecture: str = "Qwen2ForCausalLM", *, key: str = "") -> None:
+    key = key or name.lower()
     register_model(
         key,
         aliases=older_keys(key),
@@ -84,58 +80,44 @@ def _register_qwen2(name: str, template: str, architecture: str = "Qwen2ForCausa
         lora_target_modules=QKV,
         architecture=architecture,
         source=REGISTRY,
-        verified=not name.startswith("QwQ"),
+        verified=not name.startswith("QwQ") and "2507" not in name,
     )
 
 
 for _generation, _chat, _template, _sizes in GENERATIONS:
     for _size in _sizes:
-        _register_qwen2(f"{_generation}-{_size}", BASE)
-        _register_qwen2(f"{_generation}-{_size}{_chat}", _template)
-_register_qwen2("Qwen1.5-MoE-A2.7B", BASE, "Qwen2MoeForCausalLM")
-_register_qwen2("Qwen1.5-MoE-A2.7B-Chat", "qwen1.5", "Qwen2MoeForCausalLM")
-_register_qwen2("Qwen2-57B-A14B", BASE, "Qwen2MoeForCausalLM")
-_register_qwen2("Qwen2-57B-A14B-Instruct", "qwen2", "Qwen2MoeForCausalLM")
-_register_qwen2("QwQ-32B-Preview", "qwq-preview")
-_register_qwen2("QwQ-32B", "qwq")
+        _register(f"{_generation}-{_size}", BASE)
+        _register(f"{_generation}-{_size}{_chat}", _template)
+_register("Qwen1.5-MoE-A2.7B", BASE, "Qwen2MoeForCausalLM")
+_register("Qwen1.5-MoE-A2.7B-Chat", "qwen1.5", "Qwen2MoeForCausalLM")
+_register("Qwen2-57B-A14B", BASE, "Qwen2MoeForCausalLM")
+_register("Qwen2-57B-A14B-Instruct", "qwen2", "Qwen2MoeForCausalLM")
+_register("QwQ-32B-Preview", "qwq-preview")
+_register("QwQ-32B", "qwq")
 
 
 # Qwen3, dense and mixture of experts; `-nothinking` trains and serves the same weights with thinking switched off
 
-DENSE = ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
 EXPERTS = ("30B-A3B", "235B-A22B")
 
 
-def _register_qwen3(key: str, name: str, template: str, architecture: str) -> None:
-    register_model(
-        key.lower(),
-        model_id_or_path=f"Qwen/{name}",
-        hf_model_id=f"Qwen/{name}",
-        template=template,
-        lora_target_modules=QKV,
-        architecture=architecture,
-        source=REGISTRY,
-        verified="2507" not in name,
-    )
+def _register_qwen3(size: str, suffix: str, template: str, *, key: str = "") -> None:
+    _register(f"Qwen3-{size}{suffix}", template, f"Qwen3{'Moe' * (size in EXPERTS)}ForCausalLM", key=key.lower())
 
 
-for _size in (*DENSE, *EXPERTS):
-    _class = "Qwen3MoeForCausalLM" if _size in EXPERTS else "Qwen3ForCausalLM"
-    _register_qwen3(f"Qwen3-{_size}", f"Qwen3-{_size}", "qwen3", _class)
-    _register_qwen3(f"Qwen3-{_size}-nothinking", f"Qwen3-{_size}", "qwen3-nothinking", _class)
+for _size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B", *EXPERTS):
+    _register_qwen3(_size, "", "qwen3")
+    _register_qwen3(_size, "", "qwen3-nothinking", key=f"qwen3-{_size}-nothinking")
 for _size in ("0.6B", "1.7B", "4B", "8B", "14B", "30B-A3B"):
-    _class = "Qwen3MoeForCausalLM" if _size in EXPERTS else "Qwen3ForCausalLM"
-    _register_qwen3(f"Qwen3-{_size}-Base", f"Qwen3-{_size}-Base", BASE, _class)
+    _register_qwen3(_size, "-Base", BASE)
 for _size in ("4B", *EXPERTS):
-    _class = "Qwen3MoeForCausalLM" if _size in EXPERTS else "Qwen3ForCausalLM"
-    _register_qwen3(f"Qwen3-{_size}-Instruct-2507", f"Qwen3-{_size}-Instruct-2507", "qwen3-instruct", _class)
-    _register_qwen3(f"Qwen3-{_size}-Thinking-2507", f"Qwen3-{_size}-Thinking-2507", "qwen3-thinking", _class)
+    _register_qwen3(_size, "-Instruct-2507", "qwen3-instruct")
+    _register_qwen3(_size, "-Thinking-2507", "qwen3-thinking")
 
 
 # Vision models, on transformers' own classes
 
 EYES = ("visual", "vision_tower", "multi_modal_projector")
-MOE = ("30B-A3B", "235B-A22B")
 
 
 def register_vision(key: str, model_id: str, template: str, architecture: str, aliases: tuple[str, ...]) -> None:
@@ -157,9 +139,9 @@ def register_vision(key: str, model_id: str, template: str, architecture: str, a
 for _name, _architecture, _sizes in (
     ("Qwen2-VL", "Qwen2VLForConditionalGeneration", ("2B", "7B", "72B")),
     ("Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", ("3B", "7B", "32B", "72B")),
-    ("Qwen3-VL", "Qwen3VLForConditionalGeneration", ("2B", "4B", "8B", "32B", *MOE)),
+    ("Qwen3-VL", "Qwen3VLForConditionalGeneration", ("2B", "4B", "8B", "32B", *EXPERTS)),
 ):
     for _size in _sizes:
         _key = f"{_name}-{_size}-Instruct".lower()
-        _class = "Qwen3VLMoeForConditionalGeneration" if _size in MOE else _architecture
+        _class = "Qwen3VLMoeForConditionalGeneration" if _size in EXPERTS else _architecture
         register_vision(_key, f"Qwen/{_name}-{_size}-Instruct", _name.lower(), _class, older_keys(_key))
