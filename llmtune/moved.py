@@ -73,6 +73,7 @@ MOVED = dict(
         "inference.adapters=inference.engine",
         "inference.metrics=metrics",
         "inference.results=inference.infer",
+        "inference.rows=inference.generation",
         "inference.stops=inference.texts",
         "inference.thoughts=inference.texts",
         "inspect=templates",

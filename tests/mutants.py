@@ -62,7 +62,7 @@ COVERED = {
     "arguments/checks": "cli/test_arguments cli/test_bad_input",
     "utils/seal": "utils/test_seal cli/test_strangers",
     "utils/files": "utils/test_atomic samples/test_store",
-    "inference/engine inference/batching inference/rows inference/continuous inference/sampling inference/texts":
+    "inference/engine inference/batching inference/generation inference/continuous inference/sampling inference/texts":
     "inference/test_batching inference/test_infer inference/test_texts inference/test_constraints serving/test_bounds "
     "serving/test_routing serving/test_images serving/test_thoughts",
     "serving/protocol serving/completions serving/limits":

@@ -19,7 +19,7 @@ SYNONYMS = ("validation", "val", "valid", "dev", "eval", "evaluation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
+class Splits:
     """The splits of a repository. `validation` is empty where it ships none."""
 
     folder: Path
@@ -47,7 +47,7 @@ def from_hugging_face(key: str, info: DatasetInfo, explicit: bool | None) -> boo
     return not wanted
 
 
-def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = False) -> Parts:
+def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = False) -> Splits:
     """Download missing files, and find the splits that the entry names.
 
     Args:
@@ -77,7 +77,7 @@ def fetch_parts(key: str, info: DatasetInfo, hub: HubOptions, *, quiet: bool = F
         shipped = _pick(splits, info.val_splits, key, needed=False, quiet=quiet) if info.val_splits else []
         train += chosen
         validation += [split for split in shipped if split not in chosen]
-    return Parts(folder, tuple(train), tuple(validation))
+    return Splits(folder, tuple(train), tuple(validation))
 
 
 def _pick(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.tokenizers.sentencepiece_bpe import Piece, read_model
+from llmtune.models.ports.tokenizers.sentencepiece_bpe import VocabularyPiece, read_model
 from llmtune.utils.files import read_json
 
 # llama.cpp's names of pre-tokenisers, by their regular expressions.
@@ -92,7 +92,7 @@ def _is_sentencepiece(folder: Path) -> bool:
     return not tokenizer or bool(tokenizer.get("model", {}).get("byte_fallback"))
 
 
-def _pieces(model_file: Path) -> list[Piece]:
+def _pieces(model_file: Path) -> list[VocabularyPiece]:
     try:
         model = read_model(model_file)
     except ValueError as err:
@@ -102,7 +102,7 @@ def _pieces(model_file: Path) -> list[Piece]:
     return model.pieces
 
 
-def _take_pieces(pieces: list[Piece], tokens: list[str], kinds: list[int]) -> list[float]:
+def _take_pieces(pieces: list[VocabularyPiece], tokens: list[str], kinds: list[int]) -> list[float]:
     """Return scores and kinds of the SentencePiece file; added tokens have neither."""
     scores = [-1000.0] * len(tokens)
     for number, piece in enumerate(pieces[: len(tokens)]):

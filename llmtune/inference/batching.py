@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.inference.engine import Engine
-from llmtune.inference.rows import Row
+from llmtune.inference.generation import Generation
 from llmtune.utils.logging import get_logger
 
 READING_SHARE = 2
@@ -48,9 +48,9 @@ class Closed(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    row: Row
+    row: Generation
     adapter: str | None
-    request: Sequence[Row]
+    request: Sequence[Generation]
 
     @property
     def key(self) -> Key:
@@ -81,7 +81,7 @@ class Batcher:
         self._worker = threading.Thread(target=self._work, name="llmtune-batcher", daemon=True)
         self._worker.start()
 
-    def submit(self, rows: Sequence[Row], *, adapter: str | None = None) -> None:
+    def submit(self, rows: Sequence[Generation], *, adapter: str | None = None) -> None:
         """Queue rows for generation; they emit their pieces themselves.
 
         Raises:

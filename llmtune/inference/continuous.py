@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from llmtune.errors import UsageError
 from llmtune.inference.batching import Closed, QueueFull
 from llmtune.inference.engine import Engine
-from llmtune.inference.rows import Row
+from llmtune.inference.generation import Generation
 from llmtune.inference.sampling import next_scores
 from llmtune.utils.logging import get_logger
 
@@ -48,7 +48,7 @@ class ContinuousBatcher:
             raise UsageError("--batching continuous supports text models only. Remove the flag.")
         self.max_batch_size = max_batch_size
         self.max_queue = max_queue
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Generation] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closed = False
@@ -67,7 +67,7 @@ class ContinuousBatcher:
         self._watcher = threading.Thread(target=self._watch, name="llmtune-continuous", daemon=True)
         self._watcher.start()
 
-    def submit(self, rows: Sequence[Row], *, adapter: str | None = None) -> None:
+    def submit(self, rows: Sequence[Generation], *, adapter: str | None = None) -> None:
         """Queue rows for generation; they emit their pieces themselves.
 
         Raises:

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from llmtune.arguments.service import BASE_NAME
-from llmtune.inference.rows import Row, Written
+from llmtune.inference.generation import Generation, Written
 from llmtune.inference.sampling import RowSampler, Sampling
 from llmtune.inference.texts import Frame, cut_at, text_of
 from llmtune.templates.chat import ChatTemplate
@@ -48,7 +48,8 @@ class Engine:
             settings = [sampling_with_tools(row, sampling, self.template) for row in batch]
             frame = self.template.answer_frame
             written = [
-                Row(prompt, one, self.template, frame=frame) for prompt, one in zip(prompts, settings, strict=True)
+                Generation(prompt, one, self.template, frame=frame)
+                for prompt, one in zip(prompts, settings, strict=True)
             ]
             self.advance(written)
             yield from (row.text for row in written)
@@ -60,7 +61,9 @@ class Engine:
         template = self.adapters.template(adapter)
         pieces: queue.SimpleQueue[Written] = queue.SimpleQueue()
         sampling = sampling_with_tools(row, sampling, template)
-        written = Row(template.prompts([row])[0], sampling, template, frame=template.answer_frame, on_piece=pieces.put)
+        written = Generation(
+            template.prompts([row])[0], sampling, template, frame=template.answer_frame, on_piece=pieces.put
+        )
         problems: list[BaseException] = []
 
         def generate() -> None:
@@ -86,7 +89,7 @@ class Engine:
             raise problems[0]
 
     def advance(
-        self, rows: Sequence[Row], *, adapter: str | None = None, until: Callable[[], bool] | None = None
+        self, rows: Sequence[Generation], *, adapter: str | None = None, until: Callable[[], bool] | None = None
     ) -> None:
         """Generate rows of one adapter in a batch, each to its end, or all of them until `until` is true.
 
@@ -176,7 +179,7 @@ class Engine:
 class _Steps(StoppingCriteria):
     """Stopping criteria that appends each row's next token, and marks the finished rows."""
 
-    def __init__(self, rows: Sequence[Row], until: Callable[[], bool] | None) -> None:
+    def __init__(self, rows: Sequence[Generation], until: Callable[[], bool] | None) -> None:
         self.rows = rows
         self.until = until
 

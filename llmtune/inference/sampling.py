@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import SamplingArguments
-    from llmtune.inference.rows import Row
+    from llmtune.inference.generation import Generation
 
 
 NUM_TRIED = 128
@@ -72,7 +72,7 @@ class RowSampler(LogitsProcessor):
         starts: Start of each row's prompt after its padding.
     """
 
-    def __init__(self, rows: Sequence[Row], starts: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[Generation], starts: Sequence[int]) -> None:
         self.rows = rows
         self.starts = starts
 
@@ -90,7 +90,7 @@ class RowSampler(LogitsProcessor):
         return found
 
 
-def next_scores(row: Row, logits: Tensor, ids: Tensor | None = None) -> Tensor:
+def next_scores(row: Generation, logits: Tensor, ids: Tensor | None = None) -> Tensor:
     """Return the scores of one row, [V]; its next token has the highest. `ids`: its prompt and response so far."""
     if row.sampling.top_logprobs is not None:
         row.keep_logprobs(logits.log_softmax(-1))
@@ -101,13 +101,13 @@ def next_scores(row: Row, logits: Tensor, ids: Tensor | None = None) -> Tensor:
     return _scores(row, ids, logits)
 
 
-def _is_plain(row: Row) -> bool:
+def _is_plain(row: Generation) -> bool:
     one = row.sampling
     penalties = one.frequency_penalty or one.presence_penalty or one.repetition_penalty != 1
     return not (one.do_sample or penalties or one.logit_bias or row.constraint is not None)
 
 
-def _scores(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
+def _scores(row: Generation, ids: Tensor | None, logits: Tensor) -> Tensor:
     one = row.sampling
     wanted = _penalized(row, ids, logits)
     scores = wanted
@@ -118,7 +118,7 @@ def _scores(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
     return scores if row.constraint is None else _allowed(row, scores, wanted)
 
 
-def _penalized(row: Row, ids: Tensor | None, logits: Tensor) -> Tensor:
+def _penalized(row: Generation, ids: Tensor | None, logits: Tensor) -> Tensor:
     one = row.sampling
     if one.repetition_penalty != 1 and ids is not None:
         seen = ids.unique()
@@ -150,7 +150,7 @@ def _nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return torch.full_like(logits, -torch.inf).index_copy(0, tokens, values)
 
 
-def _allowed(row: Row, scores: Tensor, logits: Tensor) -> Tensor:
+def _allowed(row: Generation, scores: Tensor, logits: Tensor) -> Tensor:
     """Set all scores to -inf but that of the best token that the row's constraint allows.
 
     The best allowed token by noisy scores is a sample from the allowed ones. If no candidate is allowed, the logits

@@ -12,7 +12,7 @@ from llmtune.errors import LlmtuneError, one_line
 from llmtune.models.devices import gib
 from llmtune.models.dtypes import resolve_dtype
 from llmtune.planning.memory import Estimator
-from llmtune.planning.workload import Batch, Workload, rows_of, sharding_of
+from llmtune.planning.workload import Batch, Workload, sample_lengths, sharding_of
 from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def resolve_checkpointing(args: StageArguments, prepared: Prepared, decisions: D
         decisions.choose("Gradient checkpointing", args.gradient_checkpointing)
         return args
     folder = args.folder()
-    batch = Workload.of(args, rows_of(prepared)).batch
+    batch = Workload.of(args, sample_lengths(prepared)).batch
     dtype, _ = resolve_dtype(prepared.info, args.dtype)
     mode, reason = decide_checkpointing(args, prepared.info, folder, dtype, batch)
     decisions.choose("Gradient checkpointing", mode, reason)

@@ -16,7 +16,7 @@ from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
 from llmtune.planning.memory import DEFAULT_OPTIMIZER, Estimate, Estimator
-from llmtune.planning.workload import Rows, Workload, rows_of, sharding_of
+from llmtune.planning.workload import SampleLengths, Workload, sample_lengths, sharding_of
 from llmtune.run.resolved import Run
 from llmtune.samples.prepare import prepare
 from llmtune.utils.files import read_json
@@ -173,12 +173,12 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes)
 
 
-def _rows(args: StageArguments, folder: Path, notes: list[str]) -> Rows | None:
+def _rows(args: StageArguments, folder: Path, notes: list[str]) -> SampleLengths | None:
     if not any(folder.glob("*tokenizer*")) and args.tokenizer_id_or_path is None:
         notes.append(f"{folder} has no tokenizer, so each sample is assumed to have --max_length tokens.")
         return None
     try:
-        return rows_of(prepare(args))
+        return sample_lengths(prepare(args))
     except (HubError, ModelError) as err:
         get_logger().warning("The rows are not available: %s", err)
         notes.append("The rows are not available, so each sample is assumed to have --max_length tokens.")

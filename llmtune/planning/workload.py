@@ -39,7 +39,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SampleLengths:
     """Lengths of the training samples, and their fraction of trainable tokens."""
 
     lengths: NDArray[np.int64]
@@ -50,9 +50,9 @@ class Rows:
         return self.lengths if args.max_length == -1 else np.minimum(self.lengths, args.max_length)
 
 
-def rows_of(prepared: Prepared) -> Rows:
+def sample_lengths(prepared: Prepared) -> SampleLengths:
     report = prepared.train_tokens.report
-    return Rows(prepared.train_tokens.lengths, report.num_trainable / max(report.num_tokens, 1))
+    return SampleLengths(prepared.train_tokens.lengths, report.num_trainable / max(report.num_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Workload:
     contexts: int = 0
 
     @classmethod
-    def of(cls, args: StageArguments, rows: Rows | None, ranks: int = 1) -> Workload:
+    def of(cls, args: StageArguments, rows: SampleLengths | None, ranks: int = 1) -> Workload:
         if rows is None:
             return cls._without_rows(args, ranks)
         lengths = rows.cut(args)

@@ -17,10 +17,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from llmtune import __version__
 from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine
-from llmtune.serving.completions import Chat, Completion
+from llmtune.serving.completions import ChatCompletion, TextCompletion
 from llmtune.serving.limits import Gate, PatientProtocol
 from llmtune.serving.protocol import ApiError, ChatRequest, CompletionRequest, error_body, handle_errors
-from llmtune.serving.service import Job, Service
+from llmtune.serving.service import RunningRequest, Service
 from llmtune.serving.wire import BoundedRoute
 from llmtune.utils.logging import get_logger, quiet_libraries
 from llmtune.utils.system import listen, shown_host
@@ -67,16 +67,16 @@ def create_app(service: Service) -> FastAPI:
 
     @app.post("/v1/chat/completions", responses=REFUSALS)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await _answer(service, await run_in_threadpool(Chat.prepare, service, body), request)
+        return await _answer(service, await run_in_threadpool(ChatCompletion.prepare, service, body), request)
 
     @app.post("/v1/completions", responses=REFUSALS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await _answer(service, await run_in_threadpool(Completion.prepare, service, body), request)
+        return await _answer(service, await run_in_threadpool(TextCompletion.prepare, service, body), request)
 
     return app
 
 
-async def _answer(service: Service, asked: Chat | Completion, request: Request) -> Response:
+async def _answer(service: Service, asked: ChatCompletion | TextCompletion, request: Request) -> Response:
     job = asked.start()
     if asked.request.stream:
         return _EventStream(service, job, _events(asked.chunks(job)))
@@ -94,7 +94,7 @@ async def _answer(service: Service, asked: Chat | Completion, request: Request) 
 class _EventStream(StreamingResponse):
     """Return server-sent events; a client that disconnects frees its slot, even before the first of them."""
 
-    def __init__(self, service: Service, job: Job, events: AsyncIterator[str]) -> None:
+    def __init__(self, service: Service, job: RunningRequest, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self.service = service
         self.job = job

@@ -11,10 +11,10 @@ from llmtune.data.formats_messages import parse_messages
 from llmtune.data.values import parse_tools
 from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
-from llmtune.inference.rows import Row, TokenLogprob
+from llmtune.inference.generation import Generation, TokenLogprob
 from llmtune.inference.texts import HALF, ThoughtText
 from llmtune.serving.protocol import ApiError, ChatMessage, ChatRequest, CompletionRequest
-from llmtune.serving.service import Job, Service
+from llmtune.serving.service import RunningRequest, Service
 from llmtune.serving.tool_calls import (
     AnswerText,
     AskedCall,
@@ -50,19 +50,19 @@ class _Asked:
         options = self.request.stream_options
         return options is not None and bool(options.include_usage)
 
-    def head(self, job: Job, kind: str, *, streamed: bool = False) -> dict[str, Any]:
+    def head(self, job: RunningRequest, kind: str, *, streamed: bool = False) -> dict[str, Any]:
         """Return the fields that every object of a response has."""
         usage = {"usage": None} if streamed and self.with_usage else {}
         return {"id": job.name, "object": kind, "created": job.created, "model": job.model, **usage}
 
-    async def finished(self, job: Job) -> list[Row]:
+    async def finished(self, job: RunningRequest) -> list[Generation]:
         async for _ in self.service.pieces(job):
             pass
         return job.rows
 
 
 @dataclasses.dataclass
-class Chat(_Asked):
+class ChatCompletion(_Asked):
     request: ChatRequest
     prompt: Encoded
     opened: bool
@@ -71,7 +71,7 @@ class Chat(_Asked):
     asked: AskedCall | None
 
     @classmethod
-    def prepare(cls, service: Service, request: ChatRequest) -> Chat:
+    def prepare(cls, service: Service, request: ChatRequest) -> ChatCompletion:
         """Check and tokenise.
 
         Raises:
@@ -92,7 +92,7 @@ class Chat(_Asked):
         prompt, opened = service.chat_prompt(request.model, conversation)
         return cls(service, request, prompt, opened, pictures, fmt, asked)
 
-    def start(self) -> Job:
+    def start(self) -> RunningRequest:
         request = self.request
         n = self.number_of_answers()
         sampling = self.service.sampling(request, [self.prompt], request.max_completion_tokens or request.max_tokens)
@@ -108,7 +108,7 @@ class Chat(_Asked):
             request.model, [self.prompt], sampling, n, frame=frame, constraint=constraint, keeps=self.pictures
         )
 
-    async def whole(self, job: Job) -> dict[str, Any]:
+    async def whole(self, job: RunningRequest) -> dict[str, Any]:
         """Return the response body."""
         choices = []
         for number, row in enumerate(await self.finished(job)):
@@ -128,7 +128,7 @@ class Chat(_Asked):
             choices.append(choice)
         return self.head(job, "chat.completion") | {"choices": choices, "usage": job.usage()}
 
-    async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, job: RunningRequest) -> AsyncIterator[dict[str, Any]]:
         """Yield the response as a stream."""
         body = self.head(job, "chat.completion.chunk", streamed=True)
 
@@ -250,13 +250,13 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
 
 
 @dataclasses.dataclass
-class Completion(_Asked):
+class TextCompletion(_Asked):
     request: CompletionRequest
     prompts: list[Encoded]
     echoes: list[str]
 
     @classmethod
-    def prepare(cls, service: Service, request: CompletionRequest) -> Completion:
+    def prepare(cls, service: Service, request: CompletionRequest) -> TextCompletion:
         """Check and tokenise.
 
         Raises:
@@ -288,14 +288,14 @@ class Completion(_Asked):
         echoes = [service.text_of(prompt) if request.echo else "" for prompt in prompts]
         return cls(service, request, prompts, echoes)
 
-    def start(self) -> Job:
+    def start(self) -> RunningRequest:
         n = self.number_of_answers()
         sampling = self.service.sampling(self.request, self.prompts, self.request.max_tokens or 16)
         if self.request.logprobs is not None:
             sampling = dataclasses.replace(sampling, top_logprobs=self.request.logprobs)
         return self.service.start(self.request.model, self.prompts, sampling, n, kind="cmpl")
 
-    async def whole(self, job: Job) -> dict[str, Any]:
+    async def whole(self, job: RunningRequest) -> dict[str, Any]:
         """Return the response body."""
         choices = [
             self._choice(number, self._echo(job, number) + row.text, row.finish_reason, row.logprobs)
@@ -303,7 +303,7 @@ class Completion(_Asked):
         ]
         return self.head(job, "text_completion") | {"choices": choices, "usage": job.usage()}
 
-    async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, job: RunningRequest) -> AsyncIterator[dict[str, Any]]:
         """Yield the response as a stream."""
         body = self.head(job, "text_completion", streamed=True)
         sent = [0] * len(job.rows)
@@ -316,7 +316,7 @@ class Completion(_Asked):
         if self.with_usage:
             yield body | {"choices": [], "usage": job.usage()}
 
-    def _echo(self, job: Job, number: int) -> str:
+    def _echo(self, job: RunningRequest, number: int) -> str:
         return self.echoes[number // (len(job.rows) // len(self.prompts))]
 
     def _choice(self, number: int, text: str, reason: str | None, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

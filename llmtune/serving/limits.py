@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from llmtune.arguments.service import is_loopback
-from llmtune.inference.rows import Row
+from llmtune.inference.generation import Generation
 from llmtune.serving.protocol import error_response
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/m
 MAX_PIECES = 6
 """Time limit of a whole body, in read timeouts."""
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
 
 class Gate:
@@ -42,14 +42,14 @@ class Gate:
         key = service.args.api_key
         self.expected = None if key is None else f"Bearer {key}".encode()
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.monotonic()
         status = 0
 
-        async def counted(message: Message) -> None:
+        async def counted(message: AsgiMessage) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -63,7 +63,7 @@ class Gate:
             metrics.requests.labels(path, status or "gone").inc()
             metrics.latency.labels(path).observe(time.monotonic() - started)
 
-    async def _pass(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         if not self._is_known(scope["path"], headers.get(b"authorization", b"")):
             await error_response(
@@ -93,9 +93,9 @@ class Gate:
             text = f"The body is larger than the limit of {self.service.max_body:,} bytes."
             await error_response(413, text, code="body_too_large")(scope, receive, send)
             return
-        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        parts: list[AsgiMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def again() -> Message:
+        async def again() -> AsgiMessage:
             return parts.pop() if parts else await receive()
 
         await self.app(scope, again, send)
@@ -214,7 +214,7 @@ class Metrics:
         Gauge("llmtune_running", "Running generations.", **one).set_function(lambda: batcher.num_running)
         Gauge("llmtune_waiting", "Queued generations.", **one).set_function(lambda: batcher.num_waiting)
 
-    def finished(self, rows: Sequence[Row]) -> None:
+    def finished(self, rows: Sequence[Generation]) -> None:
         """Count finished generations."""
         for row in rows:
             self.prompt_tokens.inc(len(row.prompt.input_ids))

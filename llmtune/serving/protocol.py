@@ -95,7 +95,7 @@ class ImageUrl(_Model):
     detail: str | None = None
 
 
-class Part(_Model):
+class ContentPart(_Model):
     """Content part. `input_text` and the like are names of OpenAI's newer API; `cache_control` is ignored."""
 
     type: Literal["text", "input_text", "output_text", "refusal", "image_url", "input_image"]
@@ -107,7 +107,9 @@ class Part(_Model):
     cache_control: Any = None
 
 
-Content = Annotated[Annotated[str, Tag("text[]")] | Annotated[list[Part], Tag("parts[]")], Discriminator(_shape_of)]
+Content = Annotated[
+    Annotated[str, Tag("text[]")] | Annotated[list[ContentPart], Tag("parts[]")], Discriminator(_shape_of)
+]
 
 
 class ChatMessage(_Model):

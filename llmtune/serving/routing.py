@@ -13,7 +13,7 @@ from llmtune.arguments.service import ServeArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.batching import Batcher
 from llmtune.inference.engine import Engine
-from llmtune.inference.rows import Row
+from llmtune.inference.generation import Generation
 from llmtune.inference.sampling import Sampling
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Conversation, Message
@@ -82,7 +82,7 @@ def _tried(engine: Engine, limits: dict[str, int]) -> ContinuousBatcher | str:
     except (LlmtuneError, ValueError, RuntimeError, AttributeError, NotImplementedError) as err:
         return _line(err)
     prompt = engine.template.prompts([Conversation((Message("user", "1"),))])[0]
-    row = Row(prompt, Sampling(max_new_tokens=4), engine.template)
+    row = Generation(prompt, Sampling(max_new_tokens=4), engine.template)
     batcher.submit([row])
     end = time.monotonic() + PATIENCE
     while row.finish_reason is None and time.monotonic() < end:

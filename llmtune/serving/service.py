@@ -13,7 +13,7 @@ from llmtune.errors import LlmtuneError
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import Constraint
 from llmtune.inference.engine import Engine
-from llmtune.inference.rows import Row, Written
+from llmtune.inference.generation import Generation, Written
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import StopAutomaton
 from llmtune.serving.limits import Metrics
@@ -33,12 +33,12 @@ MAX_CHARACTERS = 4_000_000
 
 
 @dataclasses.dataclass
-class Job:
+class RunningRequest:
     """One running request. `prompts`: one for each `n` of its rows."""
 
     model: str
     prompts: list[Encoded]
-    rows: list[Row]
+    rows: list[Generation]
     events: asyncio.Queue[tuple[int, Written]]
     until: float
     name: str
@@ -206,16 +206,16 @@ class Service:
         constraint: Constraint | None = None,
         keeps: object = None,
         kind: str = "chatcmpl",
-    ) -> Job:
+    ) -> RunningRequest:
         """Queue a request. Called on the event loop, which receives the pieces.
 
         Args:
-            frame: Text that the model writes around a response; see `Row`.
+            frame: Text that the model writes around a response; see `Generation`.
             keeps: Objects to keep alive during generation.
         """
         loop = asyncio.get_running_loop()
         until = time.monotonic() + self.args.request_timeout
-        job = Job(model, list(prompts), [], asyncio.Queue(), until, f"{kind}-{uuid.uuid4().hex}")
+        job = RunningRequest(model, list(prompts), [], asyncio.Queue(), until, f"{kind}-{uuid.uuid4().hex}")
         template = self.template(model)
         stops = StopAutomaton([*template.stop_strings, *sampling.stop])
 
@@ -230,7 +230,7 @@ class Service:
             one = sampling
             if sampling.seed is not None:
                 one = dataclasses.replace(sampling, seed=(sampling.seed + number % n) & MAX_SEED)
-            row = Row(
+            row = Generation(
                 prompts[number // n],
                 one,
                 template,
@@ -249,7 +249,7 @@ class Service:
             raise ApiError(503, "The server is shutting down.", code="shutting_down") from None
         return job
 
-    async def pieces(self, job: Job) -> AsyncIterator[tuple[int, Written]]:
+    async def pieces(self, job: RunningRequest) -> AsyncIterator[tuple[int, Written]]:
         """Yield (number of the row, its next piece) until all have ended. Closing it early cancels the rows."""
         num_left = len(job.rows)
         try:
@@ -270,7 +270,7 @@ class Service:
             if num_left:
                 self.cancel(job)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: RunningRequest) -> None:
         """Cancel a request and free its slots."""
         if job.is_cancelled or all(row.finish_reason is not None for row in job.rows):
             return

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from llmtune.data.formats import to_conversation
 from llmtune.data.image_marks import with_all_marks
 from llmtune.errors import RowError, TemplateError, UsageError
-from llmtune.templates.encode import EncodedRow, Sample, TextEncoder, cut_prompt, keep
+from llmtune.templates.encode import EncodedRow, TextEncoder, TextParts, cut_prompt, keep
 from llmtune.templates.info import TemplateInfo, with_kwargs
 from llmtune.templates.kept import dropped_part
 from llmtune.templates.media import MediaError, MediaReader, Sizes, fill_media
@@ -294,7 +294,7 @@ class ChatTemplate:
             return {}
         return self.media.measure(one for conversation in conversations for one in conversation.media)
 
-    def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> Sample:
+    def _sample(self, conversation: Conversation, sizes: Sizes, *, generation: bool = False) -> TextParts:
         """Return the parts to tokenise, with the token of an image once per position of it."""
         pieces = self.pieces(conversation, generation=generation)
         if not generation:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import TemplateError
 from llmtune.templates.fast_bpe import FastBPE, fast_bpe
-from llmtune.templates.locate import Part, Tokens, locate, locate_by_bytes, locate_by_prefixes
+from llmtune.templates.locate import TextPart, Tokens, locate, locate_by_bytes, locate_by_prefixes
 from llmtune.templates.pieces import Piece
 from llmtune.types import IGNORE_INDEX, Encoded, TruncationStrategy
 
@@ -32,10 +32,10 @@ ANCHOR = "\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TextParts:
     """The parts of one sequence. `last_answer`: (part, character) where its last trainable turn begins."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[TextPart, ...]
     last_answer: tuple[int, int] | None = None
     num_plain: int = 0
 
@@ -62,9 +62,9 @@ class TextEncoder:
         if self._fast is None and num_texts >= MANY_TEXTS:
             self._fast = fast_bpe(self.tokenizer)
 
-    def sample(self, pieces: Sequence[Piece]) -> Sample:
+    def sample(self, pieces: Sequence[Piece]) -> TextParts:
         """Join pieces into parts that are tokenised separately."""
-        parts: list[Part] = []
+        parts: list[TextPart] = []
         open_text = _OpenText()
         last_answer: tuple[int, int] | None = None
         turn: int | None = None
@@ -75,13 +75,13 @@ class TextEncoder:
                 open_text.close_into(parts)
                 ids = self._resolve(piece.content)
                 spans = _span(piece, 0, len(ids))
-                parts.append(Part(ids=ids, trainable=spans, weights=_weights(piece, spans)))
+                parts.append(TextPart(ids=ids, trainable=spans, weights=_weights(piece, spans)))
                 place = len(parts) - 1
             elif piece.from_data and self._control is not None and self._control.search(piece.content):
                 open_text.close_into(parts)
                 spans, continued = _span(piece, 0, len(piece.content)), _goes_on(parts)
                 weights = _weights(piece, spans)
-                parts.append(Part(piece.content, trainable=spans, plain=True, continued=continued, weights=weights))
+                parts.append(TextPart(piece.content, trainable=spans, plain=True, continued=continued, weights=weights))
                 place = len(parts) - 1
                 num_plain += 1
             else:
@@ -92,7 +92,7 @@ class TextEncoder:
                 last_answer = (place, position)
             turn = piece.turn if piece.trainable else None
         open_text.close_into(parts)
-        return Sample(tuple(parts), last_answer, num_plain)
+        return TextParts(tuple(parts), last_answer, num_plain)
 
     def control_spans(self, text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
         """Return the spans, in a text, of the contents that contain a control token's spelling, in order."""
@@ -109,7 +109,7 @@ class TextEncoder:
                     break
         return spans
 
-    def encode(self, samples: Sequence[Sample]) -> list[Encoded | None]:
+    def encode(self, samples: Sequence[TextParts]) -> list[Encoded | None]:
         """Tokenise samples in one batch.
 
         Returns:
@@ -119,7 +119,7 @@ class TextEncoder:
         tokens = iter(self._tokenize([part for sample in samples for part in sample.parts]))
         return [self._assemble(sample, [next(tokens) for _ in sample.parts]) for sample in samples]
 
-    def _assemble(self, sample: Sample, tokens: Sequence[Tokens]) -> Encoded | None:
+    def _assemble(self, sample: TextParts, tokens: Sequence[Tokens]) -> Encoded | None:
         straddled = [(index, at) for index, found in enumerate(tokens) for at in found.straddled]
         if straddled:
             return self.encode([_split_at(sample)])[0] if straddled == [sample.last_answer] else None
@@ -141,7 +141,7 @@ class TextEncoder:
             labels[0] = IGNORE_INDEX
         return Encoded(ids, labels, weights=weights)
 
-    def _tokenize(self, parts: Sequence[Part]) -> list[Tokens]:
+    def _tokenize(self, parts: Sequence[TextPart]) -> list[Tokens]:
         if any(part.continued for part in parts) and self._anchor is not None:
             return [self._tokenize_continued(part) if part.continued else self._tokenize([part])[0] for part in parts]
         if self._backend is None:
@@ -166,7 +166,7 @@ class TextEncoder:
                 found.append(locate(part, next(encodings)))
         return found
 
-    def _tokenize_continued(self, part: Part) -> Tokens:
+    def _tokenize_continued(self, part: TextPart) -> Tokens:
         """Tokenise after an anchor, whose tokens are dropped, with those that a tokenizer adds before a text."""
         size = len(ANCHOR)
         shifted = tuple((start + size, end + size) for start, end in part.trainable)
@@ -197,7 +197,7 @@ class TextEncoder:
             finally:
                 backend.post_processor, backend.encode_special_tokens = processor, special
 
-    def _tokenize_by_prefixes(self, part: Part) -> Tokens:
+    def _tokenize_by_prefixes(self, part: TextPart) -> Tokens:
         """Tokenise without offsets: a border is where the ids of the text before it are a prefix of the whole."""
         if part.ids is not None:
             return Tokens(part.ids, list(part.trainable))
@@ -218,7 +218,7 @@ class TextEncoder:
         return tuple(ids)
 
 
-def _split_at(sample: Sample) -> Sample:
+def _split_at(sample: TextParts) -> TextParts:
     """Tokenise the text before the last turn separately from that turn, like a prompt."""
     assert sample.last_answer is not None
     index, at = sample.last_answer
@@ -228,7 +228,9 @@ def _split_at(sample: Sample) -> Sample:
     before = replace(part, text=part.text[:at], trainable=spans[:num_before], weights=weights[:num_before])
     after = tuple((start - at, end - at) for start, end in spans[num_before:] if start >= at)
     answer = replace(part, text=part.text[at:], trainable=after, weights=weights[num_before:], continued=True)
-    return Sample((*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain)
+    return TextParts(
+        (*sample.parts[:index], before, answer, *sample.parts[index + 1 :]), (index + 1, 0), sample.num_plain
+    )
 
 
 class _OpenText:
@@ -253,15 +255,15 @@ class _OpenText:
             self.trainable.append((start, self.length))
             self.weights.append(piece.weight)
 
-    def close_into(self, parts: list[Part]) -> None:
+    def close_into(self, parts: list[TextPart]) -> None:
         if self.texts:
             weights = tuple(self.weights) if any(weight != 1.0 for weight in self.weights) else ()
             spans = tuple(self.trainable)
-            parts.append(Part("".join(self.texts), trainable=spans, continued=_goes_on(parts), weights=weights))
+            parts.append(TextPart("".join(self.texts), trainable=spans, continued=_goes_on(parts), weights=weights))
             self.texts, self.trainable, self.weights, self.length = [], [], [], 0
 
 
-def _goes_on(parts: Sequence[Part]) -> bool:
+def _goes_on(parts: Sequence[TextPart]) -> bool:
     """Return whether the next part continues the text: token ids end one, content encoded as plain text does not."""
     return bool(parts) and parts[-1].ids is None
 

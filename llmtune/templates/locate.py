@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """Part of a sequence that is tokenised as one: text, or ids.
 
     `trainable`: spans of the text in characters; `weights`: loss weights of these spans, () where all are 1. `plain`:
@@ -39,7 +39,7 @@ class Tokens:
     """Characters at which a trainable span begins or ends inside a token."""
 
 
-def locate(part: Part, encoding: Encoding) -> Tokens:
+def locate(part: TextPart, encoding: Encoding) -> Tokens:
     """Map trainable characters to trainable tokens.
 
     In one pass over the offsets: `encoding.char_to_token` searches all of them at each call.
@@ -64,7 +64,7 @@ def locate(part: Part, encoding: Encoding) -> Tokens:
     return found
 
 
-def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
+def locate_by_bytes(part: TextPart, fast: FastBPE) -> Tokens:
     """Map trainable characters to trainable tokens, by the ends of tokens in the text's bytes."""
     text, ids = part.text, fast.ids(part.text)
     found = Tokens(ids)
@@ -89,7 +89,7 @@ def locate_by_bytes(part: Part, fast: FastBPE) -> Tokens:
     return found
 
 
-def locate_by_prefixes(part: Part, ids_of: Callable[[str], list[int]]) -> Tokens:
+def locate_by_prefixes(part: TextPart, ids_of: Callable[[str], list[int]]) -> Tokens:
     found = Tokens(ids_of(part.text))
 
     def border(at: int) -> int:

@@ -67,7 +67,7 @@ def render(
     trainable = set() if generation else set(trainable_answers(conversation))
     if generation and turns and turns[-1].role == "assistant":
         turns.pop()
-    row = _Row(info, turns, trainable, conversation.tools, system_prompt(info, conversation, system))
+    row = _Rendering(info, turns, trainable, conversation.tools, system_prompt(info, conversation, system))
     if row.tools and row.format.tools_in == "system" and row.format.write_tools is not None:
         row.system = row.format.write_tools(row.system, row.tools)
     row.image = info.image if images else ""
@@ -85,7 +85,7 @@ def render(
 
 
 @dataclass(slots=True)
-class _Row:
+class _Rendering:
     """State of rendering.
 
     `num_calls`, `num_results`: calls and results written so far. `last_question`, `last_result`: indices of turns,
@@ -121,7 +121,7 @@ class _Row:
         return found
 
 
-def _prefix(row: _Row, prefix: tuple[Context, ...]) -> Iterator[Piece]:
+def _prefix(row: _Rendering, prefix: tuple[Context, ...]) -> Iterator[Piece]:
     """Render the text before the first question. Tools in a turn of their own come before the system prompt."""
     if not row.tools or row.format.write_tools_apart is None or row.format.tools_in != "system":
         yield from _contexts(prefix, {}, row.system)
@@ -132,7 +132,7 @@ def _prefix(row: _Row, prefix: tuple[Context, ...]) -> Iterator[Piece]:
     yield from _contexts(prefix[place:], {}, row.system)
 
 
-def _turns(row: _Row) -> Iterator[Piece]:
+def _turns(row: _Rendering) -> Iterator[Piece]:
     turns = row.turns
     if row.info.chat_sep is None and sum(turn.role == "assistant" for turn in turns[:-1]) > 0:
         raise TemplateError("this template supports one question and one response, and the row has more turns")
@@ -154,7 +154,7 @@ def _turns(row: _Row) -> Iterator[Piece]:
         index = end
 
 
-def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Piece]:
+def _question(row: _Rendering, index: int, end: int, round_number: int) -> Iterator[Piece]:
     is_first, is_last = index == 0, row.last_question < end
     text = row.turns[index].content.strip() if row.info.strip else row.turns[index].content
     if row.tools:
@@ -169,7 +169,7 @@ def _question(row: _Row, index: int, end: int, round_number: int) -> Iterator[Pi
     yield from _contexts(row.info.prompt, _values(text, round_number), system, row.image)
 
 
-def _results(row: _Row, turns: list[Message], round_number: int) -> Iterator[Piece]:
+def _results(row: _Rendering, turns: list[Message], round_number: int) -> Iterator[Piece]:
     """Render tool results, up to where the generation continues."""
     tools = row.format
     results = [turn.content for turn in turns]
@@ -204,7 +204,7 @@ def _values(query: str, round_number: int) -> dict[str, str]:
     }
 
 
-def _answer(row: _Row, index: int) -> Iterator[Piece]:
+def _answer(row: _Rendering, index: int) -> Iterator[Piece]:
     info, turns, message = row.info, row.turns, row.turns[index]
     trainable, is_last = index in row.trainable, index == len(turns) - 1
     if info.answer_prefix and len(turns) > 1 and is_last:
@@ -223,7 +223,7 @@ def _answer(row: _Row, index: int) -> Iterator[Piece]:
         yield Piece(context)
 
 
-def _written(row: _Row, index: int) -> list[Piece]:
+def _written(row: _Rendering, index: int) -> list[Piece]:
     """Render the text that the model writes for a response, up to the end of its turn."""
     info, turns, message = row.info, row.turns, row.turns[index]
     content = message.content.strip() if info.strip else message.content
@@ -244,7 +244,7 @@ def _written(row: _Row, index: int) -> list[Piece]:
     return [Piece(content, from_data=True)]
 
 
-def _place(row: _Row, index: int) -> Place:
+def _place(row: _Rendering, index: int) -> Place:
     if index < row.last_question:
         return "earlier"
     return "last" if index == len(row.turns) - 1 else "current"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def target_modules(
-    model: Any, wanted: list[str], info: ModelInfo, frozen: frozenset[Part] = frozenset({"vit", "aligner"})
+    model: Any, wanted: list[str], info: ModelInfo, frozen: frozenset[ModelPart] = frozenset({"vit", "aligner"})
 ) -> list[str]:
     """Names of the layers to adapt. ALL: every linear layer but the head; DEFAULT or nothing: the entry's.
 
@@ -125,14 +125,14 @@ def linear_names(model: Any) -> list[str]:
 # The parts of a vision model: language model, vision tower and projector
 
 
-Part = Literal["language", "vit", "aligner"]
+ModelPart = Literal["language", "vit", "aligner"]
 
 # Names of modules in transformers' classes. The projector may be inside the tower, as in Qwen.
 ALIGNER = frozenset({"merger", "deepstack_merger_list", "multi_modal_projector"})
 VIT = frozenset({"visual", "vision_tower", "vision_model"})
 
 
-def part_of(name: str) -> Part:
+def part_of(name: str) -> ModelPart:
     """Return the part of a module or parameter, by its full name."""
     names = set(name.split("."))
     return "aligner" if names & ALIGNER else "vit" if names & VIT else "language"
@@ -142,19 +142,19 @@ def is_vision_model(model: Any) -> bool:
     return any(part_of(name) != "language" for name, _ in model.named_modules())
 
 
-def frozen_parts(args: StageArguments) -> frozenset[Part]:
+def frozen_parts(args: StageArguments) -> frozenset[ModelPart]:
     """Return the parts that `--freeze_vit` and `--freeze_aligner` freeze."""
-    flags: tuple[tuple[Part, bool], ...] = (("vit", args.freeze_vit), ("aligner", args.freeze_aligner))
+    flags: tuple[tuple[ModelPart, bool], ...] = (("vit", args.freeze_vit), ("aligner", args.freeze_aligner))
     return frozenset(part for part, frozen in flags if frozen)
 
 
-def freeze_parts(model: Any, frozen: frozenset[Part]) -> None:
+def freeze_parts(model: Any, frozen: frozenset[ModelPart]) -> None:
     for name, parameter in model.named_parameters():
         if part_of(name) in frozen:
             parameter.requires_grad_(False)
 
 
-def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[Part]) -> Iterator[str]:
+def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[ModelPart]) -> Iterator[str]:
     """Return the full names of the linear layers that LoRA adapts: of parts that are not frozen, without the head.
 
     `wanted`: endings of the names of layers in the language model; None takes all. Those of the other parts are all

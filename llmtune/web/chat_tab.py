@@ -76,7 +76,7 @@ def _sampling(defaults: Sampling, texts: dict[str, str]) -> Sampling:
 
 def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, texts: dict[str, str]) -> None:
     """Show the conversation, take a question, and generate the responses of the chosen models."""
-    chat: Chat = st.session_state.setdefault("chat", Chat())
+    chat: ChatHistory = st.session_state.setdefault("chat", ChatHistory())
     chat_area = st.container(height=CHAT_HEIGHT, autoscroll=True)  # drawn first, filled last: generation takes long
     _buttons(chat, texts)
     _ask(engine, chat, texts)
@@ -87,7 +87,7 @@ def chat_tab(engine: Engine, names: dict[str, str | None], choices: Choices, tex
             _last(engine, names, chat, choices, texts)
 
 
-def _ask(engine: Engine, chat: Chat, texts: dict[str, str]) -> None:
+def _ask(engine: Engine, chat: ChatHistory, texts: dict[str, str]) -> None:
     """Draw the input box, with a + for images where the model supports them, and return the input."""
     _give_back(texts)
     if engine.template.media is None:
@@ -109,7 +109,7 @@ def _give_back(texts: dict[str, str]) -> None:
             st.error(texts["no_picture"].format(name=name))
 
 
-def _buttons(chat: Chat, texts: dict[str, str]) -> None:
+def _buttons(chat: ChatHistory, texts: dict[str, str]) -> None:
     """Draw the Stop button: a click interrupts the generation, reruns the page and keeps the text so far."""
     stop, retry, clear = st.columns(3)
     stop.button(texts["stop"], key="stop", width="stretch", on_click=_stop, args=(chat,))
@@ -117,7 +117,7 @@ def _buttons(chat: Chat, texts: dict[str, str]) -> None:
     clear.button(texts["clear"], key="clear", width="stretch", on_click=chat.turns.clear)
 
 
-def _stop(chat: Chat) -> None:
+def _stop(chat: ChatHistory) -> None:
     if chat.turns:
         turn = chat.turns[-1]
         for name in st.session_state.get("unfinished", ()):
@@ -135,7 +135,9 @@ def _show(turn: Turn, models: list[str], texts: dict[str, str]) -> None:
                 _answer(turn, name, texts)
 
 
-def _last(engine: Engine, names: dict[str, str | None], chat: Chat, choices: Choices, texts: dict[str, str]) -> None:
+def _last(
+    engine: Engine, names: dict[str, str | None], chat: ChatHistory, choices: Choices, texts: dict[str, str]
+) -> None:
     """Draw the last turn; missing responses are generated now."""
     turn = chat.turns[-1]
     _question(turn)
@@ -156,7 +158,7 @@ def _unfinished() -> list[str]:
     return list(st.session_state.get("unfinished", ()))
 
 
-def _write(engine: Engine, adapter: str | None, name: str, chat: Chat, choices: Choices, place: Any) -> None:
+def _write(engine: Engine, adapter: str | None, name: str, chat: ChatHistory, choices: Choices, place: Any) -> None:
     turn = chat.turns[-1]
     template = engine.adapters.template(adapter)
     turn.answers[name] = ""
@@ -204,7 +206,7 @@ class Turn:
 
 
 @dataclass
-class Chat:
+class ChatHistory:
     """Conversation. Each model's history has its own responses; where it has none, those that the page shows first."""
 
     turns: list[Turn] = field(default_factory=list)

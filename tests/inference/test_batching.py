@@ -15,8 +15,8 @@ from llmtune.inference import batching
 from llmtune.inference.batching import Batcher, Closed, QueueFull
 from llmtune.inference.constraints import JsonObject
 from llmtune.inference.engine import Engine
+from llmtune.inference.generation import Generation
 from llmtune.inference.load import load_engine
-from llmtune.inference.rows import Row
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import TokenText
 from llmtune.types import Conversation, Message
@@ -31,11 +31,11 @@ def engine() -> Engine:
     return load_engine(InferArguments(model_type="llmtune-tiny", eval_human=True))
 
 
-def row(engine: Engine, text: str, **settings) -> Row:
+def row(engine: Engine, text: str, **settings) -> Generation:
     prompt = engine.template.prompts([Conversation((Message("user", text),))])[0]
     constraint = settings.pop("constraint", None)
     settings = {"max_new_tokens": 20, "logit_bias": ENDLESS} | settings
-    return Row(prompt, Sampling(**settings), engine.template, constraint=constraint)
+    return Generation(prompt, Sampling(**settings), engine.template, constraint=constraint)
 
 
 SETTINGS = [
@@ -50,7 +50,7 @@ SETTINGS = [
 ]
 
 
-def rows(engine: Engine) -> list[Row]:
+def rows(engine: Engine) -> list[Generation]:
     return [row(engine, "hello " * (place + 1), **dict(one)) for place, one in enumerate(SETTINGS)]
 
 
@@ -152,7 +152,7 @@ class Writer:
         self.batches: list[tuple[str | None, list[str]]] = []
         self.go_on = threading.Event()
 
-    def advance(self, rows: list[Row], *, adapter: str | None, until: object) -> None:
+    def advance(self, rows: list[Generation], *, adapter: str | None, until: object) -> None:
         self.go_on.wait(SECONDS)
         self.batches.append((adapter, [str(one.keeps) for one in rows]))
         for one in rows:

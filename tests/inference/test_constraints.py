@@ -86,7 +86,7 @@ def test_a_form_at_the_highest_temperature_is_cheap(monkeypatch):
     import torch
     from transformers import AutoTokenizer
 
-    from llmtune.inference.rows import Row
+    from llmtune.inference.generation import Generation
     from llmtune.inference.sampling import Sampling, next_scores
     from llmtune.models.tiny import tiny_folder
     from llmtune.templates.lookup import get_template
@@ -100,7 +100,7 @@ def test_a_form_at_the_highest_temperature_is_cheap(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     for seed in range(16):
         sampling = Sampling(max_new_tokens=40, do_sample=True, temperature=100.0, seed=seed)
-        row = Row(Encoded([1]), sampling, template, constraint=JsonObject())
+        row = Generation(Encoded([1]), sampling, template, constraint=JsonObject())
         decoded.clear()
         while row.finish_reason is None:
             row.add(int(next_scores(row, torch.randn(len(tokenizer), generator=draw)).argmax()))

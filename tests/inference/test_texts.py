@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from llmtune import TEMPLATE_MAPPING, get_template
-from llmtune.inference.rows import Row
+from llmtune.inference.generation import Generation
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import Frame
 from llmtune.models.tiny import tiny_folder
@@ -49,7 +49,7 @@ def test_an_answer_goes_back_into_the_history_as_it_was_written(key, tokenizer):
     answered = replace(asked, messages=(*asked.messages, Message("assistant", ANSWER, loss=True)))
     ids = template.encode_rows([answered])[0].samples[0].input_ids
     assert ids[: len(prompt.input_ids)] == prompt.input_ids
-    row = Row(prompt, Sampling(max_new_tokens=99), template, frame=template.answer_frame)
+    row = Generation(prompt, Sampling(max_new_tokens=99), template, frame=template.answer_frame)
     for token in ids[len(prompt.input_ids) :]:
         if row.add(token):
             break

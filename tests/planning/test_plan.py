@@ -22,7 +22,7 @@ from llmtune.models.tiny import tiny_folder
 from llmtune.planning.memory import Estimator
 from llmtune.planning.plan import make_plan, suggest
 from llmtune.planning.trace import shapes
-from llmtune.planning.workload import Batch, Rows, Sharding, Workload
+from llmtune.planning.workload import Batch, SampleLengths, Sharding, Workload
 from llmtune.utils.files import write_json
 
 INFO = MODEL_MAPPING["llmtune-tiny"]
@@ -235,7 +235,7 @@ def test_experts_count_by_share(tmp_path):
 
 # The work of a run
 
-ROWS = Rows(np.array([10, 30, 20, 40, 100, 60]), 0.5)
+ROWS = SampleLengths(np.array([10, 30, 20, 40, 100, 60]), 0.5)
 
 
 def work(**options: Any) -> Workload:

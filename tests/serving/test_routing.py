@@ -10,8 +10,8 @@ import pytest
 from llmtune import InferArguments
 from llmtune.arguments.service import ServeArguments
 from llmtune.inference.batching import Batcher
+from llmtune.inference.generation import Generation
 from llmtune.inference.load import load_engine
-from llmtune.inference.rows import Row
 from llmtune.serving import routing as choose
 
 TINY = {"model_type": "llmtune-tiny", "port": 0}
@@ -63,7 +63,7 @@ def test_auto_tries_before_it_takes(monkeypatch, capsys):
     tiny = load_engine(InferArguments(model_type="llmtune-tiny", eval_human=True))
     before = tiny.model.config._attn_implementation
     with monkeypatch.context() as broken:
-        broken.setattr(Row, "add", lambda row, token: 1 / 0)
+        broken.setattr(Generation, "add", lambda row, token: 1 / 0)
         batcher = choose.choose_batcher(tiny, ServeArguments(**TINY))
     assert isinstance(batcher, Batcher)
     batcher.close()

@@ -330,11 +330,11 @@ def blank_first():
 )
 def test_a_continued_text_gets_no_blank_where_possible(blank_first, text, ids, trainable):
     from llmtune.templates.encode import TextEncoder
-    from llmtune.templates.locate import Part
+    from llmtune.templates.locate import TextPart
 
     encoder = TextEncoder(blank_first)
-    (found,) = encoder._tokenize([Part(text, trainable=((1, len(text)),), continued=True)])
+    (found,) = encoder._tokenize([TextPart(text, trainable=((1, len(text)),), continued=True)])
     assert list(found.ids) == ids
     assert found.trainable == [trainable]
-    (alone,) = encoder._tokenize([Part(text)])
+    (alone,) = encoder._tokenize([TextPart(text)])
     assert alone.ids[0] in (0, 4), "a text of its own begins with a blank"

@@ -11,12 +11,12 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
-from llmtune.web.chat_tab import Chat
+from llmtune.web.chat_tab import ChatHistory
 from llmtune.web.training_tab import find_runs, last_record
 
 
 def test_each_model_reads_its_own_answers():
-    chat = Chat()
+    chat = ChatHistory()
     chat.ask("one?")
     chat.turns[-1].answers |= {"a": "1", "b": "I"}
     chat.ask("two?", ("x.png",))
@@ -35,14 +35,14 @@ def test_each_model_reads_its_own_answers():
 
 
 def test_pictures_stand_where_the_asker_says():
-    chat = Chat()
+    chat = ChatHistory()
     chat.ask("Is <image> beside it?", ("x.png", "y.png"))
     (message,) = chat.conversation("a", system=None, several_turns=True).messages
     assert message == Message("user", "<image>Is <image> beside it?")
 
 
 def test_retry_forgets_the_last_answers_alone():
-    chat = Chat()
+    chat = ChatHistory()
     for question in ("one?", "two?"):
         chat.ask(question)
         chat.turns[-1].answers["a"] = "x"

@@ -17,7 +17,7 @@ from llmtune.models.ports.port import (
     Config,
     Modules,
     Port,
-    Rows,
+    Slices,
     carry,
     consecutive,
     is_of,
@@ -150,7 +150,7 @@ def _internlm2_modules(new: Config) -> Modules:
     }
 
 
-def _groups(new: Config) -> dict[str, Rows]:
+def _groups(new: Config) -> dict[str, Slices]:
     """Each group is its query heads, one key head and one value head, one after the other."""
     heads: int = new["num_attention_heads"]
     groups: int = new.get("num_key_value_heads", heads)

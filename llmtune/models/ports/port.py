@@ -15,10 +15,10 @@ from llmtune.errors import ModelError
 
 Config = dict[str, Any]
 
-Rows = tuple[tuple[int, int], ...]
+Slices = tuple[tuple[int, int], ...]
 """Blocks of rows, [start, stop), in the order in which they follow one another in the new layer."""
 
-Modules = Mapping[str, str | Mapping[str, Rows]]
+Modules = Mapping[str, str | Mapping[str, Slices]]
 """A module of the checkpoint -> its native name, or several names, each with the rows that it takes."""
 
 
@@ -79,9 +79,9 @@ def refuse_unless(config: Config, family: str, **expected: Any) -> None:
             )
 
 
-def consecutive(sizes: Mapping[str, int]) -> dict[str, Rows]:
+def consecutive(sizes: Mapping[str, int]) -> dict[str, Slices]:
     """Names in the order of their rows, with how many rows each has."""
-    found: dict[str, Rows] = {}
+    found: dict[str, Slices] = {}
     start = 0
     for name, size in sizes.items():
         found[name] = ((start, start + size),)
@@ -105,7 +105,7 @@ def llama_modules(_: Config) -> Modules:
     return {name: name for name in LLAMA_MODULES}
 
 
-def native_modules(modules: Modules, module: str) -> Iterator[tuple[str, Rows | None]]:
+def native_modules(modules: Modules, module: str) -> Iterator[tuple[str, Slices | None]]:
     """Yield the native names of one module, each with the rows that it takes; None: all of them."""
     layer = re.search(r"\.(\d+)\.", module)
     number = layer.group(1) if layer else ""

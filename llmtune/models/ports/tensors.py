@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmtune.errors import ModelError
-from llmtune.models.ports.port import Config, Modules, Port, Rows, native_modules
+from llmtune.models.ports.port import Config, Modules, Port, Slices, native_modules
 
 # The dimension of a tensor along which the outputs of a linear layer lie. GPTQ stores [in, out], and packs several
 # numbers of `bits` each into one int32: inputs in qweight, outputs in qzeros. g_idx has no outputs.
@@ -31,7 +31,7 @@ class LazyTensor:
     """
 
     def __init__(
-        self, source: Any, *, rows: Rows | None = None, dim: int = 0, pack: int = 1, normalise: bool = False
+        self, source: Any, *, rows: Slices | None = None, dim: int = 0, pack: int = 1, normalise: bool = False
     ) -> None:
         self._source = source
         self._rows = None if rows is None else [(start // pack, stop // pack) for start, stop in rows]

@@ -159,7 +159,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class VocabularyPiece:
     text: str
     score: float
     kind: Kind
@@ -169,7 +169,7 @@ class Piece:
 class Model:
     """Content of a `.model` file; the values are the format's defaults."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[VocabularyPiece] = field(default_factory=list)
     is_bpe: bool = False
     byte_fallback: bool = False
     whitespace_as_suffix: bool = False
@@ -201,10 +201,10 @@ def read_model(file: Path) -> Model:
     return model
 
 
-def _piece(message: bytes) -> Piece:
+def _piece(message: bytes) -> VocabularyPiece:
     found = dict(_fields(message))
     (score,) = struct.unpack("<f", _bytes(found.get(2, bytes(4))))
-    return Piece(_bytes(found.get(1, b"")).decode("utf-8"), score, Kind(int(found.get(3, Kind.NORMAL))))
+    return VocabularyPiece(_bytes(found.get(1, b"")).decode("utf-8"), score, Kind(int(found.get(3, Kind.NORMAL))))
 
 
 def _read_trainer(model: Model, found: dict[int, int | bytes]) -> None:

@@ -42,7 +42,7 @@ class Written:
     end: int = 0
 
 
-class Row:
+class Generation:
     """One response during generation.
 
     Args:
