@@ -52,7 +52,7 @@ help: ## Show this list.
 		echo "    It cannot be installed here: those tests will be skipped." >&2
 	@touch $@
 
-demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: two minutes on two cores. WEB=1 opens a chat page.
+demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: three minutes on two cores, with the installation. WEB=1 opens a chat page.
 	@$(BIN)/python examples/demo.py $(if $(WEB),--web)
 
 test: check ## Everything that CI runs: the checks and all the tests.

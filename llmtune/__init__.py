@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
     from llmtune.training.result import SftResult
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 moved.install()
 

@@ -5,176 +5,118 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-MOVED = dict(
-    pair.split("=")
-    for pair in [
-        "arguments.answering=arguments.service",
-        "arguments.checkpoint_folder=checkpoint",
-        "arguments.distributed=arguments.training_groups",
-        "arguments.long_context=arguments.groups",
-        "arguments.merge=arguments.export",
-        "arguments.resume=arguments.inheritance",
-        "arguments.serve=arguments.service",
-        "arguments.sft=arguments.stage",
-        "arguments.speed=arguments.groups",
-        "arguments.strangers=arguments.inheritance",
-        "arguments.train_args=arguments.aliases",
-        "arguments.web=arguments.service",
-        "cli.check_template=cli.check",
-        "cli.dry_infer=cli.dry_run",
-        "cli.dry_serve=cli.dry_run",
-        "cli.dry_sft=cli.dry_run",
-        "cli.parser=arguments.parser",
-        "cli.processes=distributed.launch",
-        "data.archives=data.files",
-        "data.delimited=data.readers",
-        "data.identity=data.row_cache",
-        "data.local=data.items",
-        "data.preprocess.alpaca=data.preprocess.single_turn",
-        "data.preprocess.classification=data.preprocess.single_turn",
-        "data.preprocess.code=data.preprocess.single_turn",
-        "data.preprocess.generation=data.preprocess.single_turn",
-        "data.preprocess.vision=data.preprocess.single_turn",
-        "data.store=samples.store",
-        "data.tables=data.readers",
-        "data.tool_schemas=data.values",
-        "data.turns=data.contents",
-        "distributed.background=distributed.fsdp",
-        "distributed.processes=distributed.collectives",
-        "evaluating=evaluation",
-        "evaluating.answers=evaluation.scores",
-        "evaluating.builtin=metrics",
-        "evaluating.choices=evaluation.choices",
-        "evaluating.evaluate=evaluation.evaluate",
-        "evaluating.harness=evaluation.suite",
-        "evaluating.info=metrics",
-        "evaluating.journal=evaluation.results",
-        "evaluating.likelihood=evaluation.scores",
-        "evaluating.loss=evaluation.scores",
-        "evaluating.results=evaluation.results",
-        "evaluating.scores=evaluation.scores",
-        "evaluating.settings=evaluation.results",
-        "evaluating.suite=evaluation.suite",
-        "exporting.files=merging.files",
-        "exporting.hollow=merging.meta_model",
-        "exporting.merge=merging.merge",
-        "exporting.shards=merging.files",
-        "exporting.weights=merging.weights",
-        "hub.explain=hub.clients",
-        "hub.huggingface=hub.clients",
-        "hub.modelscope=hub.clients",
-        "hub.repo=hub.clients",
-        "hub.settings=hub.clients",
-        "inference.adapters=inference.engine",
-        "inference.metrics=metrics",
-        "inference.results=inference.infer",
-        "inference.rows=inference.generation",
-        "inference.stops=inference.texts",
-        "inference.thoughts=inference.texts",
-        "inspect=templates",
-        "inspect.mask_view=templates.mask_view",
-        "launching=launch",
-        "launching.job=launch.job",
-        "launching.ray=launch.schedulers",
-        "launching.sky=launch.schedulers",
-        "launching.slurm=launch.schedulers",
-        "models.headers=models.folder",
-        "models.ports.baichuan=models.ports.llama",
-        "models.ports.find=models.ports.load",
-        "models.ports.internlm=models.ports.llama",
-        "models.ports.internlm2=models.ports.llama",
-        "models.ports.tokenizers.merges=models.ports.tokenizers.port",
-        "models.ports.tokenizers.model_file=models.ports.tokenizers.sentencepiece_bpe",
-        "models.ports.xverse=models.ports.llama",
-        "models.prequantized=models.quantization",
-        "models.shifted=training.attention",
-        "models.varlen=models.packed_attention",
-        "planning.cards=models.devices",
-        "planning.checkpointing=models.layers",
-        "planning.flops=models.flops",
-        "planning.optimizers=planning.memory",
-        "planning.shapes=planning.trace",
-        "planning.sharding=planning.workload",
-        "planning.spread=planning.workload",
-        "planning.suggestions=planning.plan",
-        "serving.body=serving.wire",
-        "serving.chat=serving.completions",
-        "serving.choose=serving.routing",
-        "serving.errors=serving.protocol",
-        "serving.gate=serving.limits",
-        "serving.metrics=serving.limits",
-        "serving.patience=serving.limits",
-        "serving.pictures=serving.wire",
-        "serving.server=serving.app",
-        "serving.writers=serving.routing",
-        "templates.cut=templates.encode",
-        "templates.images=models.vision",
-        "templates.own_answer=templates.own_render",
-        "templates.probes=templates.own_render",
-        "templates.stops=templates.own_render",
-        "templates.tools.jsons=templates.tools.info",
-        "templates.tools.of_template=templates.tools.info",
-        "templates.upstream=templates.parity",
-        "training.answers=training.generation_eval",
-        "training.before=run.resolved",
-        "training.card=run.model_card",
-        "training.checkpoint=checkpoint",
-        "training.collate=samples.collate",
-        "training.curves=run.curves",
-        "training.data_identity=samples.prepare",
-        "training.decisions=run.log",
-        "training.first_look=run.log",
-        "training.isolation=models.packed_attention",
-        "training.kernels=models.layers",
-        "training.loss=models.supervised_loss",
-        "training.loss_watch=training.callbacks",
-        "training.named_layers=tuners.named_layers",
-        "training.order=samples.sampler",
-        "training.outcome=training.result",
-        "training.packing=samples.packing",
-        "training.positions=samples.prepare",
-        "training.prepare=samples.prepare",
-        "training.push=training.hub_push",
-        "training.rates=training.resuming",
-        "training.report=run.report",
-        "training.run_folder=run.folder",
-        "training.run_lock=run.folder",
-        "training.sft=stages.sft",
-        "training.strategy=run.training_arguments",
-        "training.streaming=samples.streaming",
-        "training.trackers=run.training_arguments",
-        "training.training_arguments=run.training_arguments",
-        "tuners.adalora=tuners.tune",
-        "tuners.experts=tuners.targets",
-        "tuners.freeze=tuners.targets",
-        "tuners.ia3=tuners.tune",
-        "tuners.kbit=tuners.tune",
-        "tuners.loraplus=tuners.lora",
-        "tuners.merge=merging.merge",
-        "tuners.mutated=tuners.lora",
-        "tuners.names=arguments.checks",
-        "tuners.parts=tuners.targets",
-        "tuners.vera=tuners.tune",
-        "tuners.whole_adapter=tuners.lora",
-        "utils.addresses=utils.system",
-        "utils.atomic=utils.files",
-        "utils.cache=utils.files",
-        "utils.own=utils.seal",
-        "utils.quiet=utils.logging",
-        "utils.ranks=distributed.ranks",
-        "utils.tables=metrics",
-        "utils.turns=distributed.ranks",
-        "web.pictures=web.chat_tab",
-        "web.runs=web.training_tab",
-        "web.talk=web.chat_tab",
-        "web.texts=web.page",
-    ]
-)
+TABLE = """
+arguments.aliases: arguments.train_args
+arguments.checks: tuners.names
+arguments.export: arguments.merge
+arguments.groups: arguments.long_context arguments.speed
+arguments.inheritance: arguments.resume arguments.strangers
+arguments.parser: cli.parser
+arguments.service: arguments.answering arguments.serve arguments.web
+arguments.stage: arguments.sft
+arguments.training_groups: arguments.distributed
+checkpoint: arguments.checkpoint_folder training.checkpoint
+cli.check: cli.check_template
+cli.dry_run: cli.dry_infer cli.dry_serve cli.dry_sft
+data.contents: data.turns
+data.files: data.archives
+data.items: data.local
+data.preprocess.single_turn: data.preprocess.alpaca data.preprocess.classification data.preprocess.code
+    data.preprocess.generation data.preprocess.vision
+data.readers: data.delimited data.tables
+data.row_cache: data.identity
+data.values: data.tool_schemas
+distributed.collectives: distributed.processes
+distributed.fsdp: distributed.background
+distributed.launch: cli.processes
+distributed.ranks: utils.ranks utils.turns
+evaluation: evaluating
+evaluation.choices: evaluating.choices
+evaluation.evaluate: evaluating.evaluate
+evaluation.results: evaluating.journal evaluating.results evaluating.settings
+evaluation.scores: evaluating.answers evaluating.likelihood evaluating.loss evaluating.scores
+evaluation.suite: evaluating.harness evaluating.suite
+hub.clients: hub.explain hub.huggingface hub.modelscope hub.repo hub.settings
+inference.engine: inference.adapters
+inference.generation: inference.rows
+inference.infer: inference.results
+inference.texts: inference.stops inference.thoughts
+launch: launching
+launch.job: launching.job
+launch.schedulers: launching.ray launching.sky launching.slurm
+merging.files: exporting.files exporting.shards
+merging.merge: exporting.merge tuners.merge
+merging.meta_model: exporting.hollow
+merging.weights: exporting.weights
+metrics: evaluating.builtin evaluating.info inference.metrics utils.tables
+models.devices: planning.cards
+models.flops: planning.flops
+models.folder: models.headers
+models.layers: planning.checkpointing training.kernels
+models.packed_attention: models.varlen training.isolation
+models.ports.llama: models.ports.baichuan models.ports.internlm models.ports.internlm2 models.ports.xverse
+models.ports.load: models.ports.find
+models.ports.tokenizers.port: models.ports.tokenizers.merges
+models.ports.tokenizers.sentencepiece_bpe: models.ports.tokenizers.model_file
+models.quantization: models.prequantized
+models.supervised_loss: training.loss
+models.vision: templates.images
+planning.memory: planning.optimizers
+planning.plan: planning.suggestions
+planning.trace: planning.shapes
+planning.workload: planning.sharding planning.spread
+run.curves: training.curves
+run.folder: training.run_folder training.run_lock
+run.log: training.decisions training.first_look
+run.model_card: training.card
+run.report: training.report
+run.resolved: training.before
+run.training_arguments: training.strategy training.trackers training.training_arguments
+samples.collate: training.collate
+samples.packing: training.packing
+samples.prepare: training.data_identity training.positions training.prepare
+samples.sampler: training.order
+samples.store: data.store
+samples.streaming: training.streaming
+serving.app: serving.server
+serving.completions: serving.chat
+serving.limits: serving.gate serving.metrics serving.patience
+serving.protocol: serving.errors
+serving.routing: serving.choose serving.writers
+serving.wire: serving.body serving.pictures
+stages.sft: training.sft
+templates: inspect
+templates.encode: templates.cut
+templates.mask_view: inspect.mask_view
+templates.own_render: templates.own_answer templates.probes templates.stops
+templates.parity: templates.upstream
+templates.tools.info: templates.tools.jsons templates.tools.of_template
+training.attention: models.shifted
+training.callbacks: training.loss_watch
+training.generation_eval: training.answers
+training.hub_push: training.push
+training.result: training.outcome
+training.resuming: training.rates
+tuners.lora: tuners.loraplus tuners.mutated tuners.whole_adapter
+tuners.named_layers: training.named_layers
+tuners.targets: tuners.experts tuners.freeze tuners.parts
+tuners.tune: tuners.adalora tuners.ia3 tuners.kbit tuners.vera
+utils.files: utils.atomic utils.cache
+utils.logging: utils.quiet
+utils.seal: utils.own
+utils.system: utils.addresses
+web.chat_tab: web.pictures web.talk
+web.page: web.texts
+web.training_tab: web.runs
+"""
+"""Module of today: its names in 0.4."""
+MOVED = {old: new for new, olds in re.findall(r"^(\S+): (.*(?:\n .*)*)", TABLE, re.M) for old in olds.split()}
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
