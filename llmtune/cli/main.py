@@ -1,6 +1,7 @@
 """`llmtune COMMAND`: finds the command, runs it, and turns errors into one line and an exit status.
 
-A command is a module of this folder with `run(argv)` and, where it has flags, `ARGUMENTS`, the class of them.
+A command is a module of this folder, or an entry of `COMMANDS` in one, with `run(argv)` and, where it has flags, their
+class `ARGUMENTS` and the `SUMMARY` above them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
@@ -30,6 +32,9 @@ COMMANDS = {
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show a registry entry and where it was registered.",
 }
+
+MODULES = dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints")
+"""Modules of the commands that have none of their own."""
 
 LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
 
@@ -94,8 +99,12 @@ def _run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"Unknown command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
-    command = importlib.import_module(f"llmtune.cli.{words[0]}")
-    return int(command.run(words[1:]))
+    return int(find_command(words[0]).run(words[1:]))
+
+
+def find_command(name: str) -> Any:
+    module = importlib.import_module(f"llmtune.cli.{MODULES.get(name, name)}")
+    return module.COMMANDS[name] if name in MODULES else module
 
 
 def _first_line(err: Exception) -> str:
