@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -16,7 +17,9 @@ os.environ["LLMTUNE_OFFLINE"] = "1"  # no test asks a hub, but those that bring 
 import pytest
 from hypothesis import settings
 
+from llmtune.arguments import parser
 from llmtune.cli.list import REGISTRIES
+from llmtune.run import curves
 
 from .tiny_vision import make_vision
 
@@ -51,16 +54,18 @@ def _registrations_end_with_their_test() -> Iterator[None]:
     """
     before: list[tuple[Any, dict[str, Any]]] = []
     for registry in REGISTRIES.values():
-        len(registry)  # loads what ships with llmtune, which would not be loaded a second time
+        registry._load_builtin()  # what ships with llmtune, which would not be loaded a second time
         before.append(
             (registry, {name: dict(getattr(registry, name)) for name in ("_entries", "_origins", "_aliases")})
         )
-    files = {name for name in sys.modules if name.startswith(CUSTOM)}
+    imported = list(sys.modules)
     yield
     for registry, parts in before:
         for name, values in parts.items():
             setattr(registry, name, values)
-    for name in [name for name in sys.modules if name.startswith(CUSTOM) and name not in files]:
+    if len(sys.modules) == len(imported) and next(reversed(sys.modules)) == imported[-1]:
+        return  # nothing was imported: there is no need to look at thousands of names after each of thousands of tests
+    for name in [name for name in sys.modules if name.startswith(CUSTOM) and name not in imported]:
         del sys.modules[name]
 
 
@@ -75,6 +80,37 @@ def _what_is_imported_is_no_garbage() -> None:
         gc.collect()
         gc.freeze()
         _modules_at_last_freeze = len(sys.modules)
+
+
+def _paint_nothing(sheet: Any, path: Path) -> None:
+    path.write_bytes(b"\x89PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_painted_or_synced() -> Iterator[None]:
+    """Each of hundreds of trainings here would paint a dozen curves, which takes longer than the training itself, and
+    wait for the disk some forty times. tests/run/test_curves.py paints; processes of their own do both.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves._Sheet, "_write", _paint_nothing)
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _help_is_read_once() -> Iterator[None]:
+    """A parser reads the help of each of its flags from the source, 40 ms: a command does so once, the tests 2,000
+    times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parser, "field_help", functools.cache(parser.field_help))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _samples_of_a_report_are_short() -> None:
+    """A report ends with what the model says now: three answers that few tests read."""
+    if module := sys.modules.get("llmtune.training.generation_eval"):  # else nothing in this process has trained yet
+        module.SAMPLE_TOKENS = 4  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

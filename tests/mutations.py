@@ -7,6 +7,7 @@ Texts of errors and logs stay, and of what stands outside of functions all but t
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ class Mutation:
 
 def mutations(source: str) -> list[Mutation]:
     """All that can be made of a module, in the order of the source."""
+    return list(_mutations(source))
+
+
+@functools.cache
+def _mutations(source: str) -> tuple[Mutation, ...]:
     offsets = [0]
     for line in source.splitlines(keepends=True):
         offsets.append(offsets[-1] + len(line))
@@ -51,7 +57,7 @@ def mutations(source: str) -> list[Mutation]:
         text = changed if isinstance(changed, str) else ast.unparse(changed)
         if text != source[start:end]:
             found.setdefault((start, end, text), Mutation(kind, start, end, text))
-    return sorted(found.values(), key=lambda one: (one.start, one.end, one.text))
+    return tuple(sorted(found.values(), key=lambda one: (one.start, one.end, one.text)))
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[Any, ast.AST | str, str]]:

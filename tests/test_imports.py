@@ -39,7 +39,7 @@ DATA_MAY = {"datasets", "pyarrow"}
 LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "cli", "__main__"}
 """Packages that import nothing heavy at module level, apart from the files below."""
 WORK_ON_TENSORS = {
-    "distributed.collectives",
+    *("distributed.collectives", "distributed.fsdp"),
     *(
         "models.flops",
         "models.layers",

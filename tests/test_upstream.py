@@ -98,6 +98,12 @@ def upstream() -> ModuleType:
         return importlib.import_module("gen_upstream")
 
 
+@pytest.fixture(scope="module")
+def patches(upstream: ModuleType) -> list[Any]:
+    """All of them, read once: they are in every module."""
+    return upstream.patches()
+
+
 def covers(*places: str) -> Callable[[Test], Test]:
     """Name the places whose reason a test checks; docs/gen_upstream.py reads it."""
     return lambda test: test
@@ -115,27 +121,27 @@ def installed(package: str, file: str) -> str:
 # The comments, the page and the tables
 
 
-def test_every_comment_is_a_row(upstream: ModuleType) -> None:
+def test_every_comment_is_a_row(patches: list[Any]) -> None:
     files = (ROOT / "llmtune").rglob("*.py")
     count = sum(file.read_text(encoding="utf-8").count("# upstream:") for file in files)
-    assert count == len(upstream.patches()) >= 80
+    assert count == len(patches) >= 80
     page = (ROOT / "docs/upstream.md").read_text(encoding="utf-8")
     rows = [line.split(" | ")[2].strip("`") for line in page.splitlines() if line.startswith("| ")][2:]
-    assert sorted(rows) == sorted(patch.place for patch in upstream.patches())
+    assert sorted(rows) == sorted(patch.place for patch in patches)
 
 
-def test_packages_are_ours(upstream: ModuleType) -> None:
+def test_packages_are_ours(patches: list[Any]) -> None:
     """Installed at the version in the comment, or optional: a requirement, or one of a requirement's own."""
     names = ("setup.py", "requirements.txt", "requirements-test.txt", "requirements-test-nodeps.txt")
     required = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names).lower().replace("-", "_")
     of_others = {"modelscope-hub": "modelscope", "pynvml": "gptqmodel", "tokenizers": "transformers"}
-    for patch in upstream.patches():
+    for patch in patches:
         name = of_others.get(patch.package, patch.package).lower().replace("-", "_")
         assert re.search(rf"\b{name}\b", required), patch
 
 
-def test_links_are_issues_or_installed_files(upstream: ModuleType) -> None:
-    for patch in upstream.patches():
+def test_links_are_issues_or_installed_files(upstream: ModuleType, patches: list[Any]) -> None:
+    for patch in patches:
         if patch.file is None:
             assert patch.link == "no issue" or upstream.ISSUE.fullmatch(patch.link), patch
             continue
@@ -146,8 +152,8 @@ def test_links_are_issues_or_installed_files(upstream: ModuleType) -> None:
         assert Path(str(path)).is_file(), patch
 
 
-def test_every_place_has_a_test_or_a_reason(upstream: ModuleType) -> None:
-    places, untested = {patch.place for patch in upstream.patches()}, {place for place, _ in NOT_YET}
+def test_every_place_has_a_test_or_a_reason(upstream: ModuleType, patches: list[Any]) -> None:
+    places, untested = {patch.place for patch in patches}, {place for place, _ in NOT_YET}
     assert upstream.tests().keys() & untested == set()
     assert upstream.tests().keys() | untested == places
     for test in ELSEWHERE.values():
@@ -159,13 +165,13 @@ def test_every_place_has_a_test_or_a_reason(upstream: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("place", STILL_SAYS)
-def test_upstream_still_says_so(place: str, upstream: ModuleType) -> None:
-    patch = next(patch for patch in upstream.patches() if patch.place == place)
+def test_upstream_still_says_so(place: str, patches: list[Any]) -> None:
+    patch = next(patch for patch in patches if patch.place == place)
     file, _, text = STILL_SAYS[place].rpartition(".py: ")
     assert text in installed(patch.package, f"{file}.py" if file else patch.file), patch
 
 
-@covers("distributed/collectives.py:let_cpus_shard")
+@covers("distributed/fsdp.py:let_cpus_shard")
 def test_accelerate_has_no_fsdp_on_cpus() -> None:
     from accelerate.state import AcceleratorState
 
@@ -174,7 +180,7 @@ def test_accelerate_has_no_fsdp_on_cpus() -> None:
     assert "MULTI_CPU" not in source
 
 
-@covers("distributed/collectives.py:BackgroundSaves.divert")
+@covers("distributed/fsdp.py:BackgroundSaves.divert")
 def test_accelerate_saves_shards_in_the_foreground() -> None:
     text = installed("accelerate", "accelerate/utils/fsdp_utils.py")
     assert "dist_cp.save(" in text

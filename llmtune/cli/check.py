@@ -54,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.run.resume import check_same_data
     from llmtune.samples.prepare import data_identity, note_positions, prepare
     from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
+    from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
     resolved = Run.resolve(args)

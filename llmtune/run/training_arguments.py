@@ -15,7 +15,6 @@ from transformers import TrainingArguments
 
 from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.stage import StageArguments
-from llmtune.distributed.collectives import fsdp_fields, let_cpus_shard
 from llmtune.distributed.deepspeed import (
     deepspeed_config,
     leave_unimported,
@@ -23,6 +22,7 @@ from llmtune.distributed.deepspeed import (
     ready_deepspeed,
     zero_stage,
 )
+from llmtune.distributed.fsdp import fsdp_fields, let_cpus_shard
 from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError, one_line
 from llmtune.models.dtypes import resolve_dtype

@@ -17,7 +17,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
-from llmtune.distributed.collectives import BackgroundSaves, any_rank, stored_names, wait_for_all, whole_state_dict
+from llmtune.distributed.collectives import any_rank, wait_for_all
+from llmtune.distributed.fsdp import BackgroundSaves, stored_names, whole_state_dict
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError, one_line
 from llmtune.models.whole_weights import check_names
 from llmtune.run.resume import RATES

@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import OutputError
+from llmtune.run import curves
 from llmtune.run.curves import draw_curves, read_scalars, smooth
 
 SUMMARY = {"train_runtime": 3.2, "train_samples_per_second": 9.0, "total_flos": 1e9, "train_loss": 1.5, "epoch": 1.0}
+
+PAINT = curves._Sheet._write
+"""As it is before tests/conftest.py spares the other tests its time."""
+
+
+@pytest.fixture(autouse=True)
+def _painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves._Sheet, "_write", PAINT)
 
 
 def write_log(path: Path, *records: dict[str, object], tail: str = "") -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,10 +27,22 @@ def conversation(num_messages: int, *, tools: bool, loss: bool) -> Conversation:
     return Conversation(tuple(turns), (TOOL,) if tools else ())
 
 
-def seconds(work) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def check_linear(work: Callable[[Conversation], Any], *, tools: bool, loss: bool) -> Any:
+    """Ten times the messages take ten times as long, not a hundred; what the longer row gave.
+
+    Other processes share the machine: a ratio that is too high is measured again, at most twice.
+    """
+    rows = [conversation(size, tools=tools, loss=loss) for size in (2_000, 20_000)]
+    ratios: list[float] = []
+    while not ratios or (ratios[-1] >= 25 and len(ratios) < 3):
+        made = []
+        for row in rows:
+            started = time.process_time()
+            found = work(row)
+            made.append(time.process_time() - started)
+        ratios.append(made[1] / made[0])
+    assert min(ratios) < 25, ratios
+    return found
 
 
 @pytest.mark.parametrize("tools", [False, True])
@@ -36,27 +50,12 @@ def seconds(work) -> float:
 def test_encoding_time_is_linear_in_messages(key, tools, tiny_tokenizer):
     tiny_tokenizer.bos_token = "<|endoftext|>"
     template = get_template(key, tiny_tokenizer)
-    ratios = []
-    for _ in range(3):  # the fewest of three: other processes share the machine
-        made = []
-        for size in (2_000, 20_000):
-            prompt = conversation(size, tools=tools, loss=False)
-            made.append(seconds(lambda prompt=prompt: template.prompts([prompt])))
-        ratios.append(made[1] / made[0])
-    assert min(ratios) < 25, ratios
+    check_linear(lambda row: template.prompts([row]), tools=tools, loss=False)
 
 
 @pytest.mark.parametrize("key", ["qwen2.5", "chatml"])
 def test_a_long_row_of_training(key, tiny_tokenizer):
     """One sample with all its answers, whose borders are found in one pass."""
     template = get_template(key, tiny_tokenizer)
-    ratios = []
-    for _ in range(3):
-        made = []
-        for size in (2_000, 20_000):
-            row = conversation(size, tools=False, loss=True)
-            made.append(seconds(lambda row=row: template.encode_rows([row])))
-        ratios.append(made[1] / made[0])
-    (encoded,) = template.encode_rows([row])
+    (encoded,) = check_linear(lambda row: template.encode_rows([row]), tools=False, loss=True)
     assert len(encoded.samples) == 1
-    assert min(ratios) < 25, ratios
