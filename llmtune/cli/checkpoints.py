@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.arguments.export import ExportArguments, MergeArguments
 from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.parser import parse
 from llmtune.arguments.service import ServeArguments
 from llmtune.checkpoint import checkpoint_of
 from llmtune.cli.dry_run import DryRunArguments, show_eval, show_export, show_infer, show_merge, show_serve
+from llmtune.cli.main import Command
 from llmtune.errors import UsageError
 from llmtune.utils.system import need
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of a module that holds several. `work` gets its arguments and returns an exit status, or None for 0."""
-
-    name: str
-    ARGUMENTS: type
-    work: Callable[[Any], int | None]
-    SUMMARY: str
-
-    def run(self, argv: Sequence[str]) -> int:
-        return self.work(parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)) or 0
 
 
 @dataclass(kw_only=True)

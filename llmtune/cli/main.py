@@ -10,7 +10,8 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmtune import __version__
@@ -33,7 +34,7 @@ COMMANDS = {
     "show": "Show a registry entry and where it was registered.",
 }
 
-MODULES = dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints")
+MODULES = {**dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints"), "plan": "sft"}
 """Modules of the commands that have none of their own."""
 
 LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
@@ -50,6 +51,21 @@ A first run, with nothing to download:
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
 
 `llmtune COMMAND --help` lists the flags of a command. --debug shows the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a module that holds several. `work` gets its arguments and returns an exit status, or None for 0."""
+
+    name: str
+    ARGUMENTS: type
+    work: Callable[[Any], int | None]
+    SUMMARY: str
+
+    def run(self, argv: Sequence[str]) -> int:
+        from llmtune.arguments.parser import parse
+
+        return self.work(parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)) or 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
