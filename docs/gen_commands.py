@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import re
 import textwrap
 import typing
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from llmtune.arguments.parser import field_help, fields_by_owner, inner_type, shown_value
 from llmtune.cli import list as list_command
 from llmtune.cli import show as show_command
-from llmtune.cli.main import COMMANDS
+from llmtune.cli.main import COMMANDS, find_command
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
 ALWAYS = {
@@ -61,7 +60,7 @@ class Flag(NamedTuple):
 
 
 def class_of(command: str) -> type:
-    found: type = importlib.import_module(f"llmtune.cli.{command}").ARGUMENTS
+    found: type = find_command(command).ARGUMENTS
     return found
 
 
@@ -99,8 +98,7 @@ def translations() -> dict[str, tuple[str, str]]:
 
 
 def summary(command: str) -> str:
-    module = importlib.import_module(f"llmtune.cli.{command}")
-    return textwrap.dedent(module.SUMMARY).strip()
+    return textwrap.dedent(find_command(command).SUMMARY).strip()
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shlex
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import parse
-from llmtune.cli.main import main
+from llmtune.cli.main import find_command, main
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
@@ -69,7 +68,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "launch":
         assert main([command, "--dry_run", *flags]) == 0
         return
-    module = importlib.import_module(f"llmtune.cli.{command}")
+    module = find_command(command)
     if command == "check":
         flags, _ = module.take_template_switch(flags)
     model_type = flags[flags.index("--model_type") + 1] if "--model_type" in flags else "llmtune-tiny"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import build_parser
-from llmtune.cli.main import COMMANDS
+from llmtune.cli.main import COMMANDS, find_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,12 +103,12 @@ def test_texts_use_the_fields_words(path: str) -> None:
     assert not list(faults(path))
 
 
-HELPS = [name for name in COMMANDS if hasattr(importlib.import_module(f"llmtune.cli.{name}"), "ARGUMENTS")]
+HELPS = [name for name in COMMANDS if hasattr(find_command(name), "ARGUMENTS")]
 
 
 @pytest.mark.parametrize("command", HELPS)
 def test_help_uses_the_fields_words(command: str) -> None:
-    cls = importlib.import_module(f"llmtune.cli.{command}").ARGUMENTS
+    cls = find_command(command).ARGUMENTS
     assert not words_in(build_parser(cls, command=command, summary=COMMANDS[command]).format_help())
 
 

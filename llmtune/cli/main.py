@@ -1,6 +1,7 @@
 """`llmtune COMMAND`: finds the command, runs it, and turns errors into one line and an exit status.
 
-A command is a module of this folder with `run(argv)` and, where it has flags, `ARGUMENTS`, the class of them.
+A command is a module of this folder, or an entry of `COMMANDS` in one, with `run(argv)` and, where it has flags, their
+class `ARGUMENTS` and the `SUMMARY` above them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
@@ -31,6 +34,9 @@ COMMANDS = {
     "show": "Show a registry entry and where it was registered.",
 }
 
+MODULES = {**dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints"), "plan": "sft"}
+"""Modules of the commands that have none of their own."""
+
 LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
@@ -45,6 +51,21 @@ A first run, with nothing to download:
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
 
 `llmtune COMMAND --help` lists the flags of a command. --debug shows the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a module that holds several. `work` gets its arguments and returns an exit status, or None for 0."""
+
+    name: str
+    ARGUMENTS: type
+    work: Callable[[Any], int | None]
+    SUMMARY: str
+
+    def run(self, argv: Sequence[str]) -> int:
+        from llmtune.arguments.parser import parse
+
+        return self.work(parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)) or 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,8 +115,12 @@ def _run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"Unknown command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
-    command = importlib.import_module(f"llmtune.cli.{words[0]}")
-    return int(command.run(words[1:]))
+    return int(find_command(words[0]).run(words[1:]))
+
+
+def find_command(name: str) -> Any:
+    module = importlib.import_module(f"llmtune.cli.{MODULES.get(name, name)}")
+    return module.COMMANDS[name] if name in MODULES else module
 
 
 def _first_line(err: Exception) -> str:

@@ -47,13 +47,12 @@ def fetch_dataset(
     dataset_id: str,
     *,
     use_hf: bool | None = None,
-    revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
     allow_patterns: Sequence[str] | None = None,
 ) -> Path:
     """Return the local folder of a hub dataset, like `fetch_model`. `allow_patterns`: regexes of paths to download."""
-    repo = Repo("dataset", dataset_id, revision, token, cache_dir)
+    repo = Repo("dataset", dataset_id, token=token, cache_dir=cache_dir)
     return _fetch(repo, use_hf, [r"(.*/)?\.git.*"], allow_patterns)
 
 

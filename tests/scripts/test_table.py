@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import parse
-from llmtune.cli.infer import InferCommand
+from llmtune.cli.checkpoints import InferCommand
 from llmtune.cli.main import main
 from llmtune.cli.sft import SftCommand
 from llmtune.models.info import MODEL_MAPPING

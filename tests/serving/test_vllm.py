@@ -9,7 +9,7 @@ import os
 import pytest
 
 from llmtune.arguments.service import ServeArguments
-from llmtune.cli import serve as command
+from llmtune.cli.main import find_command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.tiny import tiny_folder
 from llmtune.serving.vllm import vllm_command
@@ -74,14 +74,14 @@ def test_tools_are_read_by_vllms_parser_of_the_same_format():
 def test_a_missing_vllm_is_named(tuned, capsys, monkeypatch):
     monkeypatch.setenv("LLMTUNE_API_KEY", "s3cret")
     flags = ["--ckpt_dir", str(tuned), "--backend", "vllm", "--max_queue", "3"]
-    assert command.run([*flags, "--dry_run", "true"]) == 0
+    assert find_command("serve").run([*flags, "--dry_run", "true"]) == 0
     told = capsys.readouterr()
     assert told.out.startswith(f"vllm serve {tuned} --host 127.0.0.1")
     assert "s3cret" not in told.out
     assert "--max_queue has no effect with --backend vllm" in told.err
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(MissingPackageError, match="pip install vllm"):
-            command.run(flags)
+            find_command("serve").run(flags)
 
 
 def test_the_key_goes_through_the_environment(tuned, monkeypatch):
@@ -90,7 +90,9 @@ def test_the_key_goes_through_the_environment(tuned, monkeypatch):
     monkeypatch.setattr(
         os, "execve", lambda path, words, environment: seen.update(words=words, environment=environment)
     )
-    command.run(["--ckpt_dir", str(tuned), "--backend", "vllm", "--api_key", "s3cret", "--host", "0.0.0.0"])
+    find_command("serve").run(
+        ["--ckpt_dir", str(tuned), "--backend", "vllm", "--api_key", "s3cret", "--host", "0.0.0.0"]
+    )
     assert seen["environment"]["VLLM_API_KEY"] == "s3cret"
     assert not any("s3cret" in word for word in seen["words"])
     assert seen["words"][1:4] == ["-m", "vllm.entrypoints.cli.main", "serve"]
