@@ -13,6 +13,7 @@ from llmtune.planning.workload import Batch
 from ..samples.test_packing import TESTED, small
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("architecture", TESTED)
 def test_every_architecture_is_planned(architecture, tmp_path):
     model = small(architecture)
