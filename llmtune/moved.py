@@ -48,6 +48,7 @@ MOVED = {
         "evaluation.scores": "evaluating.answers evaluating.likelihood evaluating.loss evaluating.scores",
         "evaluation.suite": "evaluating.harness evaluating.suite",
         "hub.clients": "hub.explain hub.huggingface hub.modelscope hub.repo hub.settings",
+        "inference.generation": "inference.rows",
         "inference.engine": "inference.adapters",
         "inference.infer": "inference.results",
         "inference.texts": "inference.stops inference.thoughts",
