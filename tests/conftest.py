@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from llmtune.arguments import parser
 from llmtune.cli.list import REGISTRIES
+from llmtune.losses.info import LOSS_MAPPING
 from llmtune.run import curves
 
 from .tiny_vision import make_vision
@@ -77,7 +78,7 @@ def _registrations_end_with_their_test() -> Iterator[None]:
     What a module registers while it is collected, or a fixture of a wider scope, stays.
     """
     before: list[tuple[Any, dict[str, Any]]] = []
-    for registry in REGISTRIES.values():
+    for registry in (*REGISTRIES.values(), LOSS_MAPPING):
         registry._load_builtin()  # what ships with llmtune, which would not be loaded a second time
         before.append(
             (registry, {name: dict(getattr(registry, name)) for name in ("_entries", "_origins", "_aliases")})

@@ -1,0 +1,1 @@
+"""Losses of preference stages: LOSS_MAPPING, and the functions behind its keys."""

@@ -1,0 +1,65 @@
+"""The losses that ship with llmtune."""
+
+from llmtune.losses.info import register_loss
+
+PAIRS = "llmtune.losses.preference:"
+UNPAIRED = "llmtune.losses.unpaired:"
+
+for _key, _description, _paper, _options in (
+    ("sigmoid", "DPO; with --label_smoothing cDPO.", "2305.18290", {}),
+    ("robust", "DPO that expects a share --label_smoothing of swapped pairs.", "2403.00409", {}),
+    ("hinge", "Hinge loss on the scaled log-ratios (SLiC).", "2305.10425", {}),
+    ("ipo", "Squared distance of log-ratios per token from 1 / (2 beta).", "2310.12036", {}),
+    ("sigmoid_norm", "DPO on log-ratios per token, as in Tulu 3.", "2411.15124", {"beta": 5.0}),
+    ("exo_pair", "KL to the smoothed labels.", "2402.00856", {"label_smoothing": 1e-3}),
+    ("nca_pair", "Noise-contrastive: raises the chosen response's own probability.", "2402.05369", {}),
+    ("sppo_hard", "Self-play: squared distance of each log-ratio from its target.", "2405.00675", {}),
+    ("apo_zero", "Anchored: chosen up, rejected down.", "2408.06266", {}),
+    ("apo_down", "Anchored: both down, rejected more.", "2408.06266", {}),
+    ("discopop", "DPO and exponential loss, mixed by the log-ratio.", "2406.08414", {}),
+):
+    register_loss(
+        _key,
+        function=PAIRS + _key,
+        defaults=_options,
+        description=_description,
+        source=f"https://arxiv.org/abs/{_paper}",
+    )
+
+for _key, _description, _paper, _options in (
+    ("sft", "Cross entropy of the chosen responses: a term beside others (RPO).", "2404.19733", {}),
+    ("cpo", "DPO without a reference, with cross entropy of the chosen responses.", "2401.08417", {"alpha": 1.0}),
+    ("simpo", "Log-probabilities per token, a margin, no reference.", "2405.14734", {"beta": 2.0, "gamma": 1.0}),
+    ("orpo", "Odds ratio beside cross entropy, no reference.", "2403.07691", {"alpha": 1.0}),
+):
+    register_loss(
+        _key,
+        function=PAIRS + _key,
+        needs_reference=False,
+        defaults=_options,
+        description=_description,
+        source=f"https://arxiv.org/abs/{_paper}",
+    )
+
+register_loss(
+    "kto",
+    function=UNPAIRED + "kto",
+    over="labels",
+    description="Kahneman-Tversky: single responses, good or bad.",
+    source="https://arxiv.org/abs/2402.01306",
+)
+register_loss(
+    "apo_zero_unpaired",
+    function=UNPAIRED + "apo_zero_unpaired",
+    over="labels",
+    description="Anchored, on single responses.",
+    source="https://arxiv.org/abs/2408.06266",
+)
+register_loss(
+    "bradley_terry",
+    function=UNPAIRED + "bradley_terry",
+    over="scores",
+    needs_reference=False,
+    description="Reward model: the chosen response scores higher, by a margin where the data has one.",
+    source="https://arxiv.org/abs/2307.09288",
+)
