@@ -58,8 +58,8 @@ demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after:
 test: check ## Everything that CI runs: the checks and all the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25
 
-test-fast: .venv/.installed-test ## The tests without the slow ones and those that need a GPU.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+test-fast: .venv/.installed-test ## The tests that take up to a second each: three minutes on two cores.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not medium and not slow and not gpu"
 
 mutants: .venv/.installed-test ## Small faults of the code, drawn by SEED: do the tests of their modules fail? An hour at most; not in CI.
 	$(BIN)/python -m tests.mutants --seed $(SEED) --count $(COUNT)

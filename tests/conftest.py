@@ -42,6 +42,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LLMTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+LONG_SECONDS = 5
+"""A test that takes longer than this has no place in `make test-fast`."""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Where neither slow nor medium tests were asked for, name those that should be one of them.
+
+    A line, no failure: a machine may be busy.
+    """
+    if "not medium" not in config.option.markexpr:
+        return
+    reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    if long := [report for report in reports if report.duration > LONG_SECONDS]:
+        terminalreporter.section(f"over {LONG_SECONDS} s: make them shorter, or mark them medium or slow")
+        for report in sorted(long, key=lambda report: -report.duration):
+            terminalreporter.line(f"{report.duration:.1f} s  {report.nodeid}")
+
+
 CUSTOM = "llmtune_custom_"
 """What modules of --custom_register_path are called; each is run once in a process."""
 

@@ -219,6 +219,7 @@ KEYS = [(registry, key) for registry in REGISTRIES for key in registry]
 LETTERS = string.ascii_letters + string.digits + "-._ 中"
 
 
+@pytest.mark.medium
 @settings(max_examples=200, deadline=None)
 @given(
     pair=st.sampled_from(KEYS),

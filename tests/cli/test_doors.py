@@ -272,6 +272,7 @@ def test_an_adapter_with_a_dot_in_its_name_answers():
         assert engine.model.active_adapters == [peft_name("v1.5")]
 
 
+@pytest.mark.medium
 def test_results_hold_the_system_prompt_that_was_used():
     from llmtune import InferArguments, infer
 

@@ -191,6 +191,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.medium
 @settings(max_examples=100, deadline=None)
 @given(values=st.fixed_dictionaries({}, optional=FIELDS))
 def test_arguments_survive_a_file(tmp_path_factory, values):

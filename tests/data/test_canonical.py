@@ -58,6 +58,7 @@ def conversations(draw):
     )
 
 
+@pytest.mark.medium
 @given(conversations())
 def test_a_record_gives_its_conversation_back(conversation):
     record = to_record(conversation)

@@ -39,6 +39,7 @@ def named(name: str, count: int) -> list[str]:
     return [f"{name}{number}" for number in range(count)]
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(
@@ -245,6 +246,7 @@ def test_global_generators_are_left_alone():
     assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
 
 
+@pytest.mark.medium
 def test_processes_get_the_same_rows_and_fingerprint(tmp_path):
     """The token cache is keyed by the fingerprint: ranks, later runs and other hash seeds must find the same one."""
     for name in ("a", "b"):

@@ -135,6 +135,7 @@ print(len(train), train._fingerprint)
 """
 
 
+@pytest.mark.medium
 def test_processes_race_for_one_key(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))
     name = write(tmp_path / "race.jsonl", [GOOD] * 1000)

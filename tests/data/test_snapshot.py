@@ -227,6 +227,7 @@ def test_without_configs_names_give_the_splits(tmp_path, head):
     assert found(folder) == {"train": ["train.jsonl"], "test": ["test.jsonl"]}
 
 
+@pytest.mark.medium
 def test_a_readme_that_explodes(tmp_path):
     """Nine lines of YAML would make a list of billions."""
     lines = ['a0: &a0 ["x","x","x","x","x","x","x","x","x"]']

@@ -41,6 +41,7 @@ def test_left_by_a_killed_process(lock, capsys):
     assert str(lock) in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_held_by_a_live_process_however_old(lock):
     lock.unlink()
     code = (

@@ -97,6 +97,7 @@ def test_other_blocks_are_what_they_say(page: Path) -> None:
 REGISTERING = [(page, block) for page in PAGES for block in blocks(page, "python") if "register_" in block]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("page", "block"), REGISTERING, ids=name)
 def test_registrations_run(page: Path, block: str, tmp_path: Path) -> None:
     """In a process of its own: registries are for everyone."""

@@ -63,6 +63,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.medium
 def test_a_run_checkpoint_by_checkpoint(run, tmp_path, capsys):
     args = EvaluateArguments(
         ckpt_dir=[str(run)], all_checkpoints=True, with_base=True, output_dir=str(tmp_path / "eval"), **QUICK
@@ -88,6 +89,7 @@ def test_a_run_checkpoint_by_checkpoint(run, tmp_path, capsys):
     assert set(predictions[0]) == {"index", "query", "response", "history", "system", "label"}
 
 
+@pytest.mark.medium
 def test_a_killed_evaluation_resumes(run, tmp_path, monkeypatch):
     options = {"ckpt_dir": [str(run / "checkpoint-4")], "do_sample": True, "eval_batch_size": 4} | QUICK
     whole = evaluate(EvaluateArguments(output_dir=str(tmp_path / "whole"), **options))
@@ -188,6 +190,7 @@ def test_positions_begin_at_the_first_token_of_a_row():
     assert [one.logprob for one in together] == pytest.approx([one.logprob for one in apart], abs=1e-4)
 
 
+@pytest.mark.medium
 def test_choices_are_scored_by_likelihood(run, questions, tmp_path):
     checkpoint = str(run / "checkpoint-4")
     options = {"ckpt_dir": [checkpoint], "val_dataset": [str(questions)]}

@@ -101,6 +101,7 @@ def test_a_wrong_order_of_rows_is_found(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("gguf_type", ["f16", "bf16", "q8_0"])
 def test_an_adapter_to_gguf(adapter, tmp_path, gguf_type, capfd):
     gguf = pytest.importorskip("gguf")
@@ -364,6 +365,7 @@ def test_a_dry_run_warns_of_flags_without_effect(adapter, tmp_path, capsys):
     assert ExportArguments(ckpt_dir=str(adapter), quant_method="gptq").target().name == f"{adapter.name}-gptq-int4"
 
 
+@pytest.mark.medium
 def test_a_qlora_checkpoint_becomes_whole_weights(adapter, tmp_path):
     """Its base was read in 4 bits while it was trained; what is merged is the base as it lies on the disk."""
     checkpoint = tmp_path / "checkpoint-4"

@@ -26,6 +26,7 @@ def adapter(environment):
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 def test_a_merged_model_is_pushed_without_local_paths(hub, adapter, use_hf):
     hub.token = "secret"
@@ -63,6 +64,7 @@ def test_a_refused_token_stops_before_merging(hub, adapter, capsys):
     assert not adapter.with_name("checkpoint-7-merged").exists()
 
 
+@pytest.mark.medium
 def test_the_flags_of_medicalgpt(hub, adapter):
     hub.token = "secret"
     flags = ["--lora_model", str(adapter), "--hf_hub_model_id", "mine", "--hf_hub_token", "secret"]

@@ -157,6 +157,7 @@ def _start(**options) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment, stdout=-1, stderr=-1, text=True, **options)
 
 
+@pytest.mark.medium
 def test_processes_of_one_machine_download_once(hub):
     ranks = [_start() for _ in range(3)]
     folders = {rank.communicate(timeout=SECONDS)[0].strip() for rank in ranks}
@@ -164,6 +165,7 @@ def test_processes_of_one_machine_download_once(hub):
     assert len([line for line in hub.transfers() if WEIGHTS in line]) == 1
 
 
+@pytest.mark.medium
 def test_a_full_disk_is_named(hub):
     """A limit on the size of files stands in for the disk: both refuse to write on."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731

@@ -138,6 +138,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("strategy", EXPECTED)
 def test_each_strategy_pushes_its_checkpoints(hub, tmp_path, strategy, capsys):
     result = run(tmp_path, push_hub_strategy=strategy, use_hf=strategy == "push_last", hub_model_id="tuned")
@@ -161,6 +162,7 @@ def test_each_strategy_pushes_its_checkpoints(hub, tmp_path, strategy, capsys):
     assert "secret" not in said
 
 
+@pytest.mark.medium
 def test_a_broken_connection_is_tried_again(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WAIT", 0.0)
     hub.broken_pushes = 1
@@ -168,6 +170,7 @@ def test_a_broken_connection_is_tried_again(hub, tmp_path, monkeypatch):
     assert "adapter_config.json" in hub.repos["model", "somebody/tuned"]
 
 
+@pytest.mark.medium
 def test_an_upload_never_fails_the_run(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "WAIT", 0.0)
     hub.broken_pushes = 10_000
@@ -193,6 +196,7 @@ def test_llmtune_push_pushes_a_checkpoint(hub, checkpoint, capsys):
     assert "needs --ckpt_dir FOLDER and --hub_model_id NAME" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_state_files_are_those_of_a_checkpoint(hub, tmp_path):
     result = run(tmp_path, push_hub_strategy="end", hub_model_id="tuned")
     names = {path.name for path in result.last_checkpoint.iterdir()}

@@ -12,6 +12,7 @@ from llmtune.stages.sft import sft
 HUBS = pytest.mark.parametrize("use_hf", [False, True], ids=["ModelScope", "HuggingFace"])
 
 
+@pytest.mark.medium
 @HUBS
 def test_a_model_by_its_id(hub, use_hf):
     """Configuration and tokenizer first; weights when the model is asked for."""
@@ -33,6 +34,7 @@ def test_a_hub_dataset_by_its_id(hub, item):
     assert not hub.transfers()
 
 
+@pytest.mark.medium
 def test_a_run_fetches_model_and_rows_by_their_ids(hub, tmp_path, capsys):
     hub.repos["dataset", "owner/rows"]["train.csv"] = b"query,response\n" + b"a question,an answer\n" * 20
     result = sft(

@@ -64,6 +64,7 @@ def alone(engine) -> list[str]:
     return [one.text for one in found]
 
 
+@pytest.mark.medium
 def test_a_batch_of_all_settings(engine, alone):
     together = rows(engine)
     engine.advance(together)
@@ -94,6 +95,7 @@ def test_queued_rows_equal_rows_alone(engine, alone):
     assert (batcher.num_running, batcher.num_waiting) == (0, 0)
 
 
+@pytest.mark.medium
 def test_continuous_batching_of_transformers(alone):
     """Another scheduler and a paged cache: the same texts."""
     from llmtune.inference.continuous import ContinuousBatcher
@@ -297,6 +299,7 @@ def test_half_a_character_waits_for_its_other_half(engine, text):
     assert whole == engine.tokenizer.decode(ids[:-1])
 
 
+@pytest.mark.medium
 def test_json_by_a_model_that_writes_none(engine):
     ended = 0
     for seed in range(6):
@@ -311,6 +314,7 @@ def test_json_by_a_model_that_writes_none(engine):
     assert greedy.text.startswith("{")
 
 
+@pytest.mark.medium
 def test_long_requests_make_room_and_still_go_on(engine, monkeypatch):
     """Two that hold every place: short ones pass them, and among short ones without end they are finished, too."""
     monkeypatch.setattr(batching, "LONG_TOKENS", 40)

@@ -19,6 +19,7 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(st.text(max_size=5), VALUES, max_size=4)
 
 
+@pytest.mark.medium
 @given(OBJECTS, st.sampled_from([None, 0, 2]), st.booleans())
 def test_every_object_may_be_written(value, indent, ascii_only):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)

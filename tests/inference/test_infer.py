@@ -58,6 +58,7 @@ def engine(tuned: Any) -> Engine:
     return load_engine(InferArguments(ckpt_dir=str(tuned.last_checkpoint), eval_human=True))
 
 
+@pytest.mark.medium
 def test_the_checkpoint_alone_is_enough(tuned, capsys):
     args = InferArguments(ckpt_dir=str(tuned.last_checkpoint), **GREEDY)
     assert (args.model_type, args.sft_type, args.template_type) == ("llmtune-tiny", "full", "chatml")
@@ -244,6 +245,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(engine, monkeypatch, capsys
 # Merging
 
 
+@pytest.mark.medium
 def test_merged_weights_generate_the_same(adapter):
     options = GREEDY | {"show_dataset_sample": 2, "dataset": ["tiny-qa"]}
     before = infer(InferArguments(ckpt_dir=str(adapter.last_checkpoint), **options))

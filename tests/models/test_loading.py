@@ -120,6 +120,7 @@ def test_a_function_as_the_readme_of_2023_has_it(entry):
             get_model_tokenizer(key, rope=("linear", 2.0))
 
 
+@pytest.mark.medium
 def test_such_a_function_trains_and_answers(entry, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -65,6 +65,7 @@ def test_registering_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.medium
 def test_two_processes_make_the_same_bytes(folder: Path, tmp_path: Path):
     code = "from llmtune.models.tiny import tiny_folder; print(tiny_folder())"
     for seed in ("1", "2"):

@@ -165,6 +165,7 @@ SPOILT_ADAPTERS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("case", SPOILT_ADAPTERS)
 def test_an_adapter_is_whole_wherever_it_is_read(run, tmp_path, case):
     spoil, expected = SPOILT_ADAPTERS[case]

@@ -12,6 +12,7 @@ from llmtune.planning.memory import Batch, Estimator
 from ..samples.test_packing import TESTED, small
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("architecture", TESTED)
 def test_every_architecture_is_planned(architecture, tmp_path):
     model = small(architecture)

@@ -112,6 +112,7 @@ PRECISE = [(mode, torch.float32, False) for mode in MODES]
 PRECISE += [("lora", torch.bfloat16, False), ("full", torch.bfloat16, False), ("lora", torch.float32, True)]
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(CUDA, reason="the CPU's allocator is measured")
 @pytest.mark.parametrize(("mode", "dtype", "masked"), PRECISE, ids=lambda value: str(value).removeprefix("torch."))
 def test_peak_on_the_cpu(folder: Path, mode: str, dtype: torch.dtype, masked: bool):
@@ -130,6 +131,7 @@ def test_peak_on_the_cpu(folder: Path, mode: str, dtype: torch.dtype, masked: bo
     assert found.activations + found.logits == pytest.approx(measured, rel=TOLERANCE)
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(CUDA, reason="the CPU's allocator is measured")
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 def test_first_gradients_and_states(folder: Path, sft_type: str):
@@ -145,6 +147,7 @@ def test_first_gradients_and_states(folder: Path, sft_type: str):
     assert found.optimizer == sum(one.numel() * one.element_size() for one in states)
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(CUDA, reason="the CPU's allocator is measured")
 def test_states_in_8_bits(folder: Path):
     bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -162,6 +165,7 @@ def test_states_in_8_bits(folder: Path):
     assert estimated(args, torch.float32).optimizer == pytest.approx(measured, rel=0.02)
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(CUDA, reason="the CPU's weights are measured")
 @pytest.mark.parametrize(("bits", "double"), [(4, True), (4, False), (8, False)])
 def test_quantised_estimates_match_measured_memory(folder: Path, bits: int, double: bool):

@@ -67,6 +67,7 @@ def test_plan_prints_parameters_memory_steps_and_fit(capsys):
     assert found["largest batch"].startswith("4 x ")
 
 
+@pytest.mark.medium
 def test_command_where_nothing_fits(qwen, capsys):
     argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
     assert main([*argv, "--gpu", "16GB"]) == 0
@@ -78,6 +79,7 @@ def test_command_where_nothing_fits(qwen, capsys):
     assert main([*argv, "--gpu", "H1000"]) == 2
 
 
+@pytest.mark.medium
 def test_the_estimates_of_a_7b_model_match_published_figures(qwen):
     """Against what is known of the model: 7.616 G parameters, 14.2 GiB in bf16, 31 GF a token under LoRA at 4096."""
     args = args_of(qwen, gradient_checkpointing="none", lora_rank=16, lora_target_modules=["ALL"])
@@ -130,6 +132,7 @@ def test_suggestions_are_pruned():
     assert suggest(args, total, 5) == []
 
 
+@pytest.mark.medium
 def test_depth_is_extrapolated_exactly(tmp_path):
     config = Qwen2Config(hidden_size=64, intermediate_size=160, num_hidden_layers=14, num_attention_heads=4,
                          num_key_value_heads=2, vocab_size=512)  # fmt: skip
@@ -152,6 +155,7 @@ def test_depth_is_extrapolated_exactly(tmp_path):
         assert quick.weights == whole.weights
 
 
+@pytest.mark.medium
 def test_quantised_weights_take_their_packed_size(qwen):
     args = args_of(qwen, quantization_bit=4, gradient_checkpointing="none")
     estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
@@ -164,6 +168,7 @@ def test_quantised_weights_take_their_packed_size(qwen):
     assert estimator.estimate(args, Batch(1, 512, 300)).weights == pytest.approx(linear + whole, rel=0.01)
 
 
+@pytest.mark.medium
 def test_sharding_divides_the_parts_it_names(qwen):
     args = args_of(qwen, sft_type="full", gradient_checkpointing="full")
     estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
@@ -180,6 +185,7 @@ def test_sharding_divides_the_parts_it_names(qwen):
     assert estimator.estimate(args, Batch(1, 512, 300), Sharding(2, 1, 2, 2, True)).optimizer == 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("gpus", [2, 3, 4])
 def test_device_map_spreads_the_layers(qwen, gpus):
     """The weights on the fullest GPU against the map that transformers computes for `--device_map auto`."""
@@ -200,6 +206,7 @@ def test_device_map_spreads_the_layers(qwen, gpus):
     assert spread.logits == whole.logits
 
 
+@pytest.mark.medium
 def test_several_gpus_that_the_flags_leave_idle_are_noted(qwen, capsys):
     argv = ["plan", "--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(qwen), "--dataset", "tiny-qa"]
     assert main([*argv, "--gpu", "2x16GB"]) == 0
@@ -275,6 +282,7 @@ def test_without_rows_samples_are_assumed_at_max_length():
     assert limited.useful == 5 * 16 * 2 * 128
 
 
+@pytest.mark.medium
 def test_disk_space_counts_the_checkpoints_kept():
     args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], eval_steps=10)
     plan = make_plan(args, Gpu("a GPU", 16))

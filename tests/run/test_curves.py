@@ -61,6 +61,7 @@ def pixels(path: Path):
     return (imread(path)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()
 
 
+@pytest.mark.medium
 def test_plots_have_the_documented_size_and_colours(log: Path, tmp_path: Path):
     from matplotlib.image import imread
 

@@ -100,6 +100,7 @@ def test_a_filler_is_one_token_and_learns_nothing():
     assert filler["labels"].tolist() == [-100]
 
 
+@pytest.mark.medium
 def test_a_run_meets_each_sample_once_a_pass_in_another_order(tmp_path, monkeypatch):
     met: list[int] = []
     add = LossWatch.add

@@ -43,6 +43,7 @@ def rows(count: int = 30, *, turns: int = 1, name: str = "q") -> datasets.Datase
     return datasets.Dataset.from_list(made)
 
 
+@pytest.mark.medium
 def test_the_store_holds_what_the_template_makes(tokenizer):
     template = get_template("chatml", tokenizer)
     data = rows(2500)  # more than two batches

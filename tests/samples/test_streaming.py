@@ -111,6 +111,7 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_run_and_its_resumption(tmp_path, files, packing):
     settings = RUN | {"dataset": [str(file) for file in files], "val_dataset": [str(files[1])], "packing": packing}

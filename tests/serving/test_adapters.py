@@ -11,6 +11,8 @@ from llmtune.arguments.service import ServeArguments
 from llmtune.errors import UsageError
 from llmtune.inference import batching
 
+pytestmark = pytest.mark.medium  # two trainings
+
 
 def answer(client, model: str, number: int) -> str:
     messages = [{"role": "user", "content": f"question {number}"}]

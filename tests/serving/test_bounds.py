@@ -165,6 +165,7 @@ def half_sent(server, data: bytes) -> socket.socket:
     return connection
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "data",
     [
@@ -188,6 +189,7 @@ def test_half_sent_requests_are_closed(server, monkeypatch, data):
     assert post(server, {}).status_code == 200
 
 
+@pytest.mark.medium
 def test_an_answer_may_take_longer_than_a_head(server, monkeypatch):
     monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.05)
     found = post(server, {"max_tokens": 300, "logit_bias": {"2": -100.0, "0": -100.0}})
@@ -219,6 +221,7 @@ def image(kind: str, size=(4, 4)) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.medium
 def test_images_are_opened_as_what_they_are_declared():
     pictures = Pictures()
     for kind in ("png", "jpeg", "webp", "gif", "bmp"):

@@ -7,6 +7,8 @@ import pytest
 
 from .conftest import train
 
+pytestmark = pytest.mark.medium  # a training
+
 ROWS = [
     {"messages": [{"role": "user", "content": question},
                   {"role": "assistant", "content": f"<think>\nIt is {thought}.\n</think>\n\n{answer}"}]}

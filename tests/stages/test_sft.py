@@ -41,6 +41,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.medium
 def test_the_run_folder_has_its_name_and_files(lora):
     run = lora.output_dir
     assert re.fullmatch(r"v0-\d{8}-\d{6}", run.name)
@@ -112,6 +113,7 @@ def test_saved_arguments_repeat_the_run(lora, tmp_path):
     assert again == dataclasses.replace(original, **decided)
 
 
+@pytest.mark.medium
 def test_best_and_last_are_kept(tmp_path):
     found = quick(tmp_path, max_steps=12, save_total_limit=2, learning_rate=0.5)  # so high that it soon gets worse
     kept = sorted(int(path.name.split("-")[1]) for path in found.output_dir.glob("checkpoint-*"))
@@ -127,6 +129,7 @@ def test_best_and_last_are_kept(tmp_path):
     assert state["best_model_checkpoint"] == str(found.best_checkpoint)
 
 
+@pytest.mark.medium
 def test_a_new_best_is_saved_whenever_it_is_found(tmp_path, capsys):
     """Steps of evaluations and of checkpoints that never meet: what is called best is the best of those evaluated."""
     found = quick(tmp_path, max_steps=10, eval_steps=3, save_steps=4, save_total_limit=1, learning_rate=1.0)
@@ -138,6 +141,7 @@ def test_a_new_best_is_saved_whenever_it_is_found(tmp_path, capsys):
     assert f"Best checkpoint: {found.best_checkpoint}\n" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_full_fine_tuning_changes_every_tensor(tmp_path):
     found = quick(tmp_path, sft_type="full")
     base = AutoModelForCausalLM.from_pretrained(str(tiny_folder()))
@@ -151,6 +155,7 @@ def test_full_fine_tuning_changes_every_tensor(tmp_path):
     assert again.output_dir.name.startswith("v1-")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_trains_with_fp32_adapters(tmp_path, dtype):
     found = quick(tmp_path, dtype=dtype, max_steps=10, learning_rate=1e-2, lora_target_modules=["ALL"])
@@ -162,6 +167,7 @@ def test_half_precision_trains_with_fp32_adapters(tmp_path, dtype):
     assert b'"F32"' in adapter, "adapters stay fp32"
 
 
+@pytest.mark.medium
 def test_common_options_train_together(tmp_path):
     found = quick(
         tmp_path, max_steps=2, gradient_checkpointing=True, neftune_noise_alpha=5.0, group_by_length=True,
@@ -183,6 +189,7 @@ def test_a_run_without_validation_has_no_best_checkpoint(tmp_path):
     assert not (found.output_dir / "eval_results.txt").exists()
 
 
+@pytest.mark.medium
 def test_epoch_strategies_evaluate_and_save_per_epoch(tmp_path):
     found = quick(tmp_path, eval_strategy="epoch", save_strategy="epoch", num_train_epochs=2, max_steps=-1)
     assert [record["global_step"] for record in records(found.output_dir) if "eval_loss" in record] == [10, 20]
@@ -196,6 +203,7 @@ def test_no_checkpoints_are_asked_for(tmp_path):
     assert found.metrics["eval_loss"] > 0
 
 
+@pytest.mark.medium
 def test_generation_metrics_do_not_depend_on_the_batch_size(tmp_path):
     options = {"predict_with_generate": True, "max_new_tokens": 6, "max_steps": 2, "do_sample": False}
     single = quick(tmp_path / "1", eval_batch_size=1, **options)
@@ -208,6 +216,7 @@ def test_generation_metrics_do_not_depend_on_the_batch_size(tmp_path):
     assert state["best_metric"] == pytest.approx(single.metrics["eval_rouge-l"])
 
 
+@pytest.mark.medium
 def test_the_longest_come_first(tmp_path, monkeypatch):
     lengths: list[int] = []
     own = trainer_module.Throughput.count
@@ -256,6 +265,7 @@ def test_data_is_encoded_before_weights_are_loaded(tmp_path, monkeypatch):
 # Bad ends
 
 
+@pytest.mark.medium
 def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     own = trainer_module.StageTrainer._save_optimizer_and_scheduler
     calls = []

@@ -27,7 +27,10 @@ spiced = st.lists(
 many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.fixture(scope="module", params=["tiny", "qwen2_5", "llama3_1"])
+REAL = [pytest.param(name, marks=pytest.mark.medium) for name in ("qwen2_5", "llama3_1")]
+
+
+@pytest.fixture(scope="module", params=["tiny", *REAL])
 def pair(request, real_tokenizer, tiny_tokenizer):
     """A tokenizer and its fast way, made once: the check reads every token and every character."""
     tokenizer = tiny_tokenizer if request.param == "tiny" else real_tokenizer(request.param)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from llmtune.templates.lookup import get_template
 from llmtune.types import IGNORE_INDEX, Conversation, Message
 
+pytestmark = pytest.mark.medium  # real vocabularies
+
 contents = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁\x00"), min_size=1, max_size=20),
     st.sampled_from(["  two  blanks ", "a\n\nb", "你好\n", " x", "🙂", "1", "[INST]", "问：", "<|User|>:"]),

@@ -45,6 +45,7 @@ def check_linear(work: Callable[[Conversation], Any], *, tools: bool, loss: bool
     return found
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("key", ["qwen2.5", "qwen3", "mistral-nemo", "chatml"])
 def test_encoding_time_is_linear_in_messages(key, tools, tiny_tokenizer):
@@ -53,6 +54,7 @@ def test_encoding_time_is_linear_in_messages(key, tools, tiny_tokenizer):
     check_linear(lambda row: template.prompts([row]), tools=tools, loss=False)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("key", ["qwen2.5", "chatml"])
 def test_a_long_row_of_training(key, tiny_tokenizer):
     """One sample with all its answers, whose borders are found in one pass."""

@@ -178,6 +178,7 @@ def model_folder(tmp_path, assets, name):
     return str(folder)
 
 
+@pytest.mark.medium
 def test_check_template_lists_each_probe(tmp_path, assets, capsys):
     folder = model_folder(tmp_path, assets, "qwen2_5")
     assert main(["check", "--template", "--model_id_or_path", folder]) == 0

@@ -103,6 +103,7 @@ def test_where_a_format_has_no_place(tokenizer):
     assert get_template("llama3.1", tokenizer, tool_format="hermes").info.tool_prefix is None
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("key", TEMPLATES)
 def test_real_conversations_train_calls_and_never_results(key, tokenizer, assets):
     """The rows of glaive: all of them are written, but for what a family cannot say, and no result is trainable."""

@@ -33,6 +33,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "TIME_LIMIT_S", 1.0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_template_is_stopped(kind, tmp_path, assets):
     started = time.monotonic()

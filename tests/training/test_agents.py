@@ -24,6 +24,7 @@ def quick(dataset: Path, folder: Path, **options: Any) -> Any:
     return sft(SftArguments(**(settings | options)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("template", "tool_format"), [("qwen2.5", None), ("chatml", None), ("qwen1.5", "react")])
 def test_glaive_tool_calls_train(template, tool_format, assets, tmp_path):
     rows = json.loads((assets / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
@@ -78,6 +79,7 @@ def test_a_call_is_learned(template, tmp_path):
     assert scores["exact_match"] == 100
 
 
+@pytest.mark.medium
 def test_react_rows_in_plain_text_train_as_they_are(assets, tmp_path):
     """Qwen's own file holds the whole exchange as text: it is learned as it stands."""
     file = assets / "data/qwen_react_function_call.json"

@@ -44,6 +44,7 @@ def report(result: Any) -> str:
     return (result.output_dir / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])
 def test_varlen_trains_as_sdpa_does(tmp_path, flag, monkeypatch):
     """Loss and gradients of the first step, where both have the same weights: fp32 sums in another order are 1e-6 off,
@@ -73,6 +74,7 @@ def test_a_requested_attention_is_used_and_reported(tmp_path):
     assert "Attention: eager\n" in report(run(tmp_path, attn_impl="eager", max_steps=1))
 
 
+@pytest.mark.medium
 def test_shifted_attention_changes_training_only(tmp_path):
     options = {"sft_type": "full", "learning_rate": 1e-3, "max_steps": 2, "eval_steps": 2}
     shifted = run(tmp_path / "a", shift_attn=True, max_length=64, **options)

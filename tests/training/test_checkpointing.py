@@ -104,6 +104,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 def test_auto_takes_the_first_mode_that_fits(tmp_path, monkeypatch, trained, mode):
     """Memory is made as scarce as the mode needs it."""
@@ -155,6 +156,7 @@ def test_auto_traces_nothing_where_memory_is_plenty(monkeypatch):
     assert mode == "none"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 def test_the_bound_is_never_below_the_estimate(sft_type):
     """What is taken to fit without a trace must fit."""

@@ -86,6 +86,7 @@ def test_padding_changes_nothing(model):
     torch.testing.assert_close(together.loss * together.num_trainable, total)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 def test_1x8_accumulation_equals_8x1(tmp_path, sft_type):
     options = {"sft_type": sft_type, "max_steps": 4, "eval_strategy": "no"}
@@ -94,6 +95,7 @@ def test_1x8_accumulation_equals_8x1(tmp_path, sft_type):
     assert losses(one.output_dir) == pytest.approx(losses(other.output_dir), rel=1e-4)
 
 
+@pytest.mark.medium
 def test_a_resumed_run_equals_the_one_that_was_not_stopped(tmp_path):
     options = {"lora_dropout_p": 0.1, "num_train_epochs": 3, "max_steps": -1}  # dropout: the random state counts
     whole = run(tmp_path, "whole", save_total_limit=-1, **options)
@@ -111,6 +113,7 @@ def test_a_resumed_run_equals_the_one_that_was_not_stopped(tmp_path):
     assert resumed.metrics["eval_loss"] == whole.metrics["eval_loss"]
 
 
+@pytest.mark.medium
 def test_a_seed_reaches_everything(tmp_path):
     first_run = run(tmp_path, "a", seed=1, lora_dropout_p=0.2).output_dir
     first = losses(first_run)
@@ -120,6 +123,7 @@ def test_a_seed_reaches_everything(tmp_path):
     assert losses(run(tmp_path, "c", seed=2, lora_dropout_p=0.2).output_dir) != first
 
 
+@pytest.mark.medium
 def test_the_logged_loss_is_the_mean_over_learned_tokens_of_the_step(tmp_path):
     """All rows in one step: the first loss equals that of one batch of everything, whatever the micro-batches."""
     found = []

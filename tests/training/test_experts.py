@@ -59,6 +59,7 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_adapts_experts_and_leaves_routers(tmp_path, kind, trained, capfd):
     folder = make(kind, tmp_path / "model")

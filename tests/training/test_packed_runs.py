@@ -68,6 +68,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("options", "padded"),
     [
@@ -108,6 +109,7 @@ def test_every_row_of_the_store_is_in_a_pack():
         packs[len(packs)]
 
 
+@pytest.mark.medium
 def test_check_and_sft_count_packs(tmp_path, capsys):
     options = {"gradient_accumulation_steps": 1, "max_steps": -1, "num_train_epochs": 2, "packing": True}
     args = SftArguments(**(RUN | options))
@@ -128,6 +130,7 @@ def test_longest_packs_first_and_noise(tmp_path, capsys):
     assert "raise --neftune_noise_alpha" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_a_resumed_packed_run_equals_the_one_that_was_not_stopped(tmp_path):
     options = {
         "packing": True, "lora_dropout_p": 0.1, "max_steps": -1, "num_train_epochs": 3, "save_total_limit": -1,
@@ -146,6 +149,7 @@ def test_a_resumed_packed_run_equals_the_one_that_was_not_stopped(tmp_path):
     assert logged(resumed) == {step: loss for step, loss in steps.items() if step > 8}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flag", ["packing", "padding_free"])
 def test_packing_is_refused_if_packed_sequences_would_attend_to_each_other(tmp_path, monkeypatch, flag):
     monkeypatch.setattr("llmtune.models.packed_attention.keeps_rows_apart", lambda model: False)
@@ -155,6 +159,7 @@ def test_packing_is_refused_if_packed_sequences_would_attend_to_each_other(tmp_p
     run(tmp_path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_full_with_checkpointed_gradients(tmp_path, checkpointing):
     """The cache, which would let rows see each other, stays off in either case."""

@@ -82,6 +82,7 @@ NOTES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", NOTES)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_trains_and_answers_alike(tmp_path, folder, kind, dtype, trained):
@@ -170,6 +171,7 @@ def test_gptq_takes_a_backend_that_supports_training():
     assert saved_quantization_name({"load_in_4bit": True}) == "bitsandbytes, 4 bits"
 
 
+@pytest.mark.medium
 def test_torchao_int8_trains(tmp_path, trained):
     pytest.importorskip("torchao")
     options = {"quantization_bit": 8, "quant_method": "torchao"}

@@ -76,6 +76,7 @@ MODES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 def test_trains_and_answers_alike(tmp_path, trained, mode, caplog):
     options = MODES[mode]
@@ -125,6 +126,7 @@ def test_norms_are_fp32_and_the_head_is_not():
     torch.testing.assert_close(after, before, atol=0.3, rtol=0.1)
 
 
+@pytest.mark.medium
 def test_the_base_is_smaller_and_counted_in_full(tmp_path, trained):
     quick(tmp_path / "4", quantization_bit=4, max_steps=1)
     quick(tmp_path / "0", max_steps=1)
@@ -133,6 +135,7 @@ def test_the_base_is_smaller_and_counted_in_full(tmp_path, trained):
     assert count_parameters(four) == count_parameters(whole)
 
 
+@pytest.mark.medium
 def test_merging_goes_into_whole_weights(tmp_path):
     found = quick(tmp_path, quantization_bit=4)
     checkpoint = found.last_checkpoint
@@ -149,6 +152,7 @@ def test_merging_goes_into_whole_weights(tmp_path):
         merge_and_save(quantised.model, quantised.tokenizer, tmp_path / "checkpoint-x")
 
 
+@pytest.mark.medium
 def test_qlora_resumes_to_the_same_losses(tmp_path):
     options = {"quantization_bit": 4, "save_total_limit": -1}
     found = quick(tmp_path / "a", **options)

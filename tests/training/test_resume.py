@@ -163,6 +163,7 @@ def whole(half, tmp_path_factory) -> list[dict[str, Any]]:
     return go_on(Path(shutil.copytree(half, place)))
 
 
+@pytest.mark.medium
 def test_alone_it_says_all_that_the_run_was_trained_with(half, rows, whole, tmp_path, capsys):
     place = Path(shutil.copytree(half, tmp_path / "llmtune-tiny" / half.name))
     assert losses(go_on(place, **SMALL, dataset=[rows])) == losses(whole)

@@ -59,6 +59,7 @@ def test_positions_are_rotated_as_the_configuration_says(kind, length):
     assert same == (kind == "dynamic" and length <= TRAINED)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sft_type", ["lora", "full"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_rope_scaling_is_saved_and_applied_at_inference(tmp_path, kind, sft_type):
@@ -86,6 +87,7 @@ def test_rope_scaling_is_saved_and_applied_at_inference(tmp_path, kind, sft_type
     load_engine(InferArguments(ckpt_dir=str(folder), eval_human=True))  # not stretched twice
 
 
+@pytest.mark.medium
 def test_resuming_needs_the_same(tmp_path):
     options = RUN | {"output_dir": str(tmp_path), "max_steps": 1, "save_steps": 1}
     found = sft(SftArguments(**options, rope_scaling="linear"))

@@ -108,6 +108,7 @@ def check_active(mode: str, trainer: Any, config: dict[str, Any]) -> None:
         assert config["r"] == 16
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 def test_each_kind_of_tuner_trains_and_saves(tmp_path, trained, mode):
     found = quick(tmp_path, **MODES[mode])
@@ -131,6 +132,7 @@ def test_each_kind_of_tuner_trains_and_saves(tmp_path, trained, mode):
     torch.testing.assert_close(logits(merged), logits(model), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "adalora"])
 def test_each_kind_of_tuner_resumes_to_the_same_losses(tmp_path, mode):
     options = MODES[mode] | {"save_total_limit": -1}
@@ -143,6 +145,7 @@ def test_each_kind_of_tuner_resumes_to_the_same_losses(tmp_path, mode):
     assert losses(resumed.output_dir) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", ["pissa", "olora"])
 def test_a_beginning_of_another_machine_is_taken_from_the_checkpoint(tmp_path, mode, monkeypatch):
     """Decompositions differ between machines: a resumed run must go on from the one it began with."""
@@ -160,6 +163,7 @@ def test_a_beginning_of_another_machine_is_taken_from_the_checkpoint(tmp_path, m
         quick(tmp_path / "b", resume_from_checkpoint=str(stopped / "checkpoint-2"), **options | {"lora_rank": 4})
 
 
+@pytest.mark.medium
 def test_going_on_from_an_adapter(tmp_path):
     first = quick(tmp_path / "a", lora_target_modules=["ALL"])
     swift = tmp_path / "swift"  # adapters in default/, as a pickle-free run of Swift left them
@@ -177,6 +181,7 @@ def test_going_on_from_an_adapter(tmp_path):
         quick(tmp_path / "c", peft_path=str(swift), sft_type="ia3")
 
 
+@pytest.mark.medium
 def test_neftune_is_active_in_training_alone(tmp_path):
     options = {"learning_rate": 1e-12, "max_steps": 2}
     plain, noisy = quick(tmp_path / "a", **options), quick(tmp_path / "b", neftune_noise_alpha=50.0, **options)
@@ -184,6 +189,7 @@ def test_neftune_is_active_in_training_alone(tmp_path):
     assert noisy.metrics["eval_loss"] == pytest.approx(plain.metrics["eval_loss"], rel=1e-6)
 
 
+@pytest.mark.medium
 def test_adalora_is_regularised_in_training_alone(tmp_path):
     """Its losses of a step are the same however the rows are batched, and those of evaluation are plain."""
     options = {"sft_type": "adalora", "max_steps": 2, "learning_rate": 1e-12}
@@ -276,6 +282,7 @@ def test_new_tokens_of_a_head_of_its_own(tmp_path, trained, marked):
     torch.testing.assert_close(logits(engine.model.merge_and_unload()), logits(tuned), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.medium
 def test_new_tokens_resume_to_the_same_losses(tmp_path, marked):
     whole = quick(tmp_path / "a", save_total_limit=-1, **marked)
     stopped = tmp_path / "b/llmtune-tiny/v0-x"

@@ -90,6 +90,7 @@ def test_accumulation_does_not_change_vision_losses(kind, vision_folder, colours
     assert losses(three.output_dir) == pytest.approx(losses(one.output_dir), rel=1e-4)
 
 
+@pytest.mark.medium
 def test_vision_models_train_with_common_options(vision_folder, colours, tmp_path):
     run = quick(
         "qwen2-vl", vision_folder("qwen2-vl"), tmp_path, colours, max_steps=2, gradient_checkpointing=True,
@@ -154,6 +155,7 @@ def test_lora_leaves_the_eyes_alone(lora, vision_folder):
     assert {part_of(name) for name in adapted} == {"language"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("flags", "trained"),
     [
@@ -176,6 +178,7 @@ def test_freezing_flags_decide_which_vision_parts_change(sft_type, flags, traine
     assert {part_of(name) for name in before if not torch.equal(before[name], after[name])} == trained
 
 
+@pytest.mark.medium
 def test_a_flag_that_freezes_nothing_is_named(tmp_path, capsys):
     sft(SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa#8"], max_steps=1, freeze_vit=False, max_pixels=9,
                      output_dir=str(tmp_path), report_to=["none"]))  # fmt: skip
@@ -187,6 +190,7 @@ def test_a_flag_that_freezes_nothing_is_named(tmp_path, capsys):
 # Checkpoints
 
 
+@pytest.mark.medium
 def test_a_checkpoint_is_whole_for_other_programs(lora, full, vision_folder):
     for run in (lora, full):
         for folder in (run.last_checkpoint, run.output_dir):

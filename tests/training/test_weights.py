@@ -103,6 +103,7 @@ def test_the_trained_tokens_of_an_answer_have_its_weight(template, tokenizer):
     assert not any("loss_weights" in sample for sample in plain)
 
 
+@pytest.mark.medium
 def test_equals_the_sum_by_hand(tokenizer):
     """Loss and gradients; padded, packed and flat alike."""
     tokens = store(tokenizer)
@@ -167,6 +168,7 @@ def losses(run: Path) -> list[float]:
     return list(records(run).values())
 
 
+@pytest.mark.medium
 def test_however_a_step_is_cut(files, tmp_path):
     """All the rows are one step: accumulated, batched, flat and streamed, it is the same loss, and goes down alike."""
 

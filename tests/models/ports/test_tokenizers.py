@@ -22,6 +22,8 @@ from llmtune.models.loading import load_causal_lm
 from llmtune.models.ports.tokenizers import find_tokenizer_port, tokenizer_loader
 from llmtune.models.ports.tokenizers.qwen_v1 import PICTURE_TOKENS, read_ranks
 
+pytestmark = pytest.mark.medium  # real vocabularies
+
 FAMILIES = ("qwen_v1", "llama2", "internlm_v1", "baichuan2", "chatglm3", "internlm2")
 FILES = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken", "tokenizer_config.json")
 WITH_BLANK = {"llama2", "baichuan2", "chatglm3"}
