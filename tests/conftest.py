@@ -46,6 +46,12 @@ LONG_SECONDS = 5
 """A test that takes longer than this has no place in `make test-fast`."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end of the run, no process waits for another's last long one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Where neither slow nor medium tests were asked for, name those that should be one of them.
 
