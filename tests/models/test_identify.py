@@ -125,6 +125,7 @@ TEMPLATE = (
 )
 
 
+@pytest.mark.medium
 def test_a_folder_in_no_catalogue_trains_and_answers(tmp_path, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer, Olmo2Config
 

@@ -164,6 +164,7 @@ def half_sent(server, data: bytes) -> socket.socket:
     return connection
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "data",
     [

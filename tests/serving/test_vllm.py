@@ -48,6 +48,7 @@ def test_the_embedded_model_is_a_folder():
     assert vllm_command(ServeArguments(model_type="llmtune-tiny"))[2] == str(tiny_folder())
 
 
+@pytest.mark.medium
 def test_adapters_are_lora_modules_of_their_base(tuned, adapters):
     args = ServeArguments(ckpt_dir=str(adapters["red"]), adapters=[f"blue={adapters['blue']}"])
     words = vllm_command(args)

@@ -155,6 +155,7 @@ def test_lora_leaves_the_eyes_alone(lora, vision_folder):
     assert {part_of(name) for name in adapted} == {"language"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("flags", "trained"),
     [
