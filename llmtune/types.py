@@ -1,9 +1,9 @@
-"""The two representations of a row between file and loss: Conversation and Encoded."""
+"""Rows between file and loss: Conversation and Comparison as read, Encoded as trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 IGNORE_INDEX = -100
@@ -126,3 +126,36 @@ class Encoded:
     @property
     def num_trainable(self) -> int:
         return len(self.labels) - self.labels.count(IGNORE_INDEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the responses that a comparison holds.
+
+    Attributes:
+        messages: What follows the prompt: assistant turns, all trainable, with tool results between them.
+        rank: 0 for the best one; equal ranks are ties.
+        label: Whether it is desirable, where the data judges single responses.
+    """
+
+    messages: tuple[Message, ...]
+    rank: int = 0
+    label: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A row of preference data: one prompt, and one or more responses to it, the best first.
+
+    Attributes:
+        prompt: Ends before the first response; no turn of it is trainable.
+        margin: By how much the best response is better, where the data says so.
+    """
+
+    prompt: Conversation
+    answers: tuple[Answer, ...]
+    margin: float | None = None
+
+    def conversation(self, index: int) -> Conversation:
+        """Return the prompt with one of the responses."""
+        return replace(self.prompt, messages=(*self.prompt.messages, *self.answers[index].messages))
