@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import sys
@@ -17,7 +16,6 @@ os.environ["LLMTUNE_OFFLINE"] = "1"  # no test asks a hub, but those that bring 
 import pytest
 from hypothesis import settings
 
-from llmtune.arguments import parser
 from llmtune.cli.list import REGISTRIES
 from llmtune.losses.info import LOSS_MAPPING
 from llmtune.run import curves
@@ -119,15 +117,6 @@ def _nothing_is_painted_or_synced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves._Sheet, "_write", _paint_nothing)
         patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _help_is_read_once() -> Iterator[None]:
-    """A parser reads the help of each of its flags from the source, 40 ms: a command does so once, the tests 2,000
-    times."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parser, "field_help", functools.cache(parser.field_help))
         yield
 
 

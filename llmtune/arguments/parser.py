@@ -9,6 +9,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import shutil
 import textwrap
@@ -100,6 +101,7 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
     return parser
 
 
+@functools.cache
 def field_help(cls: type) -> dict[str, str]:
     """Help of each field of a class: the text below it."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
