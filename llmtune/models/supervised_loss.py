@@ -95,7 +95,7 @@ def supervised_cross_entropy(
         logits = logit_map(head(chunk).float())
         return _summed(logits, chunk_targets, chunk_weights), _num_correct(logits, chunk_targets)
 
-    for part in _chunks(len(targets)):
+    for part in chunks(len(targets)):
         loss, right = checkpoint(one_chunk, hidden[part], targets[part], _part(weights, part), use_reentrant=False)
         total = total + loss
         correct = correct + right
@@ -128,7 +128,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total = hidden.new_zeros((), dtype=torch.float32)
             correct = torch.zeros((), dtype=torch.long, device=hidden.device)
             workspace = hidden.new_empty((min(len(targets), CHUNK_POSITIONS), len(weight)), dtype=dtype)
-            for part in _chunks(len(targets)):
+            for part in chunks(len(targets)):
                 chunk, chunk_targets = hidden[part].to(dtype), targets[part]
                 logits = torch.mm(chunk, cast_weight.t(), out=workspace[: len(chunk)])
                 if cast_bias is not None:
@@ -184,7 +184,19 @@ def _loss_and_gradient(
     logits: Tensor, targets: Tensor, logit_map: LogitMap, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The summed loss of a chunk, and its gradient by the logits [n, V] in fp32, which may take the logits' place."""
-    mapped = logit_map(logits.float())
+    normaliser, at_target, grad = cross_entropy_parts(logits, targets, logit_map)
+    if weights is None:
+        return normaliser.sum() - at_target.sum(), grad
+    return (normaliser - at_target) @ weights, grad.mul_(weights[:, None])
+
+
+def cross_entropy_parts(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-sum-exp [n] and target logits [n] of a chunk, and the gradient of their difference by the logits.
+
+    All in fp32, or in fp64 where the logits are.
+    The gradient, [n, V], may take the logits' place.
+    """
+    mapped = logit_map(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     keeps_mapped = logit_map.softcap is not None
     rows = torch.arange(len(targets), device=targets.device)
     at_target = mapped[rows, targets]
@@ -193,12 +205,7 @@ def _loss_and_gradient(
     sums = grad.sum(-1, keepdim=True)
     grad.div_(sums)
     grad[rows, targets] -= 1
-    if weights is None:
-        loss = (sums.log() + highest).sum() - at_target.sum()
-    else:
-        loss = ((sums.log() + highest).squeeze(-1) - at_target) @ weights
-        grad.mul_(weights[:, None])
-    return loss, logit_map.backward(grad, mapped)
+    return (sums.log() + highest).squeeze(-1), at_target, logit_map.backward(grad, mapped)
 
 
 def install_supervised_loss(model: nn.Module) -> None:
@@ -311,7 +318,7 @@ def _logit_map(config: Any) -> LogitMap:
     return LogitMap(scale, getattr(config, "final_logit_softcapping", None))
 
 
-def _chunks(length: int) -> Iterator[slice]:
+def chunks(length: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK_POSITIONS, length)) for start in range(0, length, CHUNK_POSITIONS))
 
 
