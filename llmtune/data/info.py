@@ -38,7 +38,7 @@ class DatasetInfo(Entry):
         tags: Its uses, one word each.
         rows: Conversations in all parts together, after its filters; None where not counted.
         verified: Whether a public source states the ids and the row format; False for entries from memory.
-        source: Where the data comes from.
+        source: Where the data comes from; by default the page of its repository.
     """
 
     get_function: str | Callable[[], Any] | None = None
@@ -65,6 +65,10 @@ class DatasetInfo(Entry):
         origins = (self.get_function, self.path, self.dataset_id or self.hf_dataset_id)
         if sum(origin is not None for origin in origins) != 1:
             raise UsageError("A dataset entry needs a function that makes it, a path, or a hub id.")
+        if not self.source and self.dataset_id:
+            object.__setattr__(self, "source", f"https://modelscope.cn/datasets/{self.dataset_id}")
+        elif not self.source and self.hf_dataset_id:
+            object.__setattr__(self, "source", f"https://huggingface.co/datasets/{self.hf_dataset_id}")
 
 
 DATASET_MAPPING: Registry[DatasetInfo] = Registry(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llmtune.errors import OutputError
+from llmtune.utils.files import read_records
 
 RAW_COLOUR = "#FFE2D9"
 SMOOTH_COLOUR = "#FF7043"
@@ -49,12 +49,8 @@ def draw_curves(log_file: Path, folder: Path) -> list[Path]:
 def read_scalars(log_file: Path) -> dict[str, Curve]:
     """Return the scalars of a log by name. If a step was logged twice, as after resuming, the later value counts."""
     curves: dict[str, Curve] = {}
-    for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line that a killed run was writing
-            continue
-        step = record.get("global_step") if isinstance(record, dict) else None
+    for record in read_records(log_file):
+        step = record.get("global_step")
         if not isinstance(step, int):
             continue
         for name, value in record.items():

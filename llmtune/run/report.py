@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llmtune.models.devices import device_name
 from llmtune.run.log import Decisions
 from llmtune.samples.store import EncodeReport
-from llmtune.utils.files import write_text
+from llmtune.utils.files import read_records, write_text
 
 
 @dataclass
@@ -89,7 +87,7 @@ def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
 def _losses(log_file: Path) -> dict[str, float]:
     if not log_file.is_file():
         return {}
-    records: list[dict[str, Any]] = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()]
+    records = read_records(log_file)
     train = [record["loss"] for record in records if "loss" in record]
     evaluated = [record["eval_loss"] for record in records if "eval_loss" in record]
     found: dict[str, float] = {}

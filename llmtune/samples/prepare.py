@@ -16,7 +16,7 @@ from llmtune.data.mixing import get_dataset
 from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.loading import get_media_reader, get_model_tokenizer
+from llmtune.models.loading import get_media_reader
 from llmtune.models.ports import native_config
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
@@ -102,14 +102,7 @@ def prepare(args: StageArguments) -> Prepared:
     train, validation = _load(args, overwrite) if stream is None else _load_head(stream, args, overwrite)
     if any_images(train) or (validation is not None and any_images(validation)):
         check_images(args, MODEL_MAPPING[args.model_type])
-    place = {"model_id_or_path": args.model_id_or_path, **args.hub_options()}
-    _, tokenizer = get_model_tokenizer(
-        args.model_type,
-        load_model=False,
-        tokenizer_id_or_path=args.tokenizer_id_or_path,
-        trust_remote_code=args.trust_remote_code,
-        **place,
-    )
+    tokenizer = args.load_tokenizer()
     add_new_tokens(tokenizer, args.new_special_tokens)
     template = get_template(
         args.template_type,
@@ -121,7 +114,13 @@ def prepare(args: StageArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
-        media=get_media_reader(args.model_type, tokenizer, max_pixels=args.max_pixels, **place),
+        media=get_media_reader(
+            args.model_type,
+            tokenizer,
+            model_id_or_path=args.model_id_or_path,
+            max_pixels=args.max_pixels,
+            **args.hub_options(),
+        ),
     )
     check_no_images(args, template.media is not None)
     if stream is not None and template.media is not None:

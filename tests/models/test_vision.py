@@ -23,7 +23,6 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_media_reader, get_model_tokenizer
 from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.vision import ImageReader, image_reader, open_image
-from llmtune.samples import prepare as prepare_module
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.prepare import prepare
 from llmtune.templates.info import TEMPLATE_MAPPING
@@ -136,8 +135,8 @@ def test_a_first_generation_model_says_what_it_needs(key, tmp_path, monkeypatch)
         prepare(SftArguments(model_type=key, dataset=[str(with_image)]))
     with pytest.raises(ModelError, match=r"--trust_remote_code true .* qwen2\.5-vl-7b-instruct"):
         infer(InferArguments(model_type=key, val_dataset=[str(with_image)], result_dir=str(tmp_path)))
-    tiny = get_model_tokenizer("llmtune-tiny", load_model=False)
-    monkeypatch.setattr(prepare_module, "get_model_tokenizer", lambda *_, **__: tiny)
+    _, tiny = get_model_tokenizer("llmtune-tiny", load_model=False)
+    monkeypatch.setattr(SftArguments, "load_tokenizer", lambda *_: tiny)
     assert prepare(SftArguments(model_type=key, dataset=[str(text)])).train_tokens.report.num_samples == 1
 
 

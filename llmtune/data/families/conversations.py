@@ -16,7 +16,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "general"),
     rows=52_002,
-    source="https://modelscope.cn/datasets/AI-ModelScope/alpaca-gpt4-data-en",
     aliases=("alpaca-gpt4-en",),
 )
 register_dataset(
@@ -27,7 +26,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "general"),
     rows=48_818,
-    source="https://modelscope.cn/datasets/AI-ModelScope/alpaca-gpt4-data-zh",
     aliases=("alpaca-gpt4-zh",),
 )
 register_dataset(
@@ -38,7 +36,6 @@ register_dataset(
     languages=("ar", "de", "es", "fr", "id", "ja", "ko", "pt", "ru", "th", "vi"),
     tags=("chat", "general"),
     rows=131_867,
-    source="https://modelscope.cn/datasets/damo/nlp_polylm_multialpaca_sft",
     aliases=("multi-alpaca",),
 )
 register_dataset(
@@ -49,7 +46,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "general"),
     rows=52_191,
-    source="https://modelscope.cn/datasets/wyj123456/instinwild",
 )
 register_dataset(
     "instinwild-zh",
@@ -59,7 +55,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "general"),
     rows=51_504,
-    source="https://modelscope.cn/datasets/wyj123456/instinwild",
 )
 register_dataset(
     "cot-en",
@@ -68,7 +63,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "reasoning"),
     rows=74_771,
-    source="https://modelscope.cn/datasets/YorickHe/CoT",
 )
 register_dataset(
     "cot-zh",
@@ -77,7 +71,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "reasoning"),
     rows=74_771,
-    source="https://modelscope.cn/datasets/YorickHe/CoT_zh",
 )
 register_dataset(
     "firefly-all-zh",
@@ -88,7 +81,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "general"),
     rows=1_649_399,
-    source="https://modelscope.cn/datasets/wyj123456/firefly",
 )
 register_dataset(
     "instruct-en",
@@ -97,7 +89,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "general"),
     rows=888_970,
-    source="https://modelscope.cn/datasets/wyj123456/instruct",
 )
 register_dataset(
     "gpt4all-en",
@@ -106,7 +97,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "general"),
     rows=806_199,
-    source="https://modelscope.cn/datasets/wyj123456/GPT4all",
 )
 register_dataset(
     "finance-en",
@@ -116,7 +106,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "finance"),
     rows=68_911,
-    source="https://modelscope.cn/datasets/wyj123456/finance_en",
 )
 
 
@@ -129,7 +118,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "multi-turn"),
     rows=99_799,
-    source="https://modelscope.cn/datasets/huangjintao/sharegpt",
 )
 register_dataset(
     "sharegpt-zh",
@@ -138,7 +126,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "multi-turn"),
     rows=135_399,
-    source="https://modelscope.cn/datasets/huangjintao/sharegpt",
     aliases=("sharegpt_zh",),
 )
 register_dataset(
@@ -147,7 +134,6 @@ register_dataset(
     subsets=("default", "V3_format", "zh_38K_format"),
     languages=("en", "zh"),
     tags=("chat", "multi-turn"),
-    source="https://modelscope.cn/datasets/AI-ModelScope/sharegpt_gpt4",
 )
 register_dataset(
     "self-cognition",
@@ -155,7 +141,6 @@ register_dataset(
     hf_dataset_id="modelscope/self-cognition",
     languages=("en", "zh"),
     tags=("chat", "identity"),
-    source="https://modelscope.cn/datasets/swift/self-cognition",
 )
 register_dataset(
     "ultrachat-200k",
@@ -200,7 +185,6 @@ register_dataset(
     languages=("zh",),
     tags=("agent", "multi-turn"),
     rows=422_276,
-    source="https://modelscope.cn/datasets/damo/MSAgent-Bench",
 )
 register_dataset(
     "damo-agent-mini-zh",
@@ -210,7 +194,6 @@ register_dataset(
     languages=("zh",),
     tags=("agent", "multi-turn"),
     rows=40_116,
-    source="https://modelscope.cn/datasets/damo/MSAgent-Bench",
 )
 register_dataset(
     "glaive-function-calling-v2",
@@ -219,7 +202,6 @@ register_dataset(
     languages=("en",),
     tags=("agent", "function-calling", "multi-turn"),
     rows=112_960,
-    source="https://huggingface.co/datasets/glaiveai/glaive-function-calling-v2",
 )
 register_dataset(
     "glaive-toolcall-en",
@@ -227,7 +209,6 @@ register_dataset(
     languages=("en",),
     tags=("agent", "function-calling", "multi-turn"),
     verified=False,
-    source="https://huggingface.co/datasets/llamafactory/glaive_toolcall_en",
 )
 register_dataset(
     "glaive-toolcall-zh",
@@ -235,5 +216,4 @@ register_dataset(
     languages=("zh",),
     tags=("agent", "function-calling", "multi-turn"),
     verified=False,
-    source="https://huggingface.co/datasets/llamafactory/glaive_toolcall_zh",
 )

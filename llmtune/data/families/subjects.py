@@ -18,7 +18,6 @@ register_dataset(
     languages=("en",),
     tags=("code",),
     rows=20_016,
-    source="https://modelscope.cn/datasets/wyj123456/code_alpaca_en",
     aliases=("code-alpaca-en",),
 )
 register_dataset(
@@ -30,7 +29,6 @@ register_dataset(
     languages=("zh",),
     tags=("code",),
     rows=27_224,
-    source="https://modelscope.cn/datasets/codefuse-ai/CodeExercise-Python-27k",
     aliases=("codefuse-python-en",),
 )
 register_dataset(
@@ -41,7 +39,6 @@ register_dataset(
     languages=("en",),
     tags=("code",),
     rows=2_359,
-    source="https://modelscope.cn/datasets/AI-ModelScope/leetcode-solutions-python",
 )
 register_dataset(
     "text2sql-en",
@@ -52,7 +49,6 @@ register_dataset(
     languages=("en",),
     tags=("sql",),
     rows=25_000,
-    source="https://modelscope.cn/datasets/AI-ModelScope/texttosqlv2_25000_v2",
 )
 register_dataset(
     "sql-create-context-en",
@@ -64,7 +60,6 @@ register_dataset(
     languages=("en",),
     tags=("sql",),
     rows=78_577,
-    source="https://modelscope.cn/datasets/AI-ModelScope/sql-create-context",
 )
 
 
@@ -79,7 +74,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "math"),
     rows=10_000,
-    source="https://modelscope.cn/datasets/AI-ModelScope/blossom-math-v2",
 )
 register_dataset(
     "school-math-zh",
@@ -90,7 +84,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "math"),
     rows=248_480,
-    source="https://modelscope.cn/datasets/AI-ModelScope/school_math_0.25M",
 )
 register_dataset(
     "numinamath-cot",
@@ -114,7 +107,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "law"),
     rows=21_476,
-    source="https://modelscope.cn/datasets/AI-ModelScope/lawyer_llama_data",
 )
 register_dataset(
     "tigerbot-law-zh",
@@ -125,7 +117,6 @@ register_dataset(
     languages=("zh",),
     tags=("pretraining", "law"),
     rows=55_895,
-    source="https://modelscope.cn/datasets/AI-ModelScope/tigerbot-law-plugin",
 )
 
 
@@ -141,7 +132,6 @@ register_dataset(
     languages=("en",),
     tags=("chat", "medical"),
     rows=117_617,
-    source="https://modelscope.cn/datasets/huangjintao/medical_zh",
 )
 register_dataset(
     "medical-zh",
@@ -153,7 +143,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "medical"),
     rows=1_950_972,
-    source="https://modelscope.cn/datasets/huangjintao/medical_zh",
 )
 register_dataset(
     "medical-mini-zh",
@@ -166,7 +155,6 @@ register_dataset(
     languages=("zh",),
     tags=("chat", "medical"),
     rows=100_500,
-    source="https://modelscope.cn/datasets/huangjintao/medical_zh",
 )
 
 
@@ -180,7 +168,6 @@ register_dataset(
     languages=("en",),
     tags=("vision", "caption"),
     rows=454_617,
-    source="https://modelscope.cn/datasets/modelscope/coco_2014_caption",
 )
 
 
@@ -197,7 +184,6 @@ register_dataset(
     languages=("zh",),
     tags=("classification",),
     rows=417_904,
-    source="https://modelscope.cn/datasets/modelscope/clue",
 )
 register_dataset(
     "jd-zh",
@@ -207,7 +193,6 @@ register_dataset(
     languages=("zh",),
     tags=("classification", "sentiment"),
     rows=50_000,
-    source="https://modelscope.cn/datasets/DAMO_NLP/jd",
     aliases=("jd-sentiment-zh",),
 )
 register_dataset(
@@ -218,7 +203,6 @@ register_dataset(
     languages=("zh",),
     tags=("classification", "news"),
     rows=4_959,
-    source="https://modelscope.cn/datasets/damo/zh_cls_fudan-news",
 )
 register_dataset(
     "ner-jave-zh",
@@ -228,7 +212,6 @@ register_dataset(
     languages=("zh",),
     tags=("entities",),
     rows=1_266,
-    source="https://modelscope.cn/datasets/damo/zh_ner-JAVE",
 )
 
 
@@ -243,7 +226,6 @@ register_dataset(
     languages=("zh",),
     tags=("generation",),
     rows=98_399,
-    source="https://modelscope.cn/datasets/lvjianjin/AdvertiseGen",
     aliases=("advertise-gen",),
 )
 register_dataset(
@@ -255,7 +237,6 @@ register_dataset(
     languages=("zh",),
     tags=("generation",),
     rows=17_899,
-    source="https://modelscope.cn/datasets/modelscope/DuReader_robust-QG",
 )
 register_dataset(
     "poetry-zh",
@@ -265,5 +246,4 @@ register_dataset(
     languages=("zh",),
     tags=("generation", "poetry"),
     rows=390_309,
-    source="https://modelscope.cn/datasets/modelscope/chinese-poetry-collection",
 )
