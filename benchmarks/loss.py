@@ -21,7 +21,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
     from torch import nn
     from torch.nn import functional
 
-    from llmtune.models.supervised_loss import supervised_cross_entropy
+    from llmtune.models.chunked_loss import supervised_cross_entropy
 
     torch.manual_seed(0)
     head = nn.Linear(options.hidden, options.vocabulary, bias=False).requires_grad_(not options.frozen)

@@ -45,8 +45,8 @@ WORK_ON_TENSORS = {
         "models.flops",
         "models.layers",
         "models.packed_attention",
+        "models.chunked_loss",
         "models.supervised_loss",
-        "models.token_logps",
     ),
     *("models.ports.modeling_llama_alibi", "models.ports.tensors"),
 }

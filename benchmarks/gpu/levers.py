@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> None:
     import torch
 
     from llmtune import SftArguments, sft
-    from llmtune.models import supervised_loss as loss
+    from llmtune.models import chunked_loss as loss
     from llmtune.training import build, throughput
 
     folder = Path(options.scratch)

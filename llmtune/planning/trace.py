@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from llmtune.checkpoint import adapter_folder
+from llmtune.models.chunked_loss import LogitMap, supervised_cross_entropy
 from llmtune.models.info import ModelInfo
 from llmtune.models.layers import checkpointing_kwargs
 from llmtune.models.loading import from_config, with_layers
 from llmtune.models.ports import native_config
-from llmtune.models.supervised_loss import LogitMap, supervised_cross_entropy
 from llmtune.tuners.lora import attach
 from llmtune.tuners.tune import prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary

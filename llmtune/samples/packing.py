@@ -1,7 +1,7 @@
 """Packs: several samples in one sequence of up to max_length tokens, with almost no padding.
 
-Rows of a pack never see each other: `position_ids` restart at every row, and attention is cut where they do. That
-holds only without a cache and without an attention_mask, see collate.py; isolation.py tries it on the model.
+Packed sequences are attended to separately: `position_ids` restart at every one, where attention is cut. That
+holds only without a cache and without an attention_mask, see collate.py; models/packed_attention.py tries it.
 """
 
 from __future__ import annotations

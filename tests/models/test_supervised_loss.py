@@ -8,14 +8,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, Qwen2Config
 
-from llmtune.models import supervised_loss as loss_module
-from llmtune.models.supervised_loss import (
-    CHUNK_POSITIONS,
-    LogitMap,
-    has_sharded_weights,
-    install_supervised_loss,
-    supervised_cross_entropy,
-)
+from llmtune.models import chunked_loss as loss_module
+from llmtune.models.chunked_loss import CHUNK_POSITIONS, LogitMap, supervised_cross_entropy
+from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.types import IGNORE_INDEX
 
 V, H, K = 64, 16, 2 * CHUNK_POSITIONS + 17

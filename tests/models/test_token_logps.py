@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmtune.models import token_logps as module
-from llmtune.models.supervised_loss import CHUNK_POSITIONS
-from llmtune.models.token_logps import token_logps
+from llmtune.models import chunked_loss as module
+from llmtune.models.chunked_loss import CHUNK_POSITIONS, token_logps
 
 from .test_supervised_loss import MAPS, V, gradients, tensors
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from llmtune import SftArguments, sft
 from llmtune.data.canonical import SCHEMA, to_record
+from llmtune.models.chunked_loss import LogitMap, supervised_cross_entropy
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.supervised_loss import LogitMap, install_supervised_loss, supervised_cross_entropy
+from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.tiny import tiny_folder
 from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.packing import PackedDataset
@@ -137,7 +138,7 @@ def test_equals_the_sum_by_hand(tokenizer):
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(0.5, 3.0)])
 @pytest.mark.parametrize("linear", [True, False])
 def test_weighted_loss_in_chunks_equals_the_plain_one(monkeypatch, logit_map, linear):
-    monkeypatch.setattr("llmtune.models.supervised_loss.CHUNK_POSITIONS", 3)
+    monkeypatch.setattr("llmtune.models.chunked_loss.CHUNK_POSITIONS", 3)
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, 6, generator=draw, requires_grad=True)
     head = torch.nn.Linear(6, 11) if linear else torch.nn.Sequential(torch.nn.Linear(6, 11))
