@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from llmtune.models import chunked_loss as module
 from llmtune.models.chunked_loss import CHUNK_POSITIONS, token_logps
+from llmtune.models.supervised_loss import install_supervised_loss
+from llmtune.types import IGNORE_INDEX
 
-from .test_supervised_loss import MAPS, V, gradients, tensors
+from .test_supervised_loss import CONFIGS, MAPS, V, batch, gradients, tensors
 
 
 def plain(hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, logit_map) -> torch.Tensor:
@@ -82,3 +87,30 @@ def test_bf16_under_autocast_is_within_its_rounding():
         found = token_logps(hidden, head, targets)
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, expected, rtol=3e-2, atol=0.3)
+
+
+@pytest.mark.parametrize("own_logits", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_gives_the_log_probability_of_each_trainable_token(name, own_logits):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    inputs = batch()
+    if own_logits:  # a model whose logits are not head(decoder): all of them are made
+        forward = model.forward
+
+        def odd(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            output.logits = output.logits * 3
+            return output
+
+        model.forward = odd
+    logits = model(input_ids=inputs["input_ids"]).logits[:, :-1]
+    targets = inputs["labels"][:, 1:]
+    trainable = targets != IGNORE_INDEX
+    expected = logits[trainable].log_softmax(-1).gather(-1, targets[trainable][:, None]).squeeze(-1)
+    install_supervised_loss(model)
+    found = model(**inputs, token_logps=True)
+    assert found.loss is None
+    torch.testing.assert_close(found.token_logps, expected)
+    found.token_logps.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
