@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import shutil
+import sys
 import textwrap
 import types
 import typing
@@ -102,10 +103,16 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
 
 
 @functools.cache
+def _classes_of(module: str) -> dict[str, ast.ClassDef]:
+    """Classes of a module by name; inspect.getsource would parse the whole file anew for each."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
 def field_help(cls: type) -> dict[str, str]:
     """Help of each field of a class: the text below it."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(tree, ast.ClassDef)
+    tree = _classes_of(cls.__module__)[cls.__qualname__]
     found: dict[str, str] = {}
     for statement, follower in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

@@ -124,9 +124,9 @@ def _push(args: PushArguments) -> None:
     from llmtune.hub.push import destination, push_folder
     from llmtune.run.model_card import card_of
 
-    folder = checkpoint_of(Path(str(args.ckpt_dir)))
     name, use_hf = str(args.hub_model_id), args.use_hf
     where = destination(name, use_hf_hub=use_hf, token=args.hub_token, private=args.hub_private_repo)
+    folder = checkpoint_of(Path(str(args.ckpt_dir)))
     message = f"{folder.name}, by llmtune push"
     push_folder(folder, where, message=message, with_state=args.with_state, write_card=card_of(folder))
     sys.stdout.write(f"Pushed {folder} to {where.repo.repo_id} on {where.hub.name}\n")

@@ -24,6 +24,7 @@ from llmtune.samples.streaming import StreamedSamples, open_stream, stream_sampl
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.lookup import get_template
+from llmtune.templates.media import MediaReader
 from llmtune.templates.parity import first_difference
 from llmtune.tuners.vocabulary import add_new_tokens
 from llmtune.utils.logging import get_logger
@@ -52,6 +53,8 @@ class Prepared:
     info: ModelInfo
     tokenizer: Any
     template: ChatTemplate
+    media: MediaReader | None
+    """Of a vision model, whether or not the template has a place for images."""
     train: Dataset
     validation: Dataset | None
     train_tokens: TokenStore
@@ -104,6 +107,13 @@ def prepare(args: StageArguments) -> Prepared:
         check_images(args, MODEL_MAPPING[args.model_type])
     tokenizer = args.load_tokenizer()
     add_new_tokens(tokenizer, args.new_special_tokens)
+    media = get_media_reader(
+        args.model_type,
+        tokenizer,
+        model_id_or_path=args.model_id_or_path,
+        max_pixels=args.max_pixels,
+        **args.hub_options(),
+    )
     template = get_template(
         args.template_type,
         tokenizer,
@@ -114,13 +124,7 @@ def prepare(args: StageArguments) -> Prepared:
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
-        media=get_media_reader(
-            args.model_type,
-            tokenizer,
-            model_id_or_path=args.model_id_or_path,
-            max_pixels=args.max_pixels,
-            **args.hub_options(),
-        ),
+        media=media,
     )
     check_no_images(args, template.media is not None)
     if stream is not None and template.media is not None:
@@ -136,6 +140,7 @@ def prepare(args: StageArguments) -> Prepared:
         MODEL_MAPPING[args.model_type],
         tokenizer,
         template,
+        media,
         train,
         validation,
         train_tokens,

@@ -111,6 +111,11 @@ class ChatTemplate:
             RowError: The row has no known format. TemplateError: The template cannot express it, or nothing of it
             is left within `max_length`.
         """
+        if self.info.image and self.media is None and as_conversation(row, need_answer=False).media:
+            log_once(
+                f"The template {self.name!r} has no reader of images, so the images of rows are ignored. Pass "
+                "get_template(..., media=get_media_reader(model_type, tokenizer))."
+            )
         if generation:
             prompt = self.prompts([row])[0]
             prompt.labels = [IGNORE_INDEX] * len(prompt.input_ids)
@@ -286,11 +291,6 @@ class ChatTemplate:
 
     def _sizes(self, conversations: Sequence[Conversation]) -> Sizes:
         if self.media is None:
-            if self.info.image and any(conversation.media for conversation in conversations):
-                log_once(
-                    f"The template {self.name!r} has no reader of images, so the images of rows are ignored. Pass "
-                    "get_template(..., media=get_media_reader(model_type, tokenizer))."
-                )
             return {}
         return self.media.measure(one for conversation in conversations for one in conversation.media)
 

@@ -175,7 +175,7 @@ class Stage:
             keep=args.save_total_limit if args.save_total_limit > 0 else None,
             changed=args.changed_on_resume,
             generate_metrics=generate_metrics,
-            media=samples.template.media,
+            media=samples.media,
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)

@@ -155,3 +155,22 @@ def test_a_folder_in_no_catalogue_trains_and_answers(tmp_path, capsys, monkeypat
     assert result.output_dir.parent.name == "home-made"
     answered = infer(InferArguments(ckpt_dir=str(result.last_checkpoint), show_dataset_sample=1, max_new_tokens=4))
     assert len(answered) == 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "vocab_size", "expected"),
+    [
+        ("LlamaForCausalLM", 32000, "llama2-7b-chat"), ("LlamaForCausalLM", 128256, "llama3-8b-instruct"),
+        ("LlamaForCausalLM", 49152, "smollm2-1.7b-instruct"), ("MistralForCausalLM", 32000, "mistral-7b-chat"),
+    ],
+)  # fmt: skip
+def test_without_a_chat_template_the_maker_comes_before_what_others_made_of_it(
+    tmp_path, architecture, vocab_size, expected
+):
+    """A folder that is named as a chat model and says nothing of its template: never that of OpenBuddy or DeepSeek."""
+    target = tmp_path / "my-chat"
+    target.mkdir()
+    sizes = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 12288}
+    change(target, "config.json", architectures=[architecture], vocab_size=vocab_size, model_type="llama", **sizes)
+    found = identify(str(target))
+    assert MODEL_MAPPING.canonical(found.model_type) == MODEL_MAPPING.canonical(expected)

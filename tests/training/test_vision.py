@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from llmtune import SftArguments, infer, sft
 from llmtune.arguments.infer import InferArguments
+from llmtune.cli.main import main
 from llmtune.errors import DataError, UsageError
 from llmtune.inference.load import load_engine
 from llmtune.tuners.targets import part_of
@@ -286,3 +287,23 @@ def test_a_blind_model_says_that_it_is(colours, tmp_path, capsys):
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 2, "result_dir": str(tmp_path)}
     infer(InferArguments(model_type="llmtune-tiny", val_dataset=[str(colours)], **options))
     assert "2 rows name images, but this model takes text only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sft_type", ["full", "lora"])
+def test_a_checkpoint_has_its_image_processor_whatever_the_template_shows(vision_folder, tmp_path, sft_type):
+    """Trained on text alone, under a template without a place for images, it is the vision model that it was."""
+    (tmp_path / "text.jsonl").write_text('{"query": "What is 1 plus 2?", "response": "3."}\n' * 4)
+    run = quick(
+        "qwen2-vl", vision_folder("qwen2-vl"), tmp_path, tmp_path / "text.jsonl",
+        template_type="chatml", sft_type=sft_type, max_steps=1,
+    )  # fmt: skip
+    assert (run.last_checkpoint / "preprocessor_config.json").is_file()
+    assert load_engine(InferArguments(ckpt_dir=str(run.last_checkpoint), eval_human=True)).template.media is None
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2-vl"])
+def test_check_compares_the_template_with_the_processor_s(kind, vision_folder, capsys):
+    assert (
+        main(["check", "--model_type", KEYS[kind], "--model_id_or_path", str(vision_folder(kind)), "--template"]) == 0
+    )
+    assert "differs" not in capsys.readouterr().out

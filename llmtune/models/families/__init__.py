@@ -1,3 +1,7 @@
-"""The models that ship with llmtune; importing this package registers them."""
+"""The models that ship with llmtune; importing this package registers them, in this order.
 
-from llmtune.models.families import base, chatglm, llama, qwen  # noqa: F401
+Where a folder's files leave several entries open, `models.identify` takes the template of the first: Llama and Mistral
+come before what was made from them.
+"""
+
+from llmtune.models.families import base, llama, others, qwen  # noqa: F401
