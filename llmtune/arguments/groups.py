@@ -97,6 +97,18 @@ class ModelArguments(Given):
         )
         return found
 
+    def media_reader(self, tokenizer: Any, place: str | None = None, max_pixels: int | None = None) -> Any:
+        """Return the reader of images of the model, or of `place`; None for a text model."""
+        from llmtune.models.loading import get_media_reader
+
+        return get_media_reader(
+            str(self.model_type),
+            tokenizer,
+            model_id_or_path=place or self.model_id_or_path,
+            max_pixels=max_pixels,
+            **self.hub_options(),
+        )
+
     def hub_options(self) -> dict[str, Any]:
         """Hub arguments of `get_model_tokenizer`."""
         return {

@@ -152,7 +152,6 @@ BEFORE, AFTER = 4, 6
 def check_template(args: SftArguments) -> int:
     """Print one line per probe, and the first difference in full. Return 1 if any differs."""
     from llmtune.arguments.checks import parse_chat_template_kwargs
-    from llmtune.models.loading import get_media_reader
     from llmtune.templates.lookup import get_template
     from llmtune.templates.own_render import PROBES
 
@@ -168,9 +167,7 @@ def check_template(args: SftArguments) -> int:
         system=args.system,
         loss_on=args.loss_on,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
-        media=get_media_reader(
-            str(args.model_type), tokenizer, model_id_or_path=args.model_id_or_path, **args.hub_options()
-        ),
+        media=args.media_reader(tokenizer),
     )
     sys.stdout.write(f"Template {args.template_type!r} against the chat template of {tokenizer.name_or_path}\n")
     first: tuple[str, Difference] | None = None

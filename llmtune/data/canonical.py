@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
     [
         ("messages", pa.list_(MESSAGE)),
         ("tools", pa.string()),
-        ("images", pa.list_(pa.string())),
+        *((column, pa.list_(pa.string())) for column in MEDIA_COLUMNS.values()),
         ("template_kwargs", pa.string()),
     ]
 )

@@ -30,7 +30,7 @@ from llmtune.errors import RowError
 from llmtune.types import Answer, Comparison, Conversation
 
 CHOSEN = ("chosen", "response_chosen")
-REJECTED = ("rejected", "response_rejected", "rejected_response", "rejected_messages")
+REJECTED = ("rejected", "response_rejected", "rejected_response")
 RANKED = ("completions", "context")
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 EXPECTED = "chosen and rejected, messages and rejected_response, or a response with a label (true or false)"
@@ -48,7 +48,7 @@ def to_comparison(row: Mapping[str, Any], found: Found | None = None) -> Compari
             empty. The message holds the reason only.
     """
     found = Found() if found is None else found
-    cells = dict(row) if "rejected_messages" in row else present(row)
+    cells = present(row)
     chosen = next((key for key in CHOSEN if cells.get(key) is not None), None)
     rejected = next((key for key in REJECTED if cells.get(key) is not None), None)
     if all(cells.get(key) is not None for key in RANKED):
@@ -56,17 +56,11 @@ def to_comparison(row: Mapping[str, Any], found: Found | None = None) -> Compari
     elif rejected is not None:
         made = _pair(cells, chosen, rejected, found)
     elif chosen is not None:
-        raise RowError(f"it has {chosen!r} and no rejected response: {', '.join(REJECTED[:3])} are missing or null")
+        raise RowError(f"it has {chosen!r} and no rejected response: {', '.join(REJECTED)} are missing or null")
     else:
         made = _labelled(cells, found)
     _check(made)
     return made
-
-
-def is_comparison(row: Mapping[str, Any]) -> bool:
-    """Whether the columns of a row are those of preference data."""
-    cells = {key for key, value in row.items() if value is not None}
-    return bool(cells & {*REJECTED}) or set(RANKED) <= cells or bool(cells & {*LABELS} and not cells & {"text"})
 
 
 def _pair(cells: Mapping[str, Any], chosen: str | None, rejected: str, found: Found) -> Comparison:

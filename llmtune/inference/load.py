@@ -11,7 +11,6 @@ from llmtune.arguments.infer import InferArguments, LoadArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import UsageError
 from llmtune.inference.engine import BASE, Adapters, Engine, peft_name
-from llmtune.models.loading import get_media_reader
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.lookup import get_template
 from llmtune.templates.media import MediaReader
@@ -29,14 +28,7 @@ def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None 
     """
     model, tokenizer = load_tuned(args)
     kind = None if args.ckpt_dir is None else checkpoint_kind(Path(args.ckpt_dir))
-    assert args.model_type is not None
-    media = get_media_reader(
-        args.model_type,
-        tokenizer,
-        model_id_or_path=args.ckpt_dir if kind == "full" else args.model_id_or_path,
-        max_pixels=args.max_pixels,
-        **args.hub_options(),
-    )
+    media = args.media_reader(tokenizer, args.ckpt_dir if kind == "full" else None, args.max_pixels)
     template = _template(args, tokenizer, media)
     if kind != "lora" and not others:
         return Engine(model, template)

@@ -133,7 +133,8 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path) -
     with atomic_folder(target) as folder:
         merged.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-        copy_files(checkpoint, folder, EYES)
+        for source in (checkpoint, Path(merged.name_or_path)):
+            copy_files(source, folder, EYES)
         copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
     get_logger().info(MERGED, checkpoint, difference)
     return target

@@ -91,9 +91,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with_grad: bool,
         weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        device_type = hidden.device.type
-        autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else hidden.dtype
+        device_type, dtype = hidden.device.type, _compute_dtype(hidden)
         needs_hidden, needs_weight, needs_bias = (with_grad and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(device_type, enabled=False):
             cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -183,6 +181,12 @@ def cross_entropy_parts(logits: Tensor, targets: Tensor, logit_map: LogitMap) ->
     return (sums.log() + highest).squeeze(-1), at_target, logit_map.backward(grad, mapped)
 
 
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """Dtype of the head's matmuls: that of autocast, where it is on."""
+    autocast = torch.is_autocast_enabled(hidden.device.type)
+    return torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
+
+
 def chunks(length: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK_POSITIONS, length)) for start in range(0, length, CHUNK_POSITIONS))
 
@@ -208,11 +212,15 @@ def token_logps(hidden: Tensor, head: nn.Module, targets: Tensor, logit_map: Log
         return logps
 
     def one_chunk(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
-        logits = logit_map(head(chunk).float())
-        return logits.gather(-1, chunk_targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return _plain_logps(head(chunk), chunk_targets, logit_map)
 
     parts = [checkpoint(one_chunk, hidden[part], targets[part], use_reentrant=False) for part in chunks(len(targets))]
     return torch.cat(parts) if parts else hidden.sum(-1).float() * 0.0
+
+
+def _plain_logps(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> Tensor:
+    mapped = logit_map(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+    return mapped.gather(-1, targets[:, None]).squeeze(-1) - mapped.logsumexp(-1)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -231,9 +239,7 @@ class _TokenLogps(torch.autograd.Function):
         logit_map: LogitMap,
         with_grad: bool,
     ) -> Tensor:
-        device_type = hidden.device.type
-        autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else hidden.dtype
+        device_type, dtype = hidden.device.type, _compute_dtype(hidden)
         needs_hidden = with_grad and ctx.needs_input_grad[0]
         needs_head = with_grad and any(ctx.needs_input_grad[1:3])
         logps = hidden.new_empty(len(targets), dtype=torch.promote_types(dtype, torch.float32))
@@ -242,10 +248,12 @@ class _TokenLogps(torch.autograd.Function):
             cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
             for part in chunks(len(targets)):
                 logits = _project(hidden[part].to(dtype), cast_weight, cast_bias)
+                if unit is None:
+                    logps[part] = _plain_logps(logits, targets[part], logit_map)
+                    continue
                 normaliser, at_target, grad = cross_entropy_parts(logits, targets[part], logit_map)
                 logps[part] = at_target - normaliser
-                if unit is not None:
-                    unit[part] = (grad.to(dtype) @ cast_weight).neg_().to(hidden.dtype)
+                unit[part] = (grad.to(dtype) @ cast_weight).neg_().to(hidden.dtype)
         ctx.save_for_backward(unit, *((hidden, weight, bias, targets) if needs_head else ()))
         ctx.logit_map, ctx.dtype = logit_map, dtype
         return logps

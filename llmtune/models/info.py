@@ -34,7 +34,8 @@ class ModelInfo(Entry):
         architecture: The class that the checkpoint's config.json names.
         vocab_size: Of the checkpoint's config.json, where it tells families of one architecture apart.
         images: Whether rows with images can be trained: natively, only by the checkpoint's own code, or not at all.
-        get_media_reader: Makes the `MediaReader` of a native vision model from its folder and tokenizer.
+        get_media_reader: Makes the `MediaReader` of a native vision model from its folder and tokenizer; by default one
+            of images, as transformers reads them.
         verified: Whether the ids were compared with a second source.
         source: Where these facts come from.
     """
@@ -53,7 +54,7 @@ class ModelInfo(Entry):
     architecture: str = ""
     vocab_size: int | None = None
     images: Literal["native", "remote_code", "no"] = "no"
-    get_media_reader: str | Callable[..., Any] = "llmtune.models.vision:image_reader"
+    get_media_reader: str | Callable[..., Any] | None = None
     verified: bool = True
     source: str = ""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py", "*.vocab")
+IMAGE_READER = "llmtune.models.vision:image_reader"
 OURS = ("trust_remote_code", "allow_pickle", "rope")
 """Options of loading that are no arguments of `from_pretrained`; a get_function gets them by name, if it has them."""
 
@@ -57,7 +58,7 @@ def get_model_tokenizer(
         UnknownKeyError, UsageError: The key or the dtype. MissingPackageError: Something the entry requires.
         HubError: The hub does not give the model. ModelError: The folder lacks files, or they cannot be read.
     """
-    hub = _hub_options(kwargs)
+    hub = HubOptions(*(kwargs.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
     if model_type is None:
         from llmtune.models.identify import identify
 
@@ -101,7 +102,10 @@ def get_media_reader(
     *,
     model_id_or_path: str | None = None,
     max_pixels: int | None = None,
-    **hub: Any,
+    use_hf: bool | None = None,
+    revision: str | None = None,
+    hub_token: str | None = None,
+    cache_dir: str | None = None,
 ) -> MediaReader | None:
     """Return what reads the images of a vision model, for `get_template(..., media=...)`; None for a text model.
 
@@ -109,7 +113,7 @@ def get_media_reader(
 
     Args:
         max_pixels: Limit on the size of images, below the model's own.
-        hub: As for `get_model_tokenizer`.
+        use_hf, revision, hub_token, cache_dir: As for `get_model_tokenizer`.
 
     Raises:
         ModelError: The folder has no image processor. MissingPackageError: Pillow is not installed.
@@ -120,18 +124,16 @@ def get_media_reader(
         if max_pixels is not None:
             get_logger().warning("--max_pixels has no effect: the model takes text only.")
         return None
-    function = resolve_reference(info.get_media_reader, what=f"The get_media_reader of the model {model_type!r}")
+    function = resolve_reference(
+        info.get_media_reader or IMAGE_READER, what=f"The get_media_reader of the model {model_type!r}"
+    )
     reader: MediaReader = function(
-        model_folder(info, model_id_or_path, hub=_hub_options(hub), weights=False), tokenizer
+        model_folder(info, model_id_or_path, hub=HubOptions(use_hf, revision, hub_token, cache_dir), weights=False),
+        tokenizer,
     )
     if max_pixels is not None:
         reader.limit_pixels(max_pixels)
     return reader
-
-
-def _hub_options(options: dict[str, Any]) -> HubOptions:
-    """Take the hub's options out of those of loading."""
-    return HubOptions(*(options.pop(name, None) for name in ("use_hf", "revision", "hub_token", "cache_dir")))
 
 
 def _accepted(function: Any, options: dict[str, Any], model_type: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from llmtune.data.mixing import get_dataset
 from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
-from llmtune.models.loading import get_media_reader
 from llmtune.models.ports import native_config
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
@@ -32,7 +31,6 @@ from llmtune.utils.logging import get_logger
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from llmtune.arguments.stage import StageArguments
     from llmtune.data.streaming import RecordStream
 
 
@@ -107,13 +105,7 @@ def prepare(args: StageArguments) -> Prepared:
         check_images(args, MODEL_MAPPING[args.model_type])
     tokenizer = args.load_tokenizer()
     add_new_tokens(tokenizer, args.new_special_tokens)
-    media = get_media_reader(
-        args.model_type,
-        tokenizer,
-        model_id_or_path=args.model_id_or_path,
-        max_pixels=args.max_pixels,
-        **args.hub_options(),
-    )
+    media = args.media_reader(tokenizer, max_pixels=args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,

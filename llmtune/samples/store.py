@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from llmtune.data.canonical import FORMATS_VERSION, from_record
 from llmtune.errors import DataError, OutputError
-from llmtune.types import Media, media_columns
+from llmtune.types import MEDIA_COLUMNS, Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
         ("row", pa.int64()),
-        ("images", pa.list_(pa.string())),
+        *((column, pa.list_(pa.string())) for column in MEDIA_COLUMNS.values()),
         ("loss_weights", pa.list_(pa.float32())),
     ]
 )
@@ -102,7 +102,7 @@ class TokenStore:
         self._ids = table.column("input_ids").chunks
         self._labels = table.column("labels").chunks
         self._rows = table.column("row")
-        self._images = table.column("images")
+        self._media = {column: table.column(column) for column in MEDIA_COLUMNS.values()}
         self._weights = table.column("loss_weights").chunks
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
 
@@ -120,8 +120,8 @@ class TokenStore:
         }
         if self.report.num_weighted and self._weights[chunk][place].is_valid:
             sample["loss_weights"] = self._weights[chunk][place].values.to_numpy()
-        images = self._images[index].as_py()
-        return sample | {"images": images} if images else sample
+        media = {column: values[index].as_py() for column, values in self._media.items()}
+        return sample | {column: paths for column, paths in media.items() if paths}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
@@ -241,7 +241,10 @@ def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.R
         _lists(ids),
         _lists(labels),
         pa.array(origins, pa.int64()),
-        pa.array([media_columns(one).get("images", []) for one in media], pa.list_(pa.string())),
+        *(
+            pa.array([media_columns(one).get(column, []) for one in media], pa.list_(pa.string()))
+            for column in MEDIA_COLUMNS.values()
+        ),
         pa.array(weights, pa.list_(pa.float32())),
     ]
     return pa.record_batch(columns, schema=SCHEMA)
@@ -315,16 +318,18 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
             template.control_as_text,
             json.dumps(template.template_kwargs, sort_keys=True, default=repr),
         ),
-        _images_text(dataset, template),
+        _media_text(dataset, template),
     ]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def _images_text(dataset: Dataset, template: ChatTemplate) -> str:
+def _media_text(dataset: Dataset, template: ChatTemplate) -> str:
     """Return what ids depend on for a vision model: files with size and time, and the image processor's settings."""
     if template.media is None:
         return ""
-    media = (Media(path) for images in dataset["images"] for path in images or ())
+    media = (
+        Media(path, kind) for kind, column in MEDIA_COLUMNS.items() for paths in dataset[column] for path in paths or ()
+    )
     return repr(template.media.state(media))
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmtune.data.comparisons import is_comparison, to_comparison
+from llmtune.data.comparisons import to_comparison
 from llmtune.errors import RowError
 from llmtune.types import Comparison
 
@@ -55,13 +55,6 @@ def test_every_format_of_pairs_gives_one_prompt_and_two_answers(name):
     assert all(message.loss for answer in made.answers for message in answer.messages)
     assert not any(message.loss for message in made.prompt.messages)
     assert made.conversation(1).messages == (*made.prompt.messages, *made.answers[1].messages)
-    assert is_comparison(FORMATS[name])
-
-
-def test_rows_of_sft_are_no_comparisons():
-    assert not is_comparison({"query": "q", "response": "r"})
-    assert not is_comparison({"messages": [Q, GOOD], "rejected": None})
-    assert not is_comparison({"text": "a review", "label": 1})
 
 
 @pytest.mark.parametrize(

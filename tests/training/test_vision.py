@@ -307,3 +307,17 @@ def test_check_compares_the_template_with_the_processor_s(kind, vision_folder, c
         main(["check", "--model_type", KEYS[kind], "--model_id_or_path", str(vision_folder(kind)), "--template"]) == 0
     )
     assert "differs" not in capsys.readouterr().out
+
+
+def test_a_merge_in_memory_takes_the_base_s_image_processor_where_the_checkpoint_has_none(
+    vision_folder, colours, tmp_path, monkeypatch
+):
+    """As the streamed merge does: checkpoints of older versions have a tokenizer alone."""
+    from llmtune.merging import merge
+
+    run = quick("qwen2-vl", vision_folder("qwen2-vl"), tmp_path, colours, max_steps=2, learning_rate=1e-2)
+    for file in run.last_checkpoint.glob("*processor_config.json"):
+        file.unlink()
+    monkeypatch.setattr(merge, "STREAMED_LOADERS", ())
+    merged = merge.merge_checkpoint(InferArguments(ckpt_dir=str(run.last_checkpoint), eval_human=True))
+    assert (merged / "preprocessor_config.json").is_file()
