@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.arguments.service import BASE_NAME
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
 from llmtune.distributed.ranks import world_size
@@ -24,7 +23,6 @@ from llmtune.models.attention import best_flash
 from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.models.ports import native_target_modules, read_config
 from llmtune.run.model_files import find_model, no_network
-from llmtune.run.resolved import Run
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
@@ -131,6 +129,8 @@ def _quantization(args: QuantizationArguments) -> str:
 
 def show_sft(args: StageArguments) -> None:
     """Print the run that these arguments ask for."""
+    from llmtune.run.resolved import Run  # every `--help` imports this module
+
     run = Run.resolve(args, offline=True)
     args = run.args
     rows = {
@@ -306,6 +306,8 @@ def show_serve(args: ServeArguments) -> None:
 
 def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping[str, str] | None = None) -> None:
     """Print which models would be served. `first` and `last`: additional rows."""
+    from llmtune.arguments.service import BASE_NAME
+
     lacks: list[str] = []
     has_base = args.ckpt_dir is not None and args.sft_type != "full"
     names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]

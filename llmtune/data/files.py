@@ -6,6 +6,7 @@ import codecs
 import difflib
 import gzip
 import os
+import re
 import shlex
 import stat
 import zipfile
@@ -285,3 +286,41 @@ def with_paths(row: dict[str, Any], media: Path | None) -> dict[str, Any]:
         path = str(media / cell) if marked and media is not None and isinstance(cell, str) else cell
         made[key.removesuffix(FILE_COLUMN)] = path
     return made
+
+
+# The split of a file, by its name and folders
+
+
+SHARD = re.compile(r"^(.+?)-\d{5}-of-\d{5}")
+KEYWORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+
+
+def part_of(path: Path) -> str:
+    """Return `train`, `validation` or `test`, by a file's name and folders; an empty string where they name none."""
+    split = split_of(path)
+    return split if split in KEYWORDS else keyword_in(split)
+
+
+def split_of(path: Path) -> str:
+    """Return the split that a folder, a shard or a file is named after, or an empty string."""
+    for name in reversed(path.parts[:-1]):
+        for split, words in KEYWORDS.items():
+            if name.lower() in words:
+                return split
+    if shard := SHARD.match(path.name):
+        return shard[1]
+    names = (path.name, *reversed(path.parts[:-1]))
+    return next((split for name in names if (split := keyword_in(name))), "")
+
+
+def keyword_in(name: str) -> str:
+    found = (split for split, words in KEYWORDS.items() if any(has_word(name, word) for word in words))
+    return next(found, "")
+
+
+def has_word(name: str, word: str) -> bool:
+    return re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", name, re.IGNORECASE) is not None

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.data.files import data_files, exists, extension_of, has_data_extension
+from llmtune.data.files import data_files, exists, extension_of, has_data_extension, part_of
 from llmtune.data.info import DATASET_MAPPING
-from llmtune.data.snapshot import part_of
 from llmtune.errors import DataError, UsageError
 from llmtune.utils.logging import get_logger
 

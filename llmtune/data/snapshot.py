@@ -29,6 +29,8 @@ from llmtune.data.files import (
     extension_of,
     has_data_extension,
     has_rows,
+    has_word,
+    split_of,
     unpack,
     with_paths,
 )
@@ -37,12 +39,6 @@ from llmtune.errors import DataError
 from llmtune.utils.logging import get_logger
 
 LARGEST_META = 1 << 20
-SHARD = re.compile(r"^(.+?)-\d{5}-of-\d{5}")
-KEYWORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
 PREFERRED = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 
 
@@ -205,7 +201,7 @@ def _files_of_subset(folder: Path, subset: str | None) -> list[Path]:
     if subset is None or subset == "default":
         return files
     chosen = [file for file in files if subset in file.relative_to(folder).parts[:-1]]
-    chosen = chosen or [file for file in files if _has_word(file.name, subset)]
+    chosen = chosen or [file for file in files if has_word(file.name, subset)]
     if not chosen:
         raise DataError(f"{folder} has no subset {subset!r}: no folder or file has that name.")
     return chosen
@@ -216,7 +212,7 @@ def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, SplitFiles]:
         raise DataError(f"{folder} holds no data file. Supported: {', '.join(EXTENSIONS)}, also with .gz.")
     found: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(_split_of(file.relative_to(folder)), []).append(file)
+        found.setdefault(split_of(file.relative_to(folder)), []).append(file)
     if rest := found.pop("", []):  # beside files to train on, the others are something else: a licence, a vocabulary
         found = found if "train" in found or _only_texts(rest, found) else {"train": rest, **found}
     return {split: SplitFiles(tuple(_one_format(folder, split, parts))) for split, parts in found.items()}
@@ -226,33 +222,6 @@ def _only_texts(files: Sequence[Path], others: Mapping[str, Sequence[Path]]) -> 
     """Return whether files are texts beside data of another format."""
     formats = {extension_of(file) for part in others.values() for file in part}
     return bool(formats) and ".txt" not in formats and all(extension_of(file) == ".txt" for file in files)
-
-
-def part_of(path: Path) -> str:
-    """Return `train`, `validation` or `test`, by a file's name and folders; an empty string where they name none."""
-    split = _split_of(path)
-    return split if split in KEYWORDS else _keyword_in(split)
-
-
-def _split_of(path: Path) -> str:
-    """Return the split that a folder, a shard or a file is named after, or an empty string."""
-    for name in reversed(path.parts[:-1]):
-        for split, words in KEYWORDS.items():
-            if name.lower() in words:
-                return split
-    if shard := SHARD.match(path.name):
-        return shard[1]
-    names = (path.name, *reversed(path.parts[:-1]))
-    return next((split for name in names if (split := _keyword_in(name))), "")
-
-
-def _keyword_in(name: str) -> str:
-    found = (split for split, words in KEYWORDS.items() if any(_has_word(name, word) for word in words))
-    return next(found, "")
-
-
-def _has_word(name: str, word: str) -> bool:
-    return re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", name, re.IGNORECASE) is not None
 
 
 def _one_format(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import re
@@ -90,6 +89,8 @@ def check_flat_folder(folder: Path) -> None:
 
 def args_record(args: StageArguments, **resolved: Any) -> dict[str, Any]:
     """Return the resolved arguments for sft_args.json, without secrets; keys with _ describe the run."""
+    import importlib.metadata  # 7 ms, which `--help` need not pay
+
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
     for name in PATHS:  # a checkpoint is read from any folder
         if record[name] is not None and Path(record[name]).exists():
