@@ -6,13 +6,23 @@ Tool calls and schemas are JSON text: as Arrow structs, each would be padded wit
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from llmtune.data.values import json_text
-from llmtune.types import MEDIA_COLUMNS, Conversation, Json, Message, ToolCall, media_columns, media_of
+from llmtune.types import (
+    MEDIA_COLUMNS,
+    Answer,
+    Comparison,
+    Conversation,
+    Json,
+    Message,
+    ToolCall,
+    media_columns,
+    media_of,
+)
 
 FORMATS_VERSION = 5
 """Part of every cache key. Increase it when a row, or the report beside it, could differ from before."""
@@ -37,6 +47,14 @@ SCHEMA = pa.schema(
         ("template_kwargs", pa.string()),
     ]
 )
+ANSWER = pa.struct([("messages", pa.list_(MESSAGE)), ("rank", pa.int32()), ("label", pa.bool_())])
+COMPARISON_SCHEMA = pa.schema([*SCHEMA, ("answers", pa.list_(ANSWER)), ("margin", pa.float64())])
+"""Schema of preference rows: the columns of a conversation hold the prompt."""
+
+
+def schema_of(columns: Iterable[str]) -> pa.Schema:
+    """Return the canonical schema that has these columns."""
+    return COMPARISON_SCHEMA if "answers" in columns else SCHEMA
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -46,23 +64,24 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
         RowError: A tool schema or an argument that cannot be written as JSON.
     """
     return {
-        "messages": [
-            {
-                "role": message.role,
-                "content": message.content,
-                "loss": message.loss,
-                "tool_calls": _calls_text(message.tool_calls),
-                "reasoning": message.reasoning,
-                "weight": message.weight,
-                "name": message.name,
-                "tool_call_id": message.tool_call_id,
-            }
-            for message in conversation.messages
-        ],
+        "messages": [_message_record(message) for message in conversation.messages],
         "tools": _json(conversation.tools) if conversation.tools else None,
         **{column: [] for column in MEDIA_COLUMNS.values()},
         **media_columns(conversation.media),
         "template_kwargs": _json(dict(conversation.template_kwargs)) if conversation.template_kwargs else None,
+    }
+
+
+def _message_record(message: Message) -> dict[str, Any]:
+    return {
+        "role": message.role,
+        "content": message.content,
+        "loss": message.loss,
+        "tool_calls": _calls_text(message.tool_calls),
+        "reasoning": message.reasoning,
+        "weight": message.weight,
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
     }
 
 
@@ -87,22 +106,41 @@ def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Conversation:
     """Return the conversation of a record: the inverse of `to_record`."""
-    messages = tuple(
-        Message(
-            message["role"],
-            message["content"],
-            bool(message["loss"]),
-            _calls(message["tool_calls"]),
-            reasoning=message["reasoning"],
-            weight=message["weight"],
-            name=message["name"],
-            tool_call_id=message["tool_call_id"],
-        )
-        for message in record["messages"]
-    )
+    messages = tuple(map(_message_of, record["messages"]))
     tools = tuple(json.loads(record["tools"])) if record["tools"] else ()
     template_kwargs = json.loads(record["template_kwargs"]) if record["template_kwargs"] else {}
     return Conversation(messages, tools, tuple(media_of(record)), template_kwargs)
+
+
+def _message_of(record: Mapping[str, Any]) -> Message:
+    return Message(
+        record["role"],
+        record["content"],
+        bool(record["loss"]),
+        _calls(record["tool_calls"]),
+        reasoning=record["reasoning"],
+        weight=record["weight"],
+        name=record["name"],
+        tool_call_id=record["tool_call_id"],
+    )
+
+
+def to_comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """Return a row of COMPARISON_SCHEMA. Raises as `to_record` does."""
+    answers = [
+        {"messages": [_message_record(one) for one in answer.messages], "rank": answer.rank, "label": answer.label}
+        for answer in comparison.answers
+    ]
+    return to_record(comparison.prompt) | {"answers": answers, "margin": comparison.margin}
+
+
+def comparison_of(record: Mapping[str, Any]) -> Comparison:
+    """Return the comparison of a record: the inverse of `to_comparison_record`."""
+    answers = tuple(
+        Answer(tuple(map(_message_of, answer["messages"])), answer["rank"], answer["label"])
+        for answer in record["answers"]
+    )
+    return Comparison(from_record(record), answers, record["margin"])
 
 
 def _calls_text(calls: tuple[ToolCall, ...]) -> str | None:

@@ -24,10 +24,10 @@ from typing import Any
 
 from llmtune.data.contents import Found
 from llmtune.data.formats import to_conversation
-from llmtune.data.shapes import LABELS, LISTS, present, question_and_answer
+from llmtune.data.shapes import EXTRAS, LABELS, LISTS, Recognised, Shape, present, question_and_answer, recognise
 from llmtune.data.values import kind_of
 from llmtune.errors import RowError
-from llmtune.types import Answer, Comparison, Conversation
+from llmtune.types import Answer, Comparison, Conversation, RowKind
 
 CHOSEN = ("chosen", "response_chosen")
 REJECTED = ("rejected", "response_rejected", "rejected_response")
@@ -49,8 +49,7 @@ def to_comparison(row: Mapping[str, Any], found: Found | None = None) -> Compari
     """
     found = Found() if found is None else found
     cells = present(row)
-    chosen = next((key for key in CHOSEN if cells.get(key) is not None), None)
-    rejected = next((key for key in REJECTED if cells.get(key) is not None), None)
+    chosen, rejected = _sides(cells)
     if all(cells.get(key) is not None for key in RANKED):
         made = _ranked(cells, found)
     elif rejected is not None:
@@ -61,6 +60,50 @@ def to_comparison(row: Mapping[str, Any], found: Found | None = None) -> Compari
         made = _labelled(cells, found)
     _check(made)
     return made
+
+
+def recognise_comparison(row: Mapping[str, Any]) -> Recognised:
+    """Return the format that `to_comparison` reads a row as, and the columns that it uses."""
+    cells = present(row)
+    own: list[str | None] = [*_sides(cells), "margin"]
+    shape: Shape = "pair"
+    if all(cells.get(key) is not None for key in RANKED):
+        shape, own = "ranked responses", list(RANKED)
+    elif own[1] is None:
+        shape, own = "labelled response", [key for key in LABELS if key in cells][:1]
+    used = [key for key in own if key in cells and key is not None]
+    rest = {key: cell for key, cell in cells.items() if key not in (*CHOSEN, *REJECTED, *LABELS, *RANKED, "margin")}
+    try:
+        prompt = recognise(rest).columns
+    except RowError:  # the responses hold the whole conversation
+        prompt = tuple(key for key in EXTRAS if key in rest)
+    return Recognised(shape, (*prompt, *used))
+
+
+def as_kind(made: Comparison, kind: RowKind) -> list[Comparison]:
+    """Return what a stage trains on: a comparison of ranks, or labelled responses, one each.
+
+    Of a comparison, the best responses are taken as good and the others as bad.
+
+    Raises:
+        RowError: The row has no responses of different ranks.
+    """
+    is_labelled = made.answers[0].label is not None
+    if is_labelled and kind == "labels":
+        return [made]
+    if is_labelled:
+        raise RowError("it labels a single response, and has none to compare it with: `llmtune kto` trains on labels")
+    if len({answer.rank for answer in made.answers}) < 2:
+        raise RowError("its responses are ties: all have the same rank")
+    if kind == "pairs":
+        return [made]
+    return [replace(made, answers=(replace(one, rank=0, label=one.rank == 0),), margin=None) for one in made.answers]
+
+
+def _sides(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the columns of the chosen and of the rejected response."""
+    chosen = next((key for key in CHOSEN if cells.get(key) is not None), None)
+    return chosen, next((key for key in REJECTED if cells.get(key) is not None), None)
 
 
 def _pair(cells: Mapping[str, Any], chosen: str | None, rejected: str, found: Found) -> Comparison:

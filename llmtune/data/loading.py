@@ -24,6 +24,7 @@ from llmtune.data.values import without_nulls
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.hub.clients import HubOptions
 from llmtune.registry import resolve_reference
+from llmtune.types import RowKind
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -51,6 +52,7 @@ class _Options:
     strict: bool
     overwrite_cache: bool
     need_answer: bool
+    kind: RowKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def load_source(
     strict: bool = False,
     overwrite_cache: bool = False,
     need_answer: bool = True,
+    kind: RowKind = "conversations",
     hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
 ) -> Loaded:
     """Load a registered key, a repository, a data file or a folder of files; a second run reads the cache.
@@ -80,6 +83,7 @@ def load_source(
         strict: The first bad row is fatal.
         overwrite_cache: Read the rows again, even if they are cached.
         need_answer: Rows without a response are bad.
+        kind: What rows are read as.
         hub: The hub of registered datasets, and how to access it.
 
     Raises:
@@ -87,7 +91,7 @@ def load_source(
         LlmtuneError: A download that fails.
         UnknownKeyError: Neither a key nor anything that looks like a path.
     """
-    options = _Options(strict, overwrite_cache, need_answer)
+    options = _Options(strict, overwrite_cache, need_answer, kind)
     if text in DATASET_MAPPING:
         return _load_entry(text, DATASET_MAPPING[text], options, hub)
     check_source(text)
@@ -187,7 +191,7 @@ def _load_files(
     options: _Options,
     more: object = (),
 ) -> tuple[Dataset, LoadReport]:
-    key = _files_key(named, rules, options.need_answer, more)
+    key = _files_key(named, rules, options, more)
     kept = None if options.overwrite_cache else cached_report(key)
     if kept is not None:
         return _finish(key, LoadReport.from_json(source, kept), options)
@@ -200,8 +204,10 @@ IDENTITY = 3
 """First part of every key of files. It stays: keys seed the sampling of rows, which no new version may change."""
 
 
-def _files_key(named: list[tuple[str, Path]], rules: Rules, need_answer: bool, more: object) -> str:
-    digest = new_digest(IDENTITY, sorted(rules.columns.items()), need_answer)
+def _files_key(named: list[tuple[str, Path]], rules: Rules, options: _Options, more: object) -> str:
+    digest = new_digest(IDENTITY, sorted(rules.columns.items()), options.need_answer)
+    if options.kind != "conversations":
+        digest.update(options.kind.encode())
     if rules.preprocess is not None or more:
         digest.update(repr((rules.version, more)).encode("utf-8", "surrogatepass"))
     for name, file in named:
@@ -278,6 +284,7 @@ def _write(
             preprocess=rules.preprocess,
             need_answer=options.need_answer,
             strict=options.strict,
+            kind=options.kind,
         )
         write_json(folder / REPORT_FILE, report.to_json())
         kept.append(report)

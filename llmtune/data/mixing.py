@@ -21,6 +21,7 @@ from llmtune.data.row_cache import count_placeholders, fill_identity
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
 from llmtune.hub.clients import HubOptions
+from llmtune.types import RowKind
 from llmtune.utils.logging import get_logger
 
 Dataset: TypeAlias = datasets.Dataset
@@ -35,6 +36,7 @@ class _Options:
     strict: bool
     overwrite_cache: bool
     need_answer: bool
+    kind: RowKind
     hub: HubOptions
     model_name: Sequence[str]
     model_author: Sequence[str]
@@ -53,6 +55,7 @@ def get_dataset(
     model_author: Forms = None,
     overwrite_cache: bool = False,
     need_answer: bool = True,
+    kind: RowKind = "conversations",
     use_hf: bool | None = None,
     hub_token: str | None = None,
     cache_dir: str | None = None,
@@ -74,6 +77,7 @@ def get_dataset(
         model_author: Replaces `{{AUTHOR}}`, likewise.
         overwrite_cache: Read the rows again, even if they are cached.
         need_answer: Rows without a response are bad; False for rows that a model is to answer.
+        kind: What rows are read as: conversations, comparisons of responses, or labelled responses.
         use_hf: Take registered datasets from Hugging Face; None lets the environment decide.
         hub_token: Token of the hub; None for that of the environment or the client.
         cache_dir: Folder of downloads; None for the client's own.
@@ -88,7 +92,15 @@ def get_dataset(
     ratio = 0.0 if val_dataset else dataset_test_ratio
     hub = HubOptions(use_hf=use_hf, token=hub_token, cache_dir=cache_dir)
     options = _Options(
-        dataset_seed, ratio, strict, overwrite_cache, need_answer, hub, _forms(model_name), _forms(model_author)
+        dataset_seed,
+        ratio,
+        strict,
+        overwrite_cache,
+        need_answer,
+        kind,
+        hub,
+        _forms(model_name),
+        _forms(model_author),
     )
     train, split_off, shipped = _load_all(split_items(names), options)
     if val_dataset:
@@ -139,6 +151,7 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             strict=options.strict,
             overwrite_cache=options.overwrite_cache,
             need_answer=options.need_answer,
+            kind=options.kind,
             hub=options.hub,
         )
         rows = with_image_folder(_filled(loaded.train, item.source, options), loaded.image_folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from llmtune.data.canonical import FORMATS_VERSION
+from llmtune.data.canonical import FORMATS_VERSION, schema_of
 from llmtune.data.rows import new_digest, write_records
 from llmtune.errors import OutputError, UsageError
 from llmtune.utils.files import (
@@ -122,7 +122,7 @@ def fill_identity(
             yield filled
 
     def fill(folder: Path) -> str:
-        write_records(records(), folder / ROWS_FILE)
+        write_records(records(), folder / ROWS_FILE, schema_of(dataset.column_names))
         write_json(folder / REPORT_FILE, {"filled": changed})
         # upstream: datasets 5.2.0 datasets/arrow_dataset.py: a fingerprint has no public name
         return str(new_digest("identity", dataset._fingerprint, sorted(values.items())).hexdigest())
@@ -139,8 +139,14 @@ def count_placeholders(dataset: datasets.Dataset) -> int:
 
 
 def _texts(record: dict[str, Any]) -> Iterator[str]:
-    for message in record["messages"]:
+    for message in _messages(record):
         yield from (message[key] for key in TEXTS if message[key] is not None)
+
+
+def _messages(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from record["messages"]
+    for answer in record.get("answers") or ():
+        yield from answer["messages"]
 
 
 def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
@@ -152,11 +158,15 @@ def _forms(value: Sequence[str], flag: str) -> tuple[str, ...]:
 
 def _any_placeholder(dataset: datasets.Dataset) -> bool:
     """Return whether the whole table, whatever rows are selected from it, may hold one: fast, no false negatives."""
-    for batch in dataset.data.table.select(["messages"]).to_batches():
-        for key in TEXTS:
-            texts = pc.struct_field(pc.list_flatten(batch.column(0)), key)
-            if pc.any(pc.match_substring_regex(texts, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
-                return True
+    for batch in dataset.data.table.to_batches():
+        lists = [batch.column("messages")]
+        if "answers" in batch.schema.names:
+            lists.append(pc.struct_field(pc.list_flatten(batch.column("answers")), "messages"))
+        for messages in map(pc.list_flatten, lists):
+            for key in TEXTS:
+                texts = pc.struct_field(messages, key)
+                if pc.any(pc.match_substring_regex(texts, r"\{\{(NAME|AUTHOR)\}\}")).as_py():
+                    return True
     return False
 
 
@@ -177,4 +187,8 @@ def fill_record(record: dict[str, Any], values: dict[str, tuple[str, ...]]) -> d
     def filled(message: dict[str, Any]) -> dict[str, Any]:
         return message | {key: PLACEHOLDER.sub(value, message[key]) for key in TEXTS if message[key] is not None}
 
-    return {**record, "messages": [filled(message) for message in record["messages"]]}
+    whole = {**record, "messages": [filled(message) for message in record["messages"]]}
+    if record.get("answers"):
+        answers = [{**one, "messages": [filled(message) for message in one["messages"]]} for one in record["answers"]]
+        whole["answers"] = answers
+    return whole

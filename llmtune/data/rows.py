@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from llmtune.data.canonical import SCHEMA, to_record, without_defaults
+from llmtune.data.canonical import COMPARISON_SCHEMA, SCHEMA, to_comparison_record, to_record, without_defaults
+from llmtune.data.comparisons import as_kind, recognise_comparison, to_comparison
 from llmtune.data.contents import Found
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
@@ -19,6 +20,7 @@ from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
 from llmtune.data.shapes import Recognised, is_rejected, present, recognise
 from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
+from llmtune.types import RowKind
 from llmtune.utils.logging import get_logger
 
 BATCH_ROWS = 1000
@@ -151,6 +153,7 @@ def write_rows(
     preprocess: Preprocess | None = None,
     need_answer: bool,
     strict: bool,
+    kind: RowKind = "conversations",
 ) -> tuple[str, LoadReport]:
     """Write the good rows to an Arrow stream file, after renaming columns and `preprocess`.
 
@@ -165,9 +168,9 @@ def write_rows(
     shown = tqdm(rows, desc=f"reading {source}", unit=" rows", disable=quiet, delay=2, leave=False)
 
     records = canonical_records(
-        shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict
+        shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict, kind=kind
     )
-    digest = write_records(records, file)
+    digest = write_records(records, file, SCHEMA if kind == "conversations" else COMPARISON_SCHEMA)
     report.check(strict=strict)
     return digest, report
 
@@ -180,15 +183,25 @@ def canonical_records(
     preprocess: Preprocess | None = None,
     need_answer: bool = True,
     strict: bool = False,
+    kind: RowKind = "conversations",
 ) -> Iterator[dict[str, Any]]:
     """Yield the good rows as records of the canonical schema; `report` counts them.
+
+    Args:
+        kind: What each row is read as.
 
     Raises:
         DataError: `strict`, and a row is bad.
     """
 
     def convert(row: Mapping[str, Any]) -> list[_Converted] | Drop:
-        return _convert(rename_columns(row, columns), preprocess, need_answer)
+        renamed = rename_columns(row, columns)
+        made = [renamed] if preprocess is None else preprocess_row(preprocess, renamed)
+        if isinstance(made, Drop):
+            return made
+        if kind == "conversations":
+            return _conversations(made, need_answer)
+        return [one for given in made for one in _comparisons(given, kind)]
 
     return _records(rows, report, convert, strict)
 
@@ -203,10 +216,7 @@ class _Converted:
     record: dict[str, Any]
 
 
-def _convert(row: dict[str, Any], preprocess: Preprocess | None, need_answer: bool) -> list[_Converted] | Drop:
-    made = [row] if preprocess is None else preprocess_row(preprocess, row)
-    if isinstance(made, Drop):
-        return made
+def _conversations(made: Sequence[Mapping[str, Any]], need_answer: bool) -> list[_Converted] | Drop:
     kept = [one for one in made if not (need_answer and is_rejected(present(one), recognise(one).shape))]
     return [_converted(one, need_answer) for one in kept] if kept or not made else REJECTED
 
@@ -215,6 +225,12 @@ def _converted(row: Mapping[str, Any], need_answer: bool) -> _Converted:
     found = Found()
     conversation = to_conversation(row, need_answer=need_answer, found=found)
     return _Converted(recognise(row), present(row), found, to_record(conversation))
+
+
+def _comparisons(row: Mapping[str, Any], kind: RowKind) -> list[_Converted]:
+    found, seen = Found(), recognise_comparison(row)
+    made = as_kind(to_comparison(row, found), kind)
+    return [_Converted(seen, present(row), found, to_comparison_record(one)) for one in made]
 
 
 def _records(
@@ -273,17 +289,17 @@ def _plain_reason(err: Exception) -> str:
     return "it holds text that is not valid Unicode"
 
 
-def write_records(records: Iterable[dict[str, Any]], file: Path) -> str:
+def write_records(records: Iterable[dict[str, Any]], file: Path, schema: pa.Schema = SCHEMA) -> str:
     """Write canonical records as an Arrow stream in batches; return the digest of their values."""
     digest = new_digest("records")
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         batch: list[dict[str, Any]] = []
         for record in records:
             batch.append(record)
             digest.update(repr(without_defaults(record)).encode("utf-8"))
             if len(batch) == BATCH_ROWS:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 batch = []
         if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return str(digest.hexdigest())

@@ -21,6 +21,9 @@ Shape: TypeAlias = Literal[
     "text",
     "response-only",
     "preference",
+    "pair",
+    "ranked responses",
+    "labelled response",
 ]
 
 QUERIES = ("query", "instruction", "prompt", "question", "problem")

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset
 
+from llmtune.data.canonical import schema_of
 from llmtune.data.files import Located
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import expand, is_hub_source, local_parts, parse_hub_source, parse_item, split_items
@@ -30,6 +31,7 @@ from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_r
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
 from llmtune.hub.clients import HubOptions
+from llmtune.types import RowKind
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -52,6 +54,7 @@ class RecordStream:
         names: As for `get_dataset`; `#n` after one takes its first n rows.
         strict: The first bad row is fatal; else bad rows are skipped and counted.
         model_name: Replaces `{{NAME}}`. model_author: Replaces `{{AUTHOR}}`.
+        kind: What rows are read as.
 
     Raises:
         LlmtuneError: A source that does not exist.
@@ -65,8 +68,10 @@ class RecordStream:
         hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
         model_name: Sequence[str] = (),
         model_author: Sequence[str] = (),
+        kind: RowKind = "conversations",
     ) -> None:
         self.strict = strict
+        self._kind = kind
         self._reported = False  # only one pass is reported: the others are the same
         self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
 
@@ -95,7 +100,7 @@ class RecordStream:
         records = list(itertools.islice(self, num_records))
 
         def fill(folder: Path) -> str:
-            digest = write_records(iter(records), folder / ROWS_FILE)
+            digest = write_records(iter(records), folder / ROWS_FILE, schema_of(records[0] if records else ()))
             write_json(folder / REPORT_FILE, {"head": len(records)})
             return str(new_digest("head", digest).hexdigest())
 
@@ -104,7 +109,12 @@ class RecordStream:
     def _records(self, source: _Source, report: LoadReport) -> Iterator[dict[str, Any]]:
         rules = source.rules
         records = canonical_records(
-            source.rows(), report, columns=rules.columns, preprocess=rules.preprocess, strict=self.strict
+            source.rows(),
+            report,
+            columns=rules.columns,
+            preprocess=rules.preprocess,
+            strict=self.strict,
+            kind=self._kind,
         )
         for record in itertools.islice(records, source.limit):
             yield fill_record(record, source.values) if source.values else record

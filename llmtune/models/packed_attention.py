@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +43,33 @@ def segments(position_ids: Tensor) -> dict[str, Any]:
     return {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges, "max_length_q": longest, "max_length_k": longest}
 
 
+def branches(parts: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return the bounds of sequences that read keys of one before them, as arguments of `varlen` attention.
+
+    Args:
+        parts: Of each sequence, in order: its tokens; and how many keys it reads of the last sequence that reads none.
+
+    Returns:
+        `cu_seq_lens_q` and `max_length_q` as `segments` does; `cu_seq_lens_k` and `max_length_k`, the same of the keys
+        that each sequence reads; `key_index`, [K], the positions of these keys, one sequence after the other.
+    """
+    keys: list[Tensor] = []
+    start = trunk = 0
+    for size, shared in parts:
+        if not shared:
+            trunk = start
+        keys.append(torch.cat([torch.arange(trunk, trunk + shared), torch.arange(start, start + size)]))
+        start += size
+    sizes, reads = torch.tensor([size for size, _ in parts]), torch.tensor([len(one) for one in keys])
+    return {
+        "cu_seq_lens_q": functional.pad(sizes.cumsum(0), (1, 0)).to(torch.int32),
+        "cu_seq_lens_k": functional.pad(reads.cumsum(0), (1, 0)).to(torch.int32),
+        "max_length_q": int(sizes.max()),
+        "max_length_k": int(reads.max()),
+        "key_index": torch.cat(keys),
+    }
+
+
 def _varlen_mask(*, attention_mask: Tensor | None = None, allow_is_causal_skip: bool = True, **options: Any) -> Any:
     """SDPA's mask; for packed rows, which transformers has found by their positions, an empty sign instead."""
     whole = options["q_length"] == options["kv_length"]
@@ -58,15 +88,21 @@ def _varlen_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    key_index: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The attention interface of transformers: query [B, H, T, D], key and value [B, Hkv, T, D] to [B, T, H, D]."""
+    """The attention interface of transformers: query [B, H, T, D], key and value [B, Hkv, T, D] to [B, T, H, D].
+
+    `key_index`: see `branches`; without it, each sequence reads its own keys.
+    """
     found = [name for name in CANNOT if options.get(name) is not None]
     if found or dropout:
         raise ValueError(f"varlen attention has no {', '.join(found) or 'dropout'}")
     is_packed = attention_mask is not None and attention_mask.shape[-1] == 0
-    if cu_seq_lens_q is None or max_length_q is None:
+    if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
         if is_packed:
             raise ValueError("the class does not pass sequence bounds to its attention")
         plain: tuple[Tensor, None] = sdpa_attention_forward(
@@ -76,12 +112,25 @@ def _varlen_attention(
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ValueError("varlen attention takes one packed sequence, without a cache")
     parts = (query[0], key[0], value[0])
+    if key_index is not None:
+        parts = (query[0], key[0].index_select(1, key_index), value[0].index_select(1, key_index))
+    bounds = _Bounds(cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
     dtype = _half(query)
     if query.is_cuda and dtype is not None:
-        out = _on_kernel(parts, dtype, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        out = _on_kernel(parts, dtype, bounds, scaling, sliding_window)
     else:
-        out = _row_by_row(parts, cu_seq_lens_q, scaling, sliding_window)
+        out = _row_by_row(parts, bounds, scaling, sliding_window)
     return out.to(query.dtype)[None], None
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Where the queries of each sequence begin and end, and the keys that it reads; the longest of both."""
+
+    queries: Tensor
+    keys: Tensor
+    longest_query: int
+    longest_key: int
 
 
 def _half(query: Tensor) -> torch.dtype | None:
@@ -95,8 +144,7 @@ def _half(query: Tensor) -> torch.dtype | None:
 def _on_kernel(
     parts: tuple[Tensor, Tensor, Tensor],
     dtype: torch.dtype,
-    edges: Tensor,
-    longest: int,
+    bounds: _Bounds,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
@@ -111,10 +159,10 @@ def _on_kernel(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
-        edges,
-        edges,
-        longest,
-        longest,
+        bounds.queries,
+        bounds.keys,
+        bounds.longest_query,
+        bounds.longest_key,
         scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -124,17 +172,19 @@ def _on_kernel(
 
 
 def _row_by_row(
-    parts: tuple[Tensor, Tensor, Tensor], edges: Tensor, scaling: float | None, window: int | None
+    parts: tuple[Tensor, Tensor, Tensor], bounds: _Bounds, scaling: float | None, window: int | None
 ) -> Tensor:
     """The same without the kernel: one SDPA call per sequence. [H, T, D] each -> [T, H, D]."""
-    marks = edges.tolist()
     found = []
-    for start, end in pairwise(marks):
-        query, key, value = (part[None, :, start:end] for part in parts)
-        mask = None
-        if window is not None and window < end - start:
-            mask = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)
-            mask = mask.tril().triu(1 - window)
+    for (start, end), (first, last) in zip(
+        pairwise(bounds.queries.tolist()), pairwise(bounds.keys.tolist()), strict=True
+    ):
+        query = parts[0][None, :, start:end]
+        key, value = (part[None, :, first:last] for part in parts[1:])
+        shared, mask = (last - first) - (end - start), None
+        if shared or (window is not None and window < last - first):
+            mask = torch.ones(end - start, last - first, dtype=torch.bool, device=query.device).tril(shared)
+            mask = mask if window is None else mask.triu(shared + 1 - window)
         row = functional.scaled_dot_product_attention(
             query,
             key,
@@ -189,21 +239,55 @@ def check_isolation(model: Any, flag: str, *, longest: int = 0) -> None:
 
 
 @torch.no_grad()
+def shares_prompts(model: Any) -> bool:
+    """Whether the logits of two responses that share a prompt's keys equal those of each behind the prompt, alone.
+
+    Raises the model's errors.
+    """
+    prompt, *answers = (torch.arange(start, start + size) for start, size in ((1, 6), (9, 4), (15, 5)))
+    sizes = [len(prompt) - 1, *(1 + len(answer) for answer in answers)]
+    ids = torch.cat([prompt[:-1], *(torch.cat([prompt[-1:], answer]) for answer in answers)])
+    positions = torch.cat([torch.arange(sizes[0]), *(sizes[0] + torch.arange(size) for size in sizes[1:])])
+    bounds = branches([(sizes[0], 0), *((size, sizes[0]) for size in sizes[1:])])
+    device = model.device
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in bounds.items()}
+    with _half_on_kernels(model):
+        together = model(
+            input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False, **inputs
+        ).logits[0]
+        alone = [
+            model(input_ids=torch.cat([prompt, answer])[None].to(device), use_cache=False).logits[0, sizes[0] :]
+            for answer in answers
+        ]
+    return _alike(together[sizes[0] :], torch.cat(alone))
+
+
+@contextlib.contextmanager
+def _half_on_kernels(model: Any) -> Iterator[None]:
+    """Kernels of that kind compute in half precision, and weights that are trained whole lie in fp32."""
+    kind = model.device.type
+    casts = takes_one_sequence(model) and kind == "cuda" and model.dtype is torch.float32
+    half = torch.float16 if kind == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    with torch.autocast(kind, dtype=half, enabled=casts):
+        yield
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    scale = theirs.float().abs().max().clamp(min=1e-6)
+    gap = (ours.float() - theirs.float()).abs().max() / scale
+    return bool(gap < TOLERANCES.get(theirs.dtype, HALF_TOLERANCE))
+
+
+@torch.no_grad()
 def keeps_rows_apart(model: Any) -> bool:
     """Whether the logits of two short packed sequences equal those of each alone. Raises the model's errors."""
     rows = [torch.arange(1, 9, device=model.device)[None], torch.arange(9, 16, device=model.device)[None]]
     positions = torch.cat([torch.arange(row.shape[1], device=model.device) for row in rows])[None]
     bounds = segments(positions) if takes_one_sequence(model) else {}
-    # Kernels of that kind compute in half precision, and weights that are trained whole lie in fp32.
-    kind = model.device.type
-    casts = bool(bounds) and kind == "cuda" and model.dtype is torch.float32
-    half = torch.float16 if kind == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
-    with torch.autocast(kind, dtype=half, enabled=casts):
+    with _half_on_kernels(model):
         alone = torch.cat([model(input_ids=row, use_cache=False).logits for row in rows], 1)
         together = model(input_ids=torch.cat(rows, 1), position_ids=positions, use_cache=False, **bounds).logits
-    scale = alone.float().abs().max().clamp(min=1e-6)
-    gap = (together.float() - alone.float()).abs().max() / scale
-    return bool(gap < TOLERANCES.get(alone.dtype, HALF_TOLERANCE))
+    return _alike(together, alone)
 
 
 def takes_one_sequence(model: Any) -> bool:

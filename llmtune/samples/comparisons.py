@@ -1,4 +1,11 @@
-"""Batches of comparisons: each response as a sequence of its own, behind the prompt."""
+"""Batches of comparisons: the prompt of each computed once, with its responses as branches; or each response apart.
+
+A branch repeats the last token of the prompt, so that every position has one next token and labels need no exception:
+
+    [prompt without its last token | last token, response 1 | last token, response 2]
+
+The positions of a branch continue those of the prompt, and its attention reads the prompt's keys and its own.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +13,90 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from llmtune.samples.collate import PackingCollator, PaddingCollator
-from llmtune.templates.comparisons import EncodedComparison
-from llmtune.types import IGNORE_INDEX, media_columns
+from llmtune.models.packed_attention import branches
+from llmtune.samples.collate import SAMPLES, PackingCollator, PaddingCollator
+from llmtune.samples.packing import plan_packs
+from llmtune.samples.store import TokenStore
+from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS
 
+COMPARISONS = "comparisons"
+"""Key of the comparisons of an item: one, or those of a pack."""
 PAIRS = "pairs"
-"""Key of the pairs of a batch, [n, 2]: the sequences of the better and of the worse response."""
+"""Key of the pairs of a batch, [n, 2]: numbers of the better and of the worse response."""
 REFERENCE = "reference"
-"""Key of the log-probabilities of the sequences under the reference model, [number of sequences] in fp32."""
+"""Key of the log-probabilities of the responses under the reference model, [number of responses] in fp32."""
+RESPONSES = "responses"
+"""Key of the number of the response that each position belongs to, [B, T]; -1 of prompts and padding."""
+MARGINS = "margins"
+"""Key of the margins of the pairs, [n] in fp32, where the data has any; 0 where it has none."""
+GOOD = "good"
+"""Key of the labels of the responses, bool [number of responses], where the data has them."""
+OWN = (PAIRS, REFERENCE, RESPONSES, MARGINS, GOOD)
+"""Keys of a batch that are not inputs of a model."""
+NONE = -1
+
+
+class ComparisonSamples:
+    """Comparisons of a store as items of batches, alone or in packs.
+
+    Args:
+        reference: Log-probabilities of the responses under the reference model, one after the other, if known.
+        capacity: Tokens of a pack, each prompt counted once; None: no packs.
+    """
+
+    def __init__(
+        self, store: TokenStore, reference: NDArray[np.float32] | None = None, capacity: int | None = None
+    ) -> None:
+        self.store, self.reference, self.capacity = store, reference, capacity
+        responses = store.responses()
+        self._starts = np.concatenate([[0], np.cumsum(responses)]).astype(np.int64)
+        self._tokens = store.lengths + responses - 1
+        self._packs = [[row] for row in range(len(store))] if capacity is None else self._planned(capacity)
+
+    def _planned(self, capacity: int) -> list[list[int]]:
+        packs: dict[int, list[int]] = {}
+        largest = max(capacity, int(self._tokens.max()))
+        for row, pack in enumerate(plan_packs(self._tokens, largest).tolist()):
+            packs.setdefault(pack, []).append(row)
+        return [packs[pack] for pack in sorted(packs)]
+
+    def with_reference(self, reference: NDArray[np.float32]) -> ComparisonSamples:
+        return ComparisonSamples(self.store, reference, self.capacity)
+
+    def __len__(self) -> int:
+        return len(self._packs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {COMPARISONS: [self.comparison(row) for row in self._packs[index]]}
+
+    def comparison(self, row: int) -> dict[str, Any]:
+        found = self.store[row]
+        if self.reference is not None:
+            found[REFERENCE] = self.reference[self._starts[row] : self._starts[row + 1]]
+        return found
+
+    def rows_of(self, index: int) -> list[int]:
+        """Return the comparisons of an item, as indices of the store."""
+        return self._packs[index]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each item, its prompts counted once."""
+        return np.array([int(self._tokens[rows].sum()) for rows in self._packs], np.int64)
+
+    @property
+    def num_responses(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def report(self) -> Any:
+        return self.store.report
 
 
 @dataclass(frozen=True)
@@ -23,37 +104,120 @@ class ComparisonCollator:
     """Lays out the responses of comparisons, the best first, and names the pairs that differ in rank.
 
     Attributes:
-        sequences: Makes a batch of the sequences: padded, or flat.
+        sequences: Makes a batch of sequences: padded, or flat.
+        shares_prompt: Each prompt is computed once; needs flat sequences and `varlen` attention.
     """
 
     sequences: PaddingCollator | PackingCollator
+    shares_prompt: bool = False
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        samples: list[dict[str, Any]] = []
-        pairs: list[tuple[int, int]] = []
-        reference: list[float] = []
-        for item in items:
-            comparison: EncodedComparison = item["comparison"]
-            start = len(samples)
-            samples += [_sequence(comparison, at) for at in range(len(comparison.responses))]
-            ranks = [response.rank for response in comparison.responses]
-            pairs += [
-                (start + better, start + worse)
-                for better in range(len(ranks))
-                for worse in range(len(ranks))
-                if ranks[better] < ranks[worse]
-            ]
-            reference += item.get(REFERENCE, ())
-        batch: dict[str, Any] = {**self.sequences(samples), PAIRS: torch.tensor(pairs).reshape(-1, 2)}
-        if reference:
-            batch[REFERENCE] = torch.tensor(reference, dtype=torch.float32)
+        comparisons = [one for item in items for one in item.get(COMPARISONS, ())]
+        laid_out = [_branched(one) if self.shares_prompt else _apart(one) for one in comparisons]
+        samples = [sample for found in laid_out for sample in found]
+        samples += [_filler(item) for item in items if COMPARISONS not in item]
+        numbers = _numbered(samples)
+        batch: dict[str, Any] = {**self.sequences(samples)}
+        batch[RESPONSES] = _padded(numbers, batch["labels"].shape)
+        if self.shares_prompt:
+            batch |= branches([part for sample in samples for part in sample["branches"]])
+        batch |= _ranked(comparisons)
+        if "sample" in items[0]:
+            batch[SAMPLES] = torch.tensor([item["sample"] for item in items])
         return batch
 
 
-def _sequence(comparison: EncodedComparison, at: int) -> dict[str, Any]:
-    response = comparison.responses[at]
-    return {
-        "input_ids": comparison.prompt + response.input_ids,
-        "labels": [IGNORE_INDEX] * len(comparison.prompt) + response.labels,
-        **media_columns(comparison.media),
-    }
+def _apart(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a sequence for each response, behind the prompt."""
+    prompt, responses = _split(comparison)
+    media = {column: comparison[column] for column in MEDIA_COLUMNS.values() if column in comparison}
+    return [
+        {
+            "input_ids": np.concatenate([prompt, ids]),
+            "labels": np.concatenate([np.full(len(prompt), IGNORE_INDEX, np.int32), labels]),
+            "own": [(len(prompt), len(prompt) + len(ids))],
+            **media,
+        }
+        for ids, labels in responses
+    ]
+
+
+def _branched(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one sequence: the prompt, and the responses as branches of it."""
+    prompt, responses = _split(comparison)
+    trunk, last = prompt[:-1], prompt[-1:]
+    ids, labels, positions = [trunk], [np.full(len(trunk), IGNORE_INDEX, np.int32)], [np.arange(len(trunk))]
+    at, own, bounds = len(trunk), [], [(len(trunk), 0)] if len(trunk) else []
+    for response, targets in responses:
+        ids += [last, response]
+        labels += [np.full(1, IGNORE_INDEX, np.int32), targets]
+        positions.append(len(trunk) + np.arange(1 + len(response)))
+        own.append((at + 1, at + 1 + len(response)))
+        bounds.append((1 + len(response), len(trunk)))
+        at += 1 + len(response)
+    return [
+        {
+            "input_ids": np.concatenate(ids),
+            "labels": np.concatenate(labels),
+            "position_ids": np.concatenate(positions),
+            "own": own,
+            "branches": bounds,
+        }
+    ]
+
+
+def _filler(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "own": [], "branches": [(len(item["input_ids"]), 0)]}
+
+
+def _split(comparison: dict[str, Any]) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return the ids of the prompt, and ids and labels of each response."""
+    edges = np.cumsum(comparison["parts"])[:-1]
+    prompt, *responses = np.split(comparison["input_ids"], edges)
+    return prompt, list(zip(responses, np.split(comparison["labels"], edges)[1:], strict=True))
+
+
+def _numbered(samples: Sequence[dict[str, Any]]) -> list[NDArray[np.int64]]:
+    """Number the responses of a batch: of each sequence, [T], which one a position belongs to."""
+    number, found = 0, []
+    for sample in samples:
+        numbers = np.full(len(sample["input_ids"]), NONE, np.int64)
+        for start, end in sample["own"]:
+            numbers[start:end] = number
+            number += 1
+        found.append(numbers)
+    return found
+
+
+def _padded(numbers: Sequence[NDArray[np.int64]], shape: torch.Size) -> torch.Tensor:
+    found = torch.full(shape, NONE, dtype=torch.long)
+    if shape[0] == 1:
+        whole = torch.from_numpy(np.concatenate(numbers))
+        found[0, : len(whole)] = whole
+        return found
+    for row, one in enumerate(numbers):
+        found[row, : len(one)] = torch.from_numpy(one)
+    return found
+
+
+def _ranked(comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the pairs and margins, the labels, and the reference's log-probabilities of a batch's responses."""
+    pairs: list[tuple[int, int]] = []
+    margins: list[float] = []
+    good: list[bool] = []
+    start = 0
+    for comparison in comparisons:
+        ranks = comparison["ranks"].tolist()
+        found = [(a, b) for a in range(len(ranks)) for b in range(len(ranks)) if ranks[a] < ranks[b]]
+        pairs += [(start + better, start + worse) for better, worse in found]
+        margins += [comparison.get("margin") or 0.0] * len(found)
+        good += [bool(comparison.get("label"))] * len(ranks)
+        start += len(ranks)
+    batch = {PAIRS: torch.tensor(pairs).reshape(-1, 2)}
+    if any(margins):
+        batch[MARGINS] = torch.tensor(margins, dtype=torch.float32)
+    if any(one.get("label") is not None for one in comparisons):
+        batch[GOOD] = torch.tensor(good)
+    if any(REFERENCE in one for one in comparisons):
+        batch[REFERENCE] = torch.from_numpy(np.concatenate([one[REFERENCE] for one in comparisons]))
+    return batch

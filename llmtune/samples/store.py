@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import zlib
@@ -15,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.canonical import FORMATS_VERSION, from_record
+from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record
 from llmtune.errors import DataError, OutputError
-from llmtune.types import MEDIA_COLUMNS, Media, media_columns
+from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
+from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
@@ -46,9 +48,23 @@ SCHEMA = pa.schema(
 )
 
 
+COMPARISON_COLUMNS = pa.schema(
+    [
+        ("parts", pa.list_(pa.int32())),
+        ("ranks", pa.list_(pa.int32())),
+        ("label", pa.bool_()),
+        ("margin", pa.float64()),
+    ]
+)
+
+
 @dataclass(slots=True)
 class EncodeReport:
-    """Counts of encoded rows. `problems`: the first few rows that the template cannot express, with the reason."""
+    """Counts of encoded rows. `problems`: the first few rows that the template cannot express, with the reason.
+
+    Of comparisons: `num_pairs` differ in rank, `num_ties` do not; `num_chosen_longer` of the pairs have more tokens in
+    the better response; `num_good` responses are labelled so; `num_turns_cut` turns were cut from prompts.
+    """
 
     num_rows: int = 0
     num_samples: int = 0
@@ -64,8 +80,19 @@ class EncodeReport:
     num_cut_images: int = 0
     num_with_images: int = 0
     num_weighted: int = 0
+    num_responses: int = 0
+    num_pairs: int = 0
+    num_ties: int = 0
+    num_chosen_longer: int = 0
+    num_good: int = 0
+    num_turns_cut: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
+
+    def add_problem(self, name: str, problem: str) -> None:
+        self.num_problems += 1
+        if len(self.problems) < 5:
+            self.problems.append(f"{name}: {problem}")
 
     def count(self, row: EncodedRow, name: str) -> None:
         """Count a row and its samples."""
@@ -79,9 +106,7 @@ class EncodeReport:
         self.num_cut_images += row.num_cut_images
         self.num_split_rows += len(row.samples) > 1
         if row.problem is not None:
-            self.num_problems += 1
-            if len(self.problems) < 5:
-                self.problems.append(f"{name}: {row.problem}")
+            self.add_problem(name, row.problem)
             return
         self.num_samples += len(row.samples)
         self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
@@ -92,13 +117,16 @@ class EncodeReport:
 class TokenStore:
     """Encoded samples: `store[i]` gives `input_ids` and `labels`, int32 arrays of equal length [T].
 
-    With `images`, a list of paths, where the ids hold any; with `loss_weights`, float32 [T], where any is not 1.
+    With `images`, a list of paths, where the ids hold any; with `loss_weights`, float32 [T], where any is not 1. Of a
+    comparison, the ids are those of the prompt and of each response behind it, and `parts` holds their lengths, the
+    prompt's first; `ranks`, int32 [number of responses]; `label` and `margin`, None where the data has none.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.report = EncodeReport(**read_json(_report_file(file))["report"])
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        self._comparison = {name: table.column(name) for name in COMPARISON_COLUMNS.names if name in table.schema.names}
         self._ids = table.column("input_ids").chunks
         self._labels = table.column("labels").chunks
         self._rows = table.column("row")
@@ -120,6 +148,8 @@ class TokenStore:
         }
         if self.report.num_weighted and self._weights[chunk][place].is_valid:
             sample["loss_weights"] = self._weights[chunk][place].values.to_numpy()
+        for name, values in self._comparison.items():
+            sample[name] = values[index].values.to_numpy() if name in ("parts", "ranks") else values[index].as_py()
         media = {column: values[index].as_py() for column, values in self._media.items()}
         return sample | {column: paths for column, paths in media.items() if paths}
 
@@ -129,6 +159,20 @@ class TokenStore:
     def row_of(self, index: int) -> int:
         """Return the index, in the encoded dataset, of the row that a sample comes from."""
         return int(self._rows[index].as_py())
+
+    @property
+    def has_comparisons(self) -> bool:
+        return bool(self._comparison)
+
+    def responses(self) -> NDArray[np.int64]:
+        """Number of responses of each comparison."""
+        return np.diff(self._comparison["ranks"].combine_chunks().offsets.to_numpy()).astype(np.int64)
+
+    @cached_property
+    def prompt_lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of the prompt of each comparison."""
+        parts = self._comparison["parts"].combine_chunks()
+        return parts.values.to_numpy()[parts.offsets.to_numpy()[:-1]].astype(np.int64)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -209,45 +253,91 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
 def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeReport, *, name: str) -> None:
     from tqdm import tqdm
 
+    compares = "answers" in dataset.column_names
+    schema, encode = (pa.schema([*SCHEMA, *COMPARISON_COLUMNS]), _comparisons) if compares else (SCHEMA, _conversations)
     with (
         pa.OSFile(str(file), "wb") as sink,
-        pa.ipc.new_file(sink, SCHEMA) as writer,
+        pa.ipc.new_file(sink, schema) as writer,
         tqdm(total=len(dataset), desc=f"Encoding {name} rows", unit="row", disable=_hide_bar(len(dataset))) as bar,
     ):
         for start in range(0, len(dataset), BATCH_ROWS):
             records = _records(dataset[start : start + BATCH_ROWS])
-            conversations = [from_record(record) for record in records]
-            report.num_with_images += sum(bool(conversation.media) for conversation in conversations)
-            rows = template.encode_rows(conversations)
-            writer.write_batch(_batch(rows, start, report))
-            bar.update(len(rows))
+            columns = encode(records, template, start, report)
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            bar.update(len(records))
 
 
-def _batch(rows: Sequence[EncodedRow], start: int, report: EncodeReport) -> pa.RecordBatch:
-    ids: list[list[int]] = []
-    labels: list[list[int]] = []
-    media: list[tuple[Media, ...]] = []
-    origins: list[int] = []
-    weights: list[list[float] | None] = []
-    for index, row in enumerate(rows, start):
+Numbered: TypeAlias = "list[tuple[int, Encoded]]"
+"""Encoded samples, each with the index of its row."""
+
+
+def _conversations(
+    records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport
+) -> list[pa.Array]:
+    conversations = [from_record(record) for record in records]
+    report.num_with_images += sum(bool(conversation.media) for conversation in conversations)
+    samples: Numbered = []
+    for index, row in enumerate(template.encode_rows(conversations), start):
         report.count(row, f"row {index}")
-        for sample in row.samples if row.problem is None else ():
-            ids.append(sample.input_ids)
-            labels.append(sample.labels)
-            origins.append(index)
-            media.append(sample.media)
-            weights.append(sample.weights)
-    columns = [
-        _lists(ids),
-        _lists(labels),
-        pa.array(origins, pa.int64()),
+        samples += [(index, sample) for sample in (row.samples if row.problem is None else ())]
+    return _columns(samples)
+
+
+def _comparisons(
+    records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport
+) -> list[pa.Array]:
+    rows = [comparison_of(record) for record in records]
+    report.num_with_images += sum(bool(row.prompt.media) for row in rows)
+    kept: list[tuple[int, EncodedComparison]] = []
+    for index, row in enumerate(encode_comparisons(rows, template, template.max_length), start):
+        count_comparison(report, row, f"row {index}")
+        if row.responses:
+            kept.append((index, row))
+    ids = [len(row.prompt) for _, row in kept]
+    parts = [[size, *(len(one.input_ids) for one in row.responses)] for size, (_, row) in zip(ids, kept, strict=True)]
+    return [
+        *_columns([(index, row.joined()) for index, row in kept]),
+        _lists(parts),
+        _lists([[one.rank for one in row.responses] for _, row in kept]),
+        pa.array([row.responses[0].label for _, row in kept], pa.bool_()),
+        pa.array([row.margin for _, row in kept], pa.float64()),
+    ]
+
+
+def count_comparison(report: EncodeReport, row: EncodedComparison, name: str) -> None:
+    """Count a row of comparisons."""
+    report.num_rows += 1
+    report.num_plain += row.num_plain
+    report.num_deleted += row.is_too_long
+    report.num_turns_cut += row.num_turns_cut if row.responses else 0
+    if row.problem is not None:
+        report.add_problem(name, row.problem)
+    if not row.responses:
+        return
+    report.num_samples += 1
+    report.num_truncated += row.num_turns_cut > 0
+    report.num_responses += len(row.responses)
+    report.num_good += sum(bool(one.label) for one in row.responses)
+    report.num_tokens += len(row.prompt) + sum(len(one.input_ids) for one in row.responses)
+    report.num_trainable += sum(label != IGNORE_INDEX for one in row.responses for label in one.labels)
+    for better, worse in itertools.combinations(row.responses, 2):  # the best first
+        report.num_pairs += better.rank < worse.rank
+        report.num_ties += better.rank == worse.rank
+        report.num_chosen_longer += better.rank < worse.rank and len(better.input_ids) > len(worse.input_ids)
+
+
+def _columns(samples: Numbered) -> list[pa.Array]:
+    """Return the columns of SCHEMA."""
+    return [
+        _lists([sample.input_ids for _, sample in samples]),
+        _lists([sample.labels for _, sample in samples]),
+        pa.array([index for index, _ in samples], pa.int64()),
         *(
-            pa.array([media_columns(one).get(column, []) for one in media], pa.list_(pa.string()))
+            pa.array([media_columns(sample.media).get(column, []) for _, sample in samples], pa.list_(pa.string()))
             for column in MEDIA_COLUMNS.values()
         ),
-        pa.array(weights, pa.list_(pa.float32())),
+        pa.array([sample.weights for _, sample in samples], pa.list_(pa.float32())),
     ]
-    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def _lists(values: list[list[int]]) -> pa.ListArray:
@@ -276,7 +366,12 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
     ):
         if number:
             log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
-    if report.num_truncated:
+    if report.num_turns_cut:
+        text = "%s of %s %s samples are longer than %s: %s turns were cut from the start of their prompts."
+        log.warning(
+            text, f"{report.num_truncated:,}", f"{_total(report):,}", name, limit, f"{report.num_turns_cut:,}"
+        )
+    elif report.num_truncated:
         side = "start" if template.truncation_strategy == "left" else "end"
         text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"
         text += f" and lost {report.num_cut_tokens:,} tokens at their {side}"

@@ -31,6 +31,7 @@ class EncodedComparison:
     Attributes:
         num_turns_cut: Turns that were removed from the start of the prompt, to fit the limit.
         is_too_long: Left out: it does not fit even with its last question alone.
+        num_plain: Contents of the prompt and a response that spell a control token.
     """
 
     prompt: list[int] = field(default_factory=list)
@@ -39,7 +40,14 @@ class EncodedComparison:
     media: tuple[Media, ...] = ()
     num_turns_cut: int = 0
     is_too_long: bool = False
+    num_plain: int = 0
     problem: str | None = None
+
+    def joined(self) -> Encoded:
+        """Return the ids of the prompt and of each response behind it, in one sequence."""
+        ids = [*self.prompt, *(token for one in self.responses for token in one.input_ids)]
+        labels = [IGNORE_INDEX] * len(self.prompt) + [label for one in self.responses for label in one.labels]
+        return Encoded(ids, labels, self.media)
 
 
 def encode_comparisons(
@@ -63,15 +71,17 @@ def encode_comparisons(
         for index, row, num_cut in waiting:
             samples: list[Encoded] = []
             problem = None
+            num_plain = 0
             for _ in row.answers:
                 one = next(encoded)
+                num_plain = max(num_plain, one.num_plain)
                 problem = problem or one.problem or _not_one_sample(one.samples)
                 samples += one.samples[:1]
             found = EncodedComparison(problem=problem) if problem else _joined(row, samples)
-            found.num_turns_cut = num_cut
+            found.num_turns_cut, found.num_plain = num_cut, num_plain
             longest = max((len(one.input_ids) for one in found.responses), default=0)
             if limit is not None and len(found.prompt) + longest > limit:
-                shorter = without_oldest_turns(row.prompt)
+                shorter = None if template.truncation_strategy == "delete" else without_oldest_turns(row.prompt)
                 if shorter is not None:
                     num_cut += len(row.prompt.turns) - len(shorter.turns)
                     again.append((index, replace(row, prompt=shorter), num_cut))

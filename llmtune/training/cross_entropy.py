@@ -11,14 +11,14 @@ from torch import Tensor
 
 from llmtune.samples.collate import WEIGHTS
 from llmtune.samples.prepare import Prepared
-from llmtune.training.objective import Share, Totals
+from llmtune.training.objective import Share, Totals, Unmeasured
 from llmtune.types import IGNORE_INDEX
 
 TIMES_GUESSING = 2.0
 """A loss above this many times that of uniform guessing has diverged: no data makes the right token that improbable."""
 
 
-class CrossEntropy:
+class CrossEntropy(Unmeasured):
     """Weighted mean over the trainable tokens of a step.
 
     The model must have its supervised loss installed (`models.supervised_loss`).
@@ -54,7 +54,7 @@ class CrossEntropy:
         if totals is not None:
             return Share(output.loss)
         losses = (output.loss.float() * output.total_weight, output.total_weight)
-        return Share(output.loss, {"loss": losses, "token_acc": (output.num_correct, output.num_trainable)})
+        return Share(output.loss, {"loss": [losses], "token_acc": [(output.num_correct, output.num_trainable)]})
 
 
 def _total_weight(batch: Mapping[str, Any], trainable: Tensor) -> Tensor:

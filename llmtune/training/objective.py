@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,11 +31,12 @@ class Share:
 
     Attributes:
         loss: Its share of the step's loss, a scalar: the shares of all micro-batches and ranks add up to the loss.
-        metrics: Name -> sum and count; the trainer adds both up over batches and processes, and logs the quotients.
+        metrics: Name -> sum and count, or several of them; the trainer adds up sums and counts over batches and
+            processes, and logs the quotient, or the sum of the quotients.
     """
 
     loss: Tensor
-    metrics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    metrics: Mapping[str, Sequence[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -45,6 +46,8 @@ class Objective(Protocol):
         divergence_limit: A loss above it has diverged, and the run stops; None: no limit.
         train_metrics, eval_metrics: Names of the metrics that shares have in training and in evaluation; the latter
             hold `loss`.
+        measures: Whether the loss needs a statistic of the whole step, or evaluation, before its first forward pass:
+            see `measure`.
     """
 
     @property
@@ -56,6 +59,9 @@ class Objective(Protocol):
     @property
     def eval_metrics(self) -> tuple[str, ...]: ...
 
+    @property
+    def measures(self) -> bool: ...
+
     def count(self, batch: Mapping[str, Any]) -> Totals:
         """Count a micro-batch for the totals of its step; called for all of them before the first forward."""
         ...
@@ -63,6 +69,29 @@ class Objective(Protocol):
     def share(self, model: Any, batch: dict[str, Any], totals: Totals | None) -> Share:
         """The loss of a micro-batch. `totals`: of its step; None in evaluation, where metrics alone count."""
         ...
+
+    def measure(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """Sums of a micro-batch, without gradient; the trainer adds them up over the step and all ranks."""
+        ...
+
+    def settle(self, sums: Tensor) -> None:
+        """Take the sums of the step, or evaluation, that begins."""
+        ...
+
+
+class Unmeasured:
+    """Base of objectives that need no statistic before the first forward pass."""
+
+    measures = False
+
+    def measure(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        raise NotImplementedError
+
+    def settle(self, sums: Tensor) -> None:
+        raise NotImplementedError
+
+
+MOST_QUOTIENTS = 2
 
 
 class Metrics:
@@ -74,16 +103,20 @@ class Metrics:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
-        self._sums = torch.zeros((len(self.names), 2), dtype=torch.float64)
+        self._sums = torch.zeros((len(self.names), MOST_QUOTIENTS, 2), dtype=torch.float64)
 
-    def add(self, metrics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def add(self, metrics: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> None:
         for row, name in enumerate(self.names):
-            if name in metrics:
-                self._sums[row] += torch.stack([value.detach().double().cpu() for value in metrics[name]])
+            for place, pair in enumerate(metrics.get(name, ())):
+                self._sums[row, place] += torch.stack([value.detach().double().cpu() for value in pair])
 
     def take(self) -> dict[str, float]:
         """Return the means over all ranks and reset; names without values are omitted. Collective."""
         sums = sum_over_ranks(self._sums.flatten().tolist()) if self.names else []
         self._sums.zero_()
-        pairs = zip(self.names, sums[::2], sums[1::2], strict=True)
-        return {name: total / count for name, total, count in pairs if count}
+        found: dict[str, float] = {}
+        for place, (total, count) in enumerate(zip(sums[::2], sums[1::2], strict=True)):
+            if count:
+                name = self.names[place // MOST_QUOTIENTS]
+                found[name] = found.get(name, 0.0) + total / count
+        return found

@@ -1,7 +1,6 @@
 """Preference losses as an objective: log-probabilities of responses, and a weighted sum of entries of LOSS_MAPPING.
 
-A batch is one of `samples.collate`, each of its sequences a prompt with one response, plus `pairs` and `reference`: see
-`samples.comparisons.ComparisonCollator`.
+A batch is one of `samples.comparisons.ComparisonCollator`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor
 from llmtune.losses.info import LOSS_MAPPING
 from llmtune.losses.terms import Options, Responses, Terms
 from llmtune.registry import resolve_reference
-from llmtune.samples.comparisons import PAIRS, REFERENCE
-from llmtune.training.objective import Share, Totals
+from llmtune.samples.comparisons import OWN, PAIRS, REFERENCE, RESPONSES
+from llmtune.training.objective import Share, Totals, Unmeasured
 from llmtune.types import IGNORE_INDEX
 
 METRICS = (
@@ -43,70 +42,89 @@ class WeightedLoss:
         return function
 
 
-class PreferenceLoss:
+class PreferenceLoss(Unmeasured):
     """Mean over the pairs of a step of a weighted sum of losses; parts per token are means over the chosen tokens.
 
     The model must have its supervised loss installed (`models.supervised_loss`).
+
+    Args:
+        tail_weight: Weight of the log-probabilities of tokens beyond the length of the shortest response to the same
+            prompt, as in LD-DPO; 1: that of all others.
     """
 
     train_metrics = METRICS
     eval_metrics = ("loss", *METRICS)
     divergence_limit = None  # these losses have no scale of their own
 
-    def __init__(self, losses: Sequence[WeightedLoss]) -> None:
+    def __init__(self, losses: Sequence[WeightedLoss], tail_weight: float = 1.0) -> None:
         self._functions = [(loss.function, loss.options, loss.weight) for loss in losses]
         self.beta = losses[0].options.beta
+        self.tail_weight = tail_weight
         self.needs_reference = any(LOSS_MAPPING[loss.key].needs_reference for loss in losses)
 
     def count(self, batch: Mapping[str, Any]) -> Totals:
-        tokens = _tokens_of_responses(batch)
-        return Totals(torch.tensor(len(batch[PAIRS])), tokens[batch[PAIRS][:, 0]].sum())
+        return Totals(torch.tensor(len(batch[PAIRS])), num_tokens(batch)[batch[PAIRS][:, 0]].sum())
 
     def share(self, model: Any, batch: dict[str, Any], totals: Totals | None) -> Share:
-        inputs = {name: value for name, value in batch.items() if name not in (PAIRS, REFERENCE)}
-        logps, tokens = response_logps(model, inputs), _tokens_of_responses(batch)
+        logps = response_logps(model, batch, self.tail_weight)
+        tokens = num_tokens(batch).to(logps.device)
         chosen, rejected = batch[PAIRS].to(logps.device).unbind(1)
         reference = batch[REFERENCE].to(logps.device) if REFERENCE in batch else None
         sides = [
-            Responses(logps[side], tokens.to(logps.device)[side], None if reference is None else reference[side])
+            Responses(logps[side], tokens[side], None if reference is None else reference[side])
             for side in (chosen, rejected)
         ]
         totals = self.count(batch) if totals is None else totals
-        loss = logps.sum() * 0.0
+        pairs, targets = (total.to(logps.device) for total in (totals.sequences, totals.tokens))
+        by_pair = by_token = logps.sum() * 0.0
         for function, options, weight in self._functions:
             terms = function(*sides, options)
-            loss = loss + weight * terms.sequences.sum() / totals.sequences.to(loss.device)
-            if terms.tokens is not None:
-                loss = loss + weight * terms.tokens.sum() / totals.tokens.to(loss.device)
-        return Share(loss, self._metrics(sides) | {"loss": (loss * len(chosen), torch.tensor(len(chosen)))})
+            by_pair = by_pair + weight * terms.sequences.sum()
+            by_token = by_token if terms.tokens is None else by_token + weight * terms.tokens.sum()
+        loss = by_pair / pairs.clamp(min=1) + by_token / targets.clamp(min=1)
+        parts = [(by_pair, torch.tensor(len(chosen))), (by_token, tokens[chosen].sum())]
+        return Share(loss, self._metrics(sides) | {"loss": parts})
 
-    def _metrics(self, sides: Sequence[Responses]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _metrics(self, sides: Sequence[Responses]) -> dict[str, Sequence[tuple[Tensor, Tensor]]]:
         scores = [side.logps if side.reference is None else side.ratio for side in sides]
         chosen, rejected = (self.beta * score.detach() for score in scores)
         values = (chosen, rejected, chosen - rejected, (chosen > rejected).float(), sides[0].logps, sides[1].logps)
         count = torch.tensor(len(chosen))
-        return {name: (value.detach().sum(), count) for name, value in zip(METRICS, values, strict=True)}
+        return {name: [(value.detach().sum(), count)] for name, value in zip(METRICS, values, strict=True)}
 
 
-def response_logps(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """Return the summed log-probability of the trainable tokens of each sequence of a batch, [n] in fp32."""
+def response_logps(model: Any, batch: Mapping[str, Any], tail_weight: float = 1.0) -> Tensor:
+    """Return the summed log-probability of the trainable tokens of each response of a batch, [n] in fp32."""
+    inputs = {name: value for name, value in batch.items() if name not in OWN}
     logps = model(**inputs, token_logps=True).token_logps
-    trainable = inputs["labels"][:, 1:] != IGNORE_INDEX
-    sequences = _sequence_of_positions(inputs)
-    found = torch.zeros(int(sequences.max()) + 1, dtype=logps.dtype, device=logps.device)
-    return found.index_add(0, sequences[:, 1:][trainable].to(logps.device), logps)
+    numbers = _responses(batch).to(logps.device)
+    if tail_weight != 1.0:
+        logps = logps * _weights(batch, tail_weight).to(logps)
+    found = torch.zeros(_count(batch), dtype=logps.dtype, device=logps.device)
+    return found.index_add(0, numbers, logps)
 
 
-def _tokens_of_responses(batch: Mapping[str, Any]) -> Tensor:
-    """Number of trainable tokens of each sequence, [n]."""
-    trainable = batch["labels"][:, 1:] != IGNORE_INDEX
-    sequences = _sequence_of_positions(batch)
-    return torch.bincount(sequences[:, 1:][trainable], minlength=int(sequences.max()) + 1)
+def num_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """Number of trainable tokens of each response, [n]."""
+    return torch.bincount(_responses(batch), minlength=_count(batch))
 
 
-def _sequence_of_positions(batch: Mapping[str, Any]) -> Tensor:
-    """Number of the sequence that each position belongs to, [B, T]: its row, or of a flat batch by restarts."""
-    if "attention_mask" in batch:
-        return torch.arange(len(batch["labels"]), device=batch["labels"].device)[:, None].expand_as(batch["labels"])
-    assert len(batch["labels"]) == 1, "packed sequences of comparisons are one flat sequence"
-    return (batch["position_ids"] == 0).cumsum(1) - 1
+def _count(batch: Mapping[str, Any]) -> int:
+    return int(batch[RESPONSES].max()) + 1
+
+
+def _responses(batch: Mapping[str, Any]) -> Tensor:
+    """Number of the response of each trainable token, [K]."""
+    found: Tensor = batch[RESPONSES][:, 1:][batch["labels"][:, 1:] != IGNORE_INDEX]
+    return found
+
+
+def _weights(batch: Mapping[str, Any], tail_weight: float) -> Tensor:
+    """`tail_weight` of each trainable token beyond the length of the shortest response that it is paired with, [K]."""
+    numbers, sizes = _responses(batch), num_tokens(batch)
+    shortest = sizes.clone()
+    for sides in (batch[PAIRS].to(sizes.device), batch[PAIRS].flip(1).to(sizes.device)):
+        shortest.scatter_reduce_(0, sides[:, 0], sizes[sides[:, 1]], "amin")
+    starts = sizes.cumsum(0) - sizes
+    place = torch.arange(len(numbers), device=numbers.device) - starts[numbers]  # tokens come response by response
+    return torch.where(place < shortest[numbers], 1.0, tail_weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_checkpoint, write_settings
-from llmtune.distributed.collectives import any_rank, wait_for_all
+from llmtune.distributed.collectives import any_rank, sum_over_ranks, wait_for_all
 from llmtune.distributed.fsdp import BackgroundSaves, stored_names, whole_state_dict
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError, one_line
 from llmtune.models.whole_weights import check_names
@@ -125,7 +125,22 @@ class StageTrainer(Trainer):
             own = torch.stack([sequences.to(device, tokens.dtype), tokens.to(device)])
             sequences, tokens = self.accelerator.gather(own).reshape(-1, 2).sum(0)
         self._totals = Totals(sequences.to(device), _whole(tokens).to(device))
+        if self.objective.measures:
+            self._measure(batch_samples)
         return self._totals.tokens
+
+    def _measure(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Let the objective measure all batches of a step, or of an evaluation, over all ranks."""
+        sums: torch.Tensor | None = None
+        with torch.no_grad():
+            for batch in batches:
+                inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != SAMPLES})
+                with self.compute_loss_context_manager():
+                    found = self.objective.measure(self.model_wrapped, inputs)
+                sums = found if sums is None else sums + found
+        assert sums is not None
+        total = sum_over_ranks(sums.double().tolist())
+        self.objective.settle(torch.tensor(total, dtype=torch.float32, device=sums.device))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         """Return the share of a micro-batch, times the world size, by which the model's wrapper divides gradients."""
@@ -183,6 +198,9 @@ class StageTrainer(Trainer):
         """Run upstream's loop; metrics are ratios of sums over all batches, independent of batching."""
         self._eval_metrics.take()
         kwargs["prediction_loss_only"] = True
+        if self.objective.measures:
+            self.model.eval()
+            self._measure(args[0] if args else kwargs["dataloader"])
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         values = self._eval_metrics.take()
         values = {name: values.get(name, 0.0) for name in self._eval_metrics.names}
