@@ -57,7 +57,7 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
         CheckpointError: A fixed argument differs; all of them are listed, with both values.
         UsageError: The checkpoint comes from elsewhere and names code, or local paths.
     """
-    kinds = {field.name: on_resume(field) for field in dataclasses.fields(StageArguments) if field.init}
+    kinds = {field.name: on_resume(field) for field in dataclasses.fields(type(args).of_stage()) if field.init}
     check_register_file(saved, args.custom_register_path, checkpoint)
     named = {name for either in EITHER if either & args.given for name in either}
     from_saved = [
@@ -77,7 +77,7 @@ def resumed_arguments(args: StageArguments, saved: Mapping[str, Any], checkpoint
         raise CheckpointError(_refusal(args, fixed, checkpoint))
     values = {name: getattr(args, name) for name in kinds if name in args.given}
     values |= {name: saved[name] for name in from_saved}
-    merged = StageArguments(**values)
+    merged = type(args).of_stage()(**values)
     merged.given = args.given
     inherited = tuple(name for name in from_saved if not _same(name, getattr(args, name), saved[name]))
     return Resumed(merged, inherited, {name: old for name, old in differing.items() if kinds[name] == "taken"})
@@ -115,7 +115,7 @@ def _refusal(args: StageArguments, fixed: Mapping[str, Any], checkpoint: Path) -
 # Checkpoints from elsewhere may not run code here or open local paths
 
 
-PATHS = ("model_id_or_path", "tokenizer_id_or_path", "cache_dir", "dataset", "val_dataset")
+PATHS = ("model_id_or_path", "tokenizer_id_or_path", "reference", "cache_dir", "dataset", "val_dataset")
 """Arguments that may be local paths. `custom_register_path` names code, and has its own rule."""
 
 

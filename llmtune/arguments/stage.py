@@ -29,6 +29,7 @@ from llmtune.arguments.training_groups import (
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
 from llmtune.errors import UsageError
 from llmtune.models.info import AUTO, MODEL_MAPPING
+from llmtune.types import RowKind
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,10 @@ class StageArguments(
             Datasets are looked up when the run starts.
     """
 
+    STAGE: ClassVar[str]
+    """Name of the stage, as saved in checkpoints."""
+    KIND: ClassVar[RowKind] = "conversations"
+    """What rows are read as."""
     LEARNING_RATES: ClassVar[dict[str, float]]
     """Default learning rate of the stage, by `--sft_type`."""
 
@@ -86,8 +91,12 @@ class StageArguments(
         for target in self.report_to:
             problems.need(target in TRACKERS, f"--report_to {target}: expected {', '.join(TRACKERS)}.")
         parse_train_args(self.train_args, problems)
+        self._check(problems)
         problems.raise_if_any()
         self._fill()
+
+    def _check(self, problems: Problems) -> None:
+        """Check what a stage's own flags exclude."""
 
     def _fill(self) -> None:
         self.dataset = self.dataset or [DEFAULT_DATASET]
@@ -99,6 +108,16 @@ class StageArguments(
             self.eval_batch_size = self.batch_size
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full" and not self.fsdp
+
+    @classmethod
+    def of_stage(cls) -> type[StageArguments]:
+        """The class of the stage itself, without the flags that a command adds."""
+        return next(one for one in cls.__mro__ if "STAGE" in vars(one) and issubclass(one, StageArguments))
+
+    @property
+    def concatenates(self) -> bool:
+        """Whether a sequence may hold several samples, which must not attend to each other."""
+        return self.packing or self.padding_free
 
     def step_size(self, processes: int) -> int:
         """Samples, or packs, per optimizer step, over all processes."""
@@ -146,6 +165,7 @@ class SftArguments(StageArguments):
             Datasets are looked up when the run starts.
     """
 
+    STAGE = "sft"
     LEARNING_RATES: ClassVar[dict[str, float]] = {
         "lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3,
     }  # fmt: skip

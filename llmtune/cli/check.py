@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.stage import SftArguments, StageArguments
+from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.stages import stage_arguments
+from llmtune.cli.stages import add_flags, take_stage
 from llmtune.distributed.launch import planned_processes
 from llmtune.errors import TemplateError, one_line
 from llmtune.utils.files import write_text
@@ -28,11 +30,12 @@ Show the training data of `llmtune sft` with the same flags: the first samples a
 contribute to the loss marked; token statistics; skipped rows and why; steps. Loads no weights.
   llmtune check --model_type llmtune-tiny --dataset my.jsonl --html check.html
   llmtune check --model_id_or_path FOLDER --template      (compares with the tokenizer's chat template, token by token)
+  llmtune check dpo ...                                   another stage
 """
 
 
 @dataclass(kw_only=True)
-class CheckArguments(SftArguments):
+class CheckFlags:
     """Check."""
 
     rows: int = 3
@@ -41,15 +44,16 @@ class CheckArguments(SftArguments):
     """HTML file to write as well."""
 
 
-ARGUMENTS = CheckArguments
+ARGUMENTS = add_flags(CheckFlags, stage_arguments("sft"))
 
 
 def run(argv: Sequence[str]) -> int:
-    argv, only_template = take_template_switch(list(argv))
-    args = parse(CheckArguments, argv, command="check", summary=SUMMARY)
+    stage, argv = take_stage(argv)
+    argv, only_template = take_template_switch(argv)
+    args: Any = parse(add_flags(CheckFlags, stage_arguments(stage or "sft")), argv, command="check", summary=SUMMARY)
     if only_template:
         return check_template(args)
-    from llmtune.data.canonical import from_record
+    from llmtune.data.canonical import conversation_of
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.prepare import data_identity, note_positions, prepare
@@ -72,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
         title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
         if prepared.template.media is not None:
             views = with_short_media(views, prepared.template.media_token_ids)
-        shown.append(HtmlRow(prepared.template.render(from_record(prepared.train[tokens.row_of(index)])), views))
+        shown.append(HtmlRow(prepared.template.render(conversation_of(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
         sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
@@ -149,7 +153,7 @@ def _percentiles(tokens: TokenStore) -> str:
 BEFORE, AFTER = 4, 6
 
 
-def check_template(args: SftArguments) -> int:
+def check_template(args: StageArguments) -> int:
     """Print one line per probe, and the first difference in full. Return 1 if any differs."""
     from llmtune.arguments.checks import parse_chat_template_kwargs
     from llmtune.templates.lookup import get_template

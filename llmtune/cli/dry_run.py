@@ -124,10 +124,10 @@ def _quantization(args: QuantizationArguments) -> str:
     return f"4 bits, {args.quant_method} {args.bnb_4bit_quant_type}{double}{computed}"
 
 
-# sft
+# Stages of training
 
 
-def show_sft(args: StageArguments) -> None:
+def show_stage(args: StageArguments) -> None:
     """Print the run that these arguments ask for."""
     from llmtune.run.resolved import Run  # every `--help` imports this module
 
@@ -200,7 +200,9 @@ def _launch(args: StageArguments) -> str:
     """The torchrun command that `--nproc` becomes, without the flags, which may hold a token."""
     if not is_handed_over(args.nproc, os.environ):
         return ""
-    return " ".join(["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), "-m llmtune sft ..."])
+    return " ".join(
+        ["torchrun", *torchrun_arguments(args.nproc, args.max_restarts, os.environ), f"-m llmtune {args.STAGE} ..."]
+    )
 
 
 def _deepspeed(args: StageArguments) -> str:

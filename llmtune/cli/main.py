@@ -16,10 +16,11 @@ from typing import Any
 
 from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
+from llmtune.arguments.stages import STAGES
 from llmtune.errors import LlmtuneError, UsageError
 
 COMMANDS = {
-    "sft": "Fine-tune a model.",
+    **{name: info.description for name, info in STAGES.items()},
     "infer": "Generate for a dataset with a checkpoint, or chat with it in the terminal.",
     "serve": "Serve a checkpoint with an OpenAI-compatible API.",
     "web": "Open a web page to chat with a checkpoint and follow a run.",
@@ -34,10 +35,15 @@ COMMANDS = {
     "show": "Show a registry entry and where it was registered.",
 }
 
-MODULES = {**dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints"), "plan": "sft"}
+MODULES = {
+    **dict.fromkeys(("infer", "eval", "serve", "merge", "export", "push"), "checkpoints"),
+    **dict.fromkeys(STAGES, "stages"),
+}
 """Modules of the commands that have none of their own."""
 
-LATER = ("dpo", "ppo", "pt", "rlhf", "rm")
+SPELLINGS = ("orpo", "simpo", "cpo", "ipo", "rlhf", "train")
+"""Names of stages in other tools, see `llmtune.cli.stages`."""
+LATER = ("ppo", "grpo", "rloo")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 
@@ -111,6 +117,11 @@ def _run(arguments: list[str]) -> int:
         return 0
     if words[0] in LATER:
         raise UsageError(f"llmtune {words[0]} is not available yet; it is planned for a later version.")
+    if words[0] in SPELLINGS:
+        from llmtune.cli.stages import spelled
+
+        name, rest = spelled(words[0], words[1:])
+        words = [name, *rest]
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

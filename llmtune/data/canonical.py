@@ -134,6 +134,11 @@ def to_comparison_record(comparison: Comparison) -> dict[str, Any]:
     return to_record(comparison.prompt) | {"answers": answers, "margin": comparison.margin}
 
 
+def conversation_of(record: Mapping[str, Any]) -> Conversation:
+    """Return the conversation of a record: of a comparison, with the best response."""
+    return comparison_of(record).conversation(0) if record.get("answers") else from_record(record)
+
+
 def comparison_of(record: Mapping[str, Any]) -> Comparison:
     """Return the comparison of a record: the inverse of `to_comparison_record`."""
     answers = tuple(

@@ -70,7 +70,7 @@ def recognise_comparison(row: Mapping[str, Any]) -> Recognised:
     if all(cells.get(key) is not None for key in RANKED):
         shape, own = "ranked responses", list(RANKED)
     elif own[1] is None:
-        shape, own = "labelled response", [key for key in LABELS if key in cells][:1]
+        shape, own = "labelled response", [next((key for key in LABELS if key in cells), None)]
     used = [key for key in own if key in cells and key is not None]
     rest = {key: cell for key, cell in cells.items() if key not in (*CHOSEN, *REJECTED, *LABELS, *RANKED, "margin")}
     try:

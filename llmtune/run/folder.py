@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
 
-PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path")
+PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path", "reference")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -93,7 +93,7 @@ def args_record(args: StageArguments, **resolved: Any) -> dict[str, Any]:
 
     record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
     for name in PATHS:  # a checkpoint is read from any folder
-        if record[name] is not None and Path(record[name]).exists():
+        if record.get(name) is not None and Path(record[name]).exists():
             record[name] = str(Path(record[name]).resolve())
     for name in ("dataset", "val_dataset"):
         record[name] = [str(Path(item).resolve()) if Path(item).exists() else item for item in record[name]]

@@ -32,21 +32,19 @@ class Run:
         model: The files of its model.
         resume: The checkpoint that it resumes from; None for a new run.
         lacks: Missing packages and files, one line each; with `offline` only, else the first one is raised.
-        stage: Name of the stage, as saved in checkpoints.
     """
 
     args: StageArguments
     model: ModelFiles
     resume: Path | None = None
     lacks: tuple[str, ...] = ()
-    stage: str = "sft"
 
     @property
     def info(self) -> ModelInfo:
         return MODEL_MAPPING[str(self.args.model_type)]
 
     @classmethod
-    def resolve(cls, args: StageArguments, *, stage: str = "sft", offline: bool = False) -> Run:
+    def resolve(cls, args: StageArguments, *, offline: bool = False) -> Run:
         """Check flags, configuration and files against each other.
 
         Args:
@@ -70,7 +68,7 @@ class Run:
             _settle_rope(args, model.folder)
         check_named_layers(args, model.folder)
         check_peft_path(args, model.folder)
-        return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()), stage=stage)
+        return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()))
 
     def check_start(self) -> None:
         """Check the output folder, devices and processes of this start, which only training needs.

@@ -15,6 +15,7 @@ from llmtune.checkpoint import (
     read_settings,
     read_state,
     saved_settings,
+    stage_of,
     what_is_missing,
 )
 from llmtune.distributed.launch import planned_processes
@@ -44,6 +45,11 @@ def resume_run(args: StageArguments) -> tuple[StageArguments, Path | None]:
     if checkpoint is None:
         return args, None
     saved = read_settings(checkpoint)
+    if (stage := stage_of(checkpoint)) != args.STAGE:
+        raise CheckpointError(
+            f"{checkpoint} was trained by `llmtune {stage}`: resume it with that command. To start {args.STAGE} from "
+            "its weights, give an adapter as --peft_path, or a folder with full weights as --model_id_or_path."
+        )
     resumed = resumed_arguments(args, saved, checkpoint)
     for line in resumed.lines(checkpoint):
         get_logger().info(line)

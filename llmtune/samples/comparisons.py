@@ -9,6 +9,7 @@ The positions of a branch continue those of the prompt, and its attention reads 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,17 +45,21 @@ class ComparisonSamples:
     """Comparisons of a store as items of batches, alone or in packs.
 
     Args:
-        reference: Log-probabilities of the responses under the reference model, one after the other, if known.
         capacity: Tokens of a pack, each prompt counted once; None: no packs.
+        seed: Each comparison gets one response more, that of another prompt, drawn with this seed; None: its own only.
+
+    Attributes:
+        reference: Log-probabilities of the responses under the reference model, one after the other, once known.
     """
 
-    def __init__(
-        self, store: TokenStore, reference: NDArray[np.float32] | None = None, capacity: int | None = None
-    ) -> None:
-        self.store, self.reference, self.capacity = store, reference, capacity
+    def __init__(self, store: TokenStore, capacity: int | None = None, seed: int | None = None) -> None:
+        self.store, self.capacity = store, capacity
+        self.reference: NDArray[np.float32] | None = None
+        self._partners = None if seed is None else drawn_partners(len(store), seed)
         responses = store.responses()
-        self._starts = np.concatenate([[0], np.cumsum(responses)]).astype(np.int64)
         self._tokens = store.lengths + responses - 1
+        more = 0 if seed is None else 1
+        self._starts = np.concatenate([[0], np.cumsum(responses + more)]).astype(np.int64)
         self._packs = [[row] for row in range(len(store))] if capacity is None else self._planned(capacity)
 
     def _planned(self, capacity: int) -> list[list[int]]:
@@ -64,8 +69,9 @@ class ComparisonSamples:
             packs.setdefault(pack, []).append(row)
         return [packs[pack] for pack in sorted(packs)]
 
-    def with_reference(self, reference: NDArray[np.float32]) -> ComparisonSamples:
-        return ComparisonSamples(self.store, reference, self.capacity)
+    def first_response(self, row: int) -> int:
+        """Return the number of responses before a row."""
+        return int(self._starts[row])
 
     def __len__(self) -> int:
         return len(self._packs)
@@ -77,9 +83,16 @@ class ComparisonSamples:
 
     def comparison(self, row: int) -> dict[str, Any]:
         found = self.store[row]
+        if self._partners is not None:
+            found = with_partner(found, self.store[int(self._partners[row])])
         if self.reference is not None:
             found[REFERENCE] = self.reference[self._starts[row] : self._starts[row + 1]]
         return found
+
+    @property
+    def identity(self) -> str:
+        """Which responses there are beside those of the store."""
+        return "" if self._partners is None else hashlib.blake2b(self._partners.tobytes(), digest_size=8).hexdigest()
 
     def rows_of(self, index: int) -> list[int]:
         """Return the comparisons of an item, as indices of the store."""
@@ -97,6 +110,25 @@ class ComparisonSamples:
     @property
     def report(self) -> Any:
         return self.store.report
+
+
+def drawn_partners(size: int, seed: int) -> NDArray[np.int64]:
+    """Return another row for each one, drawn at random; its own where there is one row only."""
+    order = np.random.default_rng([seed, size]).permutation(size)
+    partners = np.empty(size, np.int64)
+    partners[order] = np.roll(order, 1)
+    return partners
+
+
+def with_partner(comparison: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return a comparison with one response more: the first one of another comparison."""
+    start, size = int(other["parts"][0]), int(other["parts"][1])
+    return comparison | {
+        "input_ids": np.concatenate([comparison["input_ids"], other["input_ids"][start : start + size]]),
+        "labels": np.concatenate([comparison["labels"], other["labels"][start : start + size]]),
+        "parts": np.append(comparison["parts"], size),
+        "ranks": np.append(comparison["ranks"], comparison["ranks"][-1]),
+    }
 
 
 @dataclass(frozen=True)

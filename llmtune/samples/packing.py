@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -101,9 +101,21 @@ class PackedDataset:
         return np.asarray(np.diff(ends[self._starts]), np.int64)
 
 
+@runtime_checkable
+class HasPacks(Protocol):
+    """Packs over a store. `capacity`: tokens of a pack."""
+
+    store: TokenStore
+    capacity: int
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+    def __len__(self) -> int: ...
+
+
 def packs_text(items: object) -> str:
     """Describe the packs in one line; "" without packing."""
-    if not isinstance(items, PackedDataset):
+    if getattr(items, "capacity", None) is None or not isinstance(items, HasPacks):
         return ""
     rows, filled = len(items.store) / len(items), items.lengths.mean() / items.capacity
     return f"{len(items):,} of up to {items.capacity:,} tokens, {rows:.1f} samples per pack, {filled:.2%} full"

@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
 from llmtune.arguments.stage import StageArguments
-from llmtune.data.canonical import from_record
+from llmtune.data.canonical import conversation_of
 from llmtune.data.image_marks import any_images
 from llmtune.data.mixing import get_dataset
 from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.ports import native_config
+from llmtune.samples.comparisons import ComparisonSamples
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from llmtune.data.streaming import RecordStream
 
 
+Items: TypeAlias = TokenStore | PackedDataset | ComparisonSamples
 PARITY_ROWS = 20
+RESPONSES_PER_PACK = 2
+"""--max_length limits a prompt with one response; a pack holds that many tokens for each response of a pair."""
 HEAD_ROWS = 1000
 DATA_FLAGS = (
     *("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "val_dataset_sample", "val_dataset", "strict"),
@@ -57,10 +61,10 @@ class Prepared:
     validation: Dataset | None
     train_tokens: TokenStore
     validation_tokens: TokenStore | None
-    train_set: TokenStore | PackedDataset | StreamedSamples
+    train_set: Items | StreamedSamples
     """The items of batches: samples, packs, or with `--streaming` a stream of either, of which `train` and
     `train_tokens` are the first rows."""
-    validation_set: TokenStore | PackedDataset | None
+    validation_set: Items | None
 
     def describe(self, samples: Sequence[int]) -> str:
         """Describe training samples by their rows, for messages."""
@@ -73,7 +77,7 @@ class Prepared:
         return "; ".join(shown) + (f"; and {more} more" if more else "")
 
     def _rows_of(self, sample: int) -> list[int]:
-        return self.train_set.rows_of(sample) if isinstance(self.train_set, PackedDataset) else [sample]
+        return [sample] if isinstance(self.train_set, (TokenStore, StreamedSamples)) else self.train_set.rows_of(sample)
 
     def num_steps(self, args: StageArguments) -> int:
         """Optimizer steps of the whole run."""
@@ -137,14 +141,15 @@ def prepare(args: StageArguments) -> Prepared:
         validation,
         train_tokens,
         validation_tokens,
-        _packed(train_tokens, args) if stream is None else stream_samples(stream, template, args),
-        None if validation_tokens is None else _packed(validation_tokens, args),
+        _items(train_tokens, args) if stream is None else stream_samples(stream, template, args),
+        None if validation_tokens is None else _items(validation_tokens, args),
     )
 
 
 def _load(args: StageArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
     flags = {name: getattr(args, name) for name in DATA_FLAGS}
-    return get_dataset(**(flags | {"names": args.dataset, "overwrite_cache": overwrite} | options))
+    flags |= {"names": args.dataset, "overwrite_cache": overwrite, "kind": args.KIND}
+    return get_dataset(**(flags | options))
 
 
 def _load_head(stream: RecordStream, args: StageArguments, overwrite: bool) -> tuple[Dataset, Dataset | None]:
@@ -158,12 +163,16 @@ def _load_head(stream: RecordStream, args: StageArguments, overwrite: bool) -> t
 
 
 def _excerpt(record: Mapping[str, Any]) -> str:
-    turns = from_record(record).turns
+    turns = conversation_of(record).turns
     text = " ".join(turns[0].content.split()) if turns else ""
     return repr(text[:EXCERPT_CHARS])
 
 
-def _packed(tokens: TokenStore, args: StageArguments) -> TokenStore | PackedDataset:
+def _items(tokens: TokenStore, args: StageArguments) -> Items:
+    """Return what batches are made of."""
+    if tokens.has_comparisons:
+        capacity = RESPONSES_PER_PACK * args.max_length if args.packing else None
+        return ComparisonSamples(tokens, capacity, seed=args.dataset_seed if args.KIND == "labels" else None)
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
@@ -188,7 +197,7 @@ def steps_per_epoch(num_samples: int, args: StageArguments, processes: int | Non
 def _carry_template(template: ChatTemplate, train: Dataset) -> None:
     """Set the trained template as the tokenizer's chat template, if that differs or is missing."""
     tokenizer, log = template.tokenizer, get_logger()
-    rows = [from_record(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
+    rows = [conversation_of(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
     difference = first_difference(template, rows)
     if difference is None and tokenizer.chat_template:
         return

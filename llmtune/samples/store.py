@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -368,9 +368,7 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
             log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
     if report.num_turns_cut:
         text = "%s of %s %s samples are longer than %s: %s turns were cut from the start of their prompts."
-        log.warning(
-            text, f"{report.num_truncated:,}", f"{_total(report):,}", name, limit, f"{report.num_turns_cut:,}"
-        )
+        log.warning(text, f"{report.num_truncated:,}", f"{_total(report):,}", name, limit, f"{report.num_turns_cut:,}")
     elif report.num_truncated:
         side = "start" if template.truncation_strategy == "left" else "end"
         text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"

@@ -133,7 +133,7 @@ def open_stream(args: StageArguments) -> RecordStream:
     from llmtune.data.streaming import RecordStream
 
     names = {"model_name": args.model_name, "model_author": args.model_author}
-    return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), **names)
+    return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), kind=args.KIND, **names)
 
 
 def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:

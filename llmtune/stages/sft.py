@@ -17,7 +17,7 @@ def sft(args: SftArguments) -> SftResult:
     Raises:
         LlmtuneError: Any foreseen failure: see `llmtune.errors`.
     """
-    with Stage.begin(args, "sft") as stage:
+    with Stage.begin(args) as stage:
         samples = stage.prepare(prepare)
         model = stage.build_model()
         objective = CrossEntropy.of(model, samples)

@@ -44,7 +44,7 @@ def settle_attention(
     Raises:
         ModelError: The model does not support the requested attention.
     """
-    packs = args.packing or args.padding_free
+    packs = args.concatenates
     on_gpu = model.device.type == "cuda"
     value, reason = "", "" if asked else "transformers' default for this model"
     if args.shift_attn:
@@ -63,7 +63,7 @@ def settle_attention(
     decisions.choose("Attention", value or active, reason)
     if asked and active != asked:
         get_logger().warning("Attention %s was requested, but the model uses %s.", asked, active)
-    if packs and on_gpu and active in ("sdpa", "eager"):
+    if (args.packing or args.padding_free) and on_gpu and active in ("sdpa", "eager"):
         get_logger().warning(
             "Attention %s separates packed sequences with a max_length x max_length mask, which costs time and memory; "
             "--attn_impl varlen needs none%s.",

@@ -10,17 +10,19 @@ from transformers import set_seed
 
 from llmtune.arguments.groups import rope_options
 from llmtune.arguments.stage import StageArguments
+from llmtune.errors import ModelError, one_line
 from llmtune.models.devices import first_device, spread_options
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.packed_attention import check_isolation, takes_one_sequence
+from llmtune.models.packed_attention import VARLEN, check_isolation, shares_prompts, takes_one_sequence
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.run.log import Decisions
 from llmtune.samples.collate import PackingCollator, PaddingCollator
+from llmtune.samples.comparisons import ComparisonCollator
 from llmtune.samples.prepare import Prepared
-from llmtune.training.attention import attention_options, settle_attention
+from llmtune.training.attention import active_attention, attention_options, settle_attention
 from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
@@ -110,3 +112,46 @@ def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingC
         return PaddingCollator(padding, samples.template.media)
     one_sequence = takes_one_sequence(model)
     return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)
+
+
+def comparison_collator(
+    args: StageArguments, samples: Prepared, model: Any, decisions: Decisions
+) -> ComparisonCollator:
+    """The collator for comparisons: each prompt once for all its responses, where the model's attention allows it.
+
+    Raises:
+        ModelError: `--share_prompt true`, and it does not.
+    """
+    padding = samples.tokenizer.pad_token_id
+    asked = getattr(args, "share_prompt", "false")
+    problem = "" if asked == "false" else why_not_shared(model, has_images=samples.template.media is not None)
+    if asked == "true" and problem:
+        raise ModelError(f"--share_prompt true: {problem}. Use --share_prompt false.")
+    if asked != "false" and not problem:
+        decisions.choose("Prompts", "computed once for all responses", "" if asked == "true" else "attention allows it")
+        return ComparisonCollator(PackingCollator(padding, flat=True), shares_prompt=True)
+    decisions.choose("Prompts", "computed for each response", problem)
+    if args.packing or args.padding_free:
+        return ComparisonCollator(PackingCollator(padding, flat=True, with_segments=takes_one_sequence(model)))
+    return ComparisonCollator(PaddingCollator(padding, samples.template.media))
+
+
+def why_not_shared(model: Any, *, has_images: bool) -> str:
+    """Why the prompt cannot be computed once for all its responses; "" where it can."""
+    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    if has_images:
+        return "images have no place in a shared prompt"
+    if has_sharded_weights(model):
+        return "the weights are sharded, so that it cannot be tried"
+    if active_attention(model) != VARLEN:
+        return (
+            f"{name} runs with {active_attention(model)} attention, and only {VARLEN} reads the keys of a prompt twice"
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        return "" if shares_prompts(model) else f"{name} mixes positions by more than attention"
+    except (TypeError, ValueError, RuntimeError) as err:
+        return f"{name} cannot compute a shared prompt ({one_line(err, 120)})"
+    finally:
+        model.train(was_training)

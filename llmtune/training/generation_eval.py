@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmtune.arguments.stage import StageArguments
-from llmtune.data.canonical import from_record
+from llmtune.data.canonical import conversation_of
 from llmtune.errors import DataError, TemplateError
 from llmtune.inference.engine import Engine
 from llmtune.inference.sampling import Sampling
@@ -30,7 +30,7 @@ def generation_metrics(samples: Prepared, args: StageArguments) -> Callable[[Any
 def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dict[str, float]:
     """Return ROUGE and BLEU of generations for the validation rows."""
     assert prepared.validation is not None
-    rows = _askable(prepared, [from_record(record) for record in prepared.validation])
+    rows = _askable(prepared, [conversation_of(record) for record in prepared.validation])
     if not rows:
         return {}
     engine = Engine(model, prepared.template)
@@ -42,7 +42,7 @@ def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dic
 def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]:
     """Return (prompt, reference, greedy generation) of the first rows, truncated."""
     source = prepared.validation if prepared.validation is not None else prepared.train
-    rows = [from_record(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
+    rows = [conversation_of(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
     rows = _askable(prepared, [row for row in rows if row.turns[0].role == "user"])
     sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)
     answers = Engine(model, prepared.template).answer(rows, sampling, batch_size=NUM_SAMPLES)

@@ -5,13 +5,15 @@ A batch is one of `samples.comparisons.ComparisonCollator`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmtune.arguments.preference import DpoArguments
 from llmtune.losses.info import LOSS_MAPPING
 from llmtune.losses.terms import Options, Responses, Terms
 from llmtune.registry import resolve_reference
@@ -62,6 +64,12 @@ class PreferenceLoss(Unmeasured):
         self.tail_weight = tail_weight
         self.needs_reference = any(LOSS_MAPPING[loss.key].needs_reference for loss in losses)
 
+    @classmethod
+    def of(cls, args: DpoArguments) -> PreferenceLoss:
+        """The objective of `--loss`."""
+        losses = [WeightedLoss(key, Options(**args.options_of(key)), weight) for key, weight in args.losses()]
+        return cls(losses, 1.0 if args.ld_alpha is None else args.ld_alpha)
+
     def count(self, batch: Mapping[str, Any]) -> Totals:
         return Totals(torch.tensor(len(batch[PAIRS])), num_tokens(batch)[batch[PAIRS][:, 0]].sum())
 
@@ -69,7 +77,7 @@ class PreferenceLoss(Unmeasured):
         logps = response_logps(model, batch, self.tail_weight)
         tokens = num_tokens(batch).to(logps.device)
         chosen, rejected = batch[PAIRS].to(logps.device).unbind(1)
-        reference = batch[REFERENCE].to(logps.device) if REFERENCE in batch else None
+        reference = batch[REFERENCE].to(logps.device) if REFERENCE in batch else self._live_reference(model, batch)
         sides = [
             Responses(logps[side], tokens[side], None if reference is None else reference[side])
             for side in (chosen, rejected)
@@ -84,6 +92,13 @@ class PreferenceLoss(Unmeasured):
         loss = by_pair / pairs.clamp(min=1) + by_token / targets.clamp(min=1)
         parts = [(by_pair, torch.tensor(len(chosen))), (by_token, tokens[chosen].sum())]
         return Share(loss, self._metrics(sides) | {"loss": parts})
+
+    def _live_reference(self, model: Any, batch: dict[str, Any]) -> Tensor | None:
+        """Of a stream, whose rows are not known beforehand."""
+        if not self.needs_reference:
+            return None
+        with adapters_off(model):
+            return response_logps(model, batch, self.tail_weight)
 
     def _metrics(self, sides: Sequence[Responses]) -> dict[str, Sequence[tuple[Tensor, Tensor]]]:
         scores = [side.logps if side.reference is None else side.ratio for side in sides]
@@ -102,6 +117,13 @@ def response_logps(model: Any, batch: Mapping[str, Any], tail_weight: float = 1.
         logps = logps * _weights(batch, tail_weight).to(logps)
     found = torch.zeros(_count(batch), dtype=logps.dtype, device=logps.device)
     return found.index_add(0, numbers, logps)
+
+
+@contextlib.contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Compute with the base of a fresh adapter, which is the model as the run began, without gradients."""
+    with torch.no_grad(), getattr(model, "module", model).disable_adapter():
+        yield
 
 
 def num_tokens(batch: Mapping[str, Any]) -> Tensor:

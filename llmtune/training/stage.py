@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Stage:
         args: Arguments of the run; `auto` values are resolved before the model is built.
         started: Start by `time.perf_counter`.
         folder: The run folder, once created.
+        at_start: Work that needs the model as the trainer has wrapped it, before the first step.
     """
 
     run: Run
@@ -62,13 +64,14 @@ class Stage:
     push: HubPush | None
     started: float
     interrupt: Interrupt = field(default_factory=Interrupt)
+    at_start: list[Callable[[StageTrainer], None]] = field(default_factory=list)
     arguments: TrainingArguments = field(init=False)
     samples: Prepared = field(init=False)
     folder: Path = field(init=False)
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, args: StageArguments, name: str) -> Iterator[Stage]:
+    def begin(cls, args: StageArguments) -> Iterator[Stage]:
         """Check all that can be checked, and lock the run folder until the stage ends.
 
         Raises:
@@ -77,7 +80,7 @@ class Stage:
         started = time.perf_counter()
         quiet_libraries()
         with RunLock() as lock:
-            run = Run.resolve(args, stage=name)
+            run = Run.resolve(args)
             run.check_start()
             if run.resume is not None and is_first():
                 lock.take(run.resume.parent)
@@ -179,6 +182,8 @@ class Stage:
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)
+        for work in self.at_start:
+            trainer.add_callback(AtStart(partial(work, trainer)))
         trainer.add_callback(ShowRun(trainer, self.decisions))
         if has_sharded_weights(model):  # only now can they be gathered to try it
             trainer.add_callback(AtStart(lambda: check_packed(args, samples, trainer.model)))
@@ -189,7 +194,7 @@ class Stage:
     def _record_settings(self) -> dict[str, Any]:
         """Write the settings of the run into its folder; checkpoints get the same."""
         dtype = dtype_name(resolve_dtype(self.samples.info, self.args.dtype)[0])
-        notes = {"_launch": launch_id(), "_data": data_identity(self.samples), "_stage": self.run.stage}
+        notes = {"_launch": launch_id(), "_data": data_identity(self.samples), "_stage": self.args.STAGE}
         record = args_record(self.args, **notes, dtype=dtype)
         if is_first():
             write_settings(self.folder, record)

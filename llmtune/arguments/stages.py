@@ -1,0 +1,53 @@
+"""The stages of training by name: their arguments and their functions. Data only: nothing here imports torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from llmtune.errors import UnknownKeyError
+from llmtune.registry import resolve_reference
+
+if TYPE_CHECKING:
+    from llmtune.arguments.stage import StageArguments
+
+
+@dataclass(frozen=True, slots=True)
+class StageInfo:
+    """A stage.
+
+    Attributes:
+        arguments: Its class, as `module:class`.
+        function: What runs it, as `module:function`.
+        description: One line for `llmtune --help`.
+    """
+
+    arguments: str
+    function: str
+    description: str
+
+
+STAGES = {
+    "sft": StageInfo("llmtune.arguments.stage:SftArguments", "llmtune.stages.sft:sft", "Fine-tune a model."),
+    "dpo": StageInfo(
+        "llmtune.arguments.preference:DpoArguments",
+        "llmtune.stages.dpo:dpo",
+        "Learn from pairs of responses: DPO and its relatives, by --loss.",
+    ),
+}
+"""By the name of the command."""
+
+
+def stage_arguments(name: str) -> type[StageArguments]:
+    """Return the class of a stage's arguments.
+
+    Raises:
+        UnknownKeyError: No such stage.
+    """
+    if name not in STAGES:
+        near = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownKeyError(f"There is no stage {name!r}.{hint} Stages: {', '.join(STAGES)}.")
+    found: Any = resolve_reference(STAGES[name].arguments, what=f"The stage {name!r}")
+    return cast("type[StageArguments]", found)

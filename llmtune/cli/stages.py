@@ -1,0 +1,129 @@
+"""`llmtune sft`, `dpo` and the other stages of training, and the spellings of other tools for them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any
+
+from llmtune.arguments.checks import check_sources
+from llmtune.arguments.parser import parse
+from llmtune.arguments.stage import StageArguments
+from llmtune.arguments.stages import STAGES, stage_arguments
+from llmtune.cli.dry_run import DryRunArguments, show_stage
+from llmtune.distributed.launch import hand_over
+from llmtune.errors import UsageError
+from llmtune.registry import resolve_reference
+
+COMMON = """`llmtune check {name}` with the same flags shows the tokens that contribute to the loss.
+`--dry_run true` checks the flags and prints what would run.
+  llmtune {name} --nproc 2 ...    two processes, one GPU each (or a share of the CPU cores)
+"""
+SUMMARIES = {
+    "sft": """
+Fine-tune a model. You need a model and data:
+  llmtune sft --model_type llmtune-tiny --dataset tiny-qa
+  llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
+""",
+    "dpo": """
+Learn from pairs of responses, a chosen and a rejected one: DPO, and by --loss its relatives, some without a reference
+model. Start from a model that can answer already, or from your SFT adapter:
+  llmtune dpo --model_type llmtune-tiny --dataset tiny-pairs
+  llmtune dpo --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset pairs.jsonl
+  llmtune orpo ...    the same as dpo --loss orpo; likewise simpo, cpo, ipo
+""",
+}
+LOSSES_OF_DPO = ("orpo", "simpo", "cpo", "ipo")
+"""Names of losses that are commands, too."""
+BY_FLAG = {"rlhf": "rlhf_type", "train": "stage"}
+"""Commands of other tools, and the flag that names their stage."""
+
+
+def add_flags(flags: type, stage: type[StageArguments]) -> type[Any]:
+    """Return the arguments of a stage with the flags that a command adds."""
+    return make_dataclass(f"{flags.__name__}Of{stage.__name__}", [], bases=(flags, stage), kw_only=True)
+
+
+@functools.cache
+def command_arguments(name: str) -> type[Any]:
+    """Return the arguments of the command of a stage."""
+    return add_flags(DryRunArguments, stage_arguments(name))
+
+
+def only_the_stage(args: StageArguments) -> StageArguments:
+    """Return the arguments of the run itself, as saved: all but a command's own flags."""
+    stage = type(args).of_stage()
+    names = [field.name for field in fields(stage) if field.init]
+    found = stage(**{name: getattr(args, name) for name in names})
+    found.given = args.given.intersection(names)
+    return found
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """`llmtune STAGE`."""
+
+    name: str
+
+    @property
+    def ARGUMENTS(self) -> type[Any]:
+        return command_arguments(self.name)
+
+    @property
+    def SUMMARY(self) -> str:
+        return SUMMARIES[self.name] + COMMON.format(name=self.name)
+
+    def run(self, argv: Sequence[str]) -> int:
+        args = parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)
+        check_sources(args)
+        if args.dry_run:
+            show_stage(args)
+            return 0
+        hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
+        run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
+        result = run(only_the_stage(args))
+        return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
+
+
+COMMANDS = {name: StageCommand(name) for name in STAGES}
+
+
+def take_stage(argv: Sequence[str], flag: str = "stage") -> tuple[str | None, list[str]]:
+    """Split off the stage, `dpo` or `--stage dpo`; None where none is named."""
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        return words[0], words[1:]
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name != f"--{flag}":
+            continue
+        rest = words[:place] + words[place + (1 if equals else 2) :]
+        return value if equals else next(iter(words[place + 1 : place + 2]), None), rest
+    return None, words
+
+
+def spelled(name: str, argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command and the flags that another tool's command means: `orpo`, `rlhf --rlhf_type kto`.
+
+    Raises:
+        UsageError: It names no stage.
+    """
+    if name in BY_FLAG:
+        flag = BY_FLAG[name]
+        stage, argv = take_stage(argv, flag)
+        if stage is None:
+            names = ", ".join((*STAGES, *LOSSES_OF_DPO))
+            raise UsageError(f"llmtune {name} needs --{flag} with the stage: {names}. Or call `llmtune STAGE`.")
+        name = stage
+    if name in LOSSES_OF_DPO:
+        return "dpo", ["--loss", name, *argv]
+    stage_arguments(name)
+    return name, list(argv)
+
+
+def run_stage(name: str, argv: Sequence[str]) -> int:
+    """Run a stage, for scripts that start it in their own process."""
+    sys.argv = ["llmtune", name, *argv]  # for the report
+    return COMMANDS[name].run(argv)
