@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.preference import DpoArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
+    from llmtune.stages.dpo import dpo
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -48,12 +50,14 @@ _HOMES = {
     "MODEL_MAPPING": "llmtune.models.info",
     "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
+    "DpoArguments": "llmtune.arguments.preference",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
     "ToolFormat": "llmtune.templates.tools",
+    "dpo": "llmtune.stages.dpo",
     "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
@@ -78,6 +82,7 @@ __all__ = [
     "TOOL_FORMAT_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
+    "DpoArguments",
     "EvaluateArguments",
     "ExportArguments",
     "InferArguments",
@@ -89,6 +94,7 @@ __all__ = [
     "SftResult",
     "TemplateInfo",
     "ToolFormat",
+    "dpo",
     "evaluate",
     "export",
     "get_dataset",

@@ -24,7 +24,7 @@ from llmtune.samples.comparisons import ComparisonCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.training.attention import active_attention, attention_options, settle_attention
 from llmtune.tuners.targets import settle_routers
-from llmtune.tuners.tune import count_parameters, prepare_tuner
+from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary
 from llmtune.utils.logging import get_logger
 
@@ -80,6 +80,7 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     # FSDP and ZeRO-3 place the sharded weights on the devices themselves.
     stays = is_quantized(model) or spread or args.fsdp or has_sharded_weights(model)
     model = model if stays else model.to(device)
+    keep_unpacked(model)  # before the first forward pass, which tries the attention
     settle_attention(model, args, decisions, compute_dtype, attention.get("attn_implementation"))
     if is_quantized(model):
         decisions.fact("Quantisation", quantization_note(model))

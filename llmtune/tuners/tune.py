@@ -102,7 +102,6 @@ def prepare_quantized(model: Any) -> Any:
     Outside of autocast, layers after a norm compute in fp32; the head, the only unquantised layer there, casts back.
     """
     model.requires_grad_(False)
-    keep_unpacked(model)
     if any(is_packed(module) for module in model.modules()):
         return model
     for module in model.modules():

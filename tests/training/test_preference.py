@@ -18,7 +18,7 @@ from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.models.tiny import tiny_folder
 from llmtune.registry import resolve_reference
 from llmtune.samples.collate import PackingCollator, PaddingCollator
-from llmtune.samples.comparisons import COMPARISONS, PAIRS, REFERENCE, ComparisonCollator
+from llmtune.samples.comparisons import COMPARISONS, PAIRS, REFERENCE, ComparisonCollator, stored_comparison
 from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
 from llmtune.templates.lookup import get_template
 from llmtune.training.objective import Metrics, Totals
@@ -56,14 +56,7 @@ def tiny() -> tuple[Any, Any, list[dict[str, Any]]]:
 
 def item_of(encoded: EncodedComparison) -> dict[str, Any]:
     """As the store gives it."""
-    joined = encoded.joined()
-    comparison = {
-        "input_ids": np.array(joined.input_ids, np.int32),
-        "labels": np.array(joined.labels, np.int32),
-        "parts": np.array([len(encoded.prompt), *(len(one.input_ids) for one in encoded.responses)]),
-        "ranks": np.array([one.rank for one in encoded.responses]),
-    }
-    return {COMPARISONS: [comparison]}
+    return {COMPARISONS: [stored_comparison(encoded)]}
 
 
 def collators(tokenizer: Any) -> dict[str, ComparisonCollator]:
