@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
-    from llmtune.arguments.preference import DpoArguments
+    from llmtune.arguments.preference import DpoArguments, KtoArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
     from llmtune.stages.dpo import dpo
+    from llmtune.stages.kto import kto
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -51,6 +52,7 @@ _HOMES = {
     "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
     "DpoArguments": "llmtune.arguments.preference",
+    "KtoArguments": "llmtune.arguments.preference",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
@@ -65,6 +67,7 @@ _HOMES = {
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.lookup",
     "infer": "llmtune.inference.infer",
+    "kto": "llmtune.stages.kto",
     "merge": "llmtune.exporting.export",
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.metrics",
@@ -86,6 +89,7 @@ __all__ = [
     "EvaluateArguments",
     "ExportArguments",
     "InferArguments",
+    "KtoArguments",
     "LlmtuneError",
     "MergeArguments",
     "MetricInfo",
@@ -102,6 +106,7 @@ __all__ = [
     "get_model_tokenizer",
     "get_template",
     "infer",
+    "kto",
     "merge",
     "register_dataset",
     "register_metric",

@@ -35,6 +35,11 @@ STAGES = {
         "llmtune.stages.dpo:dpo",
         "Learn from pairs of responses: DPO and its relatives, by --loss.",
     ),
+    "kto": StageInfo(
+        "llmtune.arguments.preference:KtoArguments",
+        "llmtune.stages.kto:kto",
+        "Learn from single responses that are labelled good or bad.",
+    ),
 }
 """By the name of the command."""
 

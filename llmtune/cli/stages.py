@@ -34,6 +34,12 @@ model. Start from a model that can answer already, or from your SFT adapter:
   llmtune dpo --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset pairs.jsonl
   llmtune orpo ...    the same as dpo --loss orpo; likewise simpo, cpo, ipo
 """,
+    "kto": """
+Learn from single responses that are labelled good (true) or bad (false); pairs count as one of each. Start from a model
+that can answer already, or from your SFT adapter:
+  llmtune kto --model_type llmtune-tiny --dataset tiny-labels
+  llmtune kto --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset labels.jsonl
+""",
 }
 LOSSES_OF_DPO = ("orpo", "simpo", "cpo", "ipo")
 """Names of losses that are commands, too."""

@@ -242,11 +242,10 @@ def test_rows_without_pairs_are_no_data(tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("key", ["sigmoid", "simpo", "orpo"])
-def test_the_margin_of_rows_never_seen_grows(key, tmp_path):
-    rates = {"sigmoid": 1e-3, "simpo": 1e-3, "orpo": 3e-3}
+@pytest.mark.parametrize(("key", "beta", "steps"), [("sigmoid", None, 30), ("simpo", None, 30), ("orpo", 1.0, 60)])
+def test_the_margin_of_rows_never_seen_grows(key, beta, steps, tmp_path):
     made = run(
-        tmp_path, dataset=["tiny-pairs"], loss=[key], max_steps=30, eval_steps=30, learning_rate=rates[key],
+        tmp_path, dataset=["tiny-pairs"], loss=[key], beta=beta, max_steps=steps, eval_steps=steps, learning_rate=2e-3,
         batch_size=8, gradient_accumulation_steps=1, val_dataset_sample=40,
     )  # fmt: skip
     assert made.metrics["eval_rewards/accuracies"] > 0.95
