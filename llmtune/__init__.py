@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
-    from llmtune.arguments.preference import DpoArguments, KtoArguments
+    from llmtune.arguments.preference import DpoArguments, KtoArguments, RmArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
     from llmtune.stages.dpo import dpo
     from llmtune.stages.kto import kto
+    from llmtune.stages.rm import rm
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -53,6 +54,7 @@ _HOMES = {
     "ModelInfo": "llmtune.models.info",
     "DpoArguments": "llmtune.arguments.preference",
     "KtoArguments": "llmtune.arguments.preference",
+    "RmArguments": "llmtune.arguments.preference",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
@@ -74,6 +76,7 @@ _HOMES = {
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",
+    "rm": "llmtune.stages.rm",
     "sft": "llmtune.stages.sft",
 }
 
@@ -94,6 +97,7 @@ __all__ = [
     "MergeArguments",
     "MetricInfo",
     "ModelInfo",
+    "RmArguments",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
@@ -113,6 +117,7 @@ __all__ = [
     "register_model",
     "register_template",
     "register_tool_format",
+    "rm",
     "sft",
 ]
 

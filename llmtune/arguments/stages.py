@@ -35,6 +35,11 @@ STAGES = {
         "llmtune.stages.dpo:dpo",
         "Learn from pairs of responses: DPO and its relatives, by --loss.",
     ),
+    "rm": StageInfo(
+        "llmtune.arguments.preference:RmArguments",
+        "llmtune.stages.rm:rm",
+        "Train a reward model, which scores responses, from pairs.",
+    ),
     "kto": StageInfo(
         "llmtune.arguments.preference:KtoArguments",
         "llmtune.stages.kto:kto",

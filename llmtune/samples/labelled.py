@@ -1,4 +1,4 @@
-"""Batches of labelled responses, and beside them the same prompts with responses of others, which a KL is measured on."""
+"""Batches of labelled responses, and beside them the same prompts with responses of others, to measure a KL on."""
 
 from __future__ import annotations
 

@@ -91,5 +91,3 @@ class LabelledLoss:
             "logps/chosen": [likelihoods[0]],
             "logps/rejected": [likelihoods[1]],
         }
-
-

@@ -52,9 +52,24 @@ def test_the_first_loss_is_that_of_a_model_that_is_its_own_reference(options, ex
     assert records(made.output_dir, "kl")[1] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def agreeable(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Good responses that fit any prompt: their probability rises under all, so that the KL is above 0."""
+    file = tmp_path_factory.mktemp("rows") / "agreeable.jsonl"
+    texts = ("Yes, gladly.", "Of course, right away!", "With pleasure, my friend: here it is.")
+    rows = [
+        {"prompt": f"Please do number {number}.", "completion": texts[number % 3], "label": number % 5 != 0}
+        for number in range(32)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
 @pytest.mark.medium
-def test_a_step_is_the_same_however_it_is_cut(lora, tmp_path):
+def test_a_step_is_the_same_however_it_is_cut(agreeable, tmp_path):
     """The KL is that of the whole step, too: measured per micro-batch, it would differ."""
+    more = {"dataset": [agreeable], "dataset_test_ratio": 0.25, "learning_rate": 1e-2}
+    lora = run(tmp_path / "whole", **more)
     assert max(records(lora.output_dir, "kl").values()) > 1e-3, "else there is nothing to see"
     for number, options in enumerate(
         (
@@ -63,7 +78,7 @@ def test_a_step_is_the_same_however_it_is_cut(lora, tmp_path):
             {"share_prompt": "false", "padding_free": True},
         )
     ):
-        other = run(tmp_path / str(number), **options)
+        other = run(tmp_path / str(number), **more, **options)
         for name in ("loss", "kl", "eval_loss", "eval_kl", "eval_rewards/margins"):
             ours, theirs = records(lora.output_dir, name), records(other.output_dir, name)
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), (options, name)
