@@ -63,7 +63,7 @@ def parse_losses(texts: list[str], default: str) -> list[tuple[str, float]]:
     """Parse `key` or `key*weight`.
 
     Raises:
-        UsageError: A weight that is no number.
+        UsageError: A weight that is not a number.
     """
     found = []
     for text in texts or [default]:

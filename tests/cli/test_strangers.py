@@ -94,7 +94,6 @@ def test_ones_own_checkpoint_opens_its_base_and_data(made, tmp_path):
 CHANGES: dict[str, Any] = {
     "model_id_or_path": str(tiny_folder),
     "tokenizer_id_or_path": "~/tokenizer",
-    "reference": "~/reference",
     "cache_dir": "/var/cache",
     "dataset": ["tiny-qa", "/etc/hostname"],
     "val_dataset": ["../rows.jsonl#5"],
