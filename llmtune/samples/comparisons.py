@@ -270,7 +270,7 @@ def _ranked(comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
         margins += [comparison.get("margin") or 0.0] * len(found)
         good += [bool(comparison.get("label"))] * len(ranks)
         start += len(ranks)
-    batch = {PAIRS: torch.tensor(pairs).reshape(-1, 2)}
+    batch = {PAIRS: torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)}
     if any(margins):
         batch[MARGINS] = torch.tensor(margins, dtype=torch.float32)
     if any(one.get("label") is not None for one in comparisons):
