@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.pretraining import PtArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
+    from llmtune.stages.pt import pt
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -48,6 +50,7 @@ _HOMES = {
     "MODEL_MAPPING": "llmtune.models.info",
     "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
+    "PtArguments": "llmtune.arguments.pretraining",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
@@ -62,6 +65,7 @@ _HOMES = {
     "get_template": "llmtune.templates.lookup",
     "infer": "llmtune.inference.infer",
     "merge": "llmtune.exporting.export",
+    "pt": "llmtune.stages.pt",
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.metrics",
     "register_model": "llmtune.models.info",
@@ -85,6 +89,7 @@ __all__ = [
     "MergeArguments",
     "MetricInfo",
     "ModelInfo",
+    "PtArguments",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
@@ -97,6 +102,7 @@ __all__ = [
     "get_template",
     "infer",
     "merge",
+    "pt",
     "register_dataset",
     "register_metric",
     "register_model",

@@ -17,8 +17,10 @@ import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from llmtune.arguments.pretraining import document_of, joins_documents
 from llmtune.data.canonical import from_record
 from llmtune.errors import DataError
+from llmtune.samples.blocks import join_blocks
 from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.store import EncodeReport
 
@@ -57,14 +59,23 @@ class StreamedSamples(IterableDataset[Sample]):
 
     Args:
         seed: Of the order within windows.
-        capacity: Tokens of a pack; None for rows as they are.
+        capacity: Tokens of a pack, or of a block; None for rows as they are.
+        join: Cut blocks from the joined rows of a window instead of packing them.
     """
 
     def __init__(
-        self, records: RecordStream, template: ChatTemplate, *, seed: int, capacity: int | None, rows: int = WINDOW_ROWS
+        self,
+        records: RecordStream,
+        template: ChatTemplate,
+        *,
+        seed: int,
+        capacity: int | None,
+        rows: int = WINDOW_ROWS,
+        join: bool = False,
     ) -> None:
         self.report = EncodeReport()
         self.capacity = capacity
+        self._collect = join_blocks if join else _packed
         self._records = records
         self._template = template
         self._seed = seed
@@ -123,7 +134,7 @@ class StreamedSamples(IterableDataset[Sample]):
                     one["loss_weights"] = np.array(sample.weights, np.float32)
                 found.append(one)
         if self.capacity is not None:
-            found = _packed(found, self.capacity)
+            found = self._collect(found, self.capacity)
         order = np.random.default_rng([self._seed, number]).permutation(len(found))
         return [found[place] for place in order]
 
@@ -133,12 +144,16 @@ def open_stream(args: StageArguments) -> RecordStream:
     from llmtune.data.streaming import RecordStream
 
     names = {"model_name": args.model_name, "model_author": args.model_author}
-    return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), kind=args.KIND, **names)
+    return RecordStream(
+        args.dataset, strict=args.strict, hub=args.hub(), kind=args.KIND, document=document_of(args), **names
+    )
 
 
 def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:
-    """Return the samples of a stream, or packs of them with `--packing`."""
-    return StreamedSamples(records, template, seed=args.seed, capacity=args.max_length if args.packing else None)
+    """Return the samples of a stream, or packs of them with `--packing`, or blocks with `--join_documents`."""
+    join = joins_documents(args)
+    capacity = args.max_length if args.packing or join else None
+    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, join=join)
 
 
 def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:
