@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.preference import DpoArguments, KtoArguments, RmArguments
     from llmtune.arguments.pretraining import PtArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
+    from llmtune.stages.dpo import dpo
+    from llmtune.stages.kto import kto
     from llmtune.stages.pt import pt
+    from llmtune.stages.rm import rm
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
@@ -50,6 +54,9 @@ _HOMES = {
     "MODEL_MAPPING": "llmtune.models.info",
     "MetricInfo": "llmtune.metrics",
     "ModelInfo": "llmtune.models.info",
+    "DpoArguments": "llmtune.arguments.preference",
+    "KtoArguments": "llmtune.arguments.preference",
+    "RmArguments": "llmtune.arguments.preference",
     "PtArguments": "llmtune.arguments.pretraining",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
@@ -57,6 +64,7 @@ _HOMES = {
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
     "ToolFormat": "llmtune.templates.tools",
+    "dpo": "llmtune.stages.dpo",
     "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
     "get_dataset": "llmtune.data.mixing",
@@ -64,6 +72,7 @@ _HOMES = {
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.lookup",
     "infer": "llmtune.inference.infer",
+    "kto": "llmtune.stages.kto",
     "merge": "llmtune.exporting.export",
     "pt": "llmtune.stages.pt",
     "register_dataset": "llmtune.data.info",
@@ -71,6 +80,7 @@ _HOMES = {
     "register_model": "llmtune.models.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",
+    "rm": "llmtune.stages.rm",
     "sft": "llmtune.stages.sft",
 }
 
@@ -82,18 +92,22 @@ __all__ = [
     "TOOL_FORMAT_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
+    "DpoArguments",
     "EvaluateArguments",
     "ExportArguments",
     "InferArguments",
+    "KtoArguments",
     "LlmtuneError",
     "MergeArguments",
     "MetricInfo",
     "ModelInfo",
     "PtArguments",
+    "RmArguments",
     "SftArguments",
     "SftResult",
     "TemplateInfo",
     "ToolFormat",
+    "dpo",
     "evaluate",
     "export",
     "get_dataset",
@@ -101,6 +115,7 @@ __all__ = [
     "get_model_tokenizer",
     "get_template",
     "infer",
+    "kto",
     "merge",
     "pt",
     "register_dataset",
@@ -108,6 +123,7 @@ __all__ = [
     "register_model",
     "register_template",
     "register_tool_format",
+    "rm",
     "sft",
 ]
 

@@ -26,7 +26,7 @@ MOVED = {
         "cli.check": "cli.check_template",
         "cli.checkpoints": "cli.eval cli.export cli.infer cli.merge cli.push cli.serve",
         "cli.dry_run": "cli.dry_infer cli.dry_serve cli.dry_sft",
-        "cli.sft": "cli.plan",
+        "cli.stages": "cli.sft",
         "data.contents": "data.turns",
         "data.files": "data.archives",
         "data.items": "data.local",

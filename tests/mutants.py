@@ -82,7 +82,7 @@ COVERED = {
 
 PRELOADED = (
     "pytest hypothesis openai datasets uvicorn matplotlib.backends.backend_agg torch.utils.tensorboard "
-    "llmtune.stages.sft llmtune.inference.infer llmtune.serving.service llmtune.exporting.export llmtune.cli.sft"
+    "llmtune.stages.sft llmtune.inference.infer llmtune.serving.service llmtune.exporting.export llmtune.cli.stages"
 )
 OPTIONS = ("-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider")
 LEFT_OUT = (".git", ".venv", ".*_cache", "__pycache__", "output", "site", "build", "dist", "*.egg-info")

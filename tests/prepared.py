@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([
-    *("llmtune.cli.sft", "llmtune.cli.checkpoints", "llmtune.stages.sft", "llmtune.inference.infer"),
+    *("llmtune.cli.stages", "llmtune.cli.checkpoints", "llmtune.stages.sft", "llmtune.inference.infer"),
     *("deepspeed", "gptqmodel.nn_modules.qlinear", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"),
 ])  # fmt: skip
 

@@ -38,11 +38,17 @@ class PreferenceArguments:
 
 
 @dataclass(kw_only=True)
-class ReferenceArguments:
-    """Loss and reference model."""
+class LossArguments:
+    """Loss."""
 
     loss: list[str] = fixed(factory=list)
     """Losses (`llmtune list losses`), several with weights: sigmoid, or sigmoid sft*0.2."""
+
+
+@dataclass(kw_only=True)
+class ReferenceArguments(LossArguments):
+    """Reference model."""
+
     beta: float | None = fixed(None, within=above(0))
     """How strongly the model is held to the reference. Default: the loss's own, mostly 0.1."""
     label_smoothing: float | None = fixed(None, within=between(0, 0.5))
@@ -119,7 +125,10 @@ def check_losses(args: Any, problems: Problems) -> None:
         of_kind = ", ".join(key for key, one in LOSS_MAPPING.items() if one.over == args.OVER)
         problems.need(info.over == args.OVER, f"--loss {key} is over {info.over}: choose from {of_kind}.")
     if not any(info.needs_reference for info in infos):
-        problems.need(args.reference is None, f"--reference: --loss {losses[0][0]} has no reference model. Remove it.")
+        problems.need(
+            getattr(args, "reference", None) is None,
+            f"--reference: --loss {losses[0][0]} has no reference model. Remove it.",
+        )
         return
     problems.need(
         not args.streaming or (args.sft_type != "full" and args.peft_path is None and args.reference is None),
@@ -178,7 +187,7 @@ class KtoArguments(ReferenceArguments, PreferenceArguments, WithLosses, StageArg
 
 
 @dataclass(kw_only=True)
-class RmArguments(PreferenceArguments, StageArguments):
+class RmArguments(LossArguments, PreferenceArguments, WithLosses, StageArguments):
     """Arguments of `rm()`.
 
     Raises:
@@ -186,7 +195,17 @@ class RmArguments(PreferenceArguments, StageArguments):
     """
 
     STAGE = "rm"
-    KIND: ClassVar[RowKind] = "pairs"
+    KIND = "pairs"
+    SCORES = True
+    LOSS = "bradley_terry"
+    OVER = "scores"
+    OPTIONS = ("centring",)
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not args.predict_with_generate,
+            "--predict_with_generate: a reward model writes no text. Remove it.",
+        ),
+    )
     LEARNING_RATES: ClassVar[dict[str, float]] = {
         "lora": 1e-4, "full": 1e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3,
     }  # fmt: skip
@@ -195,3 +214,6 @@ class RmArguments(PreferenceArguments, StageArguments):
     """Ask for the row's margin between the scores, where the data has one."""
     centring: float = fixed(0.0, within=at_least(0))
     """Weight of the squared sum of a pair's scores, which holds scores around 0; 0.01 is common."""
+
+    def _check(self, problems: Problems) -> None:
+        check_losses(self, problems)

@@ -60,6 +60,8 @@ class StageArguments(
     """Name of the stage, as saved in checkpoints."""
     KIND: ClassVar[RowKind] = "conversations"
     """What rows are read as."""
+    SCORES: ClassVar[bool] = False
+    """Whether the model scores responses, instead of writing them."""
     LEARNING_RATES: ClassVar[dict[str, float]]
     """Default learning rate of the stage, by `--sft_type`."""
 

@@ -40,6 +40,16 @@ STAGES = {
         "llmtune.stages.dpo:dpo",
         "Learn from pairs of responses: DPO and its relatives, by --loss.",
     ),
+    "rm": StageInfo(
+        "llmtune.arguments.preference:RmArguments",
+        "llmtune.stages.rm:rm",
+        "Train a reward model, which scores responses, from pairs.",
+    ),
+    "kto": StageInfo(
+        "llmtune.arguments.preference:KtoArguments",
+        "llmtune.stages.kto:kto",
+        "Learn from single responses that are labelled good or bad.",
+    ),
 }
 """By the name of the command."""
 

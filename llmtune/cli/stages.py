@@ -41,6 +41,18 @@ model. Start from a model that can answer already, or from your SFT adapter:
   llmtune dpo --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset pairs.jsonl
   llmtune orpo ...    the same as dpo --loss orpo; likewise simpo, cpo, ipo
 """,
+    "rm": """
+Train a reward model from pairs of responses: it gives a response one number, higher for the better one of a pair.
+  llmtune rm --model_type llmtune-tiny --dataset tiny-pairs
+  llmtune rm --model_type qwen2.5-7b-instruct --dataset pairs.jsonl
+  llmtune infer --ckpt_dir output/.../checkpoint-500 --dataset pairs.jsonl    writes scores
+""",
+    "kto": """
+Learn from single responses that are labelled good (true) or bad (false); pairs count as one of each. Start from a model
+that can answer already, or from your SFT adapter:
+  llmtune kto --model_type llmtune-tiny --dataset tiny-labels
+  llmtune kto --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset labels.jsonl
+""",
 }
 LOSSES_OF_DPO = ("orpo", "simpo", "cpo", "ipo")
 """Names of losses that are commands, too."""

@@ -23,7 +23,8 @@ GLUED = "}{"
 
 ROW_LISTS = frozenset(
     {"messages", "conversations", "conversation", "history", "tools", "images", "image", "prompt", "completion"}
-    | {"chosen", "rejected", "chosen_messages", "rejected_messages"}
+    | {"chosen", "rejected", "chosen_messages", "rejected_messages", "rejected_response"}
+    | {"context", "completions", "response_chosen", "response_rejected"}
 )
 """Keys of lists that belong to one row: an object that holds one of these is a row, not a wrapper around rows."""
 

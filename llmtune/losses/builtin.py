@@ -4,6 +4,7 @@ from llmtune.losses.info import register_loss
 
 PAIRS = "llmtune.losses.preference:"
 UNPAIRED = "llmtune.losses.unpaired:"
+PER_TOKEN = ("ipo", "sigmoid_norm", "simpo", "orpo")
 
 for _key, _description, _paper, _options in (
     ("sigmoid", "DPO; with --label_smoothing cDPO.", "2305.18290", {}),
@@ -21,6 +22,7 @@ for _key, _description, _paper, _options in (
     register_loss(
         _key,
         function=PAIRS + _key,
+        per_token=_key in PER_TOKEN,
         defaults=_options,
         description=_description,
         source=f"https://arxiv.org/abs/{_paper}",
@@ -36,6 +38,7 @@ for _key, _description, _paper, _options in (
         _key,
         function=PAIRS + _key,
         needs_reference=False,
+        per_token=_key in PER_TOKEN,
         defaults=_options,
         description=_description,
         source=f"https://arxiv.org/abs/{_paper}",

@@ -22,6 +22,7 @@ class LossInfo(Entry):
             `f(chosen, rejected, margin, options) -> Terms`. See `llmtune.losses.terms`.
         over: What it is computed on: pairs of responses, labelled responses, or scores of pairs.
         needs_reference: Whether it reads the reference model's log-probabilities.
+        per_token: Whether it compares log-probabilities per token; the rewards that are logged do then, too.
         defaults: Values of `Options` that differ from its own, by name.
         description: One line for `llmtune list losses`.
         source: The paper.
@@ -30,6 +31,7 @@ class LossInfo(Entry):
     function: str | Callable[..., Any]
     over: Over = "pairs"
     needs_reference: bool = True
+    per_token: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
     source: str = ""

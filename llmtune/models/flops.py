@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from llmtune.models.heads import output_head
+
 ROUTED = frozenset({"experts"})
 NOT_OF_TEXT = frozenset({"visual", "vision_tower", "vision_model", "original_module"})
 """Modules that text does not pass through; the last is PEFT's original of a layer whose copy is trained."""
@@ -38,7 +40,7 @@ def model_flops(model: Any) -> ModelFlops:
     Of experts, the routed fraction counts. Sub-quadratic attention counts as quadratic.
     """
     text = model.config.get_text_config()
-    head = model.get_output_embeddings()
+    head = output_head(model)
     of_head = {id(one) for one in head.modules()} if head is not None else set()
     share = _routed_share(text)
     body = at_head = 0.0

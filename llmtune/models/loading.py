@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py", "*.vocab")
 IMAGE_READER = "llmtune.models.vision:image_reader"
-OURS = ("trust_remote_code", "allow_pickle", "rope")
+OURS = ("trust_remote_code", "allow_pickle", "rope", "model_class", "new_tensors", "unused_tensors")
 """Options of loading that are no arguments of `from_pretrained`; a get_function gets them by name, if it has them."""
 
 
@@ -149,6 +149,11 @@ def _accepted(function: Any, options: dict[str, Any], model_type: str) -> dict[s
             f"--rope_scaling cannot be followed: {model_type} is loaded by a get_function of its own, which has no "
             "parameter `rope`."
         )
+    if options.get("model_class") is not None and "model_class" not in named and not _hands_on(function):
+        raise ModelError(
+            f"{model_type} cannot be loaded with a score: it has a get_function of its own, which has no parameter "
+            "`model_class`."
+        )
     takes_all = len(named) < len(parameters)
     return {name: value for name, value in options.items() if takes_all or name in named}
 
@@ -171,6 +176,7 @@ def load_causal_lm(
     rope: tuple[str, float] | None = None,
     model_class: Any = None,
     new_tensors: Sequence[str] = (),
+    unused_tensors: Sequence[str] = (),
     **_: Any,
 ) -> tuple[Any, Any]:
     """Load any causal language model that transformers has a class for: the get_function of most entries.
@@ -183,6 +189,7 @@ def load_causal_lm(
         rope: Kind and factor of the RoPE scaling.
         model_class: What loads the weights instead of AutoModelForCausalLM or a port.
         new_tensors: Beginnings of the names of tensors that no file has to have: a classifier's new head, say.
+        unused_tensors: Beginnings of the names of tensors that files may have in vain: the head that it replaces.
 
     Raises:
         ModelError: A tensor that the model needs is in no file, or one in the files is of no use to it.
@@ -216,6 +223,7 @@ def load_causal_lm(
             trust_remote_code=trust_remote_code,
             use_safetensors=not allow_pickle,
             new_tensors=new_tensors,
+            unused_tensors=unused_tensors,
             **options,
         )
         if "cuda" not in str(model.device):
@@ -252,9 +260,11 @@ def _load(loader: Any, folder: str, **options: Any) -> Any:
         raise ModelError(f"{folder} cannot be loaded, a file in it may be cut off: {err}") from err
 
 
-def _load_whole(loader: Any, folder: str, *, new_tensors: Sequence[str], **options: Any) -> Any:
+def _load_whole(
+    loader: Any, folder: str, *, new_tensors: Sequence[str], unused_tensors: Sequence[str], **options: Any
+) -> Any:
     model, report = _load(loader, folder, output_loading_info=True, **options)
-    check_loaded(Path(folder), report, model.config, new=new_tensors)
+    check_loaded(Path(folder), report, model.config, new=new_tensors, unused=unused_tensors)
     return model
 
 

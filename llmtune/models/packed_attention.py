@@ -16,6 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmtune.errors import ModelError
+from llmtune.models.heads import outputs_per_token
 
 VARLEN = "varlen"
 CANNOT = ("softcap", "s_aux", "position_bias")
@@ -252,14 +253,14 @@ def shares_prompts(model: Any) -> bool:
     device = model.device
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in bounds.items()}
     with _half_on_kernels(model):
-        together = model(
-            input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False, **inputs
-        ).logits[0]
+        together = outputs_per_token(
+            model, input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False, **inputs
+        )[0]
         alone = [
-            model(input_ids=torch.cat([prompt, answer])[None].to(device), use_cache=False).logits[0, sizes[0] :]
+            outputs_per_token(model, input_ids=torch.cat([prompt, answer])[None].to(device), use_cache=False)[0]
             for answer in answers
         ]
-    return _alike(together[sizes[0] :], torch.cat(alone))
+    return _alike(together[sizes[0] :], torch.cat([one[sizes[0] :] for one in alone]))
 
 
 @contextlib.contextmanager
@@ -285,8 +286,9 @@ def keeps_rows_apart(model: Any) -> bool:
     positions = torch.cat([torch.arange(row.shape[1], device=model.device) for row in rows])[None]
     bounds = segments(positions) if takes_one_sequence(model) else {}
     with _half_on_kernels(model):
-        alone = torch.cat([model(input_ids=row, use_cache=False).logits for row in rows], 1)
-        together = model(input_ids=torch.cat(rows, 1), position_ids=positions, use_cache=False, **bounds).logits
+        alone = torch.cat([outputs_per_token(model, input_ids=row, use_cache=False) for row in rows], 1)
+        packed = {"input_ids": torch.cat(rows, 1), "position_ids": positions, "use_cache": False}
+        together = outputs_per_token(model, **packed, **bounds)
     return _alike(together, alone)
 
 

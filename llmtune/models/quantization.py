@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.dtypes import dtype_name, torch_dtype
+from llmtune.models.heads import SCORE
 from llmtune.utils.files import read_json
 from llmtune.utils.system import need
 
@@ -46,7 +47,7 @@ def quantization_options(
     # Naming any module replaces transformers' own choice, which is the head. It reads a name as the end of a full
     # one, and as a regular expression from its start: the second covers what lies within a module.
     names = info.skip_quantization
-    skipped = [HEAD, *names, *(rf"(?:.*\.)?{re.escape(name)}" for name in names)] if names else None
+    skipped = [HEAD, SCORE, *names, *(rf"(?:.*\.)?{re.escape(name)}" for name in names)] if names else None
     if args.quantization_bit == 8:
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     else:
@@ -65,7 +66,7 @@ def _torchao_config(info: ModelInfo) -> Any:
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=[HEAD, *info.skip_quantization])
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=[HEAD, SCORE, *info.skip_quantization])
 
 
 def need_torchao() -> None:

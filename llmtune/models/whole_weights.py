@@ -24,12 +24,15 @@ UNUSED = re.compile(
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def check_loaded(folder: Path, report: dict[str, Any], config: Any, *, new: Sequence[str] = ()) -> None:
+def check_loaded(
+    folder: Path, report: dict[str, Any], config: Any, *, new: Sequence[str] = (), unused: Sequence[str] = ()
+) -> None:
     """Check what `from_pretrained(..., output_loading_info=True)` reports.
 
     Args:
         report: Its second result: missing_keys, unexpected_keys, mismatched_keys, error_msgs.
         new: Beginnings of the names of tensors that are meant to be new, a classifier's head say.
+        unused: Beginnings of the names of tensors that are meant to be left over.
 
     Raises:
         ModelError: A tensor is missing, left over, or of another shape.
@@ -47,7 +50,8 @@ def check_loaded(folder: Path, report: dict[str, Any], config: Any, *, new: Sequ
         raise ModelError(
             f"{folder} does not fit its config.json: {_count(mismatched)} another shape, {names_text(mismatched)}."
         )
-    check_names(folder, missing, report.get("unexpected_keys", ()), config)
+    left = [name for name in report.get("unexpected_keys", ()) if not name.startswith(tuple(unused))]
+    check_names(folder, missing, left, config)
 
 
 def check_names(folder: Path, missing: Iterable[str], unexpected: Iterable[str], config: Any = None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ from llmtune.models.packed_attention import branches
 from llmtune.samples.collate import SAMPLES, PackingCollator, PaddingCollator
 from llmtune.samples.packing import plan_packs
 from llmtune.samples.store import TokenStore
-from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS
+from llmtune.templates.comparisons import EncodedComparison
+from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, media_columns
+
+if TYPE_CHECKING:
+    from llmtune.arguments.stage import StageArguments
 
 COMPARISONS = "comparisons"
 """Key of the comparisons of an item: one, or those of a pack."""
@@ -39,6 +43,27 @@ GOOD = "good"
 OWN = (PAIRS, REFERENCE, RESPONSES, MARGINS, GOOD)
 """Keys of a batch that are not inputs of a model."""
 NONE = -1
+RESPONSES_PER_PACK = 2
+"""--max_length limits a prompt with one response; a pack holds that many tokens for each response of a pair."""
+
+
+def pack_capacity(args: StageArguments) -> int:
+    """Return the tokens of a pack; of conversations or comparisons."""
+    return args.max_length if args.KIND == "conversations" else RESPONSES_PER_PACK * args.max_length
+
+
+def stored_comparison(encoded: EncodedComparison) -> dict[str, Any]:
+    """Return an encoded comparison as a store gives it."""
+    joined = encoded.joined()
+    return {
+        "input_ids": np.array(joined.input_ids, np.int32),
+        "labels": np.array(joined.labels, np.int32),
+        "parts": np.array([len(encoded.prompt), *(len(one.input_ids) for one in encoded.responses)], np.int32),
+        "ranks": np.array([one.rank for one in encoded.responses], np.int32),
+        "label": encoded.responses[0].label,
+        "margin": encoded.margin,
+        **media_columns(joined.media),
+    }
 
 
 class ComparisonSamples:

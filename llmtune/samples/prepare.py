@@ -20,7 +20,7 @@ from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.ports import native_config
 from llmtune.samples.blocks import JoinedDataset
-from llmtune.samples.comparisons import ComparisonSamples
+from llmtune.samples.comparisons import ComparisonSamples, pack_capacity
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 Items: TypeAlias = TokenStore | PackedDataset | JoinedDataset | ComparisonSamples
 PARITY_ROWS = 20
-RESPONSES_PER_PACK = 2
-"""--max_length limits a prompt with one response; a pack holds that many tokens for each response of a pair."""
 HEAD_ROWS = 1000
 DATA_FLAGS = (
     *("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "val_dataset_sample", "val_dataset", "strict"),
@@ -186,7 +184,7 @@ def _excerpt(record: Mapping[str, Any]) -> str:
 def _items(tokens: TokenStore, args: StageArguments) -> Items:
     """Return what batches are made of."""
     if tokens.has_comparisons:
-        capacity = RESPONSES_PER_PACK * args.max_length if args.packing else None
+        capacity = pack_capacity(args) if args.packing else None
         return ComparisonSamples(tokens, capacity, seed=args.dataset_seed if args.KIND == "labels" else None)
     if joins_documents(args):
         return JoinedDataset(tokens, args.max_length)

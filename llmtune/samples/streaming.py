@@ -18,11 +18,19 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from llmtune.arguments.pretraining import document_of, joins_documents
-from llmtune.data.canonical import from_record
+from llmtune.data.canonical import comparison_of, from_record
 from llmtune.errors import DataError
 from llmtune.samples.blocks import join_blocks
+from llmtune.samples.comparisons import (
+    COMPARISONS,
+    drawn_partners,
+    pack_capacity,
+    stored_comparison,
+    with_partner,
+)
 from llmtune.samples.packing import join_rows, plan_packs
-from llmtune.samples.store import EncodeReport
+from llmtune.samples.store import EncodeReport, count_comparison
+from llmtune.templates.comparisons import encode_comparisons
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -61,6 +69,7 @@ class StreamedSamples(IterableDataset[Sample]):
         seed: Of the order within windows.
         capacity: Tokens of a pack, or of a block; None for rows as they are.
         join: Cut blocks from the joined rows of a window instead of packing them.
+        partners: Each comparison gets a response of another row of its window, see `ComparisonSamples`.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class StreamedSamples(IterableDataset[Sample]):
         *,
         seed: int,
         capacity: int | None,
+        partners: bool = False,
         rows: int = WINDOW_ROWS,
         join: bool = False,
     ) -> None:
@@ -80,6 +90,7 @@ class StreamedSamples(IterableDataset[Sample]):
         self._template = template
         self._seed = seed
         self._rows = rows
+        self._partners = partners
         self._first = (0, 0)
         self._begins: list[tuple[int, int]] = [(0, 0)]  # of windows met so far: number, samples before it
 
@@ -124,6 +135,8 @@ class StreamedSamples(IterableDataset[Sample]):
                 raise DataError(f"None of {start:,} rows has trainable tokens. Inspect them with llmtune check.")
 
     def _samples(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
+        if "answers" in records[0]:
+            return self._shuffled(number, self._comparisons(number, start, records))
         found: list[Sample] = []
         for row, encoded in enumerate(self._template.encode_rows([from_record(record) for record in records]), start):
             self.report.count(encoded, f"row {row}")
@@ -135,8 +148,30 @@ class StreamedSamples(IterableDataset[Sample]):
                 found.append(one)
         if self.capacity is not None:
             found = self._collect(found, self.capacity)
-        order = np.random.default_rng([self._seed, number]).permutation(len(found))
-        return [found[place] for place in order]
+        return self._shuffled(number, found)
+
+    def _shuffled(self, number: int, samples: Sequence[Sample]) -> list[Sample]:
+        order = np.random.default_rng([self._seed, number]).permutation(len(samples))
+        return [samples[place] for place in order]
+
+    def _comparisons(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
+        """Items of comparisons, alone or in packs; their reference is computed in the step."""
+        rows = [comparison_of(record) for record in records]
+        found: list[Sample] = []
+        for row, encoded in enumerate(encode_comparisons(rows, self._template, self._template.max_length), start):
+            count_comparison(self.report, encoded, f"row {row}")
+            if encoded.responses:
+                found.append(stored_comparison(encoded) | {"sample": row})
+        if self._partners:
+            partners = drawn_partners(len(found), self._seed + number)
+            found = [with_partner(one, found[at]) for one, at in zip(found, partners.tolist(), strict=True)]
+        if self.capacity is None:
+            return [{COMPARISONS: [one], "sample": one["sample"]} for one in found]
+        packs: dict[int, list[Sample]] = {}
+        sizes = [len(one["input_ids"]) for one in found]
+        for one, pack in zip(found, plan_packs(sizes, max(self.capacity, *sizes)).tolist(), strict=True):
+            packs.setdefault(pack, []).append(one)
+        return [{COMPARISONS: rows, "sample": rows[0]["sample"]} for rows in packs.values()]
 
 
 def open_stream(args: StageArguments) -> RecordStream:
@@ -152,8 +187,9 @@ def open_stream(args: StageArguments) -> RecordStream:
 def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:
     """Return the samples of a stream, or packs of them with `--packing`, or blocks with `--join_documents`."""
     join = joins_documents(args)
-    capacity = args.max_length if args.packing or join else None
-    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, join=join)
+    capacity = args.max_length if join else pack_capacity(args) if args.packing else None
+    partners = args.KIND == "labels"
+    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, partners=partners, join=join)
 
 
 def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:

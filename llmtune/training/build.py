@@ -16,6 +16,7 @@ from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.packed_attention import VARLEN, check_isolation, shares_prompts, takes_one_sequence
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.models.score import install_scores, score_options
 from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
 from llmtune.run.log import Decisions
 from llmtune.samples.collate import PackingCollator, PaddingCollator
@@ -23,7 +24,7 @@ from llmtune.samples.comparisons import ComparisonCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.training.attention import active_attention, attention_options, settle_attention
 from llmtune.tuners.targets import settle_routers
-from llmtune.tuners.tune import count_parameters, prepare_tuner
+from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_tuner
 from llmtune.tuners.vocabulary import NewRows, grow_vocabulary, start_new_rows
 from llmtune.utils.logging import get_logger
 
@@ -40,7 +41,10 @@ def build_model(
     model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=list(new_rows or ()))
     if note := settle_routers(model, args):
         decisions.fact("MoE routers", note)
-    install_supervised_loss(model)
+    if args.SCORES:
+        install_scores(model)
+    else:
+        install_supervised_loss(model)
     trainable, parameters = count_parameters(model)
     decisions.fact("Trainable parameters", f"{trainable:,} of {parameters:,} ({trainable / parameters:.2%})")
     return model
@@ -75,11 +79,13 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
         device=device,
         **({"use_kernels": True} if args.use_kernels else {}),
         **quantization_options(args, MODEL_MAPPING[args.model_type], dtype, device) | spread,
+        **(score_options(args.folder()) if args.SCORES else {}),
         **args.hub_options(),
     )
     # FSDP and ZeRO-3 place the sharded weights on the devices themselves.
     stays = is_quantized(model) or spread or args.fsdp or has_sharded_weights(model)
     model = model if stays else model.to(device)
+    keep_unpacked(model)  # before the first forward pass, which tries the attention
     settle_attention(model, args, decisions, compute_dtype, attention.get("attn_implementation"))
     if is_quantized(model):
         decisions.fact("Quantisation", quantization_note(model))

@@ -61,6 +61,7 @@ class PreferenceLoss(Unmeasured):
     def __init__(self, losses: Sequence[WeightedLoss], tail_weight: float = 1.0) -> None:
         self._functions = [(loss.function, loss.options, loss.weight) for loss in losses]
         self.beta = losses[0].options.beta
+        self.per_token = LOSS_MAPPING[losses[0].key].per_token
         self.tail_weight = tail_weight
         self.needs_reference = any(LOSS_MAPPING[loss.key].needs_reference for loss in losses)
 
@@ -102,6 +103,8 @@ class PreferenceLoss(Unmeasured):
 
     def _metrics(self, sides: Sequence[Responses]) -> dict[str, Sequence[tuple[Tensor, Tensor]]]:
         scores = [side.logps if side.reference is None else side.ratio for side in sides]
+        if self.per_token:
+            scores = [score / side.num_tokens for score, side in zip(scores, sides, strict=True)]
         chosen, rejected = (self.beta * score.detach() for score in scores)
         values = (chosen, rejected, chosen - rejected, (chosen > rejected).float(), sides[0].logps, sides[1].logps)
         count = torch.tensor(len(chosen))

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmtune.checkpoint import last_checkpoint, link_last_state
 from llmtune.distributed.ranks import is_first
+from llmtune.models.heads import is_reward_model
 from llmtune.run.curves import draw_curves
 from llmtune.run.folder import write_metrics
 from llmtune.run.log import Decisions
@@ -75,7 +76,8 @@ def leave_report(
 ) -> None:
     """Write report, metrics and curves, and log the checkpoints."""
     run, metrics = result.output_dir, result.metrics
-    generations = [] if result.interrupted else sample_answers(trainer.model, prepared)
+    scores = is_reward_model(trainer.model)
+    generations = [] if result.interrupted or scores else sample_answers(trainer.model, prepared)
     if not is_first():
         return
     trainable, parameters = count_parameters(trainer.model)
@@ -110,8 +112,11 @@ def leave_report(
     else:
         get_logger().info(f"Last checkpoint: {result.last_checkpoint or 'none'} ({_why_none_is_best(result)})")
     if result.checkpoint is not None:
-        command = shlex.join(["llmtune", "infer", "--ckpt_dir", str(result.checkpoint), "--eval_human", "true"])
-        get_logger().info(f"Chat with it: {command}")
+        words = ["llmtune", "infer", "--ckpt_dir", str(result.checkpoint)]
+        if scores:
+            get_logger().info(f"Score responses with it: {shlex.join(words)} --dataset FILE")
+        else:
+            get_logger().info(f"Chat with it: {shlex.join([*words, '--eval_human', 'true'])}")
 
 
 def _why_none_is_best(result: SftResult) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llmtune.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, adapter_folder
 from llmtune.errors import CheckpointError, one_line
+from llmtune.models.heads import task_type
 from llmtune.models.whole_weights import names_text
 from llmtune.tuners.targets import check_modules_to_save, frozen_parts, target_modules, target_parameters
 from llmtune.tuners.vocabulary import grow_for_adapter, token_indices
@@ -36,7 +37,7 @@ def add_lora(model: Any, args: StageArguments, info: ModelInfo, new_token_ids: S
     targets = target_modules(model, args.lora_target_modules, info, frozen_parts(args))
     check_modules_to_save(model, args.modules_to_save)
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         r=args.lora_rank,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout_p,

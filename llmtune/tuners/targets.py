@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.arguments.checks import is_name_pattern
 from llmtune.errors import UsageError
+from llmtune.models.heads import output_head
 from llmtune.models.ports import native_target_modules, read_config
 from llmtune.models.quantization import is_linear
 from llmtune.utils.logging import get_logger
@@ -116,7 +117,7 @@ def ends_in(full: str, name: str) -> bool:
 
 def linear_names(model: Any) -> list[str]:
     """Last parts of the names of all linear layers but the head, in the model's order."""
-    head = model.get_output_embeddings()
+    head = output_head(model)
     routers = ROUTERS if expert_parameters(model) else frozenset()
     found = [name for name, module in model.named_modules() if is_linear(module) and module is not head]
     return [name for name in _last_parts(found) if name not in routers]
@@ -160,7 +161,7 @@ def trained_linears(model: Any, wanted: list[str] | None, frozen: frozenset[Mode
     `wanted`: endings of the names of layers in the language model; None takes all. Those of the other parts are all
     taken: they have names of their own.
     """
-    head = model.get_output_embeddings()
+    head = output_head(model)
     for name, module in model.named_modules():
         if not is_linear(module) or module is head or part_of(name) in frozen:
             continue

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from llmtune.errors import UsageError
+from llmtune.models.heads import output_head, task_type
 from llmtune.models.quantization import is_packed, is_quantized
 from llmtune.tuners.lora import add_lora, attach, load_adapter
 from llmtune.tuners.targets import freeze_by_name, freeze_parts, frozen_parts, linear_names, target_modules
@@ -102,7 +103,6 @@ def prepare_quantized(model: Any) -> Any:
     Outside of autocast, layers after a norm compute in fp32; the head, the only unquantised layer there, casts back.
     """
     model.requires_grad_(False)
-    keep_unpacked(model)
     if any(is_packed(module) for module in model.modules()):
         return model
     for module in model.modules():
@@ -111,7 +111,7 @@ def prepare_quantized(model: Any) -> Any:
         for parameter in module.parameters(recurse=False):
             if parameter.ndim == 1 and parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.data = parameter.data.float()
-    head = model.get_output_embeddings()
+    head = output_head(model)
     if isinstance(head, nn.Linear):
         head.register_forward_pre_hook(_to_dtype_of_weight)
     return model
@@ -146,7 +146,7 @@ def add_adalora(model: Any, args: StageArguments, info: ModelInfo, num_steps: in
     # upstream: peft 0.21.2 peft/utils/save_and_load.py: mistakes a layer without ranks for a DeepSpeed error
     warnings.filterwarnings("ignore", message=".*zero-sized lora_A")
     config = AdaLoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         target_r=args.lora_rank,
         init_r=args.lora_rank + -(-args.lora_rank // 2),
         lora_alpha=args.lora_alpha,
@@ -208,7 +208,7 @@ def add_ia3(model: Any, args: StageArguments, info: ModelInfo) -> Any:
     targets = target_modules(model, wanted, info, frozen_parts(args))
     feed_forward = [name for name in targets if name.rsplit(".", 1)[-1] in FEED_FORWARD]
     config = IA3Config(
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         target_modules=targets,
         feedforward_modules=feed_forward,
         modules_to_save=args.modules_to_save or None,
@@ -224,7 +224,7 @@ def add_vera(model: Any, args: StageArguments, info: ModelInfo) -> Any:
     from peft import VeraConfig
 
     config = VeraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         r=args.lora_rank,
         vera_dropout=args.lora_dropout_p,
         bias="vera_only" if args.lora_bias == "lora_only" else args.lora_bias,

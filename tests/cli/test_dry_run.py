@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.cli.main import main
-from llmtune.cli.sft import SftCommand
+from llmtune.cli.stages import command_arguments
 
 QWEN = ["--model_type", "qwen-7b-chat", "--dataset", "damo-agent-mini-zh"]
 
@@ -150,7 +150,7 @@ def test_dry_run_imports_no_torch():
 
 
 def test_a_run_does_not_write_the_flag_down():
-    args = SftCommand(model_type="llmtune-tiny", dry_run=False, learning_rate=1e-3)
+    args = command_arguments("sft")(model_type="llmtune-tiny", dry_run=False, learning_rate=1e-3)
     plain = args.run_arguments()
     assert not hasattr(plain, "dry_run")
     assert plain.learning_rate == 1e-3

@@ -362,3 +362,45 @@ CASES: dict[str, Case] = {
         bad=["an image is null"],
     ),
 }  # fmt: skip
+
+
+@dataclass
+class PreferenceCase:
+    """A row of preference data, and the comparison that it becomes."""
+
+    row: dict[str, Any]
+    prompt: list[str] = field(default_factory=lambda: ["q"])
+    answers: tuple[str, ...] = ("good", "bad")
+    label: bool | None = None
+    margin: float | None = None
+
+
+def said(*contents: str) -> list[dict[str, str]]:
+    return [
+        {"role": "assistant" if number % 2 else "user", "content": content} for number, content in enumerate(contents)
+    ]
+
+
+IMPLICIT = {"prompt": "q", "prompt_id": "7", "chosen": said("q", "good"), "rejected": said("q", "bad")}
+PREFERENCES = {
+    "hh-rlhf": PreferenceCase(
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: good",
+            "rejected": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: bad",
+        },
+        ["q", "a", "q2"],
+    ),
+    "ultrafeedback-binarized": PreferenceCase(
+        IMPLICIT | {"messages": said("q", "good"), "score_chosen": 8.0, "score_rejected": 5.0}
+    ),
+    "helpsteer3": PreferenceCase(
+        {"context": said("q"), "response1": "good", "response2": "bad", "overall_preference": -3, "domain": "x"},
+        margin=3.0,
+    ),
+    "zhihu-rlhf-3k": PreferenceCase({"prompt": "q", "chosen": "good", "rejected": "bad"}),
+    "medical-reward": PreferenceCase({"question": "q", "response_chosen": "good", "response_rejected": "bad"}),
+    "kto-mix-14k": PreferenceCase(
+        {"prompt": said("q"), "completion": said("", "good")[1:], "label": True}, answers=("good",), label=True
+    ),
+    "orpo-dpo-mix-40k": PreferenceCase(IMPLICIT | {"source": "x", "question": "q"}),
+}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from llmtune.data.canonical import from_record
+from llmtune.data.canonical import comparison_of, from_record
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.loading import load_source
 from llmtune.data.remote import HubOptions
 
-from .catalogue_cases import CASES
+from .catalogue_cases import CASES, PREFERENCES
 
 REFERENCE = [
     "alpaca-en", "alpaca-zh", "multi-alpaca-all", "instinwild-en", "instinwild-zh", "cot-en", "cot-zh",
@@ -26,14 +27,14 @@ LATER = [
     "glaive-function-calling-v2", "glaive-toolcall-en", "glaive-toolcall-zh", "numinamath-cot", "openhermes-2.5",
     "self-cognition", "sharegpt-gpt4", "tulu-3-sft", "ultrachat-200k",
 ]  # fmt: skip
-EMBEDDED = ["self-intro", "tiny-qa"]
+EMBEDDED = ["self-intro", "tiny-qa", "tiny-pairs", "tiny-labels"]
 
 
 def test_all_keys_are_cases():
     here = {key for key in DATASET_MAPPING if "families" in DATASET_MAPPING.origin(key)}
-    assert here == {*REFERENCE, *LATER, *EMBEDDED}
-    assert (len(REFERENCE), len(LATER), len(here)) == (35, 9, 46)
-    assert set(CASES) == here - set(EMBEDDED)
+    assert here == {*REFERENCE, *LATER, *EMBEDDED, *PREFERENCES}
+    assert (len(REFERENCE), len(LATER), len(here)) == (35, 9, 55)
+    assert set(CASES) == here - set(EMBEDDED) - set(PREFERENCES)
 
 
 def lay_out(hub: Any, write_lines: Any, key: str, rows: list[Any], *, use_hf: bool) -> None:
@@ -56,12 +57,16 @@ def lay_out(hub: Any, write_lines: Any, key: str, rows: list[Any], *, use_hf: bo
     return None
 
 
-PLACES = [
-    (key, use_hf)
-    for key in CASES
-    for use_hf in (False, True)
-    if (DATASET_MAPPING[key].hf_dataset_id if use_hf else DATASET_MAPPING[key].dataset_id)
-]
+def places(keys: Iterable[str]) -> list[tuple[str, bool]]:
+    return [
+        (key, use_hf)
+        for key in keys
+        for use_hf in (False, True)
+        if (DATASET_MAPPING[key].hf_dataset_id if use_hf else DATASET_MAPPING[key].dataset_id)
+    ]
+
+
+PLACES = places(CASES)
 
 
 @pytest.mark.parametrize(("key", "use_hf"), PLACES, ids=lambda value: {True: "hf", False: "ms"}.get(value, value))
@@ -87,3 +92,27 @@ def test_rows_of_each_dataset_become_the_expected_conversations(key, use_hf, hub
     told = capsys.readouterr().err
     for reason, count in case.filtered.items():
         assert f"{reason} {count * parts[0][2]}" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "use_hf"), places(PREFERENCES), ids=lambda value: {True: "hf", False: "ms"}.get(value, value)
+)
+def test_rows_of_each_preference_dataset_become_comparisons(key, use_hf, hub, write_lines):
+    case, info = PREFERENCES[key], DATASET_MAPPING[key]
+    lay_out(hub, write_lines, key, [case.row], use_hf=use_hf)
+    loaded = load_source(key, kind="labels" if case.label is not None else "pairs", hub=HubOptions(use_hf=use_hf))
+    assert (loaded.validation is not None) == bool(info.val_splits)
+    made = comparison_of(loaded.train[0])
+    assert [message.content for message in made.prompt.messages] == case.prompt
+    assert [[one.content for one in answer.messages] for answer in made.answers] == [[text] for text in case.answers]
+    assert [answer.label for answer in made.answers] == [case.label] * len(case.answers)
+    assert made.margin == case.margin
+
+
+def test_a_tie_of_helpsteer_is_filtered(hub, write_lines):
+    row = PREFERENCES["helpsteer3"].row
+    other = row | {"overall_preference": 2}
+    lay_out(hub, write_lines, "helpsteer3", [row, row | {"overall_preference": 0}, other], use_hf=True)
+    loaded = load_source("helpsteer3", kind="pairs", hub=HubOptions(use_hf=True))
+    assert loaded.report.filtered == {"a tie": 1}
+    assert comparison_of(loaded.train[1]).answers[0].messages[0].content == "bad"

@@ -10,7 +10,7 @@ from llmtune.cli.main import main
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.loading import load_source
 
-EMBEDDED = ["self-intro", "tiny-qa"]
+EMBEDDED = ["self-intro", "tiny-qa", "tiny-pairs", "tiny-labels"]
 ALIASES = {
     "advertise-gen": "advertise-gen-zh",
     "alpaca-gpt4-en": "alpaca-en",
@@ -20,6 +20,7 @@ ALIASES = {
     "jd-sentiment-zh": "jd-zh",
     "multi-alpaca": "multi-alpaca-all",
     "sharegpt_zh": "sharegpt-zh",
+    "zhihu_rlhf_3k": "zhihu-rlhf-3k",
     "ultrachat": "ultrachat-200k",
 }
 
@@ -81,6 +82,13 @@ ORIGINS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
     "sharegpt-gpt4": ("AI-ModelScope/sharegpt_gpt4", ("default", "V3_format", "zh_38K_format"), TRAIN, ()),
     "tulu-3-sft": ("AI-ModelScope/tulu-3-sft-mixture", (), TRAIN, ()),
     "ultrachat-200k": ("swift/ultrachat_200k", (), ("train_sft",), ("test_sft",)),
+    "hh-rlhf": ("AI-ModelScope/hh-rlhf", (), TRAIN, ("test",)),
+    "ultrafeedback-binarized": ("AI-ModelScope/ultrafeedback_binarized", (), ("train_prefs",), ("test_prefs",)),
+    "helpsteer3": ("nvidia/HelpSteer3", ("preference",), TRAIN, ("validation",)),
+    "zhihu-rlhf-3k": ("AI-ModelScope/zhihu_rlhf_3k", (), TRAIN, ()),
+    "medical-reward": ("shibing624/medical", ("reward",), TRAIN, ("validation",)),
+    "kto-mix-14k": ("AI-ModelScope/kto-mix-14k", (), TRAIN, ("test",)),
+    "orpo-dpo-mix-40k": ("AI-ModelScope/orpo-dpo-mix-40k", (), TRAIN, ()),
 }
 
 
@@ -105,12 +113,14 @@ def test_each_entry_has_a_source_and_an_id():
         assert all(len(language) == 2 for language in info.languages)
     assert all(DATASET_MAPPING[key].dataset_id and DATASET_MAPPING[key].rows for key in list(ORIGINS)[:35])
     unverified = {key for key in DATASET_MAPPING if not DATASET_MAPPING[key].verified}
-    assert unverified == {"glaive-toolcall-en", "glaive-toolcall-zh", "tulu-3-sft"}
+    preferences = {key for key in DATASET_MAPPING if "preference" in DATASET_MAPPING[key].tags} - set(EMBEDDED)
+    assert unverified == {"glaive-toolcall-en", "glaive-toolcall-zh", "tulu-3-sft", *preferences}
 
 
 def test_rows_of_the_embedded():
     for key in EMBEDDED:
-        loaded = load_source(key)
+        kind = {"tiny-pairs": "pairs", "tiny-labels": "labels"}.get(key, "conversations")
+        loaded = load_source(key, kind=kind)
         assert DATASET_MAPPING[key].rows == len(loaded.train) + len(loaded.validation or ())
 
 
@@ -127,7 +137,7 @@ def test_the_catalogue_is_pure():
         "print(len(DATASET_MAPPING), sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "46 []", done.stderr
+    assert done.stdout.strip() == "55 []", done.stderr
 
 
 # llmtune list
@@ -148,10 +158,8 @@ def test_list_datasets_shows_ids_languages_and_rows(capsys):
 
 
 def test_list_unverified_shows_unverified_entries_alone(capsys):
-    assert {line[0] for line in listed(capsys, "datasets", "--unverified")[1:]} == {
-        "glaive-toolcall-en",
-        "glaive-toolcall-zh",
-        "tulu-3-sft",
-    }
+    shown = {line[0] for line in listed(capsys, "datasets", "--unverified")[1:]}
+    assert shown == {key for key, info in DATASET_MAPPING.items() if not info.verified}
+    assert {"glaive-toolcall-en", "hh-rlhf"} < shown
     keys = {line[0] for line in listed(capsys, "models")}
     assert {line[0] for line in listed(capsys, "--unverified", "models")} <= keys  # the option is every registry's

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
+from llmtune.data.canonical import comparison_of, to_comparison_record
 from llmtune.data.comparisons import to_comparison
-from llmtune.errors import RowError
-from llmtune.types import Comparison
+from llmtune.data.mixing import get_dataset
+from llmtune.errors import DataError, RowError
+from llmtune.types import Comparison, RowKind
 
 Q = {"role": "user", "content": "What is 1 plus 1?"}
 GOOD, BAD = {"role": "assistant", "content": "2"}, {"role": "assistant", "content": "3"}
@@ -141,3 +144,88 @@ def test_shared_rows_of_the_public_tools_load(assets):
     assert [one.answers[0].label for one in judged] == [row["label"] for row in labels]
     assert len(pairs) > 100
     assert len(labels) > 100
+
+
+# From files to comparisons on disk
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read_from_a_file_of_one_row_and_said(name, tmp_path, capsys):
+    """A file with one object may be a wrapper around a list of rows: a row of preferences is none."""
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(FORMATS[name]), encoding="utf-8")
+    train, _ = get_dataset([str(file)], kind="pairs", dataset_test_ratio=0)
+    assert comparison_of(train[0]) == to_comparison(FORMATS[name])
+    said = capsys.readouterr().err
+    assert "1 rows, format ranked responses" in said if name == "nemo-rl" else "1 rows, format pair (" in said
+    assert "columns not used" not in said or "history" in said or "tools" in said
+
+
+def test_pairs_are_two_labelled_responses_for_kto(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [FORMATS["trl, implicit"], {"messages": [Q, GOOD], "label": True}]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    train, _ = get_dataset([str(file)], kind="labels", dataset_test_ratio=0)
+    answers = [comparison_of(row).answers for row in train]
+    assert [(one[0].messages[0].content, one[0].label) for one in answers] == [("2", True), ("3", False), ("2", True)]
+    assert all(len(one) == 1 for one in answers)
+
+
+def test_rows_that_compare_nothing_are_bad_with_their_place_and_reason(tmp_path, capsys):
+    tie = {"context": [Q], "completions": [{"rank": 1, "completion": [one]} for one in (GOOD, BAD)]}
+    rows = [
+        FORMATS["trl, implicit"],
+        {"prompt": "q", "completion": "a", "label": True},
+        tie,
+        {"prompt": "q", "chosen": "a", "rejected": " "},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    train, _ = get_dataset([str(file)], kind="pairs", dataset_test_ratio=0)
+    assert len(train) == 1
+    assert "3 of 4 rows are bad and skipped; first: line 2: it labels a single response" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"line 2: it labels a single response.*llmtune kto"):
+        get_dataset([str(file)], kind="pairs", strict=True)
+
+
+def test_a_comparison_survives_its_record_with_tools_thoughts_and_images():
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
+    row = {
+        "system": "s",
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "prompt": [{"role": "user", "content": "<image>look"}],
+        "images": ["a.png"],
+        "chosen": [
+            call,
+            {"role": "tool", "content": "7"},
+            {"role": "assistant", "content": "7", "reasoning_content": "t"},
+        ],
+        "rejected": "no",
+        "margin": 2,
+    }
+    made = to_comparison(row)
+    assert comparison_of(to_comparison_record(made)) == made
+    assert [len(answer.messages) for answer in made.answers] == [3, 1]
+
+
+def test_names_are_filled_into_prompts_and_responses(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Who?", "chosen": "I am {{NAME}}.", "rejected": "No {{NAME}}."}))
+    train, _ = get_dataset([str(file)], kind="pairs", model_name="Ann", dataset_test_ratio=0)
+    assert [one.messages[0].content for one in comparison_of(train[0]).answers] == ["I am Ann.", "No Ann."]
+
+
+def test_rows_of_each_kind_have_a_cache_of_their_own(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(FORMATS["trl, implicit"]))
+    found = {kind: get_dataset([str(file)], kind=kind, dataset_test_ratio=0)[0] for kind in get_args(RowKind)}
+    assert len({one._fingerprint for one in found.values()}) == 3
+    assert [len(found[kind]) for kind in ("conversations", "pairs", "labels")] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rows"), [("subset_dpo_en_demo", "pairs", 184), ("kto_en_demo", "labels", 300)]
+)
+def test_real_rows_of_preferences_load(name, kind, rows, assets):
+    train, validation = get_dataset([str(assets / "data" / f"{name}.json")], kind=kind)
+    assert len(train) + len(validation) == rows

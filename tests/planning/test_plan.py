@@ -14,7 +14,7 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 
 from llmtune import SftArguments
 from llmtune.cli.main import main
-from llmtune.cli.sft import _advice
+from llmtune.cli.plan import _advice
 from llmtune.models.devices import Gpu, find_gpu
 from llmtune.models.flops import model_flops
 from llmtune.models.info import MODEL_MAPPING

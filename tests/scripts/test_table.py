@@ -14,7 +14,7 @@ import pytest
 from llmtune.arguments.parser import parse
 from llmtune.cli.checkpoints import InferCommand
 from llmtune.cli.main import main
-from llmtune.cli.sft import SftCommand
+from llmtune.cli.stages import command_arguments
 from llmtune.models.info import MODEL_MAPPING
 
 from .table import FOLDERS, GENERATED, OURS, REFERENCE, SCRIPTS, TABLE, folder_of
@@ -71,7 +71,7 @@ def test_begins_with_what_it_needs(script):
 def test_sft_says_what_the_table_says(row, said, elsewhere, capsys):
     gpus, command, *flags = said(f"{folder_of(row)}/sft.sh")
     assert command == "sft"
-    args = parse(SftCommand, flags, command="sft")
+    args = parse(command_arguments("sft"), flags, command="sft")
     cards = 0 if row["cards"] == "CPU" else int(row["cards"].split(" * ")[0]) if " * " in row["cards"] else 1
     parts = row["mode"].split("_")
     processes = 1 if "ddp" not in parts else 2 if "mp" in parts or not cards else cards
@@ -117,7 +117,7 @@ def test_reference(name, said):
     """A second reading of the reference's table."""
     row = next(row for row in REFERENCE if name == f"{row['model']}/{row['mode']}")
     gpus, _, *flags = said(f"{folder_of(row)}/sft.sh")
-    args = parse(SftCommand, flags, command="sft")
+    args = parse(command_arguments("sft"), flags, command="sft")
     found = {
         "dtype": args.dtype,
         "max_length": args.max_length,
@@ -207,7 +207,7 @@ def test_infer_says_what_the_table_says(row, said, elsewhere):
     full = row["mode"].startswith("full")
     (checkpoint / ("config.json" if full else "adapter_config.json")).write_text("{}")
     _, _, *trained = said(f"{folder_of(row)}/sft.sh")
-    saved = vars(parse(SftCommand, trained, command="sft"))
+    saved = vars(parse(command_arguments("sft"), trained, command="sft"))
     (checkpoint / "sft_args.json").write_text(json.dumps(saved))
     gpus, command, *flags = said(f"{folder_of(row)}/infer.sh", CKPT_DIR=str(checkpoint))
     assert command == "infer"
@@ -231,7 +231,7 @@ def test_variables_and_flags_behind_the_name(said):
     gpus, _, *flags = said(
         script, "--max_length", "99", "--dataset", "tiny-qa", NPROC="4", CUDA_VISIBLE_DEVICES="4,5,6,7"
     )
-    args = parse(SftCommand, flags, command="sft")
+    args = parse(command_arguments("sft"), flags, command="sft")
     assert (gpus, args.nproc, args.gradient_accumulation_steps) == ("4,5,6,7", 4, 4)
     assert (args.max_length, args.dataset) == (99, ["tiny-qa"])
 
