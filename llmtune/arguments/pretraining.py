@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from llmtune.arguments.fields import Problems, Rule, above, fixed, taken
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.training_groups import VOCABULARY
+from llmtune.errors import UsageError
 from llmtune.types import DocumentUnit
 
 
@@ -50,7 +51,17 @@ class DocumentArguments:
 
 
 @dataclass(kw_only=True)
-class PtArguments(DocumentArguments, StageArguments):
+class LearningRateArguments:
+    """Learning rate."""
+
+    learning_rate: float | None = taken(None, within=above(0))
+    """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full, 1e-3 for adalora, 3e-3 for ia3, 4e-3 for vera. Full: a
+    tenth or less of what models are first trained with, so that they forget little; adapters start at zero and need
+    more."""
+
+
+@dataclass(kw_only=True)
+class PtArguments(DocumentArguments, LearningRateArguments, StageArguments):
     """Arguments of `pt()`.
 
     Raises:
@@ -62,16 +73,7 @@ class PtArguments(DocumentArguments, StageArguments):
         "lora": 1e-4, "full": 2e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3,
     }  # fmt: skip
 
-    learning_rate: float | None = taken(None, within=above(0))
-    """Peak learning rate. Default: 1e-4 for lora, 2e-5 for full, 1e-3 for adalora, 3e-3 for ia3, 4e-3 for vera. Full: a
-    tenth or less of what models are first trained with, so that they forget little; adapters start at zero and need
-    more."""
-
     def _check(self, problems: Problems) -> None:
-        problems.need(
-            self.new_tokens_file is None or Path(self.new_tokens_file).expanduser().is_file(),
-            f"--new_tokens_file {self.new_tokens_file}: there is no such file. Write one, with a token on each line.",
-        )
         problems.need(
             not (self.join_documents and self.predict_with_generate),
             "--predict_with_generate evaluates responses, and --join_documents true joins all rows: remove one of the "
@@ -82,6 +84,12 @@ class PtArguments(DocumentArguments, StageArguments):
         super()._fill()
         if self.join_documents:
             self.packing = False  # blocks are sequences of one length already
+
+    def check_files(self) -> None:
+        """Raise UsageError if a file is missing that the run needs besides its data."""
+        file = self.new_tokens_file
+        if file is not None and not Path(file).expanduser().is_file():
+            raise UsageError(f"--new_tokens_file {file}: there is no such file. Write one, with a token on each line.")
 
     @property
     def documents(self) -> Literal["windows", "joined"]:

@@ -117,7 +117,6 @@ def test_a_pre_trained_text_of_sft_is_as_it_was(files):
     [
         ({"max_length": -1, "join_documents": True}, "--join_documents true needs a finite --max_length"),
         ({"padding_free": True, "join_documents": True}, "remove --padding_free"),
-        ({"new_tokens_file": "nowhere.txt"}, "nowhere.txt: there is no such file"),
         ({"new_tokens_file": __file__, "sft_type": "ia3"}, "needs --sft_type lora or full"),
         ({"new_tokens_file": __file__, "modules_to_save": ["lm_head"]}, "remove one of the two"),
         ({"predict_with_generate": True, "join_documents": True}, "joins all rows"),
@@ -345,6 +344,22 @@ def test_new_tokens_resume_to_the_same_losses(files, tmp_path, terms):
     whole = run(tmp_path / "a", files, max_steps=6, new_tokens_file=str(terms))
     resumed = run(tmp_path / "b", files, max_steps=6, resume_from_checkpoint=str(whole.output_dir / "checkpoint-2"))
     assert losses(resumed)[-4:] == losses(whole)[2:6]
+
+
+@pytest.mark.medium
+def test_a_file_that_a_strange_checkpoint_names_is_not_opened(files, tmp_path, terms):
+    made = run(tmp_path, files, max_steps=2, new_tokens_file=str(terms)).last_checkpoint
+    settings = json.loads((made / "sft_args.json").read_text())
+    (made / "sft_args.json").write_text(json.dumps(settings | {"dataset": ["tiny-text"], "val_dataset": []}))
+    (made / "checkpoint.json").unlink()
+    with pytest.raises(UsageError, match=r"comes from elsewhere.*--new_tokens_file"):
+        pt(PtArguments(**(RUN | {"resume_from_checkpoint": str(made), "max_steps": 4})))
+
+
+def test_a_missing_file_of_new_tokens(newcomer, capsys):
+    for dry in ("true", "false"):
+        assert main(["pt", *WORDS, "--new_tokens_file", "nowhere.txt", "--dry_run", dry]) == 2
+        assert "--new_tokens_file nowhere.txt: there is no such file" in capsys.readouterr().err
 
 
 def test_a_file_without_new_tokens_is_refused(files, tmp_path):
