@@ -96,11 +96,17 @@ def test_packing_is_the_default_and_blocks_replace_it(files):
     assert prepare(arguments(files, packing=False)).train_set is not packed.train_set
 
 
-def test_the_chat_template_stays_where_there_are_only_documents(files):
-    own = AutoTokenizer.from_pretrained(str(tiny_folder())).chat_template
-    assert prepare(arguments(files, template_type="default-generation")).tokenizer.chat_template == own
-    mixed = arguments(files, dataset=[files["mixed"]], template_type="default-generation")
-    assert prepare(mixed).tokenizer.chat_template != own
+def test_a_base_model_gets_no_chat_template_from_documents_alone(files, tmp_path):
+    base = shutil.copytree(tiny_folder(), tmp_path / "base")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    options = {"model_id_or_path": str(base), "template_type": "default-generation"}
+    prepared = prepare(arguments(files, **options))
+    assert prepared.tokenizer.chat_template is None
+    assert decoded(prepared)[0] == f"{TEXTS[0]}<|im_end|>"
+    mixed = prepare(arguments(files, dataset=[files["mixed"]], **options))
+    assert mixed.tokenizer.chat_template
 
 
 def test_a_pre_trained_text_of_sft_is_as_it_was(files):

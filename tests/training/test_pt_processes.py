@@ -46,6 +46,21 @@ def test_two_processes_compute_what_one_computes(tmp_path, options):
         assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=1e-4), name
 
 
+@pytest.mark.parametrize(
+    "strategy", [{"fsdp": True}, {"deepspeed_config_path": "zero3"}], ids=lambda one: next(iter(one))
+)
+def test_new_tokens_of_sharded_weights_are_those_of_whole_ones(tmp_path, strategy):
+    if "fsdp" not in strategy:
+        pytest.importorskip("deepspeed", reason="pip install 'llmtune[deepspeed]'")
+    (tmp_path / "terms.txt").write_text("Lesson 1\ncapital of\n首都是\n", encoding="utf-8")
+    options = {"new_tokens_file": str(tmp_path / "terms.txt"), "sft_type": "full", "max_steps": 6}
+    one = pt(PtArguments(**(RUN | options), gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))).output_dir
+    (tmp_path / "two").mkdir()
+    start(tmp_path / "two", **options, **strategy, nproc=2, gradient_accumulation_steps=2).check()
+    ours, theirs = (list(records(run).values()) for run in (newest(tmp_path / "two"), one))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 @pytest.mark.parametrize("options", WAYS)
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path, options):
     options = options | {"gradient_accumulation_steps": 2}
