@@ -14,7 +14,7 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 LossOn: TypeAlias = Literal["auto", "last", "all", "everything"]
 TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
 RowKind: TypeAlias = Literal["conversations", "pairs", "labels"]
-"""What a stage reads rows as: conversations, comparisons of responses, or single responses that are good or bad."""
+"""Kinds of rows: conversations, comparisons of responses, or single responses that are good or bad."""
 DocumentUnit: TypeAlias = Literal["line", "file"]
 """How much of a `.txt` file is one row."""
 

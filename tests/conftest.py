@@ -20,6 +20,7 @@ from llmtune.cli.list import REGISTRIES
 from llmtune.losses.info import LOSS_MAPPING
 from llmtune.run import curves
 
+from .prepared import SAMPLE_TOKENS, paint_nothing
 from .tiny_vision import make_vision
 
 settings.register_profile("ci", derandomize=True)  # the same examples on every machine; developers' runs explore
@@ -105,17 +106,14 @@ def _what_is_imported_is_no_garbage() -> None:
         _modules_at_last_freeze = len(sys.modules)
 
 
-def _paint_nothing(sheet: Any, path: Path) -> None:
-    path.write_bytes(b"\x89PNG")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_painted_or_synced() -> Iterator[None]:
     """Each of hundreds of trainings here would paint a dozen curves, which takes longer than the training itself, and
-    wait for the disk some forty times. tests/run/test_curves.py paints; processes of their own do both.
+    wait for the disk some forty times. tests/run/test_curves.py paints. Of processes of their own, those that
+    tests/prepared.py forks wait for the disk, the others do both.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves._Sheet, "_write", _paint_nothing)
+        patch.setattr(curves._Sheet, "_write", paint_nothing)
         patch.setattr(os, "fsync", lambda handle: None)
         yield
 
@@ -124,7 +122,7 @@ def _nothing_is_painted_or_synced() -> Iterator[None]:
 def _samples_of_a_report_are_short() -> None:
     """A report ends with what the model says now: three answers that few tests read."""
     if module := sys.modules.get("llmtune.training.generation_eval"):  # else nothing in this process has trained yet
-        module.SAMPLE_TOKENS = 4  # type: ignore[attr-defined]
+        module.SAMPLE_TOKENS = SAMPLE_TOKENS  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,12 @@
 
 To import torch, transformers and peft takes ten seconds of a test that trains for two. Here a server imports them once
 and forks; all that follows, from the command line to the exit status, is that of `python WORD ...`.
+But as in the process of the tests, trainings paint no curves and write short samples into their report.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -27,7 +29,8 @@ POLL_SECONDS = 0.02
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([
     *("llmtune.cli.stages", "llmtune.cli.checkpoints", "llmtune.stages.sft", "llmtune.inference.infer"),
-    *("deepspeed", "gptqmodel.nn_modules.qlinear", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"),
+    *("deepspeed", "gptqmodel.nn_modules.qlinear", "torch.utils.tensorboard"),
+    *("matplotlib.backends.backend_agg", "matplotlib.figure"),
 ])  # fmt: skip
 
 
@@ -112,10 +115,23 @@ def _of_torchrun(nproc: int) -> list[dict[str, str]]:
     return [together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(nproc)]
 
 
+SAMPLE_TOKENS = 4
+
+
+def paint_nothing(sheet: Any, path: Path) -> None:
+    path.write_bytes(b"\x89PNG")
+
+
 def _run(argv: Sequence[str], out: Path, err: Path, cwd: Path, environment: dict[str, str]) -> None:
+    from llmtune.run import curves
+    from llmtune.training import generation_eval
+
     for number, path in ((1, out), (2, err)):
         with path.open("ab") as file:
             os.dup2(file.fileno(), number)
+    gc.freeze()  # else each collection would look at all that was imported, and copy the memory it is in
+    curves._Sheet._write = paint_nothing  # type: ignore[method-assign, assignment]
+    generation_eval.SAMPLE_TOKENS = SAMPLE_TOKENS
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -46,6 +46,7 @@ WORK_ON_TENSORS = {
         "models.layers",
         "models.packed_attention",
         "models.chunked_loss",
+        "models.score",
         "models.supervised_loss",
     ),
     *("models.ports.modeling_llama_alibi", "models.ports.tensors"),

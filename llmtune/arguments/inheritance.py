@@ -117,9 +117,8 @@ def _refusal(args: StageArguments, fixed: Mapping[str, Any], checkpoint: Path) -
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "cache_dir", "dataset", "val_dataset")
 """Arguments that may be local paths. `custom_register_path` names code, and has its own rule."""
-
-STAGE_PATHS = ("reference", "new_tokens_file")
-"""Further ones of single stages, which only a resumed run reads."""
+PATHS_OF_STAGES = ("reference", "new_tokens_file")
+"""Those that only resumed runs take over."""
 
 
 WITHOUT = " To ignore the saved settings: --load_args_from_ckpt_dir false."
@@ -152,7 +151,7 @@ def check_strange_paths(saved: Mapping[str, Any], names: Iterable[str], place: P
     """
     if is_own(saved):
         return
-    for name in (*PATHS, *STAGE_PATHS):
+    for name in (*PATHS, *PATHS_OF_STAGES):
         values = saved.get(name)
         found = [value for value in (values if isinstance(values, list) else [values]) if _is_path(value)]
         if name in names and found:

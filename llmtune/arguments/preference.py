@@ -63,7 +63,7 @@ def parse_losses(texts: list[str], default: str) -> list[tuple[str, float]]:
     """Parse `key` or `key*weight`.
 
     Raises:
-        UsageError: A weight that is no number.
+        UsageError: A weight that is not a number.
     """
     found = []
     for text in texts or [default]:
@@ -71,7 +71,7 @@ def parse_losses(texts: list[str], default: str) -> list[tuple[str, float]]:
         try:
             found.append((key, float(weight) if star else 1.0))
         except ValueError:
-            raise UsageError(f"--loss {text}: {weight!r} is no weight. Write key*weight, as in sft*0.2.") from None
+            raise UsageError(f"--loss {text}: {weight!r} is not a weight. Write key*weight, as in sft*0.2.") from None
     return found
 
 

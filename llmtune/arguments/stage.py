@@ -59,7 +59,7 @@ class StageArguments(
     STAGE: ClassVar[str]
     """Name of the stage, as saved in checkpoints."""
     KIND: ClassVar[RowKind] = "conversations"
-    """What rows are read as."""
+    """Kind of rows that the stage reads."""
     SCORES: ClassVar[bool] = False
     """Whether the model scores responses, instead of writing them."""
     LEARNING_RATES: ClassVar[dict[str, float]]

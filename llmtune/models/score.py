@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
 from transformers.utils import ModelOutput
 
+from llmtune.checkpoint import base_of, checkpoint_kind
 from llmtune.errors import ModelError
 from llmtune.models.heads import SCORE, inner_model
 from llmtune.models.ports import find_port, read_config
@@ -100,11 +101,11 @@ def choose_padding(tokenizer: Any, stops: set[int]) -> int:
 
 def load_reward_model(folder: Path, **options: Any) -> Any:
     """Load a folder with full weights, or an adapter with its base, with plain transformers and PEFT."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    if not (folder / "adapter_config.json").is_file():
+    if checkpoint_kind(folder) == "full":
         return AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
-    base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    base = str(base_of(folder))
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(base, config=config, **options)
     return PeftModel.from_pretrained(model, str(folder)).eval()

@@ -20,7 +20,7 @@ from llmtune.checkpoint import STATE_FILE, checkpoint_folder, rotate, seal_check
 from llmtune.distributed.collectives import any_rank, sum_over_ranks, wait_for_all
 from llmtune.distributed.fsdp import BackgroundSaves, stored_names, whole_state_dict
 from llmtune.errors import CheckpointError, LlmtuneError, OutputError, one_line
-from llmtune.models.heads import is_reward_model
+from llmtune.models.heads import inner_model, is_reward_model
 from llmtune.models.whole_weights import check_names
 from llmtune.run.resume import RATES
 from llmtune.samples.collate import SAMPLES
@@ -392,6 +392,7 @@ def _whole(tokens: torch.Tensor) -> torch.Tensor:
 def complete_checkpoint(folder: Path, model: Any, media: MediaReader | None) -> None:
     """Add files that serving needs and Trainer omits: generation_config.json of adapters, image processor settings."""
     if is_reward_model(model):
+        model.config.architectures = [type(inner_model(model)).__name__]
         model.config.save_pretrained(str(folder))  # the adapter's own does not say that there is one label
     config = getattr(model, "generation_config", None)
     if config is not None and not (folder / "generation_config.json").exists():

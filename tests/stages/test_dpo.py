@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_stage_is_not_resumed(lora, adapter, tmp_path):
     [
         ({"loss": ["sigmod"]}, "Did you mean 'sigmoid'"),
         ({"loss": ["kto"]}, "--loss kto is over labels"),
-        ({"loss": ["sft*x"]}, "'x' is no weight"),
+        ({"loss": ["sft*x"]}, "'x' is not a weight"),
         ({"loss": ["simpo"], "reference": "x"}, "has no reference model"),
         ({"streaming": True, "sft_type": "full"}, "--streaming true cannot compute the reference"),
         ({"truncation_strategy": "right"}, "would cut responses"),

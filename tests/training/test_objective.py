@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ class Sequences:
     """An objective that counts sequences: the mean over them of a weight's square."""
 
     divergence_limit = None
+    measures = False
     train_metrics = ("size",)
     eval_metrics = ("loss",)
 
@@ -33,7 +35,7 @@ class Sequences:
         assert totals is not None
         self.seen.append(totals)
         losses = model(batch["x"]).square()
-        return Share(losses.sum() / totals.sequences, {"size": (losses.sum(), torch.tensor(len(losses)))})
+        return Share(losses.sum() / totals.sequences, {"size": [(losses.sum(), torch.tensor(len(losses)))]})
 
 
 def trainer_of(objective: Any) -> Any:
@@ -62,8 +64,35 @@ def test_totals_of_a_step_are_known_before_its_first_forward_and_shares_add_up()
 def test_metrics_are_quotients_of_sums_in_double_precision():
     metrics = Metrics(["loss", "unseen"])
     for total, count in ((0.1, 1), (0.2, 2)):
-        metrics.add({"loss": (torch.tensor(total, dtype=torch.float64), torch.tensor(count))})
+        metrics.add({"loss": [(torch.tensor(total, dtype=torch.float64), torch.tensor(count))]})
     assert metrics.take() == {"loss": (0.1 + 0.2) / 3}
+
+
+def test_a_metric_of_several_quotients_is_their_sum():
+    metrics = Metrics(["margin"])
+    for good, bad in ((3.0, 1.0), (5.0, 2.0)):
+        metrics.add({"margin": [(torch.tensor(good), torch.tensor(1)), (torch.tensor(-bad), torch.tensor(3))]})
+    assert metrics.take() == {"margin": 8.0 / 2 - 3.0 / 6}
+
+
+def test_what_a_step_measures_is_settled_before_its_first_forward():
+    class Measuring(Sequences):
+        measures = True
+
+        def measure(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+            return batch["x"].sum().reshape(1)
+
+        def settle(self, sums: torch.Tensor) -> None:
+            self.settled = sums.tolist()
+
+    objective = Measuring()
+    trainer = trainer_of(objective)
+    trainer.model_wrapped = None
+    trainer._prepare_inputs = lambda inputs: inputs
+    trainer.compute_loss_context_manager = contextlib.nullcontext
+    trainer._get_num_items_in_batch([{"x": torch.ones(3, 1)}, {"x": 2 * torch.ones(1, 1)}], torch.device("cpu"))
+    assert objective.settled == [5.0]
+    assert objective.seen == []
 
 
 @pytest.mark.parametrize("weighted", [False, True])
