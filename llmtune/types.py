@@ -15,6 +15,8 @@ LossOn: TypeAlias = Literal["auto", "last", "all", "everything"]
 TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
 RowKind: TypeAlias = Literal["conversations", "pairs", "labels"]
 """Kinds of rows: conversations, comparisons of responses, or single responses that are good or bad."""
+DocumentUnit: TypeAlias = Literal["line", "file"]
+"""How much of a `.txt` file is one row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import parse
+from llmtune.arguments.stages import stage_arguments
 from llmtune.cli.main import find_command, main
+from llmtune.cli.stages import take_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
@@ -69,6 +71,10 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert main([command, "--dry_run", *flags]) == 0
         return
     module = find_command(command)
+    arguments = module.ARGUMENTS
+    if command in ("check", "plan") and not flags[0].startswith("-"):
+        stage, flags = take_stage(flags)
+        arguments = stage_arguments(str(stage))
     if command == "check":
         flags, _ = module.take_template_switch(flags)
     model_type = flags[flags.index("--model_type") + 1] if "--model_type" in flags else "llmtune-tiny"
@@ -76,7 +82,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _make_checkpoint(folder / checkpoint, model_type)
         if "--all_checkpoints" in flags:
             _make_checkpoint(folder / checkpoint / "checkpoint-5", model_type)
-    parse(module.ARGUMENTS, flags, command=command)
+    parse(arguments, flags, command=command)
 
 
 def _folders(flags: list[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.pretraining import joins_documents
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
 from llmtune.distributed.ranks import world_size
@@ -183,7 +184,8 @@ def _rows(args: StageArguments) -> str:
     sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
     length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
     part = "--val_dataset" if args.val_dataset else f"{args.dataset_test_ratio:g} of each dataset"
-    return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
+    how = ", packed" if args.packing else ", joined and cut into blocks" if joins_documents(args) else ""
+    return f"{sample}, {length}{how}; validation {part}"
 
 
 def _processes(args: StageArguments) -> str:
@@ -217,7 +219,7 @@ def _deepspeed(args: StageArguments) -> str:
 
 
 def _step(args: StageArguments) -> str:
-    what = "packs" if args.packing else "samples"
+    what = "packs" if args.packing else "blocks" if joins_documents(args) else "samples"
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:

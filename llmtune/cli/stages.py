@@ -27,6 +27,13 @@ Fine-tune a model. You need a model and data:
   llmtune sft --model_type llmtune-tiny --dataset tiny-qa
   llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
 """,
+    "pt": """
+Continue pre-training on plain text: .txt files, or rows with a column `text`; conversations may be among them. Long
+documents continue in further windows of --max_length tokens. Results have perplexity and bits per byte:
+  llmtune pt --model_type llmtune-tiny --dataset tiny-text --sft_type full --learning_rate 2e-3
+  llmtune pt --model_id_or_path ./Qwen2.5-7B --dataset books/ --document file --max_length 4096
+  llmtune pt --model_id_or_path ./Qwen2.5-7B --dataset corpus.jsonl --new_tokens_file terms.txt
+""",
     "dpo": """
 Learn from pairs of responses, a chosen and a rejected one: DPO, and by --loss its relatives, some without a reference
 model. Start from a model that can answer already, or from your SFT adapter:

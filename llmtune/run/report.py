@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmtune.models.devices import device_name
-from llmtune.run.log import Decisions
+from llmtune.run.log import Decisions, documents_text
 from llmtune.samples.store import EncodeReport
 from llmtune.utils.files import read_records, write_text
+
+MEASURES = (("perplexity", 2), ("bits_per_byte", 4))
+"""Measures of a language model, with their decimals."""
 
 
 @dataclass
 class Report:
-    """Content of report.md. `generations`: (prompt, reference, generation). `packs`: "" without packing.
+    """Content of report.md. `generations`: (prompt, reference, generation). `packs`, `blocks`: "" without them.
 
     `num_skipped`: steps skipped by `--on_nan skip`.
     """
@@ -30,6 +33,7 @@ class Report:
     best_checkpoint: str
     last_checkpoint: str
     packs: str = ""
+    blocks: str = ""
     num_skipped: int = 0
     interrupted: str = ""
     generations: list[tuple[str, str, str]] = field(default_factory=list)
@@ -45,7 +49,9 @@ class Report:
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
             "tokens": f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
+            **({"documents": documents} if (documents := documents_text(self.data)) else {}),
             **({"packs": self.packs} if self.packs else {}),
+            **({"blocks": self.blocks} if self.blocks else {}),
             "truncated or skipped": _cut_text(self.data),
             **({"steps skipped (NaN/inf loss)": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
             "tokens/s (without padding)": f"{self.throughput['useful_tokens_per_second']:,}",
@@ -56,6 +62,7 @@ class Report:
             "waiting for data": f"{self.throughput['data_wait_share']:.2%} of step time",
             "peak memory": f"{self.throughput['peak_memory_gib']:.2f} GiB",
             **{name: f"{value:.4f}" for name, value in losses.items()},
+            **_text_measures(self.throughput),
             "best checkpoint": self.best_checkpoint,
             "last checkpoint": self.last_checkpoint,
         }
@@ -82,6 +89,12 @@ def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
         return {}
     share = f", {throughput['mfu']:.1%} of the GPU's peak (MFU)" if "mfu" in throughput else ""
     return {"compute": f"{throughput['tflops']:g} model TFLOP/s (recomputation not counted){share}"}
+
+
+def _text_measures(metrics: dict[str, float]) -> dict[str, str]:
+    """Perplexity and bits per byte of pre-training, of the training and of the last evaluation."""
+    names = [(f"{phase}_{name}", digits) for phase in ("train", "eval") for name, digits in MEASURES]
+    return {name.replace("_", " "): f"{metrics[name]:.{digits}f}" for name, digits in names if name in metrics}
 
 
 def _losses(log_file: Path) -> dict[str, float]:

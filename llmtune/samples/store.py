@@ -64,6 +64,9 @@ class EncodeReport:
 
     Of comparisons: `num_pairs` differ in rank, `num_ties` do not; `num_chosen_longer` of the pairs have more tokens in
     the better response; `num_good` responses are labelled so; `num_turns_cut` turns were cut from prompts.
+
+    Of pre-training: `num_documents` were cut into `num_windows`, and `num_continued` of them have several; `num_bytes`
+    of UTF-8 text are trainable.
     """
 
     num_rows: int = 0
@@ -86,6 +89,10 @@ class EncodeReport:
     num_chosen_longer: int = 0
     num_good: int = 0
     num_turns_cut: int = 0
+    num_documents: int = 0
+    num_windows: int = 0
+    num_continued: int = 0
+    num_bytes: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -104,7 +111,11 @@ class EncodeReport:
         self.num_untrainable += row.num_untrainable
         self.num_plain += row.num_plain
         self.num_cut_images += row.num_cut_images
-        self.num_split_rows += len(row.samples) > 1
+        self.num_split_rows += len(row.samples) > 1 and not row.num_documents
+        self.num_documents += row.num_documents
+        self.num_windows += row.num_windows
+        self.num_continued += row.num_windows > 1
+        self.num_bytes += row.num_bytes
         if row.problem is not None:
             self.add_problem(name, row.problem)
             return
@@ -386,6 +397,10 @@ def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bo
         log.info(text, f"{report.num_weighted:,}", f"{report.num_samples:,}", name)
     if report.num_split_rows:
         log.info("%s %s rows were split into one sample per assistant turn.", f"{report.num_split_rows:,}", name)
+    if report.num_continued:
+        text = "%s of %s %s documents are longer than %s and continue in further windows, %s in all: nothing is cut."
+        counts = (f"{number:,}" for number in (report.num_continued, report.num_documents))
+        log.info(text, *counts, name, limit, f"{report.num_windows:,}")
     if report.num_plain:
         text = "%s contents spell a control token and were encoded as plain text (--special_tokens_in_text)."
         log.info(text, f"{report.num_plain:,}")
@@ -409,6 +424,7 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
             template.truncation_strategy,
             template.loss_on,
             template.control_as_text,
+            template.purpose,
             json.dumps(template.template_kwargs, sort_keys=True, default=repr),
         ),
         _media_text(dataset, template),
