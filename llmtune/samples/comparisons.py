@@ -275,6 +275,7 @@ def _ranked(comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch[MARGINS] = torch.tensor(margins, dtype=torch.float32)
     if any(one.get("label") is not None for one in comparisons):
         batch[GOOD] = torch.tensor(good)
-    if any(REFERENCE in one for one in comparisons):
-        batch[REFERENCE] = torch.from_numpy(np.concatenate([one[REFERENCE] for one in comparisons]))
+    known = [one[REFERENCE] for one in comparisons if REFERENCE in one]
+    if known or not comparisons:  # of fillers alone there is nothing to compute, which one rank must not do by itself
+        batch[REFERENCE] = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *known]))
     return batch
