@@ -95,6 +95,7 @@ class StageCommand:
         return SUMMARIES[self.name] + COMMON.format(name=self.name)
 
     def run(self, argv: Sequence[str]) -> int:
+        argv = _without_stage(argv, self.name)
         args = parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)
         check_sources(args)
         if args.dry_run:
@@ -104,6 +105,15 @@ class StageCommand:
         run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
         result = run(only_the_stage(args))
         return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
+
+
+def _without_stage(argv: Sequence[str], name: str) -> list[str]:
+    """Return the flags without those of other tools that repeat the command: `llmtune dpo --stage dpo`."""
+    for flag in BY_FLAG.values():
+        stage, rest = take_stage(argv, flag)
+        if stage == name:
+            return rest
+    return list(argv)
 
 
 COMMANDS = {name: StageCommand(name) for name in STAGES}
