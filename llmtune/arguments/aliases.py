@@ -1,7 +1,7 @@
 """Flags of other tools, translated to ours; and the fields of TrainingArguments that `--train_args` takes.
 
-HF: transformers' TrainingArguments and example scripts. trl: its configs. Q: Qwen's finetune.py. M: MedicalGPT's scripts. S: ms-swift.
-L: LLaMA-Factory. Each is accepted; one log line lists the translations.
+HF: transformers' TrainingArguments and example scripts. trl: its configs. Q: Qwen's finetune.py. M: MedicalGPT's
+scripts. S: ms-swift. L: LLaMA-Factory. Each is accepted; one log line lists the translations.
 """
 
 from __future__ import annotations

@@ -59,6 +59,10 @@ class ReferenceArguments(LossArguments):
     """Model that the trained one is held to: a folder, a hub id or an adapter. Default: the model as the run begins."""
 
 
+BETA = 0.1
+"""Default of losses that have none of their own."""
+
+
 def parse_losses(texts: list[str], default: str) -> list[tuple[str, float]]:
     """Parse `key` or `key*weight`.
 
@@ -106,7 +110,16 @@ class WithLosses:
     def options_of(self, key: str) -> dict[str, float]:
         """Options of a loss: flags over the entry's defaults."""
         given = {name: getattr(self, name, None) for name in self.OPTIONS}
-        return {**LOSS_MAPPING[key].defaults, **{name: value for name, value in given.items() if value is not None}}
+        found = {**LOSS_MAPPING[key].defaults, **{name: value for name, value in given.items() if value is not None}}
+        return {"beta": BETA, **found} if "beta" in self.OPTIONS else found
+
+    def loss_text(self) -> str:
+        """Describe the losses with their options."""
+        parts = []
+        for key, weight in self.losses():
+            options = ", ".join(f"{name} {value:g}" for name, value in sorted(self.options_of(key).items()))
+            parts.append((f"{weight:g} * " if weight != 1 else "") + key + (f" ({options})" if options else ""))
+        return " + ".join(parts)
 
     @property
     def needs_reference(self) -> bool:

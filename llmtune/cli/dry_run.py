@@ -139,6 +139,8 @@ def show_stage(args: StageArguments) -> None:
         "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
         "training": _training(args),
         "target modules": _targets(args, run.model.folder),
+        "loss": args.loss_text(),
+        "reference": _reference(args),
         "dtype": _dtype(args),
         "quantisation": _quantization(args),
         **_data_rows(args, args),
@@ -163,6 +165,12 @@ def _training(args: StageArguments) -> str:
         return "all weights"
     text = f"{args.sft_type} adapters, rank {args.lora_rank}, alpha {args.lora_alpha}, dropout {args.lora_dropout_p:g}"
     return text if args.peft_path is None else f"{text}, from {args.peft_path}"
+
+
+def _reference(args: StageArguments) -> str:
+    if not getattr(args, "needs_reference", False):
+        return ""
+    return getattr(args, "reference", None) or "the model as the run begins, computed once"
 
 
 def _targets(args: StageArguments, folder: Path | None) -> str:

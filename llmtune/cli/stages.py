@@ -108,12 +108,19 @@ class StageCommand:
 
 
 def _without_stage(argv: Sequence[str], name: str) -> list[str]:
-    """Return the flags without those of other tools that repeat the command: `llmtune dpo --stage dpo`."""
+    """Return the flags without those of other tools that repeat the command: `llmtune dpo --stage dpo`.
+
+    Raises:
+        UsageError: They name another stage.
+    """
+    words = list(argv)
     for flag in BY_FLAG.values():
-        stage, rest = take_stage(argv, flag)
-        if stage == name:
-            return rest
-    return list(argv)
+        if words and not words[0].startswith("-"):
+            break
+        stage, words = take_stage(words, flag)
+        if stage not in (None, name):
+            raise UsageError(f"llmtune {name} --{flag} {stage}: the two contradict each other. Call llmtune {stage}.")
+    return words
 
 
 COMMANDS = {name: StageCommand(name) for name in STAGES}

@@ -68,6 +68,8 @@ def first_decisions(args: StageArguments) -> Decisions:
     decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")
     decisions.choose("Device", device_name(), "" if torch.cuda.is_available() else "there is no GPU")
     decisions.fact("Training", _training_text(args))
+    if loss := args.loss_text():
+        decisions.fact("Loss", loss)
     if args.tuner_backend == "swift":
         decisions.choose("Tuner backend", "peft", "--tuner_backend swift means peft")
     for flag in args.unused_flags():

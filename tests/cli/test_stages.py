@@ -47,7 +47,7 @@ def test_a_spelling_runs_dry(name, capsys):
     assert main([name, *TINY, "--dataset", "tiny-pairs", "--dry_run", "true"]) == 0
     out = capsys.readouterr().out
     assert "Dry run: all flags are valid." in out
-    assert f"loss            {name}"[:8] in out
+    assert f"{name} (" in next(line for line in out.splitlines() if line.startswith("loss "))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,6 @@ def test_flags_that_do_not_go_together_are_refused():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_has_help_that_names_it_and_default_rates_for_each_tuner(stage, capsys):
-    assert main([stage, "--help"] if False else ["list", "losses"]) == 0
-    capsys.readouterr()
     with pytest.raises(SystemExit):
         COMMANDS[stage].run(["--help"])
     out = capsys.readouterr().out
@@ -101,12 +99,9 @@ def test_each_stage_has_help_that_names_it_and_default_rates_for_each_tuner(stag
 def test_the_name_of_the_stage_as_a_flag_is_taken_and_another_refused(stage, capsys):
     words = [*TINY, "--dry_run", "true", "--dataset", DATA[stage]]
     assert COMMANDS[stage].run([*words, "--stage", stage]) == 0
-    other = next(name for name in STAGES if name != stage)
-    assert (
-        main([stage, *words, "--stage", other]) in (0, 2)
-        if other == "sft"
-        else main([stage, *words, "--stage", other]) == 2
-    )
+    for other in set(STAGES) - {stage}:
+        assert main([stage, *words, "--stage", other]) == 2
+        assert f"Call llmtune {other}" in capsys.readouterr().err
 
 
 DATA = {"pt": "tiny-text", "sft": "tiny-qa", "rm": "tiny-pairs", "dpo": "tiny-pairs", "kto": "tiny-labels"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,7 @@ def test_losses_over_labels_equal_those_of_trl(key, rows, tmp_path):
     labels = [True, False, False, True]
     others = [1, 2, 3, 0]
     singles = [
-        stored_comparison(
-            EncodedComparison(row.prompt, (EncodedResponse(*2 * (row.responses[0].input_ids,), 0, label),))
-        )
+        stored_comparison(EncodedComparison(row.prompt, (replace(row.responses[0], label=label),)))
         for row, label in zip(rows, labels, strict=True)
     ]
     known = [np.array([-7.4 * (len(one["input_ids"]) - one["parts"][0]), 0], np.float32) for one in singles]

@@ -231,6 +231,7 @@ def test_flags_that_contradict_each_other_are_refused(options, reason):
 def test_options_of_a_loss_are_its_own_unless_given():
     args = DpoArguments(model_type="llmtune-tiny", loss=["simpo"])
     assert args.options_of("simpo") == {"beta": 2.0, "gamma": 1.0}
+    assert DpoArguments(model_type="llmtune-tiny").loss_text() == "sigmoid (beta 0.1)"
     assert DpoArguments(model_type="llmtune-tiny", loss=["simpo"], beta=3.0).options_of("simpo")["beta"] == 3.0
     mixed = DpoArguments(model_type="llmtune-tiny", loss=["sigmoid", "hinge*0.5"], sft_weight=0.2)
     assert mixed.losses() == [("sigmoid", 1.0), ("hinge", 0.5), ("sft", 0.2)]
