@@ -59,7 +59,8 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.prepare import data_identity, note_positions, prepare
-    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
+    from llmtune.samples.views import sample_views
+    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html
     from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
@@ -73,14 +74,14 @@ def run(argv: Sequence[str]) -> int:
     statistics = _statistics(prepared, run)
     shown: list[HtmlRow] = []
     for index in range(min(args.rows, len(tokens))):
-        sample = tokens[index]
-        views = token_views(prepared.tokenizer, sample["input_ids"].tolist(), sample["labels"].tolist())
-        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
-        if prepared.template.media is not None:
-            views = with_short_media(views, prepared.template.media_token_ids)
+        parts = sample_views(prepared, index)
+        views = [view for _, part in parts for view in part]
+        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(tokens[index]['input_ids'])} tokens "
         shown.append(HtmlRow(prepared.template.render(conversation_of(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
-        sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
+        for name, part in parts:
+            head = f"[{name}, {len(part)} tokens]\n" if name else ""
+            sys.stdout.write(f"{head}{to_ansi(part, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
     sys.stdout.write(f"{'--- statistics ':-<100}\n")
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
@@ -103,6 +104,7 @@ def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
 def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     from llmtune.run.log import documents_text, unit_of
     from llmtune.samples.blocks import blocks_text
+    from llmtune.samples.encode_report import comparisons_text
     from llmtune.samples.packing import packs_text
     from llmtune.samples.prepare import steps_per_epoch, total_steps
     from llmtune.samples.streaming import StreamedSamples
@@ -136,6 +138,7 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
         "rows skipped": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
         "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",
+        **({"comparisons": comparisons} if (comparisons := comparisons_text(report)) else {}),
         **({"documents": documents} if (documents := documents_text(report)) else {}),
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
         **({"blocks": blocks} if (blocks := blocks_text(prepared.train_set)) else {}),

@@ -10,9 +10,9 @@ from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.ranks import is_distributed, world_size
 from llmtune.models.devices import device_name
 from llmtune.samples.blocks import blocks_text
+from llmtune.samples.encode_report import EncodeReport, comparisons_text
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared, steps_per_epoch
-from llmtune.samples.store import EncodeReport
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    *("Model", "Device", "Distributed", "Data", "Documents", "Packs", "Blocks", "Validation", "Training"),
-    *("Trainable parameters", "Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
+    *("Model", "Device", "Distributed", "Data", "Comparisons", "Documents", "Packs", "Blocks", "Validation"),
+    *("Training", "Trainable parameters", "Loss", "Reference", "Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
 )
 """Facts in the order of the block; others follow as they come."""
 
@@ -143,7 +143,8 @@ SHOWN_TOKENS = 400
 
 def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
     """Note the size of the data, and log the first sample with its loss mask."""
-    from llmtune.templates.mask_view import to_ansi, token_views, with_short_media
+    from llmtune.samples.views import sample_views
+    from llmtune.templates.mask_view import to_ansi
 
     log = get_logger()
     tokens = prepared.train_tokens
@@ -157,6 +158,8 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
     )
     count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
     decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
+    if comparisons := comparisons_text(report):
+        decisions.fact("Comparisons", comparisons)
     if documents := documents_text(report):
         decisions.fact("Documents", f"{documents}; of .txt files, each {document_of(args)} is one (--document)")
     if blocks := blocks_text(prepared.train_set):
@@ -167,8 +170,8 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
         decisions.facts["Validation"] += f" in {packs}"
     if prepared.validation_tokens is None and args.predict_with_generate:
         log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
-    first = tokens[0]
-    views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
-    if prepared.template.media is not None:
-        views = with_short_media(views, prepared.template.media_token_ids)
-    log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))
+    parts = [
+        (f"[{name}] " if name else "") + to_ansi(views[:SHOWN_TOKENS], colour=False)
+        for name, views in sample_views(prepared, 0)
+    ]
+    log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", "\n".join(parts))

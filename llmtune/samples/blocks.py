@@ -19,7 +19,8 @@ from llmtune.types import IGNORE_INDEX
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llmtune.samples.store import EncodeReport, TokenStore
+    from llmtune.samples.encode_report import EncodeReport
+    from llmtune.samples.store import TokenStore
 
 
 class JoinedDataset:

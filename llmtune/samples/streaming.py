@@ -28,8 +28,8 @@ from llmtune.samples.comparisons import (
     stored_comparison,
     with_partner,
 )
+from llmtune.samples.encode_report import EncodeReport, count_comparison
 from llmtune.samples.packing import join_rows, plan_packs
-from llmtune.samples.store import EncodeReport, count_comparison
 from llmtune.templates.comparisons import encode_comparisons
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pytest
 from llmtune.data.canonical import to_record
 from llmtune.errors import DataError
 from llmtune.samples import store as store_module
-from llmtune.samples.store import EncodeReport, TokenStore, encode_dataset
+from llmtune.samples.encode_report import EncodeReport
+from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.encode import EncodedRow
 from llmtune.templates.lookup import get_template
