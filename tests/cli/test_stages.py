@@ -16,6 +16,32 @@ from llmtune.errors import UnknownKeyError, UsageError
 TINY = ["--model_type", "llmtune-tiny"]
 
 
+OF_STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("dpo", ["--pref_beta", "0.3"], {"beta": 0.3}),
+    ("dpo", ["--orpo_beta", "0.3"], {"beta": 0.3}),
+    ("dpo", ["--pref_loss", "simpo", "--simpo_gamma", "0.5"], {"loss": ["simpo"], "gamma": 0.5}),
+    ("dpo", ["--pref_ftx", "0.1"], {"sft_weight": 0.1}),
+    ("dpo", ["--rpo_alpha", "0.1"], {"sft_weight": 0.1}),
+    ("dpo", ["--dpo_label_smoothing", "0.1"], {"label_smoothing": 0.1}),
+    ("dpo", ["--loss_type", "cpo", "--cpo_alpha", "0"], {"loss": ["cpo"], "alpha": 0.0}),
+    ("dpo", ["--loss_type", "sigmoid", "sft", "--loss_weights", "1", "0.2"], {"loss": ["sigmoid*1", "sft*0.2"]}),
+    ("dpo", ["--ld_alpha", "0.5"], {"ld_alpha": 0.5}),
+    ("dpo", ["--ref_adapters", "a"], {"reference": "a"}),
+    ("dpo", ["--ref_model", "b"], {"reference": "b"}),
+    ("dpo", ["--ref_model_name_or_path", "c"], {"reference": "c"}),
+    ("dpo", ["--loss_type", "discopop", "--discopop_tau", "0.1"], {"tau": 0.1}),
+    ("dpo", ["--sft_model_path", "/m"], {"model_id_or_path": "/m"}),
+    ("kto", ["--kto_rejected_weight", "2"], {"undesirable_weight": 2.0}),
+    ("dpo", ["--max_source_length", "100", "--max_target_length", "28"], {"max_length": 128}),
+    ("dpo", ["--precompute_ref_log_probs", "true", "--max_prompt_length", "9"], {}),
+    ("kto", ["--kto_chosen_weight", "2", "--undesirable_weight", "3"],
+     {"desirable_weight": 2.0, "undesirable_weight": 3.0}),
+    ("rm", ["--center_rewards_coefficient", "0.01"], {"centring": 0.01}),
+    ("pt", ["--block_size", "512"], {"max_length": 512}),
+    *((stage, ["--per_device_train_batch_size", "4"], {"batch_size": 4}) for stage in STAGES),
+]  # fmt: skip
+
+
 def parsed(stage: str, *words: str) -> Any:
     return parse(command_arguments(stage), [*TINY, *words], command=stage)
 
@@ -50,28 +76,7 @@ def test_a_spelling_runs_dry(name, capsys):
     assert f"{name} (" in next(line for line in out.splitlines() if line.startswith("loss "))
 
 
-@pytest.mark.parametrize(
-    ("stage", "words", "expected"),
-    [
-        ("dpo", ["--pref_beta", "0.3"], {"beta": 0.3}),
-        ("dpo", ["--orpo_beta", "0.3"], {"beta": 0.3}),
-        ("dpo", ["--pref_loss", "simpo", "--simpo_gamma", "0.5"], {"loss": ["simpo"], "gamma": 0.5}),
-        ("dpo", ["--pref_ftx", "0.1"], {"sft_weight": 0.1}),
-        ("dpo", ["--rpo_alpha", "0.1"], {"sft_weight": 0.1}),
-        ("dpo", ["--dpo_label_smoothing", "0.1"], {"label_smoothing": 0.1}),
-        ("dpo", ["--loss_type", "cpo", "--cpo_alpha", "0"], {"loss": ["cpo"], "alpha": 0.0}),
-        ("dpo", ["--loss_type", "sigmoid", "sft", "--loss_weights", "1", "0.2"], {"loss": ["sigmoid*1", "sft*0.2"]}),
-        ("dpo", ["--ld_alpha", "0.5"], {"ld_alpha": 0.5}),
-        ("dpo", ["--ref_adapters", "a"], {"reference": "a"}),
-        ("dpo", ["--max_source_length", "100", "--max_target_length", "28"], {"max_length": 128}),
-        ("dpo", ["--precompute_ref_log_probs", "true", "--max_prompt_length", "9"], {}),
-        ("kto", ["--kto_chosen_weight", "2", "--undesirable_weight", "3"],
-         {"desirable_weight": 2.0, "undesirable_weight": 3.0}),
-        ("rm", ["--center_rewards_coefficient", "0.01"], {"centring": 0.01}),
-        ("pt", ["--block_size", "512"], {"max_length": 512}),
-        *((stage, ["--per_device_train_batch_size", "4"], {"batch_size": 4}) for stage in STAGES),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("stage", "words", "expected"), OF_STAGES)
 def test_flags_of_other_tools_are_taken(stage, words, expected):
     found = parsed(stage, *words)
     assert {name: getattr(found, name) for name in expected} == expected
