@@ -49,7 +49,7 @@ def test_counts():
     assert len(REFERENCE) == 59
     assert len(OURS) == 54
     assert len({folder_of(row) for row in TABLE}) == len(FOLDERS) == 113
-    assert len(GENERATED) == 226
+    assert len(GENERATED) == 226 + 4 * len(OURS)
     assert {str(folder) for folder in FOLDERS} == {folder_of(row) for row in TABLE}
     models = {row["model"] for row in OURS}
     sizes = {f"qwen2.5-{size}-instruct" for size in ("0.5b", "7b", "14b", "72b")}
@@ -110,6 +110,30 @@ def test_sft_says_what_the_table_says(row, said, elsewhere, capsys):
     assert ("torchrun --nproc_per_node" in out) == (processes > 1)
     assert f"{samples} samples" in out
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto"])
+def test_stages_of_current_models_take_the_flags_of_sft_but_for_data_and_rate(stage, said):
+    for row in OURS:
+        gpus, command, *flags = said(f"{folder_of(row)}/{stage}.sh")
+        assert command == stage
+        args = parse(command_arguments(stage), flags, command=stage)
+        _, _, *others = said(f"{folder_of(row)}/sft.sh")
+        theirs = parse(command_arguments("sft"), others, command="sft")
+        same = ("model_type", "sft_type", "dtype", "max_length", "batch_size", "nproc", "deepspeed_config_path", "fsdp")
+        assert [getattr(args, name) for name in same] == [getattr(theirs, name) for name in same]
+        is_tiny = row["model"] == "llmtune-tiny"
+        assert args.learning_rate == (1e-3 if is_tiny else args.LEARNING_RATES[args.sft_type])
+        assert args.dataset[0].startswith("tiny-") or (not is_tiny and stage != "pt")
+        assert args.output_dir == f"output/{stage}"
+
+
+def test_a_stage_goes_on_from_an_adapter_and_other_rows(said, elsewhere):
+    _, _, *flags = said("qwen2_5_7b_instruct/lora/dpo.sh", DATA="mine.jsonl", PEFT="my adapter")
+    assert flags[flags.index("--dataset") + 1] == "mine.jsonl"
+    assert flags[flags.index("--peft_path") + 1] == "my adapter"
+    _, _, *full = said("qwen2_5_7b_instruct/full_mp/dpo.sh", PEFT="my adapter")
+    assert "--peft_path" not in full
 
 
 @pytest.mark.parametrize("name", FACTS)
