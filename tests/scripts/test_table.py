@@ -115,7 +115,7 @@ def test_sft_says_what_the_table_says(row, said, elsewhere, capsys):
 @pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto"])
 def test_stages_of_current_models_take_the_flags_of_sft_but_for_data_and_rate(stage, said):
     for row in OURS:
-        gpus, command, *flags = said(f"{folder_of(row)}/{stage}.sh")
+        _, command, *flags = said(f"{folder_of(row)}/{stage}.sh")
         assert command == stage
         args = parse(command_arguments(stage), flags, command=stage)
         _, _, *others = said(f"{folder_of(row)}/sft.sh")
