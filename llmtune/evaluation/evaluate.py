@@ -14,7 +14,8 @@ from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choic
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
 from llmtune.evaluation.scores import answer_rows, answer_scores, choice_scores, loss_scores
 from llmtune.inference.engine import Engine
-from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
+from llmtune.inference.infer import InferResult, readable_rows, scored_pair
+from llmtune.inference.inputs import rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
