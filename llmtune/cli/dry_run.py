@@ -333,7 +333,8 @@ def show_eval(args: EvaluateArguments) -> None:
         rows["suite"] = " ".join(args.suite)
     else:
         rows |= _data_rows(first, first)
-        rows["metrics"] = " ".join(args.metrics) or "all that the rows allow"
+        of_pairs = "loss accuracy margin" if args.scores else ""
+        rows["metrics"] = of_pairs or " ".join(args.metrics) or "all that the rows allow"
         rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
     rows["output"] = str(args.result_folder().resolve())
     if first.sft_type != "full":

@@ -12,6 +12,7 @@ from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
+from llmtune.evaluation.rewards import evaluate_rewards
 from llmtune.evaluation.scores import answer_rows, answer_scores, choice_scores, loss_scores
 from llmtune.inference.engine import Engine
 from llmtune.inference.infer import InferResult, readable_rows, scored_pair
@@ -50,6 +51,8 @@ def evaluate(args: EvaluateArguments) -> Scores:
     quiet_libraries()
     log = get_logger()
     args.tell("an evaluation")
+    if args.scores:
+        return evaluate_rewards(args)
     if args.suite:
         need("lm_eval", "--suite", extra="eval", name="lm-eval")
         from llmtune.evaluation.suite import run_suite

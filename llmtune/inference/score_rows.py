@@ -47,8 +47,8 @@ def score_rows(args: InferArguments) -> list[ScoreResult]:
     scorer = load_scorer(args)
     log, started, results = get_logger(), time.perf_counter(), []
     with file.open("w", encoding="utf-8") as out:
-        for row, _, scores in scored(scorer, rows, args):
-            result = score_result(row, scores, scorer.template)
+        for index, _, scores in scored(scorer, rows, args, args.infer_batch_size):
+            result = score_result(rows[index], scores, scorer.template)
             out.write(json.dumps(result, ensure_ascii=False) + "\n")
             out.flush()
             sys.stdout.write(_lines(result))
@@ -72,9 +72,9 @@ def rows_to_score(args: InferArguments) -> list[Comparison]:
 
 
 def scored(
-    scorer: Scorer, rows: Sequence[Comparison], args: InferArguments
-) -> Iterator[tuple[Comparison, EncodedComparison, list[float]]]:
-    """Yield each row with its ids and the scores of its responses; rows that cannot be encoded are counted.
+    scorer: Scorer, rows: Sequence[Comparison], args: InferArguments, batch_size: int
+) -> Iterator[tuple[int, EncodedComparison, list[float]]]:
+    """Yield the index of each row, its ids, and the scores of its responses; rows that cannot be encoded are counted.
 
     Raises:
         DataError: None can be encoded, or one cannot and `--strict` is true.
@@ -88,8 +88,10 @@ def scored(
                 problems.append(f"row {number}: {one.problem or f'longer than {args.max_length:,} tokens'}")
         if problems and args.strict:
             raise DataError(f"{problems[0]}. Fix the row, or leave out such rows with --strict false.")
-        found = scorer.scores_of(encoded, args.infer_batch_size)
-        yield from ((row, one, each) for row, one, each in zip(part, encoded, found, strict=True) if one.responses)
+        found = scorer.scores_of(encoded, batch_size)
+        for index, (one, scores) in enumerate(zip(encoded, found, strict=True), start):
+            if one.responses:
+                yield index, one, scores
     if problems:
         text = f"{len(problems):,} of {len(rows):,} rows have no score; first: {problems[0]}"
         if len(problems) == len(rows):
