@@ -71,7 +71,18 @@ def to_responses(row: Mapping[str, Any], found: Found | None = None) -> Comparis
     """
     if compares(row):
         return to_comparison(row, found)
-    prompt, (answer,) = _split([to_conversation(row, found=Found() if found is None else found)])
+    return last_response(to_conversation(row, found=Found() if found is None else found))
+
+
+def last_response(conversation: Conversation) -> Comparison:
+    """Return a conversation as its prompt, and the response that ends it.
+
+    Raises:
+        RowError: It has no question, or no response to the last one.
+    """
+    if not conversation.turns or conversation.turns[-1].role != "assistant":
+        raise RowError("it does not end with a response, which could be scored")
+    prompt, (answer,) = _split([conversation])
     made = Comparison(prompt, (answer,))
     _check(made)
     return made
