@@ -54,7 +54,6 @@ setup(
         "deepspeed": ["deepspeed>=0.17"],
         "ray": ["ray[train]"],
         "trackers": ["mlflow", "swanlab", "trackio", "wandb"],
-        "rlhf": ["trl>=0.20"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "vision": ["pillow>=10"],
         "web": ["streamlit>=1.67"],

@@ -12,7 +12,7 @@ from migration_flags import TOOLS, Tool
 from llmtune.arguments.aliases import ALIASES, translate
 from llmtune.errors import UsageError
 
-COMMANDS = ("sft", "infer", "serve", "web", "eval", "export", "merge")
+COMMANDS = ("sft", "pt", "rm", "dpo", "kto", "infer", "serve", "web", "eval", "export", "merge")
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -91,6 +91,19 @@ TOOLS = {
             ("stream true", "of `llmtune infer`"),
             ("infer_backend vllm", "of `llmtune serve`", "--backend vllm"),
             ("merge_lora true", "of `llmtune export`", "--merge_lora true"),
+            ("rlhf_type dpo", "of `llmtune rlhf`: the stage, or `orpo`, `simpo`, `cpo`", "llmtune dpo"),
+            ("beta 0.1", "of dpo and kto"),
+            ("loss_type sigmoid sft", "of dpo"),
+            ("loss_weights 1 0.2", "of dpo, one for each loss", "--loss sigmoid sft*0.2"),
+            ("rpo_alpha 0.1", ""),
+            ("ld_alpha 0.5", ""),
+            ("simpo_gamma 1", ""),
+            ("cpo_alpha 1", ""),
+            ("ref_adapters FOLDER", "mostly not needed: the reference is the model as the run begins"),
+            ("ref_model FOLDER", ""),
+            ("desirable_weight 1", "of kto"),
+            ("undesirable_weight 1", "of kto"),
+            ("center_rewards_coefficient 0.01", "of rm"),
             *COMMON_RUN,
             ("NPROC_PER_NODE=2", "", "--nproc 2"),
         ),
@@ -122,7 +135,15 @@ TOOLS = {
         "llmtune sft --model_name_or_path Qwen/Qwen2.5-7B-Instruct --finetuning_type lora --lora_rank 8 \\\n"
         "    --lora_target all --dataset my.jsonl --cutoff_len 2048 --per_device_train_batch_size 1 --bf16 true",
         (
-            ("stage sft", "the command; other stages come later"),
+            ("stage sft", "the command; `llmtune train --stage dpo` is `llmtune dpo`"),
+            ("pref_beta 0.1", "of dpo and kto"),
+            ("pref_loss sigmoid", "of dpo; `kto_pair` is `llmtune kto` on the same pairs"),
+            ("pref_ftx 0.1", ""),
+            ("dpo_label_smoothing 0.1", ""),
+            ("simpo_gamma 0.5", ""),
+            ("kto_chosen_weight 1", "of kto"),
+            ("kto_rejected_weight 1", "of kto"),
+            ("ref_model FOLDER", ""),
             ("do_train true", ""),
             ("model_name_or_path Qwen/Qwen2.5-7B-Instruct", ""),
             ("adapter_name_or_path FOLDER", "in training; `--ckpt_dir` afterwards", "--peft_path FOLDER"),
@@ -227,8 +248,8 @@ TOOLS = {
     ),
     "medicalgpt": Tool(
         "MedicalGPT",
-        "The flags of supervised_finetuning.py are taken as they are, those of merge_peft_adapter.py by "
-        "`llmtune merge`.",
+        "The flags of pretraining.py, supervised_finetuning.py, reward_modeling.py and dpo_training.py are taken as "
+        "they are by `llmtune pt`, `sft`, `rm` and `dpo`, those of merge_peft_adapter.py by `llmtune merge`.",
         "python supervised_finetuning.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --train_file_dir data \\\n"
         "    --use_peft True --lora_rank 8 --target_modules all --do_train --bf16",
         "llmtune sft --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --train_file_dir data \\\n"
@@ -245,7 +266,11 @@ TOOLS = {
             ("max_train_samples 1000", "-1 for all"),
             ("max_eval_samples 10", ""),
             ("model_max_length 512", ""),
+            ("block_size 512", "of pt"),
             ("max_source_length 256 --max_target_length 256", "both, or `--max_length`", "--max_length 512"),
+            ("beta 0.1", "of dpo"),
+            ("orpo_beta 0.1", "of `llmtune orpo`"),
+            ("sft_model_path FOLDER", ""),
             ("train_on_inputs True", ""),
             ("use_peft True", "`False` trains all the weights"),
             ("qlora True", ""),
@@ -284,7 +309,9 @@ TOOLS = {
             "train_results.txt, eval_results.txt, trainer_state.json and the last adapter lie at the top of the run's "
             "folder, as its scripts leave them.",
             "Rows of `conversations` with `from` and `value` are read as they are.",
-            "Pre-training, reward models and reinforcement learning come with later versions.",
+            "The chain of its scripts, pt, merge, sft, merge, rm and dpo, is examples/pipeline/run.sh. ppo and grpo "
+            "come with a later version.",
+            "Its blocks are `llmtune pt --join_documents true`; by default, documents do not see each other.",
             "openai_api.py is `llmtune serve`, gradio_demo.py `llmtune web`.",
         ),
     ),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
     from llmtune.arguments.preference import DpoArguments, KtoArguments, RmArguments
+    from llmtune.arguments.pretraining import PtArguments
     from llmtune.arguments.stage import SftArguments
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
     from llmtune.stages.dpo import dpo
     from llmtune.stages.kto import kto
+    from llmtune.stages.pt import pt
     from llmtune.stages.rm import rm
     from llmtune.stages.sft import sft
     from llmtune.templates.chat import ChatTemplate
@@ -55,6 +57,7 @@ _HOMES = {
     "DpoArguments": "llmtune.arguments.preference",
     "KtoArguments": "llmtune.arguments.preference",
     "RmArguments": "llmtune.arguments.preference",
+    "PtArguments": "llmtune.arguments.pretraining",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
@@ -71,6 +74,7 @@ _HOMES = {
     "infer": "llmtune.inference.infer",
     "kto": "llmtune.stages.kto",
     "merge": "llmtune.exporting.export",
+    "pt": "llmtune.stages.pt",
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.metrics",
     "register_model": "llmtune.models.info",
@@ -97,6 +101,7 @@ __all__ = [
     "MergeArguments",
     "MetricInfo",
     "ModelInfo",
+    "PtArguments",
     "RmArguments",
     "SftArguments",
     "SftResult",
@@ -112,6 +117,7 @@ __all__ = [
     "infer",
     "kto",
     "merge",
+    "pt",
     "register_dataset",
     "register_metric",
     "register_model",

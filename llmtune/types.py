@@ -16,6 +16,8 @@ TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
 RowKind: TypeAlias = Literal["conversations", "pairs", "labels", "responses"]
 """Kinds of rows: conversations, comparisons of responses, single responses that are good or bad, or any of these, whose
 responses are to be scored."""
+DocumentUnit: TypeAlias = Literal["line", "file"]
+"""How much of a `.txt` file is one row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,11 @@ def flags(folder: Path, settings: dict[str, Any]) -> list[str]:
     return words(RUN | settings | {"output_dir": str(folder)})
 
 
-def launch(folder: Path, **settings: Any) -> Path:
+def launch(folder: Path, stage: str = "sft", **settings: Any) -> Path:
     """Run to the end, in prepared processes; the run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     nproc = settings.get("nproc", 1)
-    prepared.start(*prepared.LLMTUNE, "sft", *flags(folder, settings), folder=folder, nproc=nproc).check()
+    prepared.start(*prepared.LLMTUNE, stage, *flags(folder, settings), folder=folder, nproc=nproc).check()
     return newest(folder)
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import parse
-from llmtune.cli.main import find_command, main
+from llmtune.arguments.stages import stage_arguments
+from llmtune.cli.main import SPELLINGS, find_command, main
+from llmtune.cli.stages import spelled, take_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
 """Flags that name checkpoints, which have to be there."""
+
+MODELS = ("FOLDER", "work/merged-pt", "work/merged-sft")
+"""Folders of models that commands name."""
 
 # What stands for something of the reader's, and a value that parses. The rest is taken as it is.
 VARIABLES = {
@@ -27,6 +32,8 @@ VARIABLES = {
     "FULL": "checkpoint",
     "DATA": "data",
     "WORK": "work",
+    "BASE": "FOLDER",
+    "COMMON": "",
 }
 
 
@@ -44,6 +51,7 @@ def llmtune_lines(shell: str) -> Iterator[str]:
 def filled(line: str) -> str:
     """Shell variables by their values; `$(dirname "$0")` by a name; `"$@"` away."""
     line = line.replace('"$@"', "").replace('$(dirname "$0")', "here").split(" | ")[0]
+    line = re.sub(r'"\$\(newest "[^"]+"\)"', "checkpoint", line)
     line = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}|\$(\w+)", lambda found: VARIABLES[found[1] or found[2]], line)
     return re.sub(r"\s#.*", "", line)
 
@@ -54,8 +62,9 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
     (folder / "my.jsonl").write_text('{"query": "a", "response": "b"}\n', encoding="utf-8")
-    (folder / "FOLDER").mkdir()
-    (folder / "FOLDER/config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    for name in MODELS:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
     words = shlex.split(filled(line))
     while words[0] != "llmtune":
         name, _, value = words.pop(0).partition("=")
@@ -68,7 +77,13 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "launch":
         assert main([command, "--dry_run", *flags]) == 0
         return
+    if command in SPELLINGS:
+        command, flags = spelled(command, flags)
     module = find_command(command)
+    arguments = module.ARGUMENTS
+    if command in ("check", "plan") and not flags[0].startswith("-"):
+        stage, flags = take_stage(flags)
+        arguments = stage_arguments(str(stage))
     if command == "check":
         flags, _ = module.take_template_switch(flags)
     model_type = flags[flags.index("--model_type") + 1] if "--model_type" in flags else "llmtune-tiny"
@@ -76,7 +91,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _make_checkpoint(folder / checkpoint, model_type)
         if "--all_checkpoints" in flags:
             _make_checkpoint(folder / checkpoint / "checkpoint-5", model_type)
-    parse(module.ARGUMENTS, flags, command=command)
+    parse(arguments, flags, command=command)
 
 
 def _folders(flags: list[str]) -> Iterator[str]:

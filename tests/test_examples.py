@@ -49,6 +49,17 @@ def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == 1
 
 
+def test_the_pipeline_walks_all_stages_with_the_flags_of_the_guide(run, tmp_path: Path) -> None:
+    """Two steps of each; what the stages learn is shown in tests/stages."""
+    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    out = run("env", path, "bash", EXAMPLES / "pipeline/run.sh", tmp_path / "work", "--max_steps", "2")
+    results = out[out.index("== pt") :]
+    assert [line for line in results.splitlines() if line.startswith("== ")] == ["== pt", "== sft", "== rm", "== dpo"]
+    for name in ("eval_perplexity", "eval_token_acc", "eval_rewards/accuracies", "eval_logps/rejected"):
+        assert f"{name} = " in results
+    assert (tmp_path / "work" / "merged-dpo" / "config.json").is_file()
+
+
 def test_tools_are_taught(run, tmp_path: Path) -> None:
     """Two steps of it; that the format is learned is shown in tests/serving/test_tool_calls.py."""
     environment = (f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}", "ROWS=200")

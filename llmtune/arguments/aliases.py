@@ -1,7 +1,7 @@
 """Flags of other tools, translated to ours; and the fields of TrainingArguments that `--train_args` takes.
 
-HF: transformers' TrainingArguments and example scripts. Q: Qwen's finetune.py. M: MedicalGPT's scripts. S: ms-swift.
-L: LLaMA-Factory. Each is accepted; one log line lists the translations.
+HF: transformers' TrainingArguments and example scripts. trl: its configs. Q: Qwen's finetune.py. M: MedicalGPT's
+scripts. S: ms-swift. L: LLaMA-Factory. Each is accepted; one log line lists the translations.
 """
 
 from __future__ import annotations
@@ -95,6 +95,24 @@ def join_dataset_names(tokens: Tokens) -> Tokens:
     return [*tokens, ("dataset", [f"{item}:{part}" if part else item])]
 
 
+def join_loss_weights(tokens: Tokens) -> Tokens:
+    """Join trl's list of weights with the list of losses, `sigmoid*1.0 sft*0.2`.
+
+    Raises:
+        UsageError: There are more or fewer weights than losses.
+    """
+    given = dict(tokens)
+    weights, losses = given.get("loss_weights"), given.get("loss", [])
+    if weights is None:
+        return tokens
+    if len(weights) != len(losses):
+        raise UsageError(
+            f"--loss_weights has {len(weights)} weights for {len(losses)} losses. Write --loss key*weight."
+        )
+    joined = [f"{loss}*{weight}" for loss, weight in zip(losses, weights, strict=True)]
+    return [("loss", joined) if flag == "loss" else (flag, one) for flag, one in tokens if flag != "loss_weights"]
+
+
 def _is_true(values: list[str]) -> bool:
     text = (values or ["true"])[0].lower()
     if text in ("true", "1", "yes"):
@@ -152,8 +170,14 @@ def _checkpointing(values: list[str]) -> Tokens:
 
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
-        raise ValueError("only stage sft is available, as `llmtune sft`; others are planned for a later version")
+        raise ValueError("the stage is the command: llmtune dpo, say, or llmtune train --stage dpo")
     return []
+
+
+def _pref_loss(values: list[str]) -> Tokens:
+    if values == ["kto_pair"]:
+        raise ValueError("pairs are trained as labelled responses by `llmtune kto`")
+    return [("loss", values)]
 
 
 def _flash_attn(values: list[str]) -> Tokens:
@@ -208,6 +232,23 @@ _RENAMED = {
     "lora_weight_path": "peft_path",
     "loraplus_lr_ratio": "lorap_lr_ratio",
     "neft_alpha": "neftune_noise_alpha",
+    # Preferences: trl, S, L, M
+    "ref_adapters": "reference",
+    "ref_model": "reference",
+    "ref_model_name_or_path": "reference",
+    "loss_type": "loss",
+    "pref_beta": "beta",
+    "orpo_beta": "beta",
+    "dpo_label_smoothing": "label_smoothing",
+    "rpo_alpha": "sft_weight",
+    "pref_ftx": "sft_weight",
+    "simpo_gamma": "gamma",
+    "cpo_alpha": "alpha",
+    "discopop_tau": "tau",
+    "kto_chosen_weight": "desirable_weight",
+    "kto_rejected_weight": "undesirable_weight",
+    "center_rewards_coefficient": "centring",
+    "sft_model_path": "model_id_or_path",
     # S, L
     "model": "model_id_or_path",
     "tuner_type": "sft_type",
@@ -244,6 +285,7 @@ _CONVERTED: dict[str, Converter] = {
     ),
     "finetuning_type": _one_of("sft_type", {"lora": "lora", "full": "full"}, "lora or full"),
     "stage": _stage,
+    "pref_loss": _pref_loss,
     "flash_attn": _flash_attn,
     **dict.fromkeys(("init_lora_weights", "init_weights"), _lora_init),
     "model_type": _unless("model_type", "auto"),
@@ -278,6 +320,8 @@ _NO_EFFECT = {
     "lazy_preprocess": "rows are encoded once and cached; --streaming true encodes them during training",
     "lazy_tokenize": "rows are encoded once and cached; --streaming true encodes them during training",
     "logging_dir": "curves are written to runs/ in the run folder",
+    "precompute_ref_log_probs": "the reference is always computed once, before the first step",
+    "max_prompt_length": "the oldest turns of a prompt are removed until it fits --max_length with its responses",
 }
 
 ALIASES: dict[str, Alias] = {

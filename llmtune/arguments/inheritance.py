@@ -117,7 +117,7 @@ def _refusal(args: StageArguments, fixed: Mapping[str, Any], checkpoint: Path) -
 
 PATHS = ("model_id_or_path", "tokenizer_id_or_path", "cache_dir", "dataset", "val_dataset")
 """Arguments that may be local paths. `custom_register_path` names code, and has its own rule."""
-PATHS_OF_STAGES = ("reference",)
+PATHS_OF_STAGES = ("reference", "new_tokens_file")
 """Those that only resumed runs take over."""
 
 

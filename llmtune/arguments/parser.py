@@ -20,7 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from llmtune.arguments.aliases import ALIASES, Tokens, add_lengths, join_dataset_names, translate, unknown_flag_hint
+from llmtune.arguments.aliases import (
+    ALIASES,
+    Tokens,
+    add_lengths,
+    join_dataset_names,
+    join_loss_weights,
+    translate,
+    unknown_flag_hint,
+)
 from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.errors import UsageError, one_line
@@ -250,7 +258,7 @@ def _translate(tokens: Tokens, known: set[str]) -> Tokens:
     for ignored, title in ((False, "Translated flags"), (True, "Ignored flags")):
         if notes[ignored]:
             log_once(f"{title}: {', '.join(dict.fromkeys(notes[ignored]))}.", level=20)
-    return found
+    return join_loss_weights(found)
 
 
 def _config_files(given: Tokens) -> list[str]:

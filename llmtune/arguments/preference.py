@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from llmtune.arguments.fields import Problems, Rule, above, at_least, between, fixed, free
+from llmtune.arguments.fields import Problems, Rule, above, at_least, between, fixed, taken
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 from llmtune.losses.info import LOSS_MAPPING
@@ -59,6 +59,10 @@ class ReferenceArguments(LossArguments):
     """Model that the trained one is held to: a folder, a hub id or an adapter. Default: the model as the run begins."""
 
 
+BETA = 0.1
+"""Default of losses that have none of their own."""
+
+
 def parse_losses(texts: list[str], default: str) -> list[tuple[str, float]]:
     """Parse `key` or `key*weight`.
 
@@ -106,7 +110,16 @@ class WithLosses:
     def options_of(self, key: str) -> dict[str, float]:
         """Options of a loss: flags over the entry's defaults."""
         given = {name: getattr(self, name, None) for name in self.OPTIONS}
-        return {**LOSS_MAPPING[key].defaults, **{name: value for name, value in given.items() if value is not None}}
+        found = {**LOSS_MAPPING[key].defaults, **{name: value for name, value in given.items() if value is not None}}
+        return {"beta": BETA, **found} if "beta" in self.OPTIONS else found
+
+    def loss_text(self) -> str:
+        """Describe the losses with their options."""
+        parts = []
+        for key, weight in self.losses():
+            options = ", ".join(f"{name} {value:g}" for name, value in sorted(self.options_of(key).items()))
+            parts.append((f"{weight:g} * " if weight != 1 else "") + key + (f" ({options})" if options else ""))
+        return " + ".join(parts)
 
     @property
     def needs_reference(self) -> bool:
@@ -142,7 +155,18 @@ def _smoothing_needs(keys: tuple[str, ...]) -> Callable[[Any], bool]:
 
 
 @dataclass(kw_only=True)
-class DpoArguments(LossOptions, ReferenceArguments, PreferenceArguments, WithLosses, StageArguments):
+class PreferenceRateArguments:
+    """Learning rate."""
+
+    learning_rate: float | None = taken(None, within=above(0))
+    """Peak learning rate. Default: 2e-5 for lora, 1e-6 for full, 2e-4 for adalora, 5e-4 for ia3, 8e-4 for vera. Lower
+    than for sft: the model answers already, and large steps make chosen responses less probable, too."""
+
+
+@dataclass(kw_only=True)
+class DpoArguments(
+    PreferenceRateArguments, LossOptions, ReferenceArguments, PreferenceArguments, WithLosses, StageArguments
+):
     """Arguments of `dpo()`.
 
     Raises:
@@ -163,7 +187,19 @@ class DpoArguments(LossOptions, ReferenceArguments, PreferenceArguments, WithLos
 
 
 @dataclass(kw_only=True)
-class KtoArguments(ReferenceArguments, PreferenceArguments, WithLosses, StageArguments):
+class LabelArguments:
+    """Labels."""
+
+    desirable_weight: float = fixed(1.0, within=at_least(0))
+    """Weight of responses that are labelled good; weight times number should be 1 to 4/3 times that of the bad ones."""
+    undesirable_weight: float = fixed(1.0, within=at_least(0))
+    """Weight of responses that are labelled bad."""
+
+
+@dataclass(kw_only=True)
+class KtoArguments(
+    LabelArguments, PreferenceRateArguments, ReferenceArguments, PreferenceArguments, WithLosses, StageArguments
+):
     """Arguments of `kto()`.
 
     Raises:
@@ -177,17 +213,25 @@ class KtoArguments(ReferenceArguments, PreferenceArguments, WithLosses, StageArg
     OPTIONS = ("beta", "desirable_weight", "undesirable_weight")
     LEARNING_RATES: ClassVar[dict[str, float]] = DpoArguments.LEARNING_RATES
 
-    desirable_weight: float = fixed(1.0, within=at_least(0))
-    """Weight of responses that are labelled good; weight times number should be 1 to 4/3 times that of the bad ones."""
-    undesirable_weight: float = fixed(1.0, within=at_least(0))
-    """Weight of responses that are labelled bad."""
-
     def _check(self, problems: Problems) -> None:
         check_losses(self, problems)
 
 
 @dataclass(kw_only=True)
-class RmArguments(LossArguments, PreferenceArguments, WithLosses, StageArguments):
+class RewardArguments:
+    """Reward model."""
+
+    learning_rate: float | None = taken(None, within=above(0))
+    """Peak learning rate. Default: 1e-4 for lora, 1e-5 for full, 1e-3 for adalora, 3e-3 for ia3, 4e-3 for vera. The
+    head is new, and the model below it changes less than in sft."""
+    use_margin: bool = fixed(True)
+    """Ask for the row's margin between the scores, where the data has one."""
+    centring: float = fixed(0.0, within=at_least(0))
+    """Weight of the squared sum of a pair's scores, which holds scores around 0; 0.01 is common."""
+
+
+@dataclass(kw_only=True)
+class RmArguments(RewardArguments, LossArguments, PreferenceArguments, WithLosses, StageArguments):
     """Arguments of `rm()`.
 
     Raises:
@@ -209,11 +253,6 @@ class RmArguments(LossArguments, PreferenceArguments, WithLosses, StageArguments
     LEARNING_RATES: ClassVar[dict[str, float]] = {
         "lora": 1e-4, "full": 1e-5, "adalora": 1e-3, "ia3": 3e-3, "vera": 4e-3,
     }  # fmt: skip
-
-    use_margin: bool = free(True)
-    """Ask for the row's margin between the scores, where the data has one."""
-    centring: float = fixed(0.0, within=at_least(0))
-    """Weight of the squared sum of a pair's scores, which holds scores around 0; 0.01 is common."""
 
     def _check(self, problems: Problems) -> None:
         check_losses(self, problems)

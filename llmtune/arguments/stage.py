@@ -111,6 +111,10 @@ class StageArguments(
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full" and not self.fsdp
 
+    def loss_text(self) -> str:
+        """Describe what is minimised, where a stage has a choice."""
+        return ""
+
     @classmethod
     def of_stage(cls) -> type[StageArguments]:
         """The class of the stage itself, without the flags that a command adds."""

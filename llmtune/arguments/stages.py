@@ -30,6 +30,11 @@ class StageInfo:
 
 STAGES = {
     "sft": StageInfo("llmtune.arguments.stage:SftArguments", "llmtune.stages.sft:sft", "Fine-tune a model."),
+    "pt": StageInfo(
+        "llmtune.arguments.pretraining:PtArguments",
+        "llmtune.stages.pt:pt",
+        "Continue pre-training a model on text.",
+    ),
     "dpo": StageInfo(
         "llmtune.arguments.preference:DpoArguments",
         "llmtune.stages.dpo:dpo",

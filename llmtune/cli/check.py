@@ -19,8 +19,10 @@ from llmtune.utils.files import write_text
 from llmtune.utils.logging import quiet_libraries
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llmtune.samples.prepare import Prepared
-    from llmtune.samples.store import TokenStore
     from llmtune.templates.parity import Difference
     from llmtune.types import Conversation
 
@@ -57,7 +59,8 @@ def run(argv: Sequence[str]) -> int:
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data
     from llmtune.samples.prepare import data_identity, note_positions, prepare
-    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html, token_views, with_short_media
+    from llmtune.samples.views import sample_views
+    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html
     from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
@@ -71,14 +74,14 @@ def run(argv: Sequence[str]) -> int:
     statistics = _statistics(prepared, run)
     shown: list[HtmlRow] = []
     for index in range(min(args.rows, len(tokens))):
-        sample = tokens[index]
-        views = token_views(prepared.tokenizer, sample["input_ids"].tolist(), sample["labels"].tolist())
-        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(views)} tokens "
-        if prepared.template.media is not None:
-            views = with_short_media(views, prepared.template.media_token_ids)
+        parts = sample_views(prepared, index)
+        views = [view for _, part in parts for view in part]
+        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(tokens[index]['input_ids'])} tokens "
         shown.append(HtmlRow(prepared.template.render(conversation_of(prepared.train[tokens.row_of(index)])), views))
         sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
-        sys.stdout.write(f"{to_ansi(views, colour=sys.stdout.isatty())}\n")
+        for name, part in parts:
+            head = f"[{name}, {len(part)} tokens]\n" if name else ""
+            sys.stdout.write(f"{head}{to_ansi(part, colour=sys.stdout.isatty())}\n")
     width = max(map(len, statistics))
     sys.stdout.write(f"{'--- statistics ':-<100}\n")
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
@@ -99,6 +102,9 @@ def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
 
 
 def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
+    from llmtune.run.log import documents_text, unit_of
+    from llmtune.samples.blocks import blocks_text
+    from llmtune.samples.encode_report import comparisons_text
     from llmtune.samples.packing import packs_text
     from llmtune.samples.prepare import steps_per_epoch, total_steps
     from llmtune.samples.streaming import StreamedSamples
@@ -125,25 +131,28 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
         "validation samples": f"{len(validation):,}" if validation is not None else "none",
         "tokens": f"{report.num_tokens:,}",
         "trainable tokens": f"{report.num_trainable:,} ({report.num_trainable / max(report.num_tokens, 1):.1%})",
-        "tokens per sample": _percentiles(tokens),
+        "tokens per sample": _percentiles(prepared.lengths),
         "samples truncated": f"{report.num_truncated:,}",
         "samples skipped": f"{report.num_deleted + report.num_cut_images:,} too long, "
         f"{report.num_untrainable:,} without trainable tokens",
         "rows skipped": f"{report.num_problems:,} that the template cannot express",
         "rows split": f"{report.num_split_rows:,} into one sample per assistant turn",
         "control tokens": f"{report.num_plain:,} contents that spell one, encoded as plain text",
+        **({"comparisons": comparisons} if (comparisons := comparisons_text(report)) else {}),
+        **({"documents": documents} if (documents := documents_text(report)) else {}),
         **({"packs": packs_text(prepared.train_set)} if args.packing else {}),
-        f"{'packs' if args.packing else 'samples'} per step": f"{args.step_size(counted):,}"
+        **({"blocks": blocks} if (blocks := blocks_text(prepared.train_set)) else {}),
+        f"{unit_of(args)} per step": f"{args.step_size(counted):,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps}{many})",
         **steps,
     }
 
 
-def _percentiles(tokens: TokenStore) -> str:
+def _percentiles(lengths: NDArray[np.int64]) -> str:
     import numpy as np
 
     shares = (0, 5, 25, 50, 75, 95, 99, 100)
-    values = np.percentile(tokens.lengths, shares).astype(int)
+    values = np.percentile(lengths, shares).astype(int)
     return ", ".join(f"{share} %: {value:,}" for share, value in zip(shares, values, strict=True))
 
 

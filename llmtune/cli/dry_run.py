@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.pretraining import joins_documents
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.launch import is_handed_over, planned_processes, torchrun_arguments
 from llmtune.distributed.ranks import world_size
@@ -138,6 +139,8 @@ def show_stage(args: StageArguments) -> None:
         "template": f"{args.template_type}" + (f", system {args.system!r}" if args.system else ""),
         "training": _training(args),
         "target modules": _targets(args, run.model.folder),
+        "loss": args.loss_text(),
+        "reference": _reference(args),
         "dtype": _dtype(args),
         "quantisation": _quantization(args),
         **_data_rows(args, args),
@@ -164,6 +167,12 @@ def _training(args: StageArguments) -> str:
     return text if args.peft_path is None else f"{text}, from {args.peft_path}"
 
 
+def _reference(args: StageArguments) -> str:
+    if not getattr(args, "needs_reference", False):
+        return ""
+    return getattr(args, "reference", None) or "the model as the run begins, computed once"
+
+
 def _targets(args: StageArguments, folder: Path | None) -> str:
     if args.sft_type == "full":
         return ""
@@ -183,7 +192,8 @@ def _rows(args: StageArguments) -> str:
     sample = "all" if args.train_dataset_sample == -1 else f"up to {args.train_dataset_sample:,}"
     length = "any length" if args.max_length == -1 else f"up to {args.max_length:,} tokens each"
     part = "--val_dataset" if args.val_dataset else f"{args.dataset_test_ratio:g} of each dataset"
-    return f"{sample}, {length}{', packed' if args.packing else ''}; validation {part}"
+    how = ", packed" if args.packing else ", joined and cut into blocks" if joins_documents(args) else ""
+    return f"{sample}, {length}{how}; validation {part}"
 
 
 def _processes(args: StageArguments) -> str:
@@ -217,7 +227,7 @@ def _deepspeed(args: StageArguments) -> str:
 
 
 def _step(args: StageArguments) -> str:
-    what = "packs" if args.packing else "samples"
+    what = "packs" if args.packing else "blocks" if joins_documents(args) else "samples"
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:

@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|tool_formats|metrics|plugins [--unverified]`."""
+"""`llmtune list models|datasets|templates|tool_formats|metrics|losses|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
+from llmtune.losses.info import LOSS_MAPPING
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import Registry
@@ -20,10 +21,11 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "templates": TEMPLATE_MAPPING,
     "tool_formats": TOOL_FORMAT_MAPPING,
     "metrics": METRIC_MAPPING,
+    "losses": LOSS_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|plugins [--unverified]\n"
+USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|losses|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: check them before relying on them."""
 
@@ -35,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError("Say what to list: models, datasets, templates, tool_formats, metrics or plugins.")
+        raise UsageError("Say what to list: models, datasets, templates, tool_formats, metrics, losses or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -85,5 +87,9 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] 
     "metrics": (
         ("key", "of", "scores", "description"),
         lambda info: (info.kind, " ".join(info.names) or "-", info.description),
+    ),
+    "losses": (
+        ("key", "over", "reference", "description"),
+        lambda info: (info.over, "yes" if info.needs_reference else "no", info.description),
     ),
 }

@@ -1,4 +1,4 @@
-"""`llmtune show model|dataset|template|tool_format KEY`."""
+"""`llmtune show model|dataset|template|tool_format|metric|loss KEY`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EXAMPLE = (
 
 def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
-        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format KEY\n")
+        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format|metric|loss KEY\n")
         return 0
-    if len(argv) != 2 or f"{argv[0].rstrip('s')}s" not in REGISTRIES:
-        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format KEY.")
-    registry = REGISTRIES[f"{argv[0].rstrip('s')}s"]
+    registry = REGISTRIES.get(_plural(argv[0])) if len(argv) == 2 else None
+    if registry is None:
+        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format|metric|loss KEY.")
     key = registry.canonical(argv[1])
     entry = registry[key]
     sys.stdout.write(f"{registry.kind} {key}, registered at {registry.origin(key)}\n")
@@ -39,6 +39,10 @@ def run(argv: Sequence[str]) -> int:
     if isinstance(entry, TemplateInfo):
         sys.stdout.write(f"\n{_example(entry)}\n")
     return 0
+
+
+def _plural(name: str) -> str:
+    return name if name in REGISTRIES else f"{name}es" if name.endswith("s") else f"{name}s"
 
 
 def _example(info: TemplateInfo) -> str:

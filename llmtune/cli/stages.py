@@ -27,6 +27,13 @@ Fine-tune a model. You need a model and data:
   llmtune sft --model_type llmtune-tiny --dataset tiny-qa
   llmtune sft --model_type qwen2.5-7b-instruct --model_id_or_path ./Qwen2.5-7B-Instruct --dataset my.jsonl
 """,
+    "pt": """
+Continue pre-training on plain text: .txt files, or rows with a column `text`; conversations may be among them. Long
+documents continue in further windows of --max_length tokens. Results have perplexity and bits per byte:
+  llmtune pt --model_type llmtune-tiny --dataset tiny-text --sft_type full --learning_rate 2e-3
+  llmtune pt --model_id_or_path ./Qwen2.5-7B --dataset books/ --document file --max_length 4096
+  llmtune pt --model_id_or_path ./Qwen2.5-7B --dataset corpus.jsonl --new_tokens_file terms.txt
+""",
     "dpo": """
 Learn from pairs of responses, a chosen and a rejected one: DPO, and by --loss its relatives, some without a reference
 model. Start from a model that can answer already, or from your SFT adapter:
@@ -88,6 +95,7 @@ class StageCommand:
         return SUMMARIES[self.name] + COMMON.format(name=self.name)
 
     def run(self, argv: Sequence[str]) -> int:
+        argv = _without_stage(argv, self.name)
         args = parse(self.ARGUMENTS, argv, command=self.name, summary=self.SUMMARY)
         check_sources(args)
         if args.dry_run:
@@ -97,6 +105,22 @@ class StageCommand:
         run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
         result = run(only_the_stage(args))
         return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
+
+
+def _without_stage(argv: Sequence[str], name: str) -> list[str]:
+    """Return the flags without those of other tools that repeat the command: `llmtune dpo --stage dpo`.
+
+    Raises:
+        UsageError: They name another stage.
+    """
+    words = list(argv)
+    for flag in BY_FLAG.values():
+        if words and not words[0].startswith("-"):
+            break
+        stage, words = take_stage(words, flag)
+        if stage not in (None, name):
+            raise UsageError(f"llmtune {name} --{flag} {stage}: the two contradict each other. Call llmtune {stage}.")
+    return words
 
 
 COMMANDS = {name: StageCommand(name) for name in STAGES}

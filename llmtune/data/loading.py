@@ -24,7 +24,7 @@ from llmtune.data.values import without_nulls
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.hub.clients import HubOptions
 from llmtune.registry import resolve_reference
-from llmtune.types import RowKind
+from llmtune.types import DocumentUnit, RowKind
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -53,6 +53,7 @@ class _Options:
     overwrite_cache: bool
     need_answer: bool
     kind: RowKind
+    document: DocumentUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def load_source(
     overwrite_cache: bool = False,
     need_answer: bool = True,
     kind: RowKind = "conversations",
+    document: DocumentUnit = "line",
     hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
 ) -> Loaded:
     """Load a registered key, a repository, a data file or a folder of files; a second run reads the cache.
@@ -84,6 +86,7 @@ def load_source(
         overwrite_cache: Read the rows again, even if they are cached.
         need_answer: Rows without a response are bad.
         kind: What rows are read as.
+        document: Row of a `.txt` file.
         hub: The hub of registered datasets, and how to access it.
 
     Raises:
@@ -91,7 +94,7 @@ def load_source(
         LlmtuneError: A download that fails.
         UnknownKeyError: Neither a key nor anything that looks like a path.
     """
-    options = _Options(strict, overwrite_cache, need_answer, kind)
+    options = _Options(strict, overwrite_cache, need_answer, kind, document)
     if text in DATASET_MAPPING:
         return _load_entry(text, DATASET_MAPPING[text], options, hub)
     check_source(text)
@@ -158,7 +161,7 @@ def _load_local(
     named = [
         (str(file.relative_to(folder)) if folder else extension_of(file) + file.suffix.lower(), file) for file in files
     ]
-    return _load_files(named, lambda: read_files(files, folder), source, rules, options)
+    return _load_files(named, lambda: read_files(files, folder, options.document), source, rules, options)
 
 
 def _load_hub(source: str, info: DatasetInfo, rules: Rules, options: _Options, hub: HubOptions) -> Loaded:
@@ -178,7 +181,7 @@ def _load_splits(
     media = [str(unpacked_folder(split.media)) if split.media else "" for split in splits]
 
     def rows() -> Iterator[Located]:
-        return itertools.chain.from_iterable(read_split(split, folder) for split in splits)
+        return itertools.chain.from_iterable(read_split(split, folder, options.document) for split in splits)
 
     return _load_files(named, rows, source, rules, options, media)
 
@@ -208,6 +211,8 @@ def _files_key(named: list[tuple[str, Path]], rules: Rules, options: _Options, m
     digest = new_digest(IDENTITY, sorted(rules.columns.items()), options.need_answer)
     if options.kind != "conversations":
         digest.update(options.kind.encode())
+    if options.document != "line":
+        digest.update(f"a row is a {options.document}".encode())
     if rules.preprocess is not None or more:
         digest.update(repr((rules.version, more)).encode("utf-8", "surrogatepass"))
     for name, file in named:

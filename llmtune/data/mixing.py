@@ -21,7 +21,7 @@ from llmtune.data.row_cache import count_placeholders, fill_identity
 from llmtune.data.rows import new_digest
 from llmtune.errors import UsageError
 from llmtune.hub.clients import HubOptions
-from llmtune.types import RowKind
+from llmtune.types import DocumentUnit, RowKind
 from llmtune.utils.logging import get_logger
 
 Dataset: TypeAlias = datasets.Dataset
@@ -37,6 +37,7 @@ class _Options:
     overwrite_cache: bool
     need_answer: bool
     kind: RowKind
+    document: DocumentUnit
     hub: HubOptions
     model_name: Sequence[str]
     model_author: Sequence[str]
@@ -56,6 +57,7 @@ def get_dataset(
     overwrite_cache: bool = False,
     need_answer: bool = True,
     kind: RowKind = "conversations",
+    document: DocumentUnit = "line",
     use_hf: bool | None = None,
     hub_token: str | None = None,
     cache_dir: str | None = None,
@@ -78,6 +80,7 @@ def get_dataset(
         overwrite_cache: Read the rows again, even if they are cached.
         need_answer: Rows without a response are bad; False for rows that a model is to answer.
         kind: What rows are read as: conversations, comparisons of responses, or labelled responses.
+        document: Row of a `.txt` file: each of its lines, or the whole file.
         use_hf: Take registered datasets from Hugging Face; None lets the environment decide.
         hub_token: Token of the hub; None for that of the environment or the client.
         cache_dir: Folder of downloads; None for the client's own.
@@ -98,6 +101,7 @@ def get_dataset(
         overwrite_cache,
         need_answer,
         kind,
+        document,
         hub,
         _forms(model_name),
         _forms(model_author),
@@ -152,6 +156,7 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             overwrite_cache=options.overwrite_cache,
             need_answer=options.need_answer,
             kind=options.kind,
+            document=options.document,
             hub=options.hub,
         )
         rows = with_image_folder(_filled(loaded.train, item.source, options), loaded.image_folder)

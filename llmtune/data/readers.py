@@ -19,14 +19,18 @@ from llmtune.data.json_stream import read_json
 from llmtune.data.shapes import is_known_column
 from llmtune.data.values import without_nulls
 from llmtune.errors import DataError
+from llmtune.types import DocumentUnit
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read_rows(path: Path) -> Iterator[Located]:
+def read_rows(path: Path, document: DocumentUnit = "line") -> Iterator[Located]:
     """Read a data file, or every data file below a folder in sorted order.
+
+    Args:
+        document: Row of a `.txt` file: each of its lines, or the whole file.
 
     Yields:
         A location (`line 12`, `row 12`; in a folder `part.jsonl line 12`) and the row, or a BadLine.
@@ -35,16 +39,16 @@ def read_rows(path: Path) -> Iterator[Located]:
     Raises:
         DataError: A missing, empty or unknown file, or one whose bytes are broken.
     """
-    return read_files(data_files(path), path if path.is_dir() else None)
+    return read_files(data_files(path), path if path.is_dir() else None, document)
 
 
-def read_files(files: Sequence[Path], folder: Path | None = None) -> Iterator[Located]:
+def read_files(files: Sequence[Path], folder: Path | None = None, document: DocumentUnit = "line") -> Iterator[Located]:
     """Yield the rows of several files, named by their path in `folder`."""
     for file in files:
         prefix = f"{file.relative_to(folder)} " if folder is not None else ""
         count = 0
         with _explained(file):
-            for location, row in _read_file(file):
+            for location, row in _read_file(file, document):
                 count += 1
                 yield prefix + location, row
         if not count:
@@ -61,14 +65,14 @@ def _explained(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {err.strerror or err}. Check the file and its permissions.") from err
 
 
-def _read_file(path: Path) -> Iterator[Located]:
+def _read_file(path: Path, document: DocumentUnit) -> Iterator[Located]:
     extension = extension_of(path)
     if extension in (".parquet", ".arrow"):
         return read_table(path)
     if extension in (".csv", ".tsv"):
         return read_delimited(path, "\t" if extension == ".tsv" else ",")
     if extension == ".txt":
-        return _read_text(path)
+        return _read_text(path) if document == "line" else _read_document(path)
     return read_json(path)
 
 
@@ -76,6 +80,13 @@ def _read_text(path: Path) -> Iterator[Located]:
     for number, line in read_lines(path):
         if line.strip():
             yield f"line {number}", {"text": line.rstrip("\r\n")}
+
+
+def _read_document(path: Path) -> Iterator[Located]:
+    """Yield the text of a file as one row, without the line breaks at its end."""
+    text = "".join(line for _, line in read_lines(path)).rstrip("\r\n")
+    if text.strip():
+        yield "whole file", {"text": text}
 
 
 # CSV and similar files: cells separated by commas, semicolons, tabs or bars, with a header

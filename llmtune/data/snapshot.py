@@ -36,6 +36,7 @@ from llmtune.data.files import (
 )
 from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
+from llmtune.types import DocumentUnit
 from llmtune.utils.logging import get_logger
 
 LARGEST_META = 1 << 20
@@ -236,12 +237,12 @@ def _one_format(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
 # Rows
 
 
-def read_split(split: SplitFiles, folder: Path) -> Iterator[Located]:
+def read_split(split: SplitFiles, folder: Path, document: DocumentUnit = "line") -> Iterator[Located]:
     """Yield the rows of a split, located as `train.csv line 3`; a column `image:FILE` becomes `image`, a path."""
     media = unpack(split.media) if split.media is not None else None
     for file in split.files:
         name = file.relative_to(folder) if file.is_relative_to(folder) else file.name
-        for location, row in read_rows(file):
+        for location, row in read_rows(file, document):
             if not isinstance(row, BadLine) and any(key.endswith(FILE_COLUMN) for key in row):
                 row = with_paths(row, media)
             yield f"{name} {location}", row

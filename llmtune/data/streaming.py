@@ -31,7 +31,7 @@ from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_r
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
 from llmtune.hub.clients import HubOptions
-from llmtune.types import RowKind
+from llmtune.types import DocumentUnit, RowKind
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 
@@ -55,6 +55,7 @@ class RecordStream:
         strict: The first bad row is fatal; else bad rows are skipped and counted.
         model_name: Replaces `{{NAME}}`. model_author: Replaces `{{AUTHOR}}`.
         kind: What rows are read as.
+        document: Row of a `.txt` file: each of its lines, or the whole file.
 
     Raises:
         LlmtuneError: A source that does not exist.
@@ -69,11 +70,12 @@ class RecordStream:
         model_name: Sequence[str] = (),
         model_author: Sequence[str] = (),
         kind: RowKind = "conversations",
+        document: DocumentUnit = "line",
     ) -> None:
         self.strict = strict
         self._kind = kind
         self._reported = False  # only one pass is reported: the others are the same
-        self._sources = [_open(name, hub, model_name, model_author) for name in split_items(names)]
+        self._sources = [_open(name, hub, model_name, model_author, document) for name in split_items(names)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield one pass. Two passes give the same records in the same order."""
@@ -120,32 +122,34 @@ class RecordStream:
             yield fill_record(record, source.values) if source.values else record
 
 
-def _open(name: str, hub: HubOptions, model_name: Sequence[str], model_author: Sequence[str]) -> _Source:
+def _open(
+    name: str, hub: HubOptions, model_name: Sequence[str], model_author: Sequence[str], document: DocumentUnit
+) -> _Source:
     item = parse_item(name)
     info = DATASET_MAPPING.get(item.source)
     rules = AS_THEY_ARE if info is None else rules_of(item.source, info)
     values = identity_values(
         model_name or (info.default_name if info else ()), model_author or (info.default_author if info else ())
     )
-    return _Source(name, _opener(item.source, hub), rules, values, item.sample)
+    return _Source(name, _opener(item.source, hub, document), rules, values, item.sample)
 
 
-def _opener(source: str, hub: HubOptions) -> Opener:
+def _opener(source: str, hub: HubOptions, document: DocumentUnit) -> Opener:
     info = DATASET_MAPPING.get(source)
     if info is not None and info.path is not None:
-        return _local(info.path)
+        return _local(info.path, document)
     if info is not None and info.get_function is not None:
         rows, _ = made_rows(source, info)
         return lambda: located_rows(rows, source)
     if info is None and not is_hub_source(source):
-        return _local(source)
+        return _local(source, document)
     if info is None:
         item = parse_hub_source(source)
         hub, info = replace(hub, use_hf=item.hub == "hf"), info_of_item(item)
     parts = fetch_parts(source, info, hub, quiet=source not in DATASET_MAPPING)
-    return lambda: itertools.chain.from_iterable(read_split(split, parts.folder) for split in parts.train)
+    return lambda: itertools.chain.from_iterable(read_split(split, parts.folder, document) for split in parts.train)
 
 
-def _local(source: str) -> Opener:
+def _local(source: str, document: DocumentUnit) -> Opener:
     parts = local_parts(expand(source))
-    return lambda: read_files(parts.train, parts.folder)
+    return lambda: read_files(parts.train, parts.folder, document)

@@ -157,7 +157,7 @@ class Estimator:
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
             *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p"),
         )
-        others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method"))
+        others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method", "new_tokens_file"))
         return (*(str(getattr(args, name)) for name in names), *others)
 
     def _maskless(self, args: StageArguments, batch: Batch) -> bool:

@@ -31,7 +31,7 @@ from llmtune.models.ports import native_config
 from llmtune.models.score import score_options
 from llmtune.tuners.lora import attach
 from llmtune.tuners.tune import prepare_tuner
-from llmtune.tuners.vocabulary import grow_vocabulary
+from llmtune.tuners.vocabulary import grow_vocabulary, tokens_of_file
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -292,15 +292,22 @@ def shapes(
         model.config.name_or_path = model.name_or_path = str(folder)
         if bits:
             _quantize(model, info, bits, dtype)
-        if args.new_special_tokens:
-            grow_vocabulary(model, model.get_input_embeddings().weight.shape[0] + len(args.new_special_tokens))
+        num_new = num_new_tokens(args)
+        if num_new:
+            grow_vocabulary(model, model.get_input_embeddings().weight.shape[0] + num_new)
         plain = copy.copy(args)
         plain.lora_init = "default"  # the others have the same shapes, but compute them from weights
         if args.peft_path is not None:
             return _like_checkpoint(model, Path(args.peft_path)).train()
         rows = model.get_input_embeddings().weight.shape[0]
-        new = range(rows - len(args.new_special_tokens), rows) if args.new_special_tokens else ()
+        new = range(rows - num_new, rows) if num_new else ()
         return prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new)).train()
+
+
+def num_new_tokens(args: Any) -> int:
+    """Tokens that the flags add to the vocabulary; of a file, all that it lists."""
+    file = getattr(args, "new_tokens_file", None)
+    return len(args.new_special_tokens) + (0 if file is None else len(tokens_of_file(Path(file))))
 
 
 def _like_checkpoint(model: Any, folder: Path) -> Any:

@@ -52,7 +52,7 @@ class SampleLengths:
 
 def sample_lengths(prepared: Prepared) -> SampleLengths:
     report = prepared.train_tokens.report
-    return SampleLengths(prepared.train_tokens.lengths, report.num_trainable / max(report.num_tokens, 1))
+    return SampleLengths(prepared.lengths, report.num_trainable / max(report.num_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.pretraining import document_of, joins_documents
 from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.ranks import is_distributed, world_size
 from llmtune.models.devices import device_name
+from llmtune.samples.blocks import blocks_text
+from llmtune.samples.encode_report import EncodeReport, comparisons_text
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared, steps_per_epoch
 from llmtune.samples.streaming import StreamedSamples
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    *("Model", "Device", "Distributed", "Data", "Packs", "Validation", "Training", "Trainable parameters"),
-    *("Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
+    *("Model", "Device", "Distributed", "Data", "Comparisons", "Documents", "Packs", "Blocks", "Validation"),
+    *("Training", "Trainable parameters", "Loss", "Reference", "Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
 )
 """Facts in the order of the block; others follow as they come."""
 
@@ -65,6 +68,8 @@ def first_decisions(args: StageArguments) -> Decisions:
     decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")
     decisions.choose("Device", device_name(), "" if torch.cuda.is_available() else "there is no GPU")
     decisions.fact("Training", _training_text(args))
+    if loss := args.loss_text():
+        decisions.fact("Loss", loss)
     if args.tuner_backend == "swift":
         decisions.choose("Tuner backend", "peft", "--tuner_backend swift means peft")
     for flag in args.unused_flags():
@@ -90,7 +95,7 @@ def note_steps(
 ) -> None:
     """Note batch arithmetic, steps and schedule."""
     num_steps = prepared.num_steps(args)
-    unit = "packs" if args.packing else "samples"
+    unit = unit_of(args)
     many = f" x {world_size()} processes" if is_distributed() else ""
     factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
     decisions.fact("Batch", f"{args.step_size(world_size()):,} {unit} per optimizer step ({factors})")
@@ -117,6 +122,19 @@ def _interval(strategy: str, steps: int | None) -> str:
     return "every epoch" if strategy == "epoch" else f"every {steps:,} steps and at the end"
 
 
+def unit_of(args: StageArguments) -> str:
+    """Name of the items of a batch."""
+    return "packs" if args.packing else "blocks" if joins_documents(args) else "samples"
+
+
+def documents_text(report: EncodeReport) -> str:
+    """Describe the documents of pre-training and their windows in one line; "" without any."""
+    if not report.num_documents:
+        return ""
+    windows = f"{report.num_documents:,} in {report.num_windows:,} windows, {report.num_continued:,} of them in several"
+    return f"{windows}; {report.num_bytes:,} bytes of trainable text"
+
+
 # The training data, logged before the model is loaded
 
 
@@ -125,12 +143,13 @@ SHOWN_TOKENS = 400
 
 def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
     """Note the size of the data, and log the first sample with its loss mask."""
-    from llmtune.templates.mask_view import to_ansi, token_views, with_short_media
+    from llmtune.samples.views import sample_views
+    from llmtune.templates.mask_view import to_ansi
 
     log = get_logger()
     tokens = prepared.train_tokens
     report = tokens.report
-    lengths = tokens.lengths
+    lengths = prepared.lengths
     share = report.num_trainable / max(report.num_tokens, 1)
     decisions.fact(
         "Data",
@@ -139,14 +158,20 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
     )
     count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
     decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
+    if comparisons := comparisons_text(report):
+        decisions.fact("Comparisons", comparisons)
+    if documents := documents_text(report):
+        decisions.fact("Documents", f"{documents}; of .txt files, each {document_of(args)} is one (--document)")
+    if blocks := blocks_text(prepared.train_set):
+        decisions.fact("Blocks", blocks)
     if packs := packs_text(prepared.train_set):
         decisions.fact("Packs", packs)
     if packs := packs_text(prepared.validation_set):
         decisions.facts["Validation"] += f" in {packs}"
     if prepared.validation_tokens is None and args.predict_with_generate:
         log.warning("--predict_with_generate has no effect in this run: there are no validation rows.")
-    first = tokens[0]
-    views = token_views(prepared.tokenizer, first["input_ids"].tolist(), first["labels"].tolist())
-    if prepared.template.media is not None:
-        views = with_short_media(views, prepared.template.media_token_ids)
-    log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", to_ansi(views[:SHOWN_TOKENS], colour=False))
+    parts = [
+        (f"[{name}] " if name else "") + to_ansi(views[:SHOWN_TOKENS], colour=False)
+        for name, views in sample_views(prepared, 0)
+    ]
+    log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", "\n".join(parts))

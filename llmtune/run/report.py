@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmtune.models.devices import device_name
-from llmtune.run.log import Decisions
-from llmtune.samples.store import EncodeReport
+from llmtune.run.log import Decisions, documents_text
+from llmtune.samples.encode_report import EncodeReport, comparisons_text
 from llmtune.utils.files import read_records, write_text
+
+MEASURES = (("perplexity", 2), ("bits_per_byte", 4))
+"""Measures of a language model, with their decimals."""
 
 
 @dataclass
 class Report:
-    """Content of report.md. `generations`: (prompt, reference, generation). `packs`: "" without packing.
+    """Content of report.md. `generations`: (prompt, reference, generation). `packs`, `blocks`: "" without them.
 
     `num_skipped`: steps skipped by `--on_nan skip`.
     """
@@ -30,12 +35,17 @@ class Report:
     best_checkpoint: str
     last_checkpoint: str
     packs: str = ""
+    blocks: str = ""
     num_skipped: int = 0
     interrupted: str = ""
     generations: list[tuple[str, str, str]] = field(default_factory=list)
 
+    preferences: dict[str, str] = field(default_factory=dict)
+
     def write(self, folder: Path) -> None:
-        write_text(folder / "report.md", self._text(_losses(folder / "logging.jsonl")))
+        log = folder / "logging.jsonl"
+        self.preferences = _preferences(read_records(log)) if log.is_file() else {}
+        write_text(folder / "report.md", self._text(_losses(log)))
 
     def _text(self, losses: dict[str, float]) -> str:
         share = self.trainable / max(self.parameters, 1)
@@ -44,8 +54,11 @@ class Report:
             "duration": f"{self.seconds:.1f} s; {self.seconds_to_first_step:.1f} s to the first step",
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
+            **({"comparisons": comparisons} if (comparisons := comparisons_text(self.data)) else {}),
             "tokens": f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
+            **({"documents": documents} if (documents := documents_text(self.data)) else {}),
             **({"packs": self.packs} if self.packs else {}),
+            **({"blocks": self.blocks} if self.blocks else {}),
             "truncated or skipped": _cut_text(self.data),
             **({"steps skipped (NaN/inf loss)": _skipped_text(self.num_skipped)} if self.num_skipped else {}),
             "tokens/s (without padding)": f"{self.throughput['useful_tokens_per_second']:,}",
@@ -56,6 +69,8 @@ class Report:
             "waiting for data": f"{self.throughput['data_wait_share']:.2%} of step time",
             "peak memory": f"{self.throughput['peak_memory_gib']:.2f} GiB",
             **{name: f"{value:.4f}" for name, value in losses.items()},
+            **_text_measures(self.throughput),
+            **self.preferences,
             "best checkpoint": self.best_checkpoint,
             "last checkpoint": self.last_checkpoint,
         }
@@ -82,6 +97,32 @@ def _compute_text(throughput: dict[str, float]) -> dict[str, str]:
         return {}
     share = f", {throughput['mfu']:.1%} of the GPU's peak (MFU)" if "mfu" in throughput else ""
     return {"compute": f"{throughput['tflops']:g} model TFLOP/s (recomputation not counted){share}"}
+
+
+def _text_measures(metrics: dict[str, float]) -> dict[str, str]:
+    """Perplexity and bits per byte of pre-training, of the training and of the last evaluation."""
+    names = [(f"{phase}_{name}", digits) for phase in ("train", "eval") for name, digits in MEASURES]
+    return {name.replace("_", " "): f"{metrics[name]:.{digits}f}" for name, digits in names if name in metrics}
+
+
+CURVES = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "kl")
+BOTH_FALL = (
+    "both fell, as is usual: the margin between them is what is trained. Where the chosen responses should become more "
+    "probable, add --sft_weight, or use --loss apo_zero"
+)
+
+
+def _preferences(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """First and last values of what stages of preferences log, and a word on log-probabilities that fall together."""
+    found = {}
+    values = {name: [record[name] for record in records if name in record] for name in CURVES}
+    for name, one in values.items():
+        if one:
+            found[name] = f"{one[0]:.4g} at first, {one[-1]:.4g} at last"
+    sides = [values[name] for name in ("logps/chosen", "logps/rejected")]
+    if all(side and side[-1] < side[0] for side in sides):
+        found["log-probabilities"] = BOTH_FALL
+    return found
 
 
 def _losses(log_file: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
+from llmtune.arguments.pretraining import PtArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.training_groups import TRACKERS
 from llmtune.distributed.deepspeed import need_deepspeed
@@ -56,6 +57,8 @@ class Run:
         lacks: list[str] | None = [] if offline else None
         args, resume = resume_run(args)
         check_sources(args)
+        if isinstance(args, PtArguments):
+            args.check_files()
         with noted(lacks):
             _need_quantizer(args)
         with noted(lacks):

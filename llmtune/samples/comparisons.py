@@ -270,11 +270,12 @@ def _ranked(comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
         margins += [comparison.get("margin") or 0.0] * len(found)
         good += [bool(comparison.get("label"))] * len(ranks)
         start += len(ranks)
-    batch = {PAIRS: torch.tensor(pairs).reshape(-1, 2)}
+    batch = {PAIRS: torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)}
     if any(margins):
         batch[MARGINS] = torch.tensor(margins, dtype=torch.float32)
     if any(one.get("label") is not None for one in comparisons):
         batch[GOOD] = torch.tensor(good)
-    if any(REFERENCE in one for one in comparisons):
-        batch[REFERENCE] = torch.from_numpy(np.concatenate([one[REFERENCE] for one in comparisons]))
+    known = [one[REFERENCE] for one in comparisons if REFERENCE in one]
+    if known or not comparisons:  # of fillers alone there is nothing to compute, which one rank must not do by itself
+        batch[REFERENCE] = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *known]))
     return batch

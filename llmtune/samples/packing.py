@@ -18,7 +18,8 @@ from llmtune.types import IGNORE_INDEX
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llmtune.samples.store import EncodeReport, TokenStore
+    from llmtune.samples.encode_report import EncodeReport
+    from llmtune.samples.store import TokenStore
 
 
 def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
+from llmtune.arguments.pretraining import PtArguments, document_of, joins_documents
 from llmtune.arguments.stage import StageArguments
 from llmtune.data.canonical import conversation_of
 from llmtune.data.image_marks import any_images
@@ -17,25 +19,29 @@ from llmtune.distributed.ranks import local_rank, world_size
 from llmtune.errors import TemplateError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.ports import native_config
+from llmtune.samples.blocks import JoinedDataset
 from llmtune.samples.comparisons import ComparisonSamples, pack_capacity
 from llmtune.samples.packing import PackedDataset
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.documents import is_document
 from llmtune.templates.jinja import to_jinja
 from llmtune.templates.lookup import get_template
 from llmtune.templates.media import MediaReader
 from llmtune.templates.parity import first_difference
-from llmtune.tuners.vocabulary import add_new_tokens
+from llmtune.tuners.vocabulary import NewRows, add_new_tokens, add_tokens_of_file
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
+    from numpy.typing import NDArray
 
     from llmtune.data.streaming import RecordStream
 
 
-Items: TypeAlias = TokenStore | PackedDataset | ComparisonSamples
+Items: TypeAlias = TokenStore | PackedDataset | JoinedDataset | ComparisonSamples
 PARITY_ROWS = 20
 HEAD_ROWS = 1000
 DATA_FLAGS = (
@@ -63,6 +69,8 @@ class Prepared:
     """The items of batches: samples, packs, or with `--streaming` a stream of either, of which `train` and
     `train_tokens` are the first rows."""
     validation_set: Items | None
+    new_rows: NewRows
+    """Ids that --new_special_tokens and --new_tokens_file add."""
 
     def describe(self, samples: Sequence[int]) -> str:
         """Describe training samples by their rows, for messages."""
@@ -92,8 +100,10 @@ class Prepared:
         """Whether trainable tokens may have weights other than 1; unknown for a stream."""
         return isinstance(self.train_set, StreamedSamples) or bool(self.train_tokens.report.num_weighted)
 
-    def ids_of(self, tokens: list[str]) -> list[int]:
-        return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in tokens]
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each training sample as the model gets it: of the blocks, where documents are joined."""
+        return self.train_set.lengths if isinstance(self.train_set, JoinedDataset) else self.train_tokens.lengths
 
 
 def prepare(args: StageArguments) -> Prepared:
@@ -106,19 +116,22 @@ def prepare(args: StageArguments) -> Prepared:
     if any_images(train) or (validation is not None and any_images(validation)):
         check_images(args, MODEL_MAPPING[args.model_type])
     tokenizer = args.load_tokenizer()
-    add_new_tokens(tokenizer, args.new_special_tokens)
+    new_rows = add_new_tokens(tokenizer, args.new_special_tokens)
+    if isinstance(args, PtArguments) and args.new_tokens_file is not None:
+        new_rows |= add_tokens_of_file(tokenizer, Path(args.new_tokens_file))
     media = args.media_reader(tokenizer, max_pixels=args.max_pixels)
     template = get_template(
         args.template_type,
         tokenizer,
         system=args.system,
-        max_length=args.max_length,
+        max_length=-1 if joins_documents(args) else args.max_length,
         truncation_strategy=args.truncation_strategy,
         loss_on=args.loss_on,
         special_tokens_in_text=args.special_tokens_in_text,
         tool_format=args.tool_format,
         template_kwargs=parse_chat_template_kwargs(args.chat_template_kwargs),
         media=media,
+        documents=args.documents if isinstance(args, PtArguments) else None,
     )
     check_no_images(args, template.media is not None)
     if stream is not None and template.media is not None:
@@ -141,12 +154,14 @@ def prepare(args: StageArguments) -> Prepared:
         validation_tokens,
         _items(train_tokens, args) if stream is None else stream_samples(stream, template, args),
         None if validation_tokens is None else _items(validation_tokens, args),
+        new_rows,
     )
 
 
 def _load(args: StageArguments, overwrite: bool, **options: Any) -> tuple[Dataset, Dataset | None]:
     flags = {name: getattr(args, name) for name in DATA_FLAGS}
     flags |= {"names": args.dataset, "overwrite_cache": overwrite, "kind": args.KIND}
+    flags |= {"document": document_of(args)}
     return get_dataset(**(flags | options))
 
 
@@ -171,6 +186,8 @@ def _items(tokens: TokenStore, args: StageArguments) -> Items:
     if tokens.has_comparisons:
         capacity = pack_capacity(args) if args.packing else None
         return ComparisonSamples(tokens, capacity, seed=args.dataset_seed if args.KIND == "labels" else None)
+    if joins_documents(args):
+        return JoinedDataset(tokens, args.max_length)
     return PackedDataset(tokens, args.max_length) if args.packing else tokens
 
 
@@ -196,6 +213,8 @@ def _carry_template(template: ChatTemplate, train: Dataset) -> None:
     """Set the trained template as the tokenizer's chat template, if that differs or is missing."""
     tokenizer, log = template.tokenizer, get_logger()
     rows = [conversation_of(train[index]) for index in range(min(PARITY_ROWS, len(train)))]
+    if template.purpose and all(is_document(row) for row in rows):
+        return  # the template has no part in them
     difference = first_difference(template, rows)
     if difference is None and tokenizer.chat_template:
         return
@@ -255,7 +274,7 @@ def note_positions(prepared: Prepared, args: StageArguments) -> None:
     if not isinstance(trained, int) or trained < 1:
         return
     limit = int(trained * (args.rope_factor or 1))
-    lengths = prepared.train_tokens.lengths
+    lengths = prepared.lengths
     num_longer = int((lengths > limit).sum())
     if not num_longer:
         return

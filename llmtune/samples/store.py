@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import itertools
 import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,8 +22,9 @@ import pyarrow as pa
 
 from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record
 from llmtune.errors import DataError, OutputError
+from llmtune.samples.encode_report import EncodeReport, count_comparison, tell_report
 from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
-from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
+from llmtune.types import MEDIA_COLUMNS, Encoded, Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmtune.templates.chat import ChatTemplate
-    from llmtune.templates.encode import EncodedRow
 
 
 BATCH_ROWS = 1000
@@ -56,62 +55,6 @@ COMPARISON_COLUMNS = pa.schema(
         ("margin", pa.float64()),
     ]
 )
-
-
-@dataclass(slots=True)
-class EncodeReport:
-    """Counts of encoded rows. `problems`: the first few rows that the template cannot express, with the reason.
-
-    Of comparisons: `num_pairs` differ in rank, `num_ties` do not; `num_chosen_longer` of the pairs have more tokens in
-    the better response; `num_good` responses are labelled so; `num_turns_cut` turns were cut from prompts.
-    """
-
-    num_rows: int = 0
-    num_samples: int = 0
-    num_tokens: int = 0
-    num_trainable: int = 0
-    num_truncated: int = 0
-    num_cut_tokens: int = 0
-    num_cut_trainable: int = 0
-    num_deleted: int = 0
-    num_untrainable: int = 0
-    num_split_rows: int = 0
-    num_plain: int = 0
-    num_cut_images: int = 0
-    num_with_images: int = 0
-    num_weighted: int = 0
-    num_responses: int = 0
-    num_pairs: int = 0
-    num_ties: int = 0
-    num_chosen_longer: int = 0
-    num_good: int = 0
-    num_turns_cut: int = 0
-    num_problems: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def add_problem(self, name: str, problem: str) -> None:
-        self.num_problems += 1
-        if len(self.problems) < 5:
-            self.problems.append(f"{name}: {problem}")
-
-    def count(self, row: EncodedRow, name: str) -> None:
-        """Count a row and its samples."""
-        self.num_rows += 1
-        self.num_truncated += row.num_truncated
-        self.num_cut_tokens += row.num_cut_tokens
-        self.num_cut_trainable += row.num_cut_trainable
-        self.num_deleted += row.num_deleted
-        self.num_untrainable += row.num_untrainable
-        self.num_plain += row.num_plain
-        self.num_cut_images += row.num_cut_images
-        self.num_split_rows += len(row.samples) > 1
-        if row.problem is not None:
-            self.add_problem(name, row.problem)
-            return
-        self.num_samples += len(row.samples)
-        self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
-        self.num_trainable += sum(sample.num_trainable for sample in row.samples)
-        self.num_weighted += sum(sample.weights is not None for sample in row.samples)
 
 
 class TokenStore:
@@ -206,7 +149,7 @@ def encode_dataset(
     if store is None:
         _encode(dataset, template, file, name=name)
         store = TokenStore(file)
-    _tell(store.report, template, name=name, strict=strict)
+    tell_report(store.report, template, name=name, strict=strict)
     if len(store) == 0:
         text = f"No {name} sample is left of {store.report.num_rows:,} rows. Look at the lines above."
         if required:
@@ -304,28 +247,6 @@ def _comparisons(
     ]
 
 
-def count_comparison(report: EncodeReport, row: EncodedComparison, name: str) -> None:
-    """Count a row of comparisons."""
-    report.num_rows += 1
-    report.num_plain += row.num_plain
-    report.num_deleted += row.is_too_long
-    report.num_turns_cut += row.num_turns_cut if row.responses else 0
-    if row.problem is not None:
-        report.add_problem(name, row.problem)
-    if not row.responses:
-        return
-    report.num_samples += 1
-    report.num_truncated += row.num_turns_cut > 0
-    report.num_responses += len(row.responses)
-    report.num_good += sum(bool(one.label) for one in row.responses)
-    report.num_tokens += len(row.prompt) + sum(len(one.input_ids) for one in row.responses)
-    report.num_trainable += sum(label != IGNORE_INDEX for one in row.responses for label in one.labels)
-    for better, worse in itertools.combinations(row.responses, 2):  # the best first
-        report.num_pairs += better.rank < worse.rank
-        report.num_ties += better.rank == worse.rank
-        report.num_chosen_longer += better.rank < worse.rank and len(better.input_ids) > len(worse.input_ids)
-
-
 def _columns(samples: Numbered) -> list[pa.Array]:
     """Return the columns of SCHEMA."""
     return [
@@ -350,51 +271,6 @@ def _records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _tell(report: EncodeReport, template: ChatTemplate, *, name: str, strict: bool) -> None:
-    log = get_logger()
-    if report.num_problems:
-        text = f"{report.num_problems:,} of {report.num_rows:,} {name} rows cannot be written with the template"
-        text += f" {template.name!r}; first: {report.problems[0]}."
-        if strict or report.num_problems == report.num_rows:
-            raise DataError(f"{text} Fix them, or choose another --template_type.")
-        log.warning("%s They are skipped (--strict true makes this fatal).", text)
-    limit = f"--max_length {template.max_length}"
-    for number, what in (
-        (report.num_deleted, f"are longer than {limit} and were skipped"),
-        (report.num_cut_images, f"were skipped, since truncating them to {limit} would cut an image: raise it"),
-        (report.num_untrainable, "have no trainable tokens left (nothing left to learn) and were skipped"),
-    ):
-        if number:
-            log.warning("%s of %s %s samples %s.", f"{number:,}", f"{_total(report):,}", name, what)
-    if report.num_turns_cut:
-        text = "%s of %s %s samples are longer than %s: %s turns were cut from the start of their prompts."
-        log.warning(text, f"{report.num_truncated:,}", f"{_total(report):,}", name, limit, f"{report.num_turns_cut:,}")
-    elif report.num_truncated:
-        side = "start" if template.truncation_strategy == "left" else "end"
-        text = f"{report.num_truncated:,} of {_total(report):,} {name} samples are longer than {limit}"
-        text += f" and lost {report.num_cut_tokens:,} tokens at their {side}"
-        text += f", {report.num_cut_trainable:,} of them trainable" if report.num_cut_trainable else ""
-        if report.num_truncated > 0.01 * _total(report) or report.num_cut_trainable:
-            log.warning("%s. To skip such samples instead: --truncation_strategy delete.", text)
-        else:
-            log.info("%s.", text)
-    if report.num_with_images and template.media is None:
-        text = "%s %s rows name images, but this model takes text only: the images are ignored."
-        log.warning(text, f"{report.num_with_images:,}", name)
-    if report.num_weighted:
-        text = "%s of %s %s samples hold messages with a loss weight other than 1."
-        log.info(text, f"{report.num_weighted:,}", f"{report.num_samples:,}", name)
-    if report.num_split_rows:
-        log.info("%s %s rows were split into one sample per assistant turn.", f"{report.num_split_rows:,}", name)
-    if report.num_plain:
-        text = "%s contents spell a control token and were encoded as plain text (--special_tokens_in_text)."
-        log.info(text, f"{report.num_plain:,}")
-
-
-def _total(report: EncodeReport) -> int:
-    return report.num_samples + report.num_deleted + report.num_untrainable + report.num_cut_images
-
-
 def _key(dataset: Dataset, template: ChatTemplate) -> str:
     parts = [
         FORMATS_VERSION,
@@ -409,6 +285,7 @@ def _key(dataset: Dataset, template: ChatTemplate) -> str:
             template.truncation_strategy,
             template.loss_on,
             template.control_as_text,
+            template.purpose,
             json.dumps(template.template_kwargs, sort_keys=True, default=repr),
         ),
         _media_text(dataset, template),

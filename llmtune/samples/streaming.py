@@ -17,8 +17,10 @@ import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from llmtune.arguments.pretraining import document_of, joins_documents
 from llmtune.data.canonical import comparison_of, from_record
 from llmtune.errors import DataError
+from llmtune.samples.blocks import join_blocks
 from llmtune.samples.comparisons import (
     COMPARISONS,
     drawn_partners,
@@ -26,8 +28,8 @@ from llmtune.samples.comparisons import (
     stored_comparison,
     with_partner,
 )
+from llmtune.samples.encode_report import EncodeReport, count_comparison
 from llmtune.samples.packing import join_rows, plan_packs
-from llmtune.samples.store import EncodeReport, count_comparison
 from llmtune.templates.comparisons import encode_comparisons
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ class StreamedSamples(IterableDataset[Sample]):
 
     Args:
         seed: Of the order within windows.
-        capacity: Tokens of a pack; None for rows as they are.
+        capacity: Tokens of a pack, or of a block; None for rows as they are.
+        join: Cut blocks from the joined rows of a window instead of packing them.
         partners: Each comparison gets a response of another row of its window, see `ComparisonSamples`.
     """
 
@@ -78,9 +81,11 @@ class StreamedSamples(IterableDataset[Sample]):
         capacity: int | None,
         partners: bool = False,
         rows: int = WINDOW_ROWS,
+        join: bool = False,
     ) -> None:
         self.report = EncodeReport()
         self.capacity = capacity
+        self._collect = join_blocks if join else _packed
         self._records = records
         self._template = template
         self._seed = seed
@@ -142,7 +147,7 @@ class StreamedSamples(IterableDataset[Sample]):
                     one["loss_weights"] = np.array(sample.weights, np.float32)
                 found.append(one)
         if self.capacity is not None:
-            found = _packed(found, self.capacity)
+            found = self._collect(found, self.capacity)
         return self._shuffled(number, found)
 
     def _shuffled(self, number: int, samples: Sequence[Sample]) -> list[Sample]:
@@ -174,13 +179,17 @@ def open_stream(args: StageArguments) -> RecordStream:
     from llmtune.data.streaming import RecordStream
 
     names = {"model_name": args.model_name, "model_author": args.model_author}
-    return RecordStream(args.dataset, strict=args.strict, hub=args.hub(), kind=args.KIND, **names)
+    return RecordStream(
+        args.dataset, strict=args.strict, hub=args.hub(), kind=args.KIND, document=document_of(args), **names
+    )
 
 
 def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArguments) -> StreamedSamples:
-    """Return the samples of a stream, or packs of them with `--packing`."""
-    capacity = pack_capacity(args) if args.packing else None
-    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, partners=args.KIND == "labels")
+    """Return the samples of a stream, or packs of them with `--packing`, or blocks with `--join_documents`."""
+    join = joins_documents(args)
+    capacity = args.max_length if join else pack_capacity(args) if args.packing else None
+    partners = args.KIND == "labels"
+    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, partners=partners, join=join)
 
 
 def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:

@@ -95,6 +95,11 @@ class ChatTemplate:
         except TemplateError as err:
             raise UsageError(f"--chat_template_kwargs: {err}.") from None
 
+    @property
+    def purpose(self) -> str:
+        """How it encodes texts, beside its fields; "" for the template's own way."""
+        return ""
+
     # One row, for notebooks
 
     def encode(self, row: Row, *, generation: bool = False) -> dict[str, Any]:

@@ -289,7 +289,10 @@ def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
 
 @dataclass(slots=True)
 class EncodedRow:
-    """Samples of one row. `problem`: why it has none."""
+    """Samples of one row. `problem`: why it has none.
+
+    Of pre-training: `num_documents` is 1 for a document, which has `num_windows`; `num_bytes` of text are trainable.
+    """
 
     samples: list[Encoded] = field(default_factory=list)
     num_truncated: int = 0
@@ -299,6 +302,9 @@ class EncodedRow:
     num_untrainable: int = 0
     num_plain: int = 0
     num_cut_images: int = 0
+    num_documents: int = 0
+    num_windows: int = 0
+    num_bytes: int = 0
     problem: str | None = None
 
 

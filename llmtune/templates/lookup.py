@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from llmtune.templates.chat import ChatTemplate
+from llmtune.templates.documents import DocumentTemplate, OwnDocumentTemplate
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.media import MediaReader
 from llmtune.templates.own import OwnTemplate
@@ -24,6 +25,7 @@ def get_template(
     tool_format: str | None = None,
     template_kwargs: Mapping[str, Json] | None = None,
     media: MediaReader | None = None,
+    documents: Literal["windows", "joined"] | None = None,
 ) -> ChatTemplate:
     """Bind a registered template to a tokenizer.
 
@@ -39,22 +41,25 @@ def get_template(
         template_kwargs: Variables of the tokenizer's own chat template, such as `{"enable_thinking": False}`; a row's
             own override them. A registered template supports only `enable_thinking`.
         media: Reads the images of rows: `get_media_reader` of a vision model. None: images are ignored.
+        documents: Encode texts as documents of pre-training, which need no template: continued in windows of
+            `max_length` tokens, or whole, to be joined. None: by the template, as conversations.
 
     Raises:
         UnknownKeyError: No such template or format. UsageError: It has no place for the system prompt, or the tools.
     """
     info = TEMPLATE_MAPPING[template_type]
     info = info if tool_format is None else info.with_tools(tool_format)
-    kind = OwnTemplate if info.from_tokenizer else ChatTemplate
-    return kind(
-        info,
-        tokenizer,
-        name=TEMPLATE_MAPPING.canonical(template_type),
-        system=system,
-        max_length=max_length,
-        truncation_strategy=truncation_strategy,
-        loss_on=loss_on,
-        special_tokens_in_text=special_tokens_in_text,
-        template_kwargs=template_kwargs,
-        media=media,
-    )
+    options: dict[str, Any] = {
+        "name": TEMPLATE_MAPPING.canonical(template_type),
+        "system": system,
+        "max_length": max_length,
+        "truncation_strategy": truncation_strategy,
+        "loss_on": loss_on,
+        "special_tokens_in_text": special_tokens_in_text,
+        "template_kwargs": template_kwargs,
+        "media": media,
+    }
+    if documents is None:
+        return (OwnTemplate if info.from_tokenizer else ChatTemplate)(info, tokenizer, **options)
+    kind = OwnDocumentTemplate if info.from_tokenizer else DocumentTemplate
+    return kind(info, tokenizer, joined=documents == "joined", **options)

@@ -91,15 +91,18 @@ def _token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     """Decode each token by the text that it adds to the ones before: some decoders drop a leading blank."""
     texts: list[str] = []
     start = done = 0  # ids[start:done] is shown and complete: the context of what comes next
+    opened = 0  # the token in which the incomplete character begins; one may end another character and begin it
     shown = ""  # of the tokens from done on
     for end in range(1, len(ids) + 1):
         before = _decode(tokenizer, ids[start:done])
         text = _decode(tokenizer, ids[start:end])
         text = text[len(before) :] if text.startswith(before) else _decode(tokenizer, ids[done:end])
         complete = text.rstrip(INCOMPLETE)
-        if complete == text or end - done >= MAX_BYTES:
+        if len(complete) > len(shown):
+            opened = end - 1
+        if complete == text or end - opened >= MAX_BYTES:
             texts.append(text[len(shown) :])
-            start, done, shown = done, end, ""
+            start, done, opened, shown = done, end, end, ""
         else:
             texts.append(complete[len(shown) :] + PLACEHOLDER)
             shown = complete

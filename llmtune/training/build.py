@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,19 +25,20 @@ from llmtune.samples.prepare import Prepared
 from llmtune.training.attention import active_attention, attention_options, settle_attention
 from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_tuner
-from llmtune.tuners.vocabulary import grow_vocabulary
+from llmtune.tuners.vocabulary import NewRows, grow_vocabulary, start_new_rows
 from llmtune.utils.logging import get_logger
 
 
 def build_model(
-    args: StageArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_token_ids: Sequence[int] = ()
+    args: StageArguments, info: ModelInfo, decisions: Decisions, num_steps: int, new_rows: NewRows | None = None
 ) -> Any:
     """Load the model and set up what `--sft_type` trains."""
     set_seed(args.seed)  # fresh adapters are random
     model = load_weights(args, decisions)
-    if new_token_ids:
-        grow_vocabulary(model, max(new_token_ids) + 1)
-    model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=new_token_ids)
+    if new_rows:
+        grow_vocabulary(model, max(new_rows) + 1)
+        start_new_rows(model, new_rows)
+    model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=list(new_rows or ()))
     if note := settle_routers(model, args):
         decisions.fact("MoE routers", note)
     if args.SCORES:

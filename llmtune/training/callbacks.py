@@ -119,7 +119,11 @@ class Progress(TrainerCallback):
             self.bar = None
 
 
-SHOWN = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_token_acc", "eval_rouge-l", "eval_bleu-4")
+SHOWN = (
+    *("loss", "grad_norm", "learning_rate", "eval_loss", "eval_perplexity", "eval_bits_per_byte", "eval_token_acc"),
+    *("eval_rouge-l", "eval_bleu-4", "rewards/margins", "rewards/accuracies", "kl"),
+    *("eval_rewards/margins", "eval_rewards/accuracies"),
+)
 
 
 class LastStep(TrainerCallback):

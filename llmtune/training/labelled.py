@@ -12,7 +12,7 @@ from llmtune.arguments.preference import KtoArguments
 from llmtune.losses.terms import Options, Responses
 from llmtune.samples.comparisons import GOOD, REFERENCE
 from llmtune.samples.labelled import MISMATCHED
-from llmtune.training.objective import Share, Totals
+from llmtune.training.objective import Plain, Share, Totals
 from llmtune.training.preference import WeightedLoss, adapters_off, num_tokens, response_logps
 
 METRICS = (
@@ -22,7 +22,7 @@ METRICS = (
 """Names that trl and its users know; chosen are the responses that are labelled good."""
 
 
-class LabelledLoss:
+class LabelledLoss(Plain):
     """Mean over the responses of a step of a weighted sum of losses over labelled responses.
 
     The KL that KTO compares with is measured on all mismatched responses of the step, over its micro-batches and all

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmtune.distributed.collectives import sum_over_ranks
+
+Phase: TypeAlias = Literal["train", "eval"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,19 @@ class Objective(Protocol):
         """Take the sums of the step, or evaluation, that begins."""
         ...
 
+    def derived(self, phase: Phase, loss: float) -> dict[str, float]:
+        """Return metrics that follow from the mean loss of the training, or of an evaluation."""
+        ...
 
-class Unmeasured:
+
+class Plain:
+    """Base of objectives whose loss says all."""
+
+    def derived(self, phase: Phase, loss: float) -> dict[str, float]:
+        return {}
+
+
+class Unmeasured(Plain):
     """Base of objectives that need no statistic before the first forward pass."""
 
     measures = False

@@ -16,6 +16,7 @@ from llmtune.run.curves import draw_curves
 from llmtune.run.folder import write_metrics
 from llmtune.run.log import Decisions
 from llmtune.run.report import Report
+from llmtune.samples.blocks import blocks_text
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
 from llmtune.training.callbacks import Interrupt
@@ -87,6 +88,7 @@ def leave_report(
         decisions=decisions,
         data=prepared.train_tokens.report,
         packs=packs_text(prepared.train_set),
+        blocks=blocks_text(prepared.train_set),
         num_skipped=trainer.watch.num_skipped,
         trainable=trainable,
         parameters=parameters,

@@ -109,8 +109,7 @@ class Stage:
     def build_model(self) -> Any:
         """Build the model with its trainable parameters; then create the run folder, as little can fail after that."""
         args, samples = self.args, self.samples
-        num_steps, new_ids = samples.num_steps(args), samples.ids_of(args.new_special_tokens)
-        model = build_model(args, samples.info, self.decisions, num_steps, new_ids)
+        model = build_model(args, samples.info, self.decisions, samples.num_steps(args), samples.new_rows)
         if not has_sharded_weights(model):
             check_packed(args, samples, model)
         compile_layers(model, args, self.decisions)
@@ -139,6 +138,8 @@ class Stage:
         note_kernels(model, self.args, self.decisions)
         with placed_trackers(self.args.report_to, self.folder):
             metrics = trainer.run(self.run.resume, self.interrupt)
+        derived = objective.derived("train", metrics["train_loss"])
+        metrics |= {f"train_{name}": value for name, value in derived.items()}
         metrics |= throughput.summary() | last_evaluation(trainer)
         result = result_of(trainer, self.folder, metrics, self.interrupt)
         leave_report(result, self.samples, trainer, self.decisions, throughput, self.started)

@@ -205,6 +205,7 @@ class StageTrainer(Trainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         values = self._eval_metrics.take()
         values = {name: values.get(name, 0.0) for name in self._eval_metrics.names}
+        values |= self.objective.derived("eval", values["loss"])
         if self._generate_metrics is not None:
             values |= self._generate_metrics(self.model)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in values.items()})

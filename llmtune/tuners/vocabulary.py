@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmtune.checkpoint import read_adapter_config
+from llmtune.data.files import read_lines
 from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
+NewRows: TypeAlias = "dict[int, list[int]]"
+"""Ids of new tokens, each with those of the tokens that its text was before; with none, it starts from the average of
+all embeddings."""
 
-def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
+
+def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> NewRows:
     """Add each text as a token. They are not control tokens: they mean the same wherever they occur.
 
     Raises:
@@ -23,6 +29,34 @@ def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
     if known:
         raise UsageError(f"--new_special_tokens {' '.join(known)}: the tokenizer already has it; remove it.")
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(tokens)])
+    return {int(tokenizer.convert_tokens_to_ids(token)): [] for token in tokens}
+
+
+def add_tokens_of_file(tokenizer: Any, file: Path) -> NewRows:
+    """Add each line of a file as a token; those that the tokenizer has are skipped, and counted.
+
+    Raises:
+        UsageError: There is no new token in it.
+    """
+    from tokenizers import AddedToken
+
+    listed = tokens_of_file(file)
+    known = tokenizer.get_vocab()
+    pieces = {token: list(tokenizer(token, add_special_tokens=False)["input_ids"]) for token in listed}
+    new = [token for token in listed if token not in known and len(pieces[token]) > 1]
+    if not new:
+        raise UsageError(f"--new_tokens_file {file}: it has {len(listed):,} tokens, and the tokenizer has all of them.")
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in new])
+    mean = sum(len(pieces[token]) for token in new) / len(new)
+    text = "Added %s tokens of %s to the vocabulary, which were %.1f tokens each; %s are in it already."
+    get_logger().info(text, f"{len(new):,}", file, mean, f"{len(listed) - len(new):,}")
+    return {int(tokenizer.convert_tokens_to_ids(token)): pieces[token] for token in new}
+
+
+def tokens_of_file(file: Path) -> list[str]:
+    """Return the lines of a file of tokens, each once, without blank ones."""
+    lines = (line.rstrip("\r\n") for _, line in read_lines(file.expanduser()))
+    return list(dict.fromkeys(line for line in lines if line.strip()))
 
 
 def grow_vocabulary(model: Any, num_rows: int) -> None:
@@ -35,13 +69,40 @@ def grow_vocabulary(model: Any, num_rows: int) -> None:
         get_logger().info("Resized the embeddings from %d to %d rows.", have, num_rows)
 
 
+def start_new_rows(model: Any, rows: Mapping[int, Sequence[int]]) -> None:
+    """Set the embedding and head rows of new tokens to the mean of those of the tokens that they were before."""
+    import torch
+
+    for layer in vocabulary_layers(model):
+        with gathered(layer), torch.no_grad():
+            for row, pieces in rows.items():
+                if pieces and layer.weight.numel():
+                    layer.weight[row] = layer.weight[list(pieces)].float().mean(0).to(layer.weight.dtype)
+
+
+def vocabulary_layers(model: Any) -> list[Any]:
+    """The embedding, and the head unless it has the same weight."""
+    layers = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        layers.append(model.get_output_embeddings())
+    return layers
+
+
+def gathered(layer: Any) -> AbstractContextManager[Any]:
+    """The whole weight of a layer that ZeRO-3 has sharded, changed by rank 0; any other layer is whole."""
+    if not hasattr(layer.weight, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    found: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([layer.weight], modifier_rank=0)
+    return found
+
+
 def token_indices(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None:
     """PEFT's settings to train the rows of these ids: of the embedding, and of an untied head."""
     if not ids:
         return None
-    layers = [model.get_input_embeddings()]
-    if not model.config.get_text_config().tie_word_embeddings:
-        layers.append(model.get_output_embeddings())
+    layers = vocabulary_layers(model)
     names = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is one for one in layers)]
     return {name: list(ids) for name in names}
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
+from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa, tiny_text
 from llmtune.data.info import DATASET_MAPPING
 
 
@@ -18,6 +18,7 @@ def is_chinese(text: str) -> bool:
 def test_registered_under_their_keys():
     assert DATASET_MAPPING["self-intro"].get_function is self_intro
     assert DATASET_MAPPING["tiny-qa"].get_function is tiny_qa
+    assert DATASET_MAPPING["tiny-text"].get_function is tiny_text
 
 
 def test_importing_families_loads_no_heavy_package():
@@ -92,3 +93,22 @@ def test_sums_of_tiny_qa_are_right():
             assert result == (first + second if words[1] == "plus" else first - second)
             checked += 1
     assert checked > 150
+
+
+def test_tiny_text_has_short_and_long_documents_in_both_languages():
+    from llmtune.models.loading import get_model_tokenizer
+
+    train, validation = tiny_text()
+    assert (train, validation) == tiny_text(), "the same everywhere"
+    assert len(train) + len(validation) == DATASET_MAPPING["tiny-text"].rows
+    assert 0.08 < len(validation) / len(train) < 0.12
+    texts = [row["text"] for row in train + validation]
+    assert len(set(texts)) == len(texts)
+    assert 0.4 < sum(map(is_chinese, texts)) / len(texts) < 0.6
+    assert all(set(row) == {"text"} for row in train + validation)
+    assert not any("{" in text or text != text.strip() for text in texts)
+    _, tokenizer = get_model_tokenizer("llmtune-tiny", load_model=False)
+    for rows in (train, validation):
+        lengths = [len(ids) for ids in tokenizer([row["text"] for row in rows])["input_ids"]]
+        assert sum(length > 512 for length in lengths) > len(rows) / 5
+        assert sum(length < 128 for length in lengths) > len(rows) / 5

@@ -294,3 +294,14 @@ def test_rows_without_a_response_are_kept_for_inference_alone(tmp_path):
     name = write(tmp_path / "a.jsonl", [{"query": "q"}, {"query": "q", "response": "r"}])
     assert len(load_source(name).train) == 1
     assert len(load_source(name, need_answer=False).train) == 2
+
+
+def test_lines_and_whole_files_are_cached_apart(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\n")
+    for _ in range(2):
+        assert len(load_source(str(file)).train) == 2
+        (record,) = load_source(str(file), document="file").train
+        assert from_record(record) == text("one\ntwo")
+    (streamed,) = RecordStream([str(file)], document="file")
+    assert from_record(streamed) == text("one\ntwo")

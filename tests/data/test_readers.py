@@ -16,6 +16,7 @@ import pytest
 from llmtune.data import files
 from llmtune.data.files import BadLine
 from llmtune.data.readers import read_rows
+from llmtune.errors import DataError
 
 from .made import ROWS, error_of, rows_of
 from .made import write_raw as write
@@ -346,3 +347,23 @@ def test_csv_errors_are_located(tmp_path):
     found = rows_of(write(tmp_path / "a.csv", 'a,b\n"x"y,3\n4,5\n'))
     assert isinstance(found[0], BadLine)
     assert found[1] == {"a": "4", "b": "5"}
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_whole_text_file_as_one_row(tmp_path, packed):
+    path = write(tmp_path / ("a.txt" + packed), "\n one\r\n\n  two \n\n")
+    assert list(read_rows(path, "file")) == [("whole file", {"text": "\n one\r\n\n  two "})]
+
+
+def test_files_of_a_folder_as_one_row_each(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path / f"{name}.txt", f"{name}\n{name}\n")
+    write(tmp_path / "c.jsonl", '{"text": "c"}\n{"text": "d"}\n')
+    found = [(place, row["text"]) for place, row in read_rows(tmp_path, "file")]
+    assert found == [("a.txt whole file", "a\na"), ("b.txt whole file", "b\nb"), ("c.jsonl line 1", "c"),
+                     ("c.jsonl line 2", "d")]  # fmt: skip
+
+
+def test_a_blank_text_file_is_no_row(tmp_path):
+    with pytest.raises(DataError, match="it has no rows"):
+        list(read_rows(write(tmp_path / "a.txt", " \n\n"), "file"))

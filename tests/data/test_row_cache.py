@@ -27,7 +27,7 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     file = first.train.cache_files[0]["filename"]
     assert str(cache_root()) in file
     with monkeypatch.context() as patch:
-        patch.setattr("llmtune.data.loading.read_files", lambda path, folder: pytest.fail("read again"))
+        patch.setattr("llmtune.data.loading.read_files", lambda *_: pytest.fail("read again"))
         again = load_source(name)
     assert again.train._fingerprint == first.train._fingerprint
     assert again.train.to_list() == first.train.to_list()
@@ -35,7 +35,7 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     from llmtune.data.readers import read_files
 
     monkeypatch.setattr(
-        "llmtune.data.loading.read_files", lambda path, folder: read.append(path) or read_files(path, folder)
+        "llmtune.data.loading.read_files", lambda path, *more: read.append(path) or read_files(path, *more)
     )
     assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
     assert len(read) == 1
@@ -102,7 +102,7 @@ def test_filled_rows_are_normalised_too(tmp_path, monkeypatch):
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
-    def rows(path, folder):
+    def rows(path, folder, document):
         yield "line 1", {"foo": 1}
         pytest.fail("read on")
 

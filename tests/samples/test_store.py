@@ -16,7 +16,8 @@ import pytest
 from llmtune.data.canonical import to_record
 from llmtune.errors import DataError
 from llmtune.samples import store as store_module
-from llmtune.samples.store import EncodeReport, TokenStore, encode_dataset
+from llmtune.samples.encode_report import EncodeReport
+from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.encode import EncodedRow
 from llmtune.templates.lookup import get_template
@@ -114,11 +115,14 @@ def test_every_count_of_a_row_reaches_the_report():
         counts = {name: number * 10**place for place, name in enumerate(names)}
         report.count(EncodedRow([encoded, weighted][:number], **counts), "row")
     assert {name: getattr(report, name) for name in names} == {name: 3 * 10**place for place, name in enumerate(names)}
-    assert (report.num_rows, report.num_samples, report.num_split_rows) == (2, 3, 1)
-    assert (report.num_tokens, report.num_trainable, report.num_weighted) == (8, 5, 1)
+    assert (report.num_rows, report.num_samples, report.num_split_rows) == (2, 3, 0), "windows are no split"
+    assert report.num_continued == 2
+    report.count(EncodedRow([encoded, encoded]), "row")
+    assert (report.num_rows, report.num_samples, report.num_split_rows) == (3, 5, 1)
+    assert (report.num_tokens, report.num_trainable, report.num_weighted) == (14, 9, 1)
     for number in range(7):
         report.count(EncodedRow([encoded], problem=f"why {number}"), f"row {number}")
-    assert (report.num_rows, report.num_samples, report.num_problems) == (9, 3, 7)
+    assert (report.num_rows, report.num_samples, report.num_problems) == (10, 5, 7)
     assert report.problems == [f"row {number}: why {number}" for number in range(5)], "the first few"
 
 

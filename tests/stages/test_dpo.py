@@ -13,8 +13,10 @@ import torch
 
 from llmtune import DpoArguments, SftArguments, dpo, sft
 from llmtune.checkpoint import last_checkpoint
+from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, DataError, UsageError
 from llmtune.models.tiny import tiny_folder
+from llmtune.run.report import _preferences
 from llmtune.training import reference as reference_module
 from llmtune.utils.files import cache_root
 
@@ -231,6 +233,7 @@ def test_flags_that_contradict_each_other_are_refused(options, reason):
 def test_options_of_a_loss_are_its_own_unless_given():
     args = DpoArguments(model_type="llmtune-tiny", loss=["simpo"])
     assert args.options_of("simpo") == {"beta": 2.0, "gamma": 1.0}
+    assert DpoArguments(model_type="llmtune-tiny").loss_text() == "sigmoid (beta 0.1)"
     assert DpoArguments(model_type="llmtune-tiny", loss=["simpo"], beta=3.0).options_of("simpo")["beta"] == 3.0
     mixed = DpoArguments(model_type="llmtune-tiny", loss=["sigmoid", "hinge*0.5"], sft_weight=0.2)
     assert mixed.losses() == [("sigmoid", 1.0), ("hinge", 0.5), ("sft", 0.2)]
@@ -264,3 +267,29 @@ def test_the_reference_of_a_ranked_list_has_a_value_for_each_response(tmp_path):
         assert found["train"].shape == (12,)
     assert records(made.output_dir)[1] == pytest.approx(math.log(2), abs=1e-6)
     assert torch.isfinite(torch.tensor(records(made.output_dir)[1]))
+
+
+@pytest.mark.medium
+def test_the_report_tells_pairs_margins_and_both_log_probabilities(lora):
+    text = (lora.output_dir / "report.md").read_text(encoding="utf-8")
+    assert "24 pairs; in " in text
+    assert "Loss: sigmoid (beta 0.1)" in text
+    assert "Reference: the model as the run begins; 60 responses" in text
+    for name in ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+        assert f"| {name} | " in text
+
+
+def test_log_probabilities_that_fall_together_are_explained():
+    records = [{"logps/chosen": -10.0, "logps/rejected": -11.0}, {"logps/chosen": -12.0, "logps/rejected": -20.0}]
+    assert "--sft_weight" in _preferences(records)["log-probabilities"]
+    assert "log-probabilities" not in _preferences([records[0], records[1] | {"logps/chosen": -9.0}])
+
+
+def test_check_shows_the_prompt_once_and_both_responses_with_their_masks(capsys):
+    assert main(["check", "dpo", "--model_type", "llmtune-tiny", "--dataset", "tiny-pairs", "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("What is 1 plus 1?") == 2, "rendered, and as tokens"
+    assert "[chosen response, " in out
+    assert "⟦1 plus 1 is 2.<|im_end|>⟧" in out
+    assert "⟦No.<|im_end|>⟧" in out
+    assert "254 pairs; in " in out

@@ -97,6 +97,12 @@ def test_every_token_has_a_view_and_no_text_is_lost(tokenizer, text):
     assert "".join(view.text for view in views).replace(PLACEHOLDER, "") == unicodedata.normalize("NFC", text)
 
 
+def test_a_token_may_end_one_character_and_begin_the_next(tokenizer):
+    """Bytes 4 and 5 of these two characters are one token of the embedded vocabulary."""
+    texts = [view.text for view in views_of(tokenizer, "\U0002dc65\u9000")]
+    assert texts == [PLACEHOLDER] * 3 + ["\U0002dc65" + PLACEHOLDER, PLACEHOLDER, "\u9000"]
+
+
 VIEWS = [
     TokenView("Q", False),
     TokenView("a", True),

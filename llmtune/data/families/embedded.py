@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llmtune.data.info import register_dataset
 
@@ -185,6 +186,61 @@ def tiny_qa() -> tuple[list[Row], list[Row]]:
     return train, validation
 
 
+# tiny-text: the same tables as documents, for pre-training.
+
+LESSONS = (
+    "Lesson {0}. {1} {2} {3} Read it aloud, close the book, and say it again.",
+    "第{0}课。{1}{2}{3}请大声朗读，然后合上书再说一遍。",
+)
+TRAVELLER = (
+    "A traveller went from {0} to {2}. In {0} she saw {1}, and in {2} she saw {3}. She wrote home: {1} is the capital "
+    "of {0}, and {3} is the capital of {2}. ",
+    "一位旅行者从{0}去了{2}。在{0}她看到了{1}，在{2}她看到了{3}。她写信回家说：{1}是{0}的首都，{3}是{2}的首都。",
+)
+SHOP = (
+    "There were {0} apples on the table. A child brought {1} more, and then there were {2}. {0} plus {1} is {2}.\n",
+    "桌上有{0}个苹果。一个孩子又拿来{1}个，于是有了{2}个。{0}加{1}等于{2}。\n",
+)
+HELD_OUT = 10
+"""Every so many documents, one is for validation."""
+
+
+def tiny_text() -> tuple[list[Row], list[Row]]:
+    """Return documents as (train, validation): short lessons, and long accounts of journeys and sums."""
+    documents = [*_lessons(), *_journeys(), *_account_books()]
+    rows = [{"text": document} for document in documents]
+    train = [row for number, row in enumerate(rows, start=1) if number % HELD_OUT]
+    return train, rows[HELD_OUT - 1 :: HELD_OUT]
+
+
+def _lessons() -> Iterator[str]:
+    """Yield short documents of three facts each, in English and in Chinese."""
+    answers: tuple[list[str], list[str]] = ([], [])
+    for kind in _kinds():
+        is_chinese = not kind.answer.isascii()
+        answers[is_chinese].extend(_row("", kind.answer, fact)["response"] for fact in kind.facts)
+    for lesson, facts in zip(LESSONS, answers, strict=True):
+        steps = len(facts) // 3  # facts of three kinds in each
+        for number in range(steps):
+            yield lesson.format(number + 1, facts[number], facts[number + steps], facts[number + 2 * steps])
+
+
+def _journeys() -> Iterator[str]:
+    """Yield long documents: a journey through twelve countries each."""
+    capitals = _table(CAPITALS)
+    for tale, columns in zip(TRAVELLER, (slice(0, 2), slice(2, 4)), strict=True):
+        for start in range(len(capitals)):
+            stops = [capitals[(start + 5 * leg) % len(capitals)][columns] for leg in range(13)]
+            yield "".join(tale.format(*here, *there) for here, there in pairwise(stops)).rstrip()
+
+
+def _account_books() -> Iterator[str]:
+    """Yield long documents: the sums of one number each."""
+    for page in SHOP:
+        for first in range(2, 22):
+            yield "".join(page.format(first, second, first + second) for second in range(2, 22)).rstrip()
+
+
 def _row(wording: str, answer: str, fact: tuple[str, ...]) -> Row:
     response = answer.format(*fact)
     return {"query": wording.format(*fact), "response": response[0].upper() + response[1:]}
@@ -258,5 +314,13 @@ register_dataset(
     languages=("en", "zh"),
     tags=("chat",),
     rows=847,
+    source=SOURCE,
+)
+register_dataset(
+    "tiny-text",
+    get_function=tiny_text,
+    languages=("en", "zh"),
+    tags=("pretraining",),
+    rows=292,
     source=SOURCE,
 )

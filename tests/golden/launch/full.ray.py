@@ -38,10 +38,9 @@ def main() -> None:
     def train() -> None:
         os.environ.update(environment)
         os.chdir(WORKDIR)
-        from llmtune.cli.sft import run
+        from llmtune.cli.stages import run_stage
 
-        sys.argv = ["llmtune", "sft", *flags]  # for the report
-        run(flags)
+        run_stage("sft", flags)
 
     trainer = TorchTrainer(
         train,
