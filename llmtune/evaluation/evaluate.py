@@ -77,9 +77,9 @@ def _task(args: EvaluateArguments) -> _Task:
     if plain or not with_choices:
         if not (plain or args.first.dataset):
             raise DataError("No data to evaluate on: give --val_dataset, or the checkpoint of a run with data.")
-        rows = rows_to_answer(
-            dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False), "--num_samples"
-        )
+        wanted = dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False)
+        wanted.inherited = args.first.inherited  # whose rows they are
+        rows = rows_to_answer(wanted, "--num_samples")
     metrics = list(args.metrics)
     if not metrics:
         metrics = [*(DEFAULT_METRICS if rows else ()), *(["choice"] if questions else [])]

@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.checkpoint import checkpoint_kind
-from llmtune.data.canonical import from_record
+from llmtune.arguments.stages import stage_arguments
+from llmtune.checkpoint import checkpoint_kind, stage_of
+from llmtune.data.canonical import conversation_of, from_record
 from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.merging.merge import merge_checkpoint
@@ -23,7 +24,21 @@ from llmtune.utils.logging import get_logger
 
 def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") -> list[Conversation]:
     """Return the rows to answer: the whole val_dataset, else the part that training split off."""
-    return list(map(from_record, chosen_records(args, flag, "conversations")))
+    return list(map(_answered, chosen_records(args, flag, _kind_of_run(args))))
+
+
+def _kind_of_run(args: InferArguments) -> RowKind:
+    """Return the kind of the rows: of the run's own, that of training, since the split depends on which rows there are."""
+    if args.ckpt_dir is None or not {"dataset", "val_dataset"} & set(args.inherited):
+        return "conversations"
+    return stage_arguments(stage_of(Path(args.ckpt_dir))).KIND
+
+
+def _answered(record: Mapping[str, Any]) -> Conversation:
+    """Return a row with its response, the best of a comparison; a response that is labelled bad is no reference."""
+    answers: list[dict[str, Any]] = record.get("answers") or []
+    is_bad = any(answer["label"] is False for answer in answers)
+    return from_record(record) if is_bad else conversation_of(record)
 
 
 def chosen_records(args: InferArguments, flag: str, kind: RowKind) -> Iterator[dict[str, Any]]:
