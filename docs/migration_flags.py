@@ -311,7 +311,7 @@ TOOLS = {
             "Rows of `conversations` with `from` and `value` are read as they are.",
             "The chain of its scripts, pt, merge, sft, merge, rm and dpo, is examples/pipeline/run.sh. ppo and grpo "
             "come with a later version.",
-            "Its blocks are `llmtune pt --join_documents true`; by default, documents do not see each other.",
+            "Its blocks are `llmtune pt --join_documents true`; by default, documents do not attend to each other.",
             "openai_api.py is `llmtune serve`, gradio_demo.py `llmtune web`.",
         ),
     ),
