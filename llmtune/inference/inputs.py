@@ -28,7 +28,7 @@ def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") ->
 
 
 def _kind_of_run(args: InferArguments) -> RowKind:
-    """Return the kind of the rows: of the run's own, that of training, since the split depends on which rows there are."""
+    """Return the kind of the rows: that of training for the run's own, since the split depends on the rows."""
     if args.ckpt_dir is None or not {"dataset", "val_dataset"} & set(args.inherited):
         return "conversations"
     return stage_arguments(stage_of(Path(args.ckpt_dir))).KIND
