@@ -147,6 +147,18 @@ def adapter_kind(folder: Path) -> str:
     return str(read_adapter_config(folder).get("peft_type", "lora")).lower()
 
 
+def is_reward(folder: Path) -> bool:
+    """Whether a checkpoint is a reward model: its head makes one score of a sequence, and no logits.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint.
+    """
+    if checkpoint_kind(folder) == "lora":
+        return read_adapter_config(folder).get("task_type") == "SEQ_CLS"
+    classes = read_json(folder / "config.json").get("architectures")
+    return any(str(name).endswith("ForSequenceClassification") for name in classes or ())
+
+
 def adapter_folder(folder: Path) -> Path:
     """Where the files of an adapter are: the folder, or its `default/`, where Swift put adapters until 2024."""
     inner = folder / "default"

@@ -13,8 +13,9 @@ Json: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 LossOn: TypeAlias = Literal["auto", "last", "all", "everything"]
 TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
-RowKind: TypeAlias = Literal["conversations", "pairs", "labels"]
-"""Kinds of rows: conversations, comparisons of responses, or single responses that are good or bad."""
+RowKind: TypeAlias = Literal["conversations", "pairs", "labels", "responses"]
+"""Kinds of rows: conversations, comparisons of responses, single responses that are good or bad, or any of these, whose
+responses are to be scored."""
 DocumentUnit: TypeAlias = Literal["line", "file"]
 """How much of a `.txt` file is one row."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,18 @@ def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-last").mkdir()
     assert [checkpoint.step_of(path) for path in checkpoint.numbered_checkpoints(tmp_path)] == [5, 10, 20, 100]
+
+
+def test_a_checkpoint_says_whether_it_is_a_reward_model(tmp_path):
+    for name, content, wanted in (
+        ("adapter_config.json", {"task_type": "SEQ_CLS"}, True),
+        ("adapter_config.json", {"task_type": "CAUSAL_LM"}, False),
+        ("config.json", {"architectures": ["Qwen2ForSequenceClassification"]}, True),
+        ("config.json", {"architectures": ["Qwen2ForCausalLM"]}, False),
+        ("config.json", {}, False),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+        assert checkpoint.is_reward(tmp_path) is wanted, content
+        (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError):
+        checkpoint.is_reward(tmp_path)

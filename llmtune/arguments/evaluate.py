@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from llmtune.arguments.fields import Problems, settle_texts
 from llmtune.arguments.groups import DataArguments, GenerationArguments
-from llmtune.arguments.infer import InferArguments, LoadArguments
+from llmtune.arguments.infer import OF_GENERATION, InferArguments, LoadArguments
 from llmtune.arguments.service import BASE_NAME
-from llmtune.checkpoint import checkpoint_kind, checkpoint_of, numbered_checkpoints
+from llmtune.checkpoint import checkpoint_kind, checkpoint_of, is_reward, numbered_checkpoints
 from llmtune.errors import CheckpointError
 from llmtune.metrics import METRIC_MAPPING
 
@@ -34,7 +34,8 @@ class EvaluateArguments(GenerationArguments, DataArguments, LoadArguments):
     all_checkpoints: bool = False
     """Evaluate every checkpoint of the run given by --ckpt_dir, ordered by step, and plot the curves."""
     metrics: list[str] = field(default_factory=list)
-    """Metrics (`llmtune list metrics`). Default: loss rouge bleu exact_match; choice for multiple-choice questions."""
+    """Metrics (`llmtune list metrics`). Default: loss rouge bleu exact_match; choice for multiple-choice questions.
+    Reward models have their own: loss, accuracy, margin."""
     num_samples: int = -1
     """Rows to evaluate, from the first; -1: all."""
     choice_style: Literal["text", "letter"] = "text"
@@ -90,9 +91,30 @@ class EvaluateArguments(GenerationArguments, DataArguments, LoadArguments):
             self.checkpoints = [found for folder in folders for found in _of_run(folder)]
         else:
             self.checkpoints = [checkpoint_of(folder) for folder in folders]
+        self._check_rewards(problems)
+        problems.raise_if_any()
         self.first = self.arguments_of(self.checkpoints[0] if self.checkpoints else None)
         """Settings of the first checkpoint; all are evaluated on its rows."""
         self.inherited, self.unused = self.first.inherited, self.first.unused
+        if self.scores:
+            given = [name for name in OF_GENERATION if not self._is_default(name)]
+            self.unused = [f"--{name}" for name in given]
+
+    @property
+    def scores(self) -> bool:
+        """Whether the checkpoints are reward models."""
+        return any(map(is_reward, self.checkpoints))
+
+    def _check_rewards(self, problems: Problems) -> None:
+        """Refuse what reward models cannot be measured by."""
+        if not self.scores:
+            return
+        text = "The checkpoints are reward models, which are measured by loss, accuracy and margin on pairs"
+        problems.need(not self.metrics, f"{text}: remove --metrics {' '.join(self.metrics)}.")
+        problems.need(not self.suite, f"{text}: remove --suite {' '.join(self.suite)}.")
+        problems.need(not self.with_base, f"{text}: the base model has no score, so remove --with_base.")
+        others = [str(one) for one in self.checkpoints if not is_reward(one)]
+        problems.need(not others, f"{', '.join(others)} and reward models cannot share a table: run the command twice.")
 
     def inherited_text(self) -> str:
         return self.first.inherited_text()

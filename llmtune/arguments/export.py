@@ -141,6 +141,13 @@ class ExportArguments(HubPushArguments, CheckpointArguments):
         problems.need(self.group_size == -1 or self.group_size >= 8, "--group_size must be -1, or 8 or more.")
         problems.raise_if_any()
         self.inferred = self.infer_arguments()
+        to = f"--quant_method {self.quant_method}" if self.quant_method else f"--to {self.to}"
+        problems.need(
+            not (self.inferred.scores and (self.quant_method or self.to)),
+            f"{to} writes models that generate, and {self.ckpt_dir} is a reward model: use --merge_lora true, or load "
+            "it with --quantization_bit.",
+        )
+        problems.raise_if_any()
 
     @property
     def bits(self) -> int:

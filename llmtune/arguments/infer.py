@@ -20,7 +20,8 @@ from llmtune.arguments.groups import (
     SftType,
 )
 from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
-from llmtune.checkpoint import adapter_kind, checkpoint_of, read_settings
+from llmtune.checkpoint import adapter_kind, checkpoint_of, is_reward, read_settings
+from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger
 
 INHERITED = [
@@ -37,6 +38,7 @@ INHERITED_DATA = [
 WITHOUT_EFFECT = [
     *("loss_on", "truncation_strategy"),  # there is no loss; a prompt is always truncated at its start
 ]
+OF_GENERATION = [item.name for item in fields(GenerationArguments)]
 OF_ROPE = ["rope_scaling", "rope_factor"]
 SFT_DEFAULTS: dict[str, Any] = {
     "sft_type": ModelArguments.sft_type,
@@ -80,10 +82,11 @@ class LoadArguments(
 
     def __post_init__(self) -> None:
         settle_texts(self)
-        given = [name for name in self._without_effect() if not self._is_default(name)]
         problems = Problems()
         if self.ckpt_dir is not None:
             self.ckpt_dir = str(checkpoint_of(Path(self.ckpt_dir)))
+        given = [name for name in self._without_effect() if not self._is_default(name)]
+        if self.ckpt_dir is not None:
             kind: Any = adapter_kind(Path(self.ckpt_dir))
             wrong = f"--sft_type {self.sft_type}: {self.ckpt_dir} is a {kind} checkpoint."
             problems.need(self.sft_type in (None, kind), wrong)
@@ -96,9 +99,15 @@ class LoadArguments(
         check_rules(self, problems)
         problems.raise_if_any()
 
+    @property
+    def scores(self) -> bool:
+        """Whether the checkpoint is a reward model."""
+        return self.ckpt_dir is not None and is_reward(Path(self.ckpt_dir))
+
     def _without_effect(self) -> list[str]:
         """Flags that inference may make no use of."""
-        return OF_4_BITS
+        own = {item.name for item in fields(self)}
+        return [*OF_4_BITS, *(name for name in OF_GENERATION if self.scores and name in own)]
 
     def _wanted(self) -> list[str]:
         """Settings that are taken from the checkpoint."""
@@ -166,8 +175,8 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
     """Max prompt tokens; longer prompts lose their start; -1: no limit. Default: as in training."""
     eval_human: bool | None = None
     """Chat in the terminal instead of generating for a dataset. Default: true if there is no dataset."""
-    show_dataset_sample: int = limited(20, at_least(0, also=-1, meaning="all"))
-    """Validation rows to generate for, from the first; -1: all."""
+    show_dataset_sample: int = limited(None, at_least(0, also=-1, meaning="all"))
+    """Validation rows to generate for, from the first; -1: all. Default: 20; a reward model scores all."""
     stream: bool = True
     """Stream the generation to the terminal. Also spelled --use_streamer."""
     infer_batch_size: int = limited(1, at_least(1))
@@ -188,16 +197,33 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
 
     def _without_effect(self) -> list[str]:
         whole = ["val_dataset_sample"] if self.val_dataset else []  # val_dataset is answered whole
-        return [*super()._without_effect(), *WITHOUT_EFFECT, *whole]
+        written = ["stream", "save_generation_config"] if self.scores else []
+        return [*super()._without_effect(), *WITHOUT_EFFECT, *whole, *written]
 
     def _wanted(self) -> list[str]:
         wants_data = not self.dataset and not self.val_dataset and not self.eval_human
         return [*super()._wanted(), *(INHERITED_DATA if wants_data else ())]
 
     def _fill(self) -> None:
+        if self.scores and self.dataset and self.dataset_test_ratio is None:
+            self.dataset_test_ratio = 1  # a file of responses is scored whole; of the run's own data, what it held out
         super()._fill()
+        if self.show_dataset_sample is None:
+            self.show_dataset_sample = -1 if self.scores else 20
         if self.eval_human is None:
             self.eval_human = not (self.dataset or self.val_dataset)
+
+    def check_scoring(self) -> None:
+        """Refuse what a reward model cannot do.
+
+        Raises:
+            UsageError: It is asked to chat, which is the default without data.
+        """
+        if self.scores and self.eval_human:
+            raise UsageError(
+                f"{self.ckpt_dir} is a reward model: it scores responses, and writes none. Give rows with --dataset "
+                "FILE, and leave out --eval_human."
+            )
 
 
 def _short(value: Any) -> str:

@@ -73,6 +73,8 @@ class ServiceArguments(LoadArguments):
             if name in found or name in (self.main_name, BASE_NAME):
                 raise UsageError(f"--adapters {name}={folder}: the name {name!r} is already in use.")
             args = LoadArguments(ckpt_dir=folder, custom_register_path=self.custom_register_path)
+            if args.scores or self.scores:
+                raise UsageError(f"--adapters {item}: a reward model is served alone. Start a server for each.")
             if args.sft_type == "full":
                 raise UsageError(
                     f"--adapters {item}: {folder} holds full weights, not an adapter. A server has one base model: "

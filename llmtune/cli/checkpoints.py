@@ -141,6 +141,8 @@ COMMANDS = {
 Generate for a dataset with a checkpoint, or chat with it. Its training settings are read from the checkpoint:
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --eval_human true
+A reward model scores the responses of a dataset instead:
+  llmtune infer --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --dataset pairs.jsonl
 """,
     ),
     "eval": Command(
@@ -152,6 +154,7 @@ Evaluate checkpoints on their validation data, or on a file: loss, ROUGE, BLEU, 
   llmtune eval --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50 --with_base true
   llmtune eval --ckpt_dir output/llmtune-tiny/v0-... --all_checkpoints true
   llmtune eval --ckpt_dir A B --val_dataset questions.jsonl --metrics choice
+Reward models are measured on pairs: loss, accuracy, margin.
 """,
     ),
     "serve": Command(
@@ -169,6 +172,7 @@ Several adapters over one base model; a request selects one by its `model`:
 Access from other machines needs an API key:
   LLMTUNE_API_KEY=... llmtune serve --ckpt_dir ... --host 0.0.0.0
 Defaults of a request (temperature, top_p, max_tokens, ...) are the generation flags.
+A reward model answers POST /v1/score and /classify, in the shape of vLLM's.
 """,
     ),
     "merge": Command(

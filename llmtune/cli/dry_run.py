@@ -285,18 +285,22 @@ def _inherited(args: LoadArguments) -> list[str]:
 
 
 def show_infer(args: InferArguments) -> None:
-    """Print which model would generate, and for what."""
+    """Print which model would generate, or score, and for what."""
+    args.check_scoring()
     lacks: list[str] = []
     rows = _loaded(args, lacks) | {
         "merged": f"{Path(str(args.ckpt_dir)).name}-merged, first" if args.merge_lora_and_save else "",
         **({"input": "chat in the terminal"} if args.eval_human else _data_rows(args, args)),
-        "generation": f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
+        "generation": "" if args.scores else f"up to {args.max_new_tokens:,} tokens, {_sampling(args)}",
+        "scores": "one number per response, by a reward model" if args.scores else "",
     }
     if not args.eval_human:
         number = "all" if args.show_dataset_sample == -1 else f"the first {args.show_dataset_sample}"
-        rows["rows"] = f"{number} of validation, batch size {args.infer_batch_size}"
+        part = "dataset" if args.scores and args.dataset_test_ratio == 1 else "validation"
+        rows["rows"] = f"{number} of {part}, batch size {args.infer_batch_size}"
         rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
-    unused = [f"no effect on generation: {', '.join(args.unused)}."] if args.unused else []
+    about = "scores" if args.scores else "generation"
+    unused = [f"no effect on {about}: {', '.join(args.unused)}."] if args.unused else []
     _show(rows, lacks, [*_inherited(args), *unused])
 
 
@@ -339,7 +343,8 @@ def show_eval(args: EvaluateArguments) -> None:
         rows["suite"] = " ".join(args.suite)
     else:
         rows |= _data_rows(first, first)
-        rows["metrics"] = " ".join(args.metrics) or "all that the rows allow"
+        of_pairs = "loss accuracy margin" if args.scores else ""
+        rows["metrics"] = of_pairs or " ".join(args.metrics) or "all that the rows allow"
         rows["rows"] = "all" if args.num_samples == -1 else f"the first {args.num_samples}"
     rows["output"] = str(args.result_folder().resolve())
     if first.sft_type != "full":

@@ -21,6 +21,7 @@ The page compares models side by side: the checkpoint, its base, and more adapte
   llmtune web --ckpt_dir output/.../checkpoint-90 --adapters law=output/.../checkpoint-70
 Access from other machines needs an API key:
   LLMTUNE_API_KEY=... llmtune web --ckpt_dir ... --host 0.0.0.0
+Of a reward model, the page takes a prompt and a response, and shows the score.
 The sliders start at the generation flags (--temperature, --top_p, ...).
 """
 
@@ -40,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     need("streamlit", "llmtune web", extra="web")
     port = free_port(args.host, args.port)
-    args.tell()
+    args.tell("the scores of a reward model" if args.scores else "generation")
     address = f"http://{shown_host(args.host)}:{port}"
     get_logger().info("Web page: %s (Ctrl-C stops it). The model is loaded at the first visit.", address)
     os.environ["LLMTUNE_API_KEY"] = args.api_key or ""  # not on the new command line, where all could read it

@@ -32,6 +32,7 @@ from llmtune.types import Answer, Comparison, Conversation, RowKind
 CHOSEN = ("chosen", "response_chosen")
 REJECTED = ("rejected", "response_rejected", "rejected_response")
 RANKED = ("completions", "context")
+TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 EXPECTED = "chosen and rejected, messages and rejected_response, or a response with a label (true or false)"
 
@@ -60,6 +61,40 @@ def to_comparison(row: Mapping[str, Any], found: Found | None = None) -> Compari
         made = _labelled(cells, found)
     _check(made)
     return made
+
+
+def to_responses(row: Mapping[str, Any], found: Found | None = None) -> Comparison:
+    """Convert any row with responses: a comparison, or a conversation as a prompt with its last response.
+
+    Raises:
+        RowError: As `to_comparison`, or the conversation has no response.
+    """
+    if compares(row):
+        return to_comparison(row, found)
+    return last_response(to_conversation(row, found=Found() if found is None else found))
+
+
+def last_response(conversation: Conversation) -> Comparison:
+    """Return a conversation as its prompt, and the response that ends it.
+
+    Raises:
+        RowError: It has no question, or no response to the last one.
+    """
+    if not conversation.turns or conversation.turns[-1].role != "assistant":
+        raise RowError("it does not end with a response, which could be scored")
+    prompt, (answer,) = _split([conversation])
+    made = Comparison(prompt, (answer,))
+    _check(made)
+    return made
+
+
+def compares(row: Mapping[str, Any]) -> bool:
+    """Whether a row ranks or labels its responses; a label that is a text, a reference response say, does not."""
+    cells = present(row)
+    if all(cells.get(key) is not None for key in RANKED) or _sides(cells)[1] is not None:
+        return True
+    labels = [str(cells[key]).strip().lower() for key in LABELS if key in cells]
+    return bool(labels) and labels[0] in TRUTHS
 
 
 def recognise_comparison(row: Mapping[str, Any]) -> Recognised:
@@ -174,7 +209,7 @@ def _labelled(cells: Mapping[str, Any], found: Found) -> Comparison:
         raise RowError(f"it is no row of preferences: its keys are {names}; expected {EXPECTED}")
     label = cells[name]
     if isinstance(label, str):
-        label = {"true": True, "false": False, "1": True, "0": False}.get(label.strip().lower(), label)
+        label = TRUTHS.get(label.strip().lower(), label)
     if isinstance(label, int) and not isinstance(label, bool) and label in (0, 1):
         label = bool(label)
     if not isinstance(label, bool):

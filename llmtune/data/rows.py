@@ -12,7 +12,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llmtune.data.canonical import COMPARISON_SCHEMA, SCHEMA, to_comparison_record, to_record, without_defaults
-from llmtune.data.comparisons import as_kind, recognise_comparison, to_comparison
+from llmtune.data.comparisons import as_kind, compares, recognise_comparison, to_comparison, to_responses
 from llmtune.data.contents import Found
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
@@ -228,8 +228,12 @@ def _converted(row: Mapping[str, Any], need_answer: bool) -> _Converted:
 
 
 def _comparisons(row: Mapping[str, Any], kind: RowKind) -> list[_Converted]:
-    found, seen = Found(), recognise_comparison(row)
-    made = as_kind(to_comparison(row, found), kind)
+    found = Found()
+    if kind == "responses":
+        seen = recognise_comparison(row) if compares(row) else recognise(row)
+        made = [to_responses(row, found)]
+    else:
+        seen, made = recognise_comparison(row), as_kind(to_comparison(row, found), kind)
     return [_Converted(seen, present(row), found, to_comparison_record(one)) for one in made]
 
 

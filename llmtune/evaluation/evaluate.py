@@ -12,9 +12,11 @@ from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
+from llmtune.evaluation.rewards import evaluate_rewards
 from llmtune.evaluation.scores import answer_rows, answer_scores, choice_scores, loss_scores
 from llmtune.inference.engine import Engine
-from llmtune.inference.infer import InferResult, readable_rows, rows_to_answer, scored_pair
+from llmtune.inference.infer import InferResult, readable_rows, scored_pair
+from llmtune.inference.inputs import rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
@@ -49,6 +51,8 @@ def evaluate(args: EvaluateArguments) -> Scores:
     quiet_libraries()
     log = get_logger()
     args.tell("an evaluation")
+    if args.scores:
+        return evaluate_rewards(args)
     if args.suite:
         need("lm_eval", "--suite", extra="eval", name="lm-eval")
         from llmtune.evaluation.suite import run_suite
@@ -73,9 +77,9 @@ def _task(args: EvaluateArguments) -> _Task:
     if plain or not with_choices:
         if not (plain or args.first.dataset):
             raise DataError("No data to evaluate on: give --val_dataset, or the checkpoint of a run with data.")
-        rows = rows_to_answer(
-            dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False), "--num_samples"
-        )
+        wanted = dataclasses.replace(args.first, val_dataset=plain, load_args_from_ckpt_dir=False)
+        wanted.inherited = args.first.inherited  # whose rows they are
+        rows = rows_to_answer(wanted, "--num_samples")
     metrics = list(args.metrics)
     if not metrics:
         metrics = [*(DEFAULT_METRICS if rows else ()), *(["choice"] if questions else [])]

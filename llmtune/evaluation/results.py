@@ -11,18 +11,19 @@ from typing import Any
 
 from llmtune.arguments.evaluate import EvaluateArguments
 from llmtune.checkpoint import ADAPTER_CONFIG, step_of
-from llmtune.data.canonical import to_record
+from llmtune.data.canonical import to_comparison_record, to_record
 from llmtune.errors import OutputError
 from llmtune.evaluation.choices import ChoiceQuestion
 from llmtune.inference.sampling import Sampling
 from llmtune.metrics import markdown_table
 from llmtune.run.curves import draw_curves
-from llmtune.types import Conversation
+from llmtune.types import Comparison, Conversation
 from llmtune.utils.files import ensure_writable_folder, read_json, read_records, write_json, write_text
 from llmtune.utils.logging import get_logger
 
 Scores = dict[str, dict[str, float]]
-"""Scores by checkpoint: percentages, except for `loss`, `perplexity` and `token_acc`, a fraction."""
+"""Scores by checkpoint: percentages, except for `loss`, `perplexity`, `token_acc`, a fraction, and those of reward
+models."""
 
 
 def write_results(folder: Path, scores: Scores, args: EvaluateArguments) -> None:
@@ -86,13 +87,17 @@ FILE = "eval_args.json"
 WEIGHTS = ("*.safetensors", "*.bin", ADAPTER_CONFIG)
 
 
-def digest(rows: Sequence[Conversation], questions: Sequence[ChoiceQuestion]) -> str:
+def digest(rows: Sequence[Conversation | Comparison], questions: Sequence[ChoiceQuestion]) -> str:
     found = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps(to_record(row), sort_keys=True).encode("utf-8", "surrogatepass"))
+        found.update(json.dumps(_record(row), sort_keys=True).encode("utf-8", "surrogatepass"))
     for question in questions:
         found.update(repr(question).encode("utf-8", "surrogatepass"))
     return found.hexdigest()[:16]
+
+
+def _record(row: Conversation | Comparison) -> dict[str, Any]:
+    return to_record(row) if isinstance(row, Conversation) else to_comparison_record(row)
 
 
 def claim_folder(args: EvaluateArguments, metrics: Sequence[str], data: str) -> Path:

@@ -24,7 +24,7 @@ from llmtune.errors import CheckpointError, DataError, LlmtuneError, MissingPack
 from llmtune.evaluation.results import Journal
 from llmtune.evaluation.scores import loss_scores
 from llmtune.inference.engine import Engine
-from llmtune.inference.infer import rows_to_answer
+from llmtune.inference.inputs import rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
 from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files

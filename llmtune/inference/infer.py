@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,16 +14,14 @@ from transformers import set_seed
 
 from llmtune.arguments.checks import check_images
 from llmtune.arguments.infer import InferArguments
-from llmtune.checkpoint import checkpoint_kind
-from llmtune.data.canonical import from_record
-from llmtune.data.mixing import get_dataset
 from llmtune.errors import DataError
 from llmtune.inference.chat import chat
 from llmtune.inference.engine import Engine
+from llmtune.inference.inputs import merged_first, result_file_of, rows_to_answer
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
+from llmtune.inference.score_rows import score_rows
 from llmtune.inference.texts import split_answer
-from llmtune.merging.merge import merge_checkpoint
 from llmtune.metrics import text_metrics
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.templates.chat import ChatTemplate
@@ -34,28 +29,30 @@ from llmtune.templates.media import MediaError
 from llmtune.templates.parity import upstream_messages
 from llmtune.templates.tools import At, ToolFormat, tool_format_of
 from llmtune.types import Conversation, Message
-from llmtune.utils.files import ensure_writable_folder, write_json
+from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger, quiet_libraries
 
 
 def infer(args: InferArguments) -> list[InferResult]:
-    """Generate responses for the validation rows of a dataset, or chat (`eval_human`).
+    """Generate responses for the validation rows of a dataset, or chat (`eval_human`); a reward model scores responses.
 
     Returns:
-        One dict per response, in the order of the rows; for a chat, its turns.
+        One dict per response, in the order of the rows; for a chat, its turns; of a reward model, see `score_rows`.
 
     Raises:
         LlmtuneError: Any user error: see `llmtune.errors`.
     """
     quiet_libraries()
+    if args.scores:
+        return score_rows(args)
     args.tell()
     rows = [] if args.eval_human else rows_to_answer(args)
     if any(row.media for row in rows):
         assert args.model_type is not None
         check_images(args, MODEL_MAPPING[args.model_type])
-    result_file = None if args.eval_human else _result_file(args)
+    result_file = None if args.eval_human else result_file_of(args)
     if args.merge_lora_and_save:
-        args = _merge(args)
+        args = merged_first(args)
     set_seed(args.seed)
     engine = load_engine(args)
     sampling = Sampling.of(args)
@@ -130,61 +127,6 @@ def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args:
             sys.stdout.write(answer)
         sys.stdout.write("\n")
         yield answer
-
-
-def rows_to_answer(args: InferArguments, flag: str = "--show_dataset_sample") -> list[Conversation]:
-    """Return the rows to answer: the whole val_dataset, else the part that training split off."""
-    options: dict[str, Any] = {
-        "dataset_seed": args.dataset_seed,
-        "strict": args.strict,
-        "model_name": args.model_name,
-        "model_author": args.model_author,
-        "overwrite_cache": args.overwrite_cache,
-        "use_hf": args.use_hf,
-        "hub_token": args.hub_token,
-        "cache_dir": args.cache_dir,
-    }
-    whole = args.val_dataset or (args.dataset if args.dataset_test_ratio == 1 else [])
-    if whole:
-        chosen, _ = get_dataset(whole, dataset_test_ratio=0, need_answer=False, **options)
-    else:
-        _, chosen = get_dataset(
-            args.dataset,
-            dataset_test_ratio=args.dataset_test_ratio,
-            train_dataset_sample=args.train_dataset_sample,
-            val_dataset_sample=args.val_dataset_sample,
-            **options,
-        )
-    if chosen is None:
-        raise DataError(
-            "These datasets have no validation rows to answer. Give rows with --val_dataset, or answer all of "
-            "--dataset with --dataset_test_ratio 1."
-        )
-    count = len(chosen) if args.show_dataset_sample < 0 else min(args.show_dataset_sample, len(chosen))
-    if count < len(chosen):
-        get_logger().info(f"Answering the first {count:,} of {len(chosen):,} rows ({flag} -1: all).")
-    return [from_record(chosen[index]) for index in range(count)]
-
-
-def _result_file(args: InferArguments) -> Path:
-    folder = Path(args.result_dir or args.ckpt_dir or ".")
-    ensure_writable_folder(folder, flag="--result_dir")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1)))
-    return next(file for name in names if not (file := folder / f"infer_result_{name}.jsonl").exists())
-
-
-def _merge(args: InferArguments) -> InferArguments:
-    assert args.ckpt_dir is not None
-    checkpoint = Path(args.ckpt_dir)
-    if checkpoint_kind(checkpoint) != "lora":
-        get_logger().warning("--merge_lora_and_save has no effect: %s holds full weights.", checkpoint)
-        return args
-    merged = merge_checkpoint(args)
-    get_logger().info("Merged model: %s", merged)
-    in_config: dict[str, Any] = {"rope_scaling": None, "rope_factor": None}
-    place = os.fspath(merged)
-    return dataclasses.replace(args, ckpt_dir=place, sft_type="full", load_args_from_ckpt_dir=False, **in_config)
 
 
 # Records of responses in result files

@@ -1,4 +1,4 @@
-"""Load a checkpoint folder as an inference engine."""
+"""Load a checkpoint folder as an inference engine, or as a scorer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from llmtune.arguments.infer import InferArguments, LoadArguments
 from llmtune.checkpoint import checkpoint_kind
 from llmtune.errors import UsageError
 from llmtune.inference.engine import BASE, Adapters, Engine, peft_name
+from llmtune.inference.score import Scorer
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.lookup import get_template
 from llmtune.templates.media import MediaReader
@@ -25,7 +26,13 @@ def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None 
     Args:
         others: Name -> the settings of a further adapter of the same base, each with a checkpoint folder. With these,
             or with an adapter of its own, the engine also has the base model, named BASE.
+
+    Raises:
+        UsageError: The checkpoint, or one of `others`, is a reward model.
     """
+    for one in (args, *(others or {}).values()):
+        if one.scores:
+            raise UsageError(f"{one.ckpt_dir} is a reward model: it scores responses, and generates none.")
     model, tokenizer = load_tuned(args)
     kind = None if args.ckpt_dir is None else checkpoint_kind(Path(args.ckpt_dir))
     media = args.media_reader(tokenizer, args.ckpt_dir if kind == "full" else None, args.max_pixels)
@@ -42,6 +49,12 @@ def load_engine(args: LoadArguments, others: Mapping[str, LoadArguments] | None 
         templates[name] = _template(other, tokenizer, media)
     main = "default" if kind == "lora" else ""
     return Engine(model.eval(), template, Adapters(model, template, templates, main))
+
+
+def load_scorer(args: LoadArguments) -> Scorer:
+    """Load a reward model as the arguments say, with its adapter and template."""
+    model, tokenizer = load_tuned(args)
+    return Scorer(model, _template(args, tokenizer, None))
 
 
 def _template(args: LoadArguments, tokenizer: Any, media: MediaReader | None) -> ChatTemplate:

@@ -14,6 +14,7 @@ from llmtune.arguments.groups import rope_options
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import copy_settings
 from llmtune.errors import UsageError
+from llmtune.models.heads import is_reward_model
 from llmtune.models.ports import find_port, read_config
 from llmtune.utils.files import write_json
 
@@ -59,7 +60,11 @@ def complete_merged(folder: Path, base: Path, checkpoint: Path, args: InferArgum
 def write_config(
     model: Any, base: Path, folder: Path, args: InferArguments, *, dtype: torch.dtype | None, untied: bool
 ) -> None:
-    """Write the base model's config.json with the changes of merging: dtype, vocabulary size, tied weights."""
+    """Write the base model's config.json with the changes of merging: dtype, vocabulary size, tied weights, the score.
+
+    Args:
+        model: Of a reward model, with its padding token.
+    """
     config = model.config
     if untied:
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
@@ -72,6 +77,9 @@ def write_config(
         return
     written = read_config(base)
     written.pop("_name_or_path", None)
+    if is_reward_model(model):
+        one_label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "pad_token_id": config.pad_token_id}
+        written |= {"architectures": [type(model).__name__], **one_label}
     parts = [written, *(written[key] for key in ("text_config", "llm_config") if isinstance(written.get(key), dict))]
     if dtype is not None:
         written[_dtype_key(written)] = str(dtype).removeprefix("torch.")

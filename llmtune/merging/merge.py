@@ -1,14 +1,15 @@
 """Merge an adapter into its base model, streamed: one layer, one shard and the adapter are in memory, not the model.
 
 PEFT merges each layer in fp32 while its weights are loaded, and the sum is rounded once. The merged model's logits are
-compared with those of base and adapter on a few tokens, again layer by layer. What cannot be streamed is merged in
-memory, and the reason is logged.
+compared with those of base and adapter on a few tokens, again layer by layer; of a reward model, hidden states and
+scores. What cannot be streamed is merged in memory, and the reason is logged.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llmtune.arguments.infer import InferArguments
-from llmtune.checkpoint import checkpoint_kind, copy_settings
+from llmtune.checkpoint import checkpoint_kind, copy_settings, is_reward
 from llmtune.errors import CheckpointError, ModelError, OutputError, UsageError, one_line
 from llmtune.merging.files import EYES, ShardWriter, complete_merged, copy_files, parse_size, write_config
 from llmtune.merging.meta_model import (
@@ -32,14 +33,15 @@ from llmtune.merging.meta_model import (
 )
 from llmtune.merging.weights import Group, Unstreamable, Weights
 from llmtune.models.dtypes import torch_dtype
+from llmtune.models.heads import SCORE, is_reward_model, output_head, outputs_per_token
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.quantization import is_quantized, saved_quantization
+from llmtune.models.quantization import HEAD, is_quantized, saved_quantization
 from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
 
 DEFAULT_SHARD_SIZE = "2GB"
-MERGED = "Merged %s into its base model: logits differ by %.1e of the largest logit."
+MERGED = "Merged %s into its base model: %s differ by %.1e of the largest %s."
 PROBE_LENGTH = 16
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
 """Largest difference of logits, as a share of the largest logit, that rounding explains."""
@@ -122,13 +124,13 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path) -
     model.eval()
     probe = probe_ids(model)
     with torch.no_grad():
-        before = model(input_ids=probe).logits.float()
+        before = outputs_of(model, probe)
         with model.disable_adapter():
-            base = model(input_ids=probe).logits.float()
+            base = outputs_of(model, probe)
         merged = model.merge_and_unload()
-        after = merged(input_ids=probe).logits.float()
+        after = outputs_of(merged, probe)
     difference = _check_merged(checkpoint, before, after, merged.dtype)
-    if torch.equal(base, after):
+    if all(map(torch.equal, base, after)):
         raise _changes_nothing(checkpoint)
     with atomic_folder(target) as folder:
         merged.save_pretrained(str(folder))
@@ -136,8 +138,19 @@ def merge_and_save(model: Any, tokenizer: Any, checkpoint: Path, target: Path) -
         for source in (checkpoint, Path(merged.name_or_path)):
             copy_files(source, folder, EYES)
         copy_settings(checkpoint, folder, sft_type="full", quantization_bit=0)
-    get_logger().info(MERGED, checkpoint, difference)
+    get_logger().info(MERGED, checkpoint, *_named(after, difference))
     return target
+
+
+def outputs_of(model: Any, ids: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    """Return what tells two models apart, in fp32: logits; of a reward model hidden states, and a score per token."""
+    outputs = outputs_per_token(model, input_ids=ids, **options)
+    return (outputs.float(), output_head(model)(outputs).float()) if is_reward_model(model) else (outputs.float(),)
+
+
+def _named(outputs: Sequence[Tensor], difference: float) -> tuple[str, float, str]:
+    """Return what was compared, the difference, and what it is a share of."""
+    return ("logits", difference, "logit") if len(outputs) == 1 else ("hidden states and scores", difference, "one")
 
 
 def probe_ids(model: Any) -> Tensor:
@@ -148,23 +161,29 @@ def probe_ids(model: Any) -> Tensor:
     return ids.to("cpu" if model.device.type == "meta" else model.device)
 
 
-def check_logits(before: Tensor, after: Tensor, tolerance: float, *, what: str, outcome: str) -> float:
-    """Return the largest difference of two logits, as a share of the largest one.
+def check_logits(
+    before: Tensor, after: Tensor, tolerance: float, *, what: str, outcome: str, least: float = 1e-6
+) -> float:
+    """Return the largest difference of two logits, or other outputs, as a share of the largest one, or of `least`.
 
     Raises:
         CheckpointError: It exceeds the tolerance. `what` is its subject, `outcome` what becomes of the result.
     """
-    difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
+    difference = float((before - after).abs().max() / before.abs().max().clamp(min=least))
     if not difference < tolerance:
         raise CheckpointError(
-            f"{what} failed its check: logits differ by {difference:.2%} of the largest logit. {outcome}"
+            f"{what} failed its check: its outputs differ by {difference:.2%} of the largest one. {outcome}"
         )
     return difference
 
 
-def _check_merged(checkpoint: Path, before: Tensor, after: Tensor, dtype: torch.dtype) -> float:
+def _check_merged(checkpoint: Path, before: Sequence[Tensor], after: Sequence[Tensor], dtype: torch.dtype) -> float:
+    options: dict[str, Any] = {"what": f"Merging {checkpoint}", "outcome": "Nothing is written."}
     tolerance = TOLERANCE.get(dtype, 1e-3)
-    return check_logits(before, after, tolerance, what=f"Merging {checkpoint}", outcome="Nothing is written.")
+    found = check_logits(before[0], after[0], tolerance, **options)
+    for scores, merged in zip(before[1:], after[1:], strict=True):  # small ones are sums that cancel out
+        found = max(found, check_logits(scores, merged, tolerance, least=1.0, **options))
+    return found
 
 
 def _changes_nothing(checkpoint: Path) -> CheckpointError:
@@ -181,23 +200,27 @@ class _Streamed:
         self.base = base
         self.checkpoint = checkpoint
         self.dtype = None if args.dtype is None else torch_dtype(args.dtype)
+        self.scores = is_reward(checkpoint)
         try:
-            self.model = build_meta_model(args, base, num_rows=num_rows, adapter=checkpoint)
+            self.model = build_meta_model(args, base, num_rows=num_rows, adapter=checkpoint, scores=self.scores)
         except (ModelError, NotImplementedError, RuntimeError) as err:
             raise Unstreamable(f"its class cannot be built on the meta device: {err}") from err
+        if self.scores:
+            self.model.config.pad_token_id = args.load_tokenizer(base, _tokenizer_folder(args)).pad_token_id
         self.places = places_of(self.model)
         self.changed = False
         self.untied = False
 
     def write(self, target: Path, max_bytes: int) -> Path:
         with ExitStack() as stack:
-            self.weights = self._open(self.model, self.base, stack)
+            heads: dict[str, Any] = {"new": (SCORE,), "unused": (HEAD,)} if self.scores else {}
+            self.weights = self._open(self.model, self.base, stack, **heads)
             self.tuned = attach_adapters(self.model, self.checkpoint)
             self.wrappers = list(wrappers_of(self.tuned).values())
             self.wrapper_of = {id(part): wrapper for wrapper in self.wrappers for part in wrapper.modules()}
             self._check_complete()
             probe = probe_ids(self.model)
-            before = self._logits(self.tuned, self.places, self.wrappers, self.weights, probe)
+            before = self._outputs(self.tuned, self.places, self.wrappers, self.weights, probe)
             with atomic_folder(target) as folder:
                 self._write_weights(ShardWriter(folder, max_bytes))
                 if not self.changed:
@@ -205,12 +228,12 @@ class _Streamed:
                 write_config(self.model, self.base, folder, self.args, dtype=self.dtype, untied=self.untied)
                 complete_merged(folder, self.base, self.checkpoint, self.args)
                 difference = self._check(folder, before, probe, stack)
-        get_logger().info(MERGED, self.checkpoint, difference)
+        get_logger().info(MERGED, self.checkpoint, *_named(before, difference))
         return target
 
-    def _open(self, model: Any, folder: Path, stack: ExitStack) -> Weights:
+    def _open(self, model: Any, folder: Path, stack: ExitStack, **heads: Any) -> Weights:
         remote = self.args.trust_remote_code
-        return Weights(model, folder, stack, allow_pickle=self.args.allow_pickle, remote=remote)
+        return Weights(model, folder, stack, allow_pickle=self.args.allow_pickle, remote=remote, **heads)
 
     def _check_complete(self) -> None:
         """Refuse adapters with a part that is neither in their file nor in the base model."""
@@ -315,18 +338,19 @@ class _Streamed:
 
     # The proof
 
-    def _logits(self, model: Any, places: Places, wrappers: list[nn.Module], weights: Weights, ids: Tensor) -> Tensor:
+    def _outputs(
+        self, model: Any, places: Places, wrappers: list[nn.Module], weights: Weights, ids: Tensor
+    ) -> tuple[Tensor, ...]:
         with computing(model, places, wrappers, lambda name: weights.read(name, torch.float32)), torch.no_grad():
             try:
-                found: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+                return outputs_of(model, ids, use_cache=False)
             except (RuntimeError, NotImplementedError, TypeError) as err:
                 text = one_line(err, 200)
                 raise Unstreamable(f"its class does not compute layer by layer: {text}") from err
-        return found
 
-    def _check(self, folder: Path, before: Tensor, probe: Tensor, stack: ExitStack) -> float:
-        merged = build_meta_model(dataclasses.replace(self.args, **NO_ROPE), folder)
+    def _check(self, folder: Path, before: Sequence[Tensor], probe: Tensor, stack: ExitStack) -> float:
+        merged = build_meta_model(dataclasses.replace(self.args, **NO_ROPE), folder, scores=self.scores)
         weights = self._open(merged, folder, stack)
-        after = self._logits(merged, places_of(merged), [], weights, probe)
+        after = self._outputs(merged, places_of(merged), [], weights, probe)
         dtype = self.dtype or next(value.dtype for value in map(weights.read, list(weights.shapes)[:1]))
         return _check_merged(self.checkpoint, before, after, dtype)

@@ -29,11 +29,14 @@ Read = Callable[[str], Tensor]
 MOVE = "_move_adapter_to_device_of_base_layer"
 
 
-def build_meta_model(args: InferArguments, folder: Path, *, num_rows: int = 0, adapter: Path | None = None) -> Any:
+def build_meta_model(
+    args: InferArguments, folder: Path, *, num_rows: int = 0, adapter: Path | None = None, scores: bool = False
+) -> Any:
     """Return the model of a folder in fp32, on the meta device except for its buffers.
 
     Args:
         num_rows: Size that its vocabulary is resized to. adapter: It is resized as this one needs.
+        scores: Build the class of a reward model.
     """
     from accelerate import init_empty_weights
 
@@ -42,7 +45,7 @@ def build_meta_model(args: InferArguments, folder: Path, *, num_rows: int = 0, a
     if rope is not None:
         scale_rope(config, *rope)
     with init_empty_weights(include_buffers=False):
-        model = from_config(config, folder, torch.float32, args.trust_remote_code)
+        model = from_config(config, folder, torch.float32, args.trust_remote_code, scores=scores)
         model.config.name_or_path = model.name_or_path = str(folder)
         if adapter is not None:
             grow_for_adapter(model, adapter)

@@ -6,6 +6,8 @@ in files and fused in memory). Such tensors are read, and written back, as group
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
@@ -42,18 +44,35 @@ class Weights:
         model: Its class; it may be on the meta device.
         folder: With safetensors, or with pickles where `allow_pickle` says so.
         stack: Closes the files.
+        new: Beginnings of the names of tensors that may be in no file, and are zero then: the head that an adapter has.
+        unused: Beginnings of the names of tensors that the files may have in vain: the head that it replaces.
 
     Raises:
         ModelError: The files have a tensor that the model does not use.
         Unstreamable: A tensor of the model is in no file, or a conversion cannot be undone.
     """
 
-    def __init__(self, model: Any, folder: Path, stack: ExitStack, *, allow_pickle: bool, remote: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        stack: ExitStack,
+        *,
+        allow_pickle: bool,
+        remote: bool = False,
+        new: Sequence[str] = (),
+        unused: Sequence[str] = (),
+    ) -> None:
         self.model = model
         self.tensors = _open(folder, allow_pickle, remote, stack)
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items()}
-        self.groups, unused = _groups(model, self.tensors, self.shapes)
-        check_names(folder, (), not_ignored_by_class(model, unused), model.config)
+        absent = [name for name in self.shapes if name.startswith(tuple(new)) and name not in self.tensors]
+        if absent:
+            dtype = _read(min(self.tensors.values(), key=lambda one: math.prod(_shape(one)))).dtype
+            self.tensors |= {name: torch.zeros(self.shapes[name], dtype=dtype) for name in absent}
+        self.groups, left = _groups(model, self.tensors, self.shapes)
+        left = [name for name in left if not name.startswith(tuple(unused))]
+        check_names(folder, (), not_ignored_by_class(model, left), model.config)
         self._group_of = {name: group for group in self.groups for name in group.names}
         self._tied = _tied_names(model)
         missing = [name for name in self.shapes if self._source_of(name) is None]

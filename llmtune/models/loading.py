@@ -321,17 +321,24 @@ def _complete_tokenizer(tokenizer: Any, folder: Path) -> None:
 # On the meta device, without weights
 
 
-def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def from_config(config: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool, *, scores: bool = False) -> Any:
+    """Build the model of a configuration; with `scores`, the class of a reward model, with a head of one number."""
     port = None if trust_remote_code else find_port(read_config(folder))
     try:
         if port is not None:
             model_class: Any = resolve_reference(port.model_class, what=f"The class of {port.family}")
             # upstream: transformers 5.23.0 transformers/modeling_utils.py: only Auto classes have a public from_config
             return model_class._from_config(config, dtype=dtype)
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoModelForSequenceClassification,
+        )
 
         has_vision = getattr(config, "vision_config", None) is not None
         model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+        if scores:
+            model_class, config.num_labels = AutoModelForSequenceClassification, 1
         options = {"trust_remote_code": True} if trust_remote_code else {}
         return model_class.from_config(config, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, AssertionError) as err:

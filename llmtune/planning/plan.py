@@ -97,7 +97,7 @@ class Plan:
             "  gradients": gib(one.gradients),
             "  optimizer": gib(one.optimizer),
             "  activations": gib(one.activations),
-            "  logits and loss": gib(one.logits),
+            "  scores and loss" if args.SCORES else "  logits and loss": gib(one.logits),
             "  total": f"{gib(one.total)} of {gib(self.limit)} usable on {self.device}",
         }
         return table | {"fits": "yes" if self.fits else "NO"}

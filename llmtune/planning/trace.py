@@ -23,10 +23,12 @@ from torch.utils._pytree import tree_iter
 
 from llmtune.checkpoint import adapter_folder
 from llmtune.models.chunked_loss import LogitMap, supervised_cross_entropy
+from llmtune.models.heads import is_reward_model, output_head
 from llmtune.models.info import ModelInfo
 from llmtune.models.layers import checkpointing_kwargs
 from llmtune.models.loading import from_config, with_layers
 from llmtune.models.ports import native_config
+from llmtune.models.score import score_options
 from llmtune.tuners.lora import attach
 from llmtune.tuners.tune import prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary, tokens_of_file
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
 
+RESPONSES = 2
+"""Responses of a comparison: those of a pair."""
 CAUSAL = "llmtune_causal"
 """Name of sdpa attention without a mask."""
 
@@ -140,13 +144,18 @@ def _passes(inner: Any, work: Work, live: LiveBytes) -> Passes:
         # transformers turns it into a mask of [B, 1, T, T], for packed sequences too.
         given["attention_mask"] = torch.ones(shape, dtype=torch.long)
     with contextlib.nullcontext() if work.autocast is None else torch.autocast("cpu", work.autocast):
-        hidden = inner.get_decoder()(**given).last_hidden_state
+        scores = is_reward_model(inner)
+        decoder = inner.base_model if scores else inner.get_decoder()
+        hidden = decoder(**given).last_hidden_state
         del given
         before = live.live
-        chosen = hidden.flatten(0, 1)[: work.trainable].clone()
+        chosen = hidden.flatten(0, 1)[: RESPONSES * work.batch if scores else work.trainable].clone()
         targets = torch.zeros(work.trainable, dtype=torch.long)
         peak_before, live.peak = live.peak, live.live
-        total, _ = supervised_cross_entropy(chosen, inner.get_output_embeddings(), targets, LogitMap())
+        if scores:
+            total = output_head(inner)(chosen).float().sum()
+        else:
+            total, _ = supervised_cross_entropy(chosen, inner.get_output_embeddings(), targets, LogitMap())
         of_loss, left_by_loss = live.peak - before, live.live - before
         at_loss = live.peak
         live.peak = max(live.peak, peak_before)
@@ -256,7 +265,7 @@ class ShapeOfQuantized(nn.Linear):
 def shapes(
     args: StageArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, num_layers: int | None = None
 ) -> Any:
-    """Build the model that `sft` would train, on the meta device.
+    """Build the model that a stage would train, on the meta device; for `rm`, one with a score and no LM head.
 
     Args:
         folder: With its config.json; no weights are read.
@@ -266,6 +275,8 @@ def shapes(
     Raises:
         ModelError: transformers cannot build a model from this configuration.
     """
+    if args.SCORES:
+        score_options(folder)  # raises where there is no such class
     config = native_config(folder, trust_remote_code=args.trust_remote_code)
     bits = _bits(args, config)
     if num_layers is not None:
@@ -277,7 +288,7 @@ def shapes(
     # upstream: transformers 5.23.0 transformers/configuration_utils.py: its attention has no public setter
     config._attn_implementation = "eager" if getattr(args, "attn_impl", None) == "eager" else None
     with torch.device("meta"):
-        model = from_config(config, folder, dtype, args.trust_remote_code)
+        model = from_config(config, folder, dtype, args.trust_remote_code, scores=args.SCORES)
         model.config.name_or_path = model.name_or_path = str(folder)
         if bits:
             _quantize(model, info, bits, dtype)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
-from llmtune.checkpoint import ADAPTER_CONFIG, read_state, saved_settings
+from llmtune.checkpoint import ADAPTER_CONFIG, is_reward, read_state, saved_settings
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
+from llmtune.errors import CheckpointError
 from llmtune.metrics import markdown_table
 from llmtune.models.folder import is_hub_id
 from llmtune.models.info import MODEL_MAPPING
@@ -26,6 +27,9 @@ SHOWN = (
     *("train_dataset_sample", "rope_scaling", "rope_factor", "new_special_tokens"),
 )
 """Flags that describe how a model was made. All others are omitted: paths, tokens, machine names."""
+
+MEASURED = ("eval_rouge", "eval_bleu", "eval_rewards/accuracies", "eval_rewards/margins")
+"""Beginnings of the names of further metrics of training to show."""
 
 
 def card_of(
@@ -55,7 +59,9 @@ def write_card(
     base = _base(settings)
     datasets = [_dataset(item) for item in [*(settings.get("dataset") or ()), *(settings.get("val_dataset") or ())]]
     library = "peft" if (folder / ADAPTER_CONFIG).is_file() else "transformers"
-    head = ["---", f"library_name: {library}", "tags:", "- llmtune", "- text-generation"]
+    scores = _is_reward(checkpoint)
+    kind = ["pipeline_tag: text-classification", "tags:", "- llmtune", "- reward-model"]
+    head = ["---", f"library_name: {library}", *(kind if scores else ["tags:", "- llmtune", "- text-generation"])]
     if is_hub_id(base):
         head += [f"base_model: {base}"]
     named = [name for name in datasets if is_hub_id(name)]
@@ -68,6 +74,8 @@ def write_card(
     lines += [f"| data | {'; '.join(dict.fromkeys(datasets)) or 'unknown'} |"]
     if settings.get("system"):
         lines += [f"| system prompt | {_cell(settings['system'])} |"]
+    if scores:
+        lines += ["", *_scoring(base if library == "peft" else None)]
     lines += ["", "## Flags", "", *_flags(saved), ""]
     lines += _metrics(checkpoint)
     quantised = read_json(folder / "quantization.json")
@@ -75,6 +83,43 @@ def write_card(
         lines += ["## Quantisation", "", "| | |", "|---|---|"]
         lines += [*(f"| {name} | {value} |" for name, value in quantised.items()), ""]
     write_text(folder / "README.md", "\n".join(lines))
+
+
+def _is_reward(checkpoint: Path) -> bool:
+    try:
+        return is_reward(checkpoint)
+    except CheckpointError:  # a folder of another program's weights
+        return False
+
+
+def _scoring(base: str | None) -> list[str]:
+    """Return the section that shows how a reward model is asked. `base`: of an adapter."""
+    load = ['model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")']
+    if base is not None:
+        load = [
+            f'base = "{base}"',
+            "config = AutoConfig.from_pretrained(folder)",
+            'model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="auto")',
+            "model = PeftModel.from_pretrained(model, folder)",
+        ]
+    names = "AutoModelForSequenceClassification, AutoTokenizer"
+    code = [
+        "import torch",
+        *(["from peft import PeftModel"] if base is not None else []),
+        f"from transformers import {'AutoConfig, ' if base is not None else ''}{names}",
+        "",
+        'folder = "."  # this repository',
+        *load,
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        'messages = [{"role": "user", "content": "What is 1 plus 1?"}, {"role": "assistant", "content": "2."}]',
+        "text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()  # up to its last token",
+        'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")',
+        "with torch.no_grad():",
+        "    score = model.eval()(**inputs).logits[0, 0].item()",
+        "print(score)",
+    ]
+    about = "A reward model: it scores a response with one number, higher for the better one."
+    return ["## Scores", "", about, "", "```python", *code, "```"]
 
 
 def _saved(checkpoint: Path) -> dict[str, Any]:
@@ -146,7 +191,7 @@ def _during_training(checkpoint: Path) -> list[tuple[str, float]]:
         found |= {
             name: value
             for name, value in record.items()
-            if name in ("loss", "eval_loss", "eval_token_acc") or name.startswith(("eval_rouge", "eval_bleu"))
+            if name in ("loss", "eval_loss", "eval_token_acc") or name.startswith(MEASURED)
         }
     if "global_step" in state:
         found["steps"] = state["global_step"]

@@ -1,4 +1,4 @@
-"""The routes of the OpenAI-compatible server."""
+"""The routes of the OpenAI-compatible server, and of a server of scores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llmtune import __version__
 from llmtune.arguments.service import ServeArguments
-from llmtune.inference.load import load_engine
+from llmtune.inference.load import load_engine, load_scorer
 from llmtune.serving.completions import ChatCompletion, TextCompletion
 from llmtune.serving.limits import Gate, PatientProtocol
 from llmtune.serving.protocol import ApiError, ChatRequest, CompletionRequest, error_body, handle_errors
+from llmtune.serving.scores import ScoreService, add_score_routes
+from llmtune.serving.served import Served
 from llmtune.serving.service import RunningRequest, Service
 from llmtune.serving.wire import BoundedRoute
 from llmtune.utils.logging import get_logger, quiet_libraries
@@ -39,7 +41,18 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service | ScoreService) -> FastAPI:
+    """Return the app of a model that generates, or of one that scores."""
+    app = _app_of(service)
+    if isinstance(service, ScoreService):
+        add_score_routes(app, service, REFUSALS)
+    else:
+        _add_generation(app, service)
+    return app
+
+
+def _app_of(service: Service | ScoreService) -> FastAPI:
+    """Return the app with the routes that every model has."""
     # The pages of /docs would load their scripts from other hosts.
     app = FastAPI(title="llmtune", version=__version__, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
@@ -65,6 +78,10 @@ def create_app(service: Service) -> FastAPI:
         service.adapter(name)
         return _model(service, name)
 
+    return app
+
+
+def _add_generation(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", responses=REFUSALS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         return await _answer(service, await run_in_threadpool(ChatCompletion.prepare, service, body), request)
@@ -72,8 +89,6 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/completions", responses=REFUSALS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await _answer(service, await run_in_threadpool(TextCompletion.prepare, service, body), request)
-
-    return app
 
 
 async def _answer(service: Service, asked: ChatCompletion | TextCompletion, request: Request) -> Response:
@@ -121,7 +136,7 @@ async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-def _model(service: Service, name: str) -> dict[str, Any]:
+def _model(service: Served, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": service.started, "owned_by": "llmtune"}
 
 
@@ -137,16 +152,23 @@ def serve(args: ServeArguments) -> None:
     quiet_libraries()
     allow_many_connections()
     log = get_logger()
-    args.tell()
+    args.tell("the scores of a reward model" if args.scores else "generation")
     listener = listen(args.host, args.port)  # before the weights, so that a port in use fails at once
     with listener:
-        service = Service(load_engine(args, args.adapter_args), args)
+        service = load_service(args)
         log.info("%s", start_message(service, listener.getsockname()[1]))
         try:
             Server(service).run(sockets=[listener])
         finally:
             service.batcher.close()
     log.info("The server has stopped; running requests were finished.")
+
+
+def load_service(args: ServeArguments) -> Service | ScoreService:
+    """Load the model, and make what serves it."""
+    if args.scores:
+        return ScoreService(load_scorer(args), args)
+    return Service(load_engine(args, args.adapter_args), args)
 
 
 def allow_many_connections() -> None:
@@ -161,22 +183,26 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def start_message(service: Service, port: int) -> str:
+def start_message(service: Service | ScoreService, port: int) -> str:
     """Return the start message: address, models, and a request to try."""
     args = service.args
     address = f"http://{shown_host(args.host)}:{port}"
-    body = json.dumps({"model": args.main_name, "messages": [{"role": "user", "content": "Who are you?"}]})
+    messages = [{"role": "user", "content": "Who are you?"}]
+    path = "score" if isinstance(service, ScoreService) else "chat/completions"
+    if path == "score":
+        messages += [{"role": "assistant", "content": "I am an assistant."}]
+    body = json.dumps({"model": args.main_name, "messages": messages})
     key = "" if args.api_key is None else ' -H "Authorization: Bearer $LLMTUNE_API_KEY"'
     return (
         f"Serving {', '.join(service.models)} at {address}/v1 (Ctrl-C stops it). Try:\n"
-        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+        f"  curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'"
     )
 
 
 class Server(uvicorn.Server):
     """Uvicorn with a graceful shutdown: it refuses new requests with 503 and finishes the running ones."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service | ScoreService) -> None:
         config = uvicorn.Config(
             create_app(service),
             http=PatientProtocol,

@@ -13,7 +13,7 @@ from llmtune.errors import LlmtuneError
 from llmtune.inference.constraints import Constraint, JsonObject
 from llmtune.inference.generation import Generation, TokenLogprob
 from llmtune.inference.texts import HALF, ThoughtText
-from llmtune.serving.protocol import ApiError, ChatMessage, ChatRequest, CompletionRequest
+from llmtune.serving.protocol import ApiError, ChatMessage, ChatRequest, CompletionRequest, ScoreMessages
 from llmtune.serving.service import RunningRequest, Service
 from llmtune.serving.tool_calls import (
     AnswerText,
@@ -77,7 +77,7 @@ class ChatCompletion(_Asked):
         Raises:
             ApiError: The request is invalid, or the template cannot express it.
         """
-        _check_depth(request)
+        check_depth(request)
         template = service.template(request.model)
         fmt = format_of_request(request, template)
         asked = call_asked_by(request, fmt)
@@ -178,13 +178,13 @@ class ChatCompletion(_Asked):
         return ThoughtText(marks, opened=self.opened)
 
 
-def _check_depth(request: ChatRequest) -> None:
+def check_depth(request: ChatRequest | ScoreMessages) -> None:
     """Refuse deeply nested fields, with which the chat template would overflow the stack."""
     fields: list[tuple[str, Any]] = [("chat_template_kwargs", request.chat_template_kwargs)]
     fields += [
         (f"tools.{n}.function.parameters", tool.function.parameters) for n, tool in enumerate(request.tools or ())
     ]
-    for n, message in enumerate(request.messages):
+    for n, message in enumerate(request.messages or ()):
         fields += [(f"messages.{n}.tool_calls", call.function.arguments) for call in message.tool_calls or ()]
     for place, value in fields:
         if is_deeper(value):
@@ -196,15 +196,31 @@ def _wants_json(request: ChatRequest) -> bool:
 
 
 def _conversation(request: ChatRequest, pictures: Pictures, *, sees: bool) -> Conversation:
-    rows = [_message(message, pictures, sees=sees) for message in request.messages]
-    if rows[-1]["role"] == "assistant":
+    if request.messages[-1].role == "assistant":
         raise ApiError(
             400, "messages: the last message is the assistant's; there is nothing to respond to.", param="messages"
         )
+    return conversation_of(request, request.messages, shown_tools(request), pictures, sees=sees)
+
+
+def conversation_of(
+    request: ChatRequest | ScoreMessages,
+    given: Sequence[ChatMessage],
+    tools_given: Any,
+    pictures: Pictures,
+    *,
+    sees: bool,
+) -> Conversation:
+    """Return the messages of a request as a conversation.
+
+    Raises:
+        ApiError: They are no conversation, or hold images and `sees` is false.
+    """
+    rows = [_message(message, pictures, sees=sees) for message in given]
     try:
         messages = parse_messages(rows, "messages", Found())
         check_turns(messages, need_answer=False)
-        tools = parse_tools(shown_tools(request))
+        tools = parse_tools(tools_given)
     except LlmtuneError as err:
         raise ApiError(400, f"messages: {err}.", param="messages") from err
     kwargs = request.chat_template_kwargs or {}

@@ -18,12 +18,16 @@ from llmtune.serving.protocol import error_response
 if TYPE_CHECKING:
     from llmtune.inference.batching import Batcher
     from llmtune.inference.continuous import ContinuousBatcher
-    from llmtune.serving.service import Service
+    from llmtune.inference.score_queue import ScoreQueue
+    from llmtune.serving.served import Served
 
 
 OPEN_PATHS = ("/health",)
 """Paths that need no key: a load balancer has none."""
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/openapi.json")
+PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/score", "/score", "/classify"),
+    *("/v1/models", "/health", "/metrics", "/openapi.json"),
+)
 
 MAX_PIECES = 6
 """Time limit of a whole body, in read timeouts."""
@@ -36,7 +40,7 @@ Send = Callable[[AsgiMessage], Awaitable[None]]
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: Any, service: Service) -> None:
+    def __init__(self, app: Any, service: Served) -> None:
         self.app = app
         self.service = service
         key = service.args.api_key
@@ -198,7 +202,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class Metrics:
     """Metrics of one server."""
 
-    def __init__(self, batcher: Batcher | ContinuousBatcher) -> None:
+    def __init__(self, batcher: Batcher | ContinuousBatcher | ScoreQueue) -> None:
         self.registry = CollectorRegistry()
         one = {"registry": self.registry}
         timed = {"registry": self.registry, "buckets": SECONDS}
@@ -210,6 +214,7 @@ class Metrics:
         self.prompt_tokens = Counter("llmtune_prompt_tokens", "Prompt tokens, counted once per generation.", **one)
         self.answer_tokens = Counter("llmtune_generated_tokens", "Generated tokens.", **one)
         self.finished_rows = Counter("llmtune_answers", "Generations, by finish reason.", ["finish_reason"], **one)
+        self.scores = Counter("llmtune_scores", "Sequences scored by a reward model.", **one)
         self.cancelled = Counter("llmtune_cancelled", "Cancelled requests.", **one)
         Gauge("llmtune_running", "Running generations.", **one).set_function(lambda: batcher.num_running)
         Gauge("llmtune_waiting", "Queued generations.", **one).set_function(lambda: batcher.num_waiting)

@@ -3,7 +3,8 @@
 A thought is `reasoning_content`, as in DeepSeek's API and vLLM's; requests may call it `reasoning`.
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions); https://docs.vllm.ai (top_k,
-repetition_penalty as further fields of the body).
+repetition_penalty as further fields of the body); https://docs.vllm.ai/en/v0.9.0/serving/openai_compatible_server.html
+(/v1/score, /classify).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MAX_SEED = 2**63 - 1
 MAX_STOPS = 64
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 512
+MAX_SCORES = 4096
 
 
 def _shape_of(value: Any) -> str:
@@ -177,6 +179,39 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     best_of: int | None = Field(None, ge=1)
     suffix: None = None
+
+
+# Scores of a reward model
+
+
+ScoreTexts = Annotated[
+    Annotated[str, Tag("text[]")] | Annotated[list[str], Field(min_length=1, max_length=MAX_SCORES), Tag("parts[]")],
+    Discriminator(_shape_of),
+]
+
+
+class ScoreMessages(_Model):
+    """A conversation whose last response is scored."""
+
+    model: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] | None = None
+    use_activation: bool | None = None
+    user: str | None = None
+
+
+class ScoreRequest(ScoreMessages):
+    """`POST /v1/score`: a conversation, or prompts (`text_1`) with responses (`text_2`): 1 to 1, 1 to N or N to N."""
+
+    text_1: ScoreTexts | None = None
+    text_2: ScoreTexts | None = None
+
+
+class ClassifyRequest(ScoreMessages):
+    """`POST /classify`: a conversation, or texts as they are, without a template."""
+
+    input: ScoreTexts | None = None
 
 
 # Errors in the API's format: {"error": {"message", "type", "param", "code"}}

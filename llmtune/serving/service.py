@@ -16,20 +16,14 @@ from llmtune.inference.engine import Engine
 from llmtune.inference.generation import Generation, Written
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.texts import StopAutomaton
-from llmtune.serving.limits import Metrics
-from llmtune.serving.protocol import MAX_MESSAGES, MAX_SEED, ApiError, GenerationRequest
+from llmtune.serving.protocol import MAX_SEED, ApiError, GenerationRequest
 from llmtune.serving.routing import Writers, choose_batcher
+from llmtune.serving.served import Served, too_long
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools.info import to_json
 from llmtune.types import Conversation, Encoded
 
 SMALLEST_TEMPERATURE = 1e-3
-CHARACTERS_A_TOKEN = 16
-"""Maximum of characters per token, averaged over a prompt: text has 4, deeply indented code 8."""
-MIN_CHARACTERS = 20_000
-MIN_MESSAGES = 64
-MAX_CHARACTERS = 4_000_000
-"""Characters, for a model of unknown context length."""
 
 
 @dataclasses.dataclass
@@ -51,7 +45,7 @@ class RunningRequest:
         return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
 
-class Service:
+class Service(Served):
     """An engine with model names and a queue.
 
     Args:
@@ -60,28 +54,13 @@ class Service:
 
     def __init__(self, engine: Engine, args: ServeArguments) -> None:
         self.engine = engine
-        self.args = args
-        self.started = int(time.time())
         self.defaults = Sampling.of(args)
-        self.models: dict[str, str | None] = {args.main_name: None}
         self.batcher = choose_batcher(engine, args)
+        super().__init__(args, engine.model.config, self.batcher, takes_images=engine.template.media is not None)
         if isinstance(self.batcher, Batcher):
             self.models.update({name: name for name in engine.adapters})
-        self.metrics = Metrics(self.batcher)
         # The queue's thread decodes with the engine's tokenizer; two threads cannot share one, so prompts have copies.
         self._writers = Writers({name: engine.adapters.template(name) for name in self.models.values()})
-        config = engine.model.config.get_text_config()
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
-        self.vocab_size = int(config.vocab_size)
-
-    def adapter(self, model: str) -> str | None:
-        """Return PEFT's name of a request's model."""
-        if model not in self.models:
-            known = ", ".join(self.models)
-            raise ApiError(
-                404, f"The model {model!r} does not exist. Available: {known}.", param="model", code="model_not_found"
-            )
-        return self.models[model]
 
     def template(self, model: str) -> ChatTemplate:
         """Return the template of a model, for decoding generations."""
@@ -99,7 +78,7 @@ class Service:
         try:
             size += len(to_json([[call.arguments for one in conversation.messages for call in one.tool_calls],
                                  *conversation.tools]))  # fmt: skip
-            self._check_size(size, "messages")
+            self.check_size(size, "messages")
             with self._writers.one(self.adapter(model), size) as writer:
                 return writer.prompts([conversation])[0], writer.opens_thought(conversation)
         except LlmtuneError as err:
@@ -108,44 +87,13 @@ class Service:
             raise ApiError(400, "messages: tools or calls are nested too deeply.", param="messages") from None
 
     def text_prompt(self, text: str) -> Encoded:
-        self._check_size(len(text), "prompt")
+        self.check_size(len(text), "prompt")
         with self._writers.one(None, len(text)) as writer:
             return Encoded(list(writer.tokenizer(text)["input_ids"]))
 
     def text_of(self, prompt: Encoded) -> str:
         with self._writers.one(None, len(prompt.input_ids)) as writer:
             return str(writer.tokenizer.decode(prompt.input_ids, skip_special_tokens=True))
-
-    def _check_size(self, num_characters: int, param: str) -> None:
-        """Check a prompt's length before tokenising it, since others would wait for that."""
-        limit = self.max_prompt_tokens
-        most = MAX_CHARACTERS if limit is None else max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS)
-        if num_characters > most:
-            tokens = "" if limit is None else f", whose limit is {limit:,} tokens,"
-            raise _too_long(
-                f"The prompt has {num_characters:,} characters; this server{tokens} allows {most:,}.", param
-            )
-
-    @property
-    def max_messages(self) -> int:
-        """Most messages of a request; each takes at least three tokens, of its role and its end."""
-        limit = self.max_prompt_tokens
-        return MAX_MESSAGES if limit is None else min(MAX_MESSAGES, max(limit // 3, MIN_MESSAGES))
-
-    @property
-    def max_body(self) -> int:
-        """Most bytes of a body; for a text model, those of the longest prompt plus 1 MiB.
-
-        An escaped character takes six bytes.
-        """
-        limit = self.max_prompt_tokens
-        if limit is None or self.engine.template.media is not None:
-            return self.args.max_body_size
-        return min(self.args.max_body_size, 6 * max(limit * CHARACTERS_A_TOKEN, MIN_CHARACTERS) + (1 << 20))
-
-    @property
-    def max_prompt_tokens(self) -> int | None:
-        return self.args.max_prompt_length or (None if self.context is None else self.context - 1)
 
     def sampling(self, request: GenerationRequest, prompts: Sequence[Encoded], max_tokens: int | None) -> Sampling:
         """Return the server's settings, overridden by the request's."""
@@ -184,13 +132,13 @@ class Service:
         length = max(len(prompt.input_ids) for prompt in prompts)
         limit = self.max_prompt_tokens
         if limit is not None and length > limit:
-            raise _too_long(f"The prompt has {length:,} tokens; this server allows {limit:,}.", "messages")
+            raise too_long(f"The prompt has {length:,} tokens; this server allows {limit:,}.", "messages")
         if self.context is None:
             return wanted or self.defaults.max_new_tokens
         room = self.context - length
         if room < (wanted or 1):
             asked = f"The prompt has {length:,} tokens and max_tokens is {wanted or 1:,}"
-            raise _too_long(f"{asked}; the model's context holds {self.context:,}.", "max_tokens")
+            raise too_long(f"{asked}; the model's context holds {self.context:,}.", "max_tokens")
         return min(wanted or self.defaults.max_new_tokens, room)
 
     # Answers
@@ -279,11 +227,3 @@ class Service:
             row.cancel()
         self.batcher.forget_cancelled()
         self.metrics.cancelled.inc()
-
-    @property
-    def is_idle(self) -> bool:
-        return self.batcher.num_running + self.batcher.num_waiting == 0
-
-
-def _too_long(text: str, param: str) -> ApiError:
-    return ApiError(400, text, param=param, code="context_length_exceeded")

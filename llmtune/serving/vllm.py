@@ -38,6 +38,11 @@ def vllm_command(args: ServeArguments) -> list[str]:
     Raises:
         UsageError: vLLM cannot serve it.
     """
+    if args.scores:
+        raise UsageError(
+            f"--backend vllm: {args.ckpt_dir} is a reward model. Use --backend llmtune, or merge it and give the "
+            "folder to vLLM: vllm serve FOLDER --runner pooling."
+        )
     has_adapter = args.ckpt_dir is not None and args.sft_type != "full"
     if has_adapter and args.sft_type != "lora":
         raise UsageError(f"vLLM serves LoRA adapters only; {args.ckpt_dir} is {args.sft_type}. Merge it first.")

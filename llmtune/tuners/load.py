@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.arguments.groups import rope_options
-from llmtune.checkpoint import checkpoint_kind
+from llmtune.checkpoint import checkpoint_kind, is_reward
 from llmtune.models.attention import asked_attention
 from llmtune.models.devices import spread_options
 from llmtune.models.dtypes import resolve_dtype
@@ -17,6 +17,7 @@ from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.models.packed_attention import register_varlen
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
+from llmtune.models.score import score_options
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.logging import get_logger, log_once
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
-    """Load the model that the arguments name, for inference.
+    """Load the model that the arguments name, for inference; of a reward model, the class with a score.
 
     Returns:
         The model on its device, a PEFT model where `ckpt_dir` holds an adapter, and its tokenizer.
@@ -42,6 +43,7 @@ def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
     named: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if attention == "varlen":
         register_varlen()
+    scores = checkpoint is not None and is_reward(checkpoint)
     model, tokenizer = get_model_tokenizer(
         args.model_type,
         model_id_or_path=place,
@@ -53,8 +55,11 @@ def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
         device=device,
         **named,
         **quantization_options(args, info, resolve_dtype(info, args.dtype)[0], device) | spread,
+        **(_score_options(args, checkpoint) if scores else {}),
         **args.hub_options(),
     )
+    if scores:  # of the checkpoint, whose tokenizer has it
+        model.config.pad_token_id = tokenizer.pad_token_id
     quantized = is_quantized(model)
     if quantized:
         get_logger().info(quantization_note(model))
@@ -65,3 +70,10 @@ def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
         log_once("Inference runs on the CPU, since there is no GPU.", level=logging.INFO)
     model = (model if quantized or spread else model.to(device)).eval()
     return model, tokenizer
+
+
+def _score_options(args: LoadArguments, checkpoint: Path | None) -> dict[str, Any]:
+    """Options that load a reward model: a folder with full weights must have a head, the base of an adapter cannot."""
+    if checkpoint is not None and checkpoint_kind(checkpoint) == "full":
+        return score_options(checkpoint) | {"new_tensors": ()}
+    return score_options(args.folder(weights=True))

@@ -12,15 +12,25 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.service import WebArguments
 from llmtune.errors import LlmtuneError
 from llmtune.inference.engine import Engine
-from llmtune.inference.load import load_engine
+from llmtune.inference.load import load_engine, load_scorer
 from llmtune.inference.sampling import Sampling
+from llmtune.inference.score import Scorer
 from llmtune.utils.logging import quiet_libraries
 from llmtune.web.chat_tab import chat_tab, settings
+from llmtune.web.score_tab import score_tab
 from llmtune.web.training_tab import training_tab
 
 TEXTS = {
     "chat": ("Chat", "对话"),
     "training": ("Training", "训练"),
+    "scores": ("Scores", "打分"),
+    "score": ("Score", "分数"),
+    "prompt": ("Prompt", "提示"),
+    "response": ("Response", "回答"),
+    "scores_only": (
+        "This is a reward model: it scores responses, and writes none. The higher the score, the better.",
+        "这是奖励模型:只为回答打分,不生成回答。分数越高越好。",
+    ),
     "model": ("Model", "模型"),
     "compare": ("Compare with", "对比"),
     "nothing": ("nothing", "不对比"),
@@ -72,6 +82,13 @@ def _engine(argv: tuple[str, ...]) -> Engine:
     return load_engine(args, args.adapter_args)
 
 
+@st.cache_resource(show_spinner="Loading the model")  # type: ignore[untyped-decorator]
+def _scorer(argv: tuple[str, ...]) -> Scorer:
+    """Load the reward model, once per process, for all visitors."""
+    quiet_libraries()
+    return load_scorer(_arguments(argv))
+
+
 def page(argv: tuple[str, ...]) -> None:
     """Draw the page for one visitor; Streamlit calls it at every click."""
     st.set_page_config(page_title="llmtune", layout="wide")
@@ -79,11 +96,25 @@ def page(argv: tuple[str, ...]) -> None:
     texts = {key: pair[args.lang == "zh"] for key, pair in TEXTS.items()}
     if args.api_key is not None and not _may_enter(args.api_key, texts):
         return
+    draw = _score_page if args.scores else _chat_page
     try:
-        engine = _engine(argv)
+        draw(argv, args, texts)
     except LlmtuneError as err:
         st.error(str(err))
-        return
+
+
+def _score_page(argv: tuple[str, ...], args: WebArguments, texts: dict[str, str]) -> None:
+    scorer = _scorer(argv)
+    st.title(args.main_name)
+    scores, training = st.tabs([texts["scores"], texts["training"]])
+    with scores:
+        score_tab(scorer, texts)
+    with training:
+        training_tab(_runs_folder(args), texts)
+
+
+def _chat_page(argv: tuple[str, ...], args: WebArguments, texts: dict[str, str]) -> None:
+    engine = _engine(argv)
     st.title(args.main_name)
     names: dict[str, str | None] = {args.main_name: None, **{name: name for name in engine.adapters}}
     choices = settings(engine, names, Sampling.of(args), texts)

@@ -13,11 +13,9 @@ from typing import Any
 import openai
 import pytest
 
-from llmtune import SftArguments, sft
+from llmtune import RmArguments, SftArguments, rm, sft
 from llmtune.arguments.service import ServeArguments
-from llmtune.inference.load import load_engine
-from llmtune.serving.app import Server
-from llmtune.serving.service import Service
+from llmtune.serving.app import Server, load_service
 from llmtune.utils.system import listen
 
 from ..waiting import SECONDS, until
@@ -36,7 +34,7 @@ class Running:
     """A server in a thread of this process."""
 
     def __init__(self, args: ServeArguments) -> None:
-        self.service = Service(load_engine(args, args.adapter_args), args)
+        self.service = load_service(args)
         self.listener = listen(args.host, args.port)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.server = Server(self.service)
@@ -111,6 +109,26 @@ def server(serving: Any, tuned: Path) -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> openai.OpenAI:
     return server.client()
+
+
+@pytest.fixture(scope="session")
+def rewards(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
+    made = rm(
+        RmArguments(
+            model_type="llmtune-tiny", dataset=["tiny-pairs#24"], dataset_test_ratio=0, batch_size=4, max_steps=6,
+            gradient_accumulation_steps=1, learning_rate=5e-3, report_to=["none"],
+            output_dir=str(tmp_path_factory.mktemp("rewards")),
+        )
+    )  # fmt: skip
+    assert made.last_checkpoint is not None
+    return made.last_checkpoint
+
+
+@pytest.fixture(scope="module")
+def scored(serving: Any, rewards: Path) -> Iterator[Running]:
+    """A served reward model."""
+    with serving(ckpt_dir=str(rewards)) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

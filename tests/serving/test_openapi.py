@@ -52,3 +52,34 @@ def test_no_request_makes_the_server_fail(server, kind):
         check()
     print(kind, dict(told))
     assert told[200 if kind == "answered" else 400] > 60
+
+
+@pytest.mark.parametrize("kind", ["allowed", "answered", "not allowed"])
+def test_no_request_makes_a_server_of_scores_fail(scored, kind):
+    mode = GenerationMode.NEGATIVE if kind == "not allowed" else GenerationMode.POSITIVE
+    page = httpx.get(f"{scored.url}/openapi.json").json()
+    told: Counter[int] = Counter()
+    for result in schemathesis.openapi.from_dict(page).get_all_operations():
+        operation = result.ok()
+        if operation.path not in ("/v1/score", "/classify"):
+            continue
+
+        @BOUNDED
+        @given(operation.as_strategy(generation_mode=mode))
+        def check(case):
+            if isinstance(case.body, dict):
+                if isinstance(case.body.get("model"), str):
+                    case.body["model"] = "llmtune-tiny"
+                if kind == "answered":
+                    for name in ("text_1", "text_2", "input"):
+                        case.body.pop(name, None)
+                    case.body["messages"] = [*MESSAGES, {"role": "assistant", "content": "answer"}]
+            response = case.call(base_url=scored.url)
+            told[response.status_code] += 1
+            case.validate_response(response, checks=[not_a_server_error])
+            if response.status_code >= 400:
+                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+        check()
+    print(kind, dict(told))
+    assert told[200 if kind == "answered" else 400] > 60
