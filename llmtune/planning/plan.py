@@ -39,6 +39,7 @@ class Plan:
         ranks, spread: Processes, and the devices that the layers of each are spread over.
         limit: Usable bytes of one device.
         suggestions: Flags that would help, if it does not fit.
+        reference_tokens: Tokens that a reference model computes before the first step, where a loss needs one.
     """
 
     args: StageArguments
@@ -52,6 +53,7 @@ class Plan:
     tflops: float
     suggestions: list[Suggestion]
     notes: list[str]
+    reference_tokens: int = 0
 
     @property
     def fits(self) -> bool:
@@ -87,6 +89,10 @@ class Plan:
         if work.steps is not None:
             table["tokens"] = f"{work.useful:,}; {work.computed:,} with padding, {work.trainable:,} trainable"
             table["FLOPs"] = f"{self.flops:.3g}{self._duration()}"
+        if getattr(args, "needs_reference", False):
+            whose = getattr(args, "reference", None) or "the model itself, before the first step"
+            tokens = f"{self.reference_tokens:,} tokens forward, once" if self.reference_tokens else "all rows, once"
+            table["reference pass"] = f"{tokens}, by {whose}; kept for later runs, and never a second model in memory"
         table["checkpoint size"] = gib(sum(one.saved)) + (
             "" if args.only_save_model else f", {gib(one.saved[1])} of it optimizer state"
         )
@@ -170,7 +176,8 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     if read_json(folder / "config.json").get("vision_config"):
         notes.append("Activations of images are not counted: these figures are for text only.")
     shared = (sharding.ranks, sharding.spread)
-    return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes)
+    reference = 0 if rows is None else int(rows.lengths.sum())
+    return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes, reference)
 
 
 def _rows(args: StageArguments, folder: Path, notes: list[str]) -> SampleLengths | None:

@@ -120,7 +120,10 @@ def test_check_and_plan_know_the_stage(stage, capsys):
     shown = capsys.readouterr().out
     assert "trainable tokens" in shown
     assert main(["plan", "--stage", stage, *words]) == 0
-    assert "fits" in capsys.readouterr().out
+    planned = capsys.readouterr().out
+    assert "fits" in planned
+    assert ("reference pass" in planned) == (stage in ("dpo", "kto"))
+    assert ("logits and loss" in planned) == (stage != "rm")
 
 
 @pytest.mark.medium

@@ -293,3 +293,19 @@ def test_check_shows_the_prompt_once_and_both_responses_with_their_masks(capsys)
     assert "⟦1 plus 1 is 2.<|im_end|>⟧" in out
     assert "⟦No.<|im_end|>⟧" in out
     assert "254 pairs; in " in out
+
+
+@pytest.mark.medium
+def test_generations_are_measured_against_the_chosen_responses(tmp_path):
+    made = run(tmp_path, predict_with_generate=True, max_new_tokens=8, max_steps=2)
+    assert {"eval_rouge-l", "eval_bleu-4"} <= set(made.metrics)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "options",
+    [{"use_dora": True}, {"sft_type": "ia3"}, {"lorap_lr_ratio": 4.0}, {"gradient_checkpointing": "full"}],
+    ids=str,
+)
+def test_tuners_begin_at_log_2_too(options, tmp_path):
+    assert first(tmp_path, **options) == pytest.approx(math.log(2), abs=1e-5)
