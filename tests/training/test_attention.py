@@ -57,7 +57,7 @@ def test_varlen_trains_as_sdpa_does(tmp_path, flag, monkeypatch):
 
     rows = []
     own = varlen._row_by_row
-    monkeypatch.setattr(varlen, "_row_by_row", lambda *args: rows.append(len(args[1]) - 1) or own(*args))
+    monkeypatch.setattr(varlen, "_row_by_row", lambda *args: rows.append(len(args[1].queries) - 1) or own(*args))
     options = {flag: True, "learning_rate": 1e-4}
     found = run(tmp_path / "a", attn_impl="varlen", gradient_checkpointing=True, **options)
     assert max(rows) > 1, "several rows in a sequence"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def rewards(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
     )  # fmt: skip
     assert made.last_checkpoint is not None
     return made.last_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit puts its script in the place of `__main__`, which processes that tests start later would run again."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 def opened(*argv: str) -> Any:
