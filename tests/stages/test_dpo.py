@@ -309,3 +309,51 @@ def test_generations_are_measured_against_the_chosen_responses(tmp_path):
 )
 def test_tuners_begin_at_log_2_too(options, tmp_path):
     assert first(tmp_path, **options) == pytest.approx(math.log(2), abs=1e-5)
+
+
+def written(rows: list[dict[str, Any]], file: Path) -> str:
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.mark.medium
+def test_prompts_with_images_are_compared(vision_folder, pictures, tmp_path):
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "<image>What colour is it?"}],
+            "images": [str(pictures / f"{name}.png")],
+            "chosen": [{"role": "assistant", "content": f"It is {name}."}],
+            "rejected": [{"role": "assistant", "content": "Green."}],
+        }
+        for name in ("red", "blue")
+    ]
+    made = run(
+        tmp_path, model_type="qwen2-vl-2b-instruct", model_id_or_path=str(vision_folder("qwen2-vl")),
+        dataset=[written(rows, tmp_path / "rows.jsonl")], dataset_test_ratio=0, max_steps=2,
+        lora_target_modules=["ALL"],
+    )  # fmt: skip
+    assert records(made.output_dir)[1] == pytest.approx(math.log(2), abs=1e-6)
+    assert "Prompts: computed for each response; images have no place" in (made.output_dir / "report.md").read_text()
+
+
+@pytest.mark.medium
+def test_responses_of_several_messages_with_calls_and_results_are_compared(tmp_path):
+    """Results of tools within a response are context: they contribute nothing."""
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"at": "it"}}}]}
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What colour is {name}?"}],
+            "chosen": [
+                call,
+                {"role": "tool", "content": "red, says the tool"},
+                {"role": "assistant", "content": "Red."},
+            ],
+            "rejected": [{"role": "assistant", "content": "Who cares?"}],
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}],
+        }
+        for name in ("blood", "a tomato")
+    ]
+    dataset = [written(rows, tmp_path / "rows.jsonl")]
+    made = run(tmp_path, dataset=dataset, dataset_test_ratio=0, max_steps=2, tool_format="hermes")
+    assert records(made.output_dir)[1] == pytest.approx(math.log(2), abs=1e-6)
+    assert main(["check", "dpo", "--model_type", "llmtune-tiny", "--tool_format", "hermes", "--dataset", *dataset]) == 0
