@@ -246,7 +246,7 @@ def unused_flags(args: Any) -> list[str]:
     """
     groups = getattr(type(args), "ONLY", {})
     unused = []
-    for field in _changed(args):
+    for field in changed(args):
         conditions = [field.metadata.get("only")]
         conditions += [condition for group, condition in groups.items() if field.name in group.__dataclass_fields__]
         if any(condition is not None and not condition.holds(args) for condition in conditions):
@@ -254,7 +254,7 @@ def unused_flags(args: Any) -> list[str]:
     return unused
 
 
-def _changed(args: Any) -> Iterator[dataclasses.Field[Any]]:
+def changed(args: Any) -> Iterator[dataclasses.Field[Any]]:
     for field in dataclasses.fields(args):
         if field.init and getattr(args, field.name) not in (field.default, []):
             yield field

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Literal
 
-from llmtune.arguments.fields import Problems, Rule, above, at_least, between, fixed, taken
+from llmtune.arguments.fields import Problems, Rule, above, at_least, between, changed, fixed, taken
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
-from llmtune.losses.info import LOSS_MAPPING
+from llmtune.losses.info import LOSS_MAPPING, OPTION_NAMES, LossInfo
 from llmtune.types import RowKind
 
 
@@ -121,6 +121,14 @@ class WithLosses:
             parts.append((f"{weight:g} * " if weight != 1 else "") + key + (f" ({options})" if options else ""))
         return " + ".join(parts)
 
+    def unused_flags(self) -> list[str]:
+        """Those of every run, and options that none of the losses reads."""
+        infos = [LOSS_MAPPING[key] for key, _ in self.losses()]
+        read = {name for info in infos for name in (OPTION_NAMES if info.reads is None else info.reads)}
+        given = (field.name for field in changed(self))
+        unread = [f"--{name}" for name in given if name in OPTION_NAMES and name not in read]
+        return [*super().unused_flags(), *unread]  # type: ignore[misc]
+
     @property
     def needs_reference(self) -> bool:
         return any(LOSS_MAPPING[key].needs_reference for key, _ in self.losses())
@@ -137,6 +145,7 @@ def check_losses(args: Any, problems: Problems) -> None:
     for (key, _), info in zip(losses, infos, strict=True):
         of_kind = ", ".join(key for key, one in LOSS_MAPPING.items() if one.over == args.OVER)
         problems.need(info.over == args.OVER, f"--loss {key} is over {info.over}: choose from {of_kind}.")
+        _check_bounds(args.options_of(key), key, info, problems)
     if not any(info.needs_reference for info in infos):
         problems.need(
             getattr(args, "reference", None) is None,
@@ -150,8 +159,11 @@ def check_losses(args: Any, problems: Problems) -> None:
     )
 
 
-def _smoothing_needs(keys: tuple[str, ...]) -> Callable[[Any], bool]:
-    return lambda args: args.label_smoothing in (None, 0) or any(key in keys for key, _ in args.losses())
+def _check_bounds(options: dict[str, float], key: str, info: LossInfo, problems: Problems) -> None:
+    for name, value in options.items():
+        low, high = info.above.get(name, -inf), info.below.get(name, inf)
+        problems.need(value > low, f"--{name} {value:g}: --loss {key} needs a value above {low:g}.")
+        problems.need(value < high, f"--{name} {value:g}: --loss {key} needs a value below {high:g}.")
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,17 @@ from llmtune.losses.info import register_loss
 
 PAIRS = "llmtune.losses.preference:"
 UNPAIRED = "llmtune.losses.unpaired:"
+READS = {
+    "sigmoid": ("beta", "label_smoothing"),
+    "robust": ("beta", "label_smoothing"),
+    "exo_pair": ("beta", "label_smoothing"),
+    "discopop": ("beta", "tau"),
+    "sft": (),
+    "cpo": ("beta", "label_smoothing", "alpha"),
+    "simpo": ("beta", "label_smoothing", "gamma", "alpha"),
+    "orpo": ("beta", "alpha"),
+}
+"""Of losses over pairs; the others read beta alone."""
 PER_TOKEN = ("ipo", "sigmoid_norm", "simpo", "orpo")
 
 for _key, _description, _paper, _options in (
@@ -23,7 +34,10 @@ for _key, _description, _paper, _options in (
         _key,
         function=PAIRS + _key,
         per_token=_key in PER_TOKEN,
+        reads=READS.get(_key, ("beta",)),
         defaults=_options,
+        above={"label_smoothing": 0.0} if _key == "exo_pair" else {},
+        below={"label_smoothing": 0.5} if _key == "robust" else {},
         description=_description,
         source=f"https://arxiv.org/abs/{_paper}",
     )
@@ -39,6 +53,7 @@ for _key, _description, _paper, _options in (
         function=PAIRS + _key,
         needs_reference=False,
         per_token=_key in PER_TOKEN,
+        reads=READS.get(_key, ("beta",)),
         defaults=_options,
         description=_description,
         source=f"https://arxiv.org/abs/{_paper}",
@@ -48,6 +63,7 @@ register_loss(
     "kto",
     function=UNPAIRED + "kto",
     over="labels",
+    reads=("beta", "desirable_weight", "undesirable_weight"),
     description="Kahneman-Tversky: single responses, good or bad.",
     source="https://arxiv.org/abs/2402.01306",
 )
@@ -55,6 +71,7 @@ register_loss(
     "apo_zero_unpaired",
     function=UNPAIRED + "apo_zero_unpaired",
     over="labels",
+    reads=("beta", "desirable_weight", "undesirable_weight"),
     description="Anchored, on single responses.",
     source="https://arxiv.org/abs/2408.06266",
 )
@@ -62,6 +79,7 @@ register_loss(
     "bradley_terry",
     function=UNPAIRED + "bradley_terry",
     over="scores",
+    reads=("centring",),
     needs_reference=False,
     description="Reward model: the chosen response scores higher, by a margin where the data has one.",
     source="https://arxiv.org/abs/2307.09288",

@@ -10,6 +10,10 @@ from llmtune.errors import UsageError
 from llmtune.registry import Entry, Registry
 
 Over = Literal["pairs", "labels", "scores"]
+OPTION_NAMES = (
+    "beta", "label_smoothing", "gamma", "alpha", "tau", "desirable_weight", "undesirable_weight", "centring",
+)  # fmt: skip
+"""Fields of `llmtune.losses.terms.Options`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +27,9 @@ class LossInfo(Entry):
         over: What it is computed on: pairs of responses, labelled responses, or scores of pairs.
         needs_reference: Whether it reads the reference model's log-probabilities.
         per_token: Whether it compares log-probabilities per token; the rewards that are logged do then, too.
+        reads: Names of the `Options` that it reads; None: unknown, so that none is called without effect.
         defaults: Values of `Options` that differ from its own, by name.
+        above, below: Bounds of options, by name, at which the formula has no value.
         description: One line for `llmtune list losses`.
         source: The paper.
     """
@@ -32,7 +38,10 @@ class LossInfo(Entry):
     over: Over = "pairs"
     needs_reference: bool = True
     per_token: bool = False
+    reads: tuple[str, ...] | None = None
     defaults: Mapping[str, float] = field(default_factory=dict)
+    above: Mapping[str, float] = field(default_factory=dict)
+    below: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
     source: str = ""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,7 +124,7 @@ class ComparisonSamples:
         """Return the comparisons of an item, as indices of the store."""
         return self._packs[index]
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each item, its prompts counted once."""
         return np.array([int(self._tokens[rows].sum()) for rows in self._packs], np.int64)

@@ -112,12 +112,6 @@ class TokenStore:
         return np.diff(self._comparison["ranks"].combine_chunks().offsets.to_numpy()).astype(np.int64)
 
     @cached_property
-    def prompt_lengths(self) -> NDArray[np.int64]:
-        """Number of tokens of the prompt of each comparison."""
-        parts = self._comparison["parts"].combine_chunks()
-        return parts.values.to_numpy()[parts.offsets.to_numpy()[:-1]].astype(np.int64)
-
-    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each sample."""
         parts = [np.diff(chunk.offsets.to_numpy()) for chunk in self._ids]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from llmtune.losses.info import LOSS_MAPPING, register_loss
+from llmtune.losses.info import LOSS_MAPPING, OPTION_NAMES, register_loss
 from llmtune.losses.terms import Options, Responses, Terms
 from llmtune.registry import resolve_reference
 
@@ -96,6 +97,33 @@ def test_a_loss_over_pairs_equals_its_formula(key, dtype):
         found = (float(terms.sequences[row]), per_token)
         assert found == pytest.approx(expected, rel=1e-6 if dtype is torch.float32 else 1e-12)
     assert terms.sequences.dtype is dtype
+
+
+class Noted:
+    """Options that note what is read."""
+
+    def __init__(self):
+        self.names = set()
+
+    def __getattr__(self, name):
+        self.names.add(name)
+        return getattr(OPTIONS, name)
+
+
+@pytest.mark.parametrize("key", list(LOSS_MAPPING))
+def test_a_loss_reads_the_options_that_its_entry_names(key):
+    options, info, scores = Noted(), LOSS_MAPPING[key], torch.tensor([1.0, 0.5, -1.0])
+    inputs = {
+        "pairs": (CHOSEN, REJECTED),
+        "labels": (CHOSEN, torch.tensor([True, False, True]), torch.tensor(0.1)),
+        "scores": (scores, scores.flip(0), None),
+    }[info.over]
+    function_of(key)(*inputs, options)
+    assert options.names == set(info.reads)
+
+
+def test_the_names_of_options_are_the_fields_of_options():
+    assert [field.name for field in dataclasses.fields(Options)] == list(OPTION_NAMES)
 
 
 def test_every_loss_over_pairs_has_a_formula_here():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmtune import DpoArguments, SftArguments, dpo, sft
+from llmtune import DpoArguments, KtoArguments, SftArguments, dpo, sft
 from llmtune.checkpoint import last_checkpoint
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, DataError, UsageError
@@ -222,6 +222,8 @@ def test_a_checkpoint_of_another_stage_is_not_resumed(lora, adapter, tmp_path):
         ({"loss": ["simpo"], "reference": "x"}, "has no reference model"),
         ({"streaming": True, "sft_type": "full"}, "--streaming true cannot compute the reference"),
         ({"truncation_strategy": "right"}, "would cut responses"),
+        ({"loss": ["exo_pair"], "label_smoothing": 0.0}, "--loss exo_pair needs a value above 0"),
+        ({"loss": ["sigmoid", "robust"], "label_smoothing": 0.5}, "--loss robust needs a value below 0.5"),
         ({"loss_on": "all"}, "--loss_on all is for sft"),
     ],
 )
@@ -237,6 +239,19 @@ def test_options_of_a_loss_are_its_own_unless_given():
     assert DpoArguments(model_type="llmtune-tiny", loss=["simpo"], beta=3.0).options_of("simpo")["beta"] == 3.0
     mixed = DpoArguments(model_type="llmtune-tiny", loss=["sigmoid", "hinge*0.5"], sft_weight=0.2)
     assert mixed.losses() == [("sigmoid", 1.0), ("hinge", 0.5), ("sft", 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (DpoArguments(model_type="llmtune-tiny", gamma=0.5, alpha=1.0, tau=0.1, beta=0.2), ["gamma", "alpha", "tau"]),
+        (DpoArguments(model_type="llmtune-tiny", loss=["simpo", "hinge"], gamma=0.5, label_smoothing=0.1), []),
+        (DpoArguments(model_type="llmtune-tiny", loss=["hinge"], label_smoothing=0.1), ["label_smoothing"]),
+        (KtoArguments(model_type="llmtune-tiny", label_smoothing=0.1, desirable_weight=2.0), ["label_smoothing"]),
+    ],
+)
+def test_an_option_that_no_loss_of_the_run_reads_has_no_effect(arguments, unused):
+    assert sorted(arguments.unused_flags()) == sorted(f"--{name}" for name in unused)
 
 
 def test_rows_without_pairs_are_no_data(tmp_path):
