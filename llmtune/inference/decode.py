@@ -56,7 +56,7 @@ class Decoder:
         self._is_plain: bool | None = None
 
     def decode(self, requests: Sequence[DecodeRequest], *, quiet: bool = False) -> list[Decoded]:
-        """Return one response for each request, in order. The caller sets `model.eval()` and `torch.inference_mode()`.
+        """Return one response for each request, in order. The caller sets `model.eval()` and `torch.no_grad()`.
 
         Args:
             quiet: No progress bar, which is shown on a terminal only.
@@ -94,7 +94,7 @@ class Decoder:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._autocast_dtype is None:
             return nullcontext()
-        # Within the caller's autocast, weights cast here would be cached for the training after it, without gradients.
+        # Weights that are cast and cached here, without gradients, are not for the training in the caller's autocast.
         kind = self.model.device.type
         return torch.autocast(kind, dtype=self._autocast_dtype, cache_enabled=not torch.is_autocast_enabled(kind))
 

@@ -75,7 +75,7 @@ def generating(model: Any) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode, in which autocast casts the weights anew at each step
             yield
     finally:
         for module in training:
