@@ -81,7 +81,7 @@ ELSEWHERE: dict[str, str] = {
 }
 
 NOT_YET: tuple[tuple[str, str], ...] = (
-    ("inference/continuous.py:_Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
+    ("inference/continuous.py:Choice.prepare_tensor_args", "upstream's own processors read the same private state"),
     ("models/supervised_loss.py:install_supervised_loss#1", "torch names methods that gather for FSDP2, not for ZeRO"),
     ("planning/trace.py:_quantize", "nothing upstream stands for layers that are 4-bit without values"),
     ("training/trainer.py:StageTrainer._save", "needs two processes with ZeRO or FSDP; the slow tests run them"),

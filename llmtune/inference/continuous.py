@@ -61,11 +61,15 @@ class ContinuousBatcher:
         )
         choice = self._manager.logit_processor
         # upstream: transformers 5.23.0 no issue: init_continuous_batching takes no logits processor
-        choice.logits_processor = LogitsProcessorList([_Choice(self)])
+        choice.logits_processor = LogitsProcessorList([self.choice()])
         choice.tensors_required, choice.do_processing, choice.supported_keys = 1, True, {"row": int}
         self._manager.start()
         self._watcher = threading.Thread(target=self._watch, name="llmtune-continuous", daemon=True)
         self._watcher.start()
+
+    def choice(self) -> Choice:
+        """Return the processor that chooses the tokens."""
+        return Choice(self)
 
     def submit(self, rows: Sequence[Generation], *, adapter: str | None = None) -> None:
         """Queue rows for generation; they emit their pieces themselves.
@@ -145,7 +149,7 @@ class ContinuousBatcher:
                 row.fail(RuntimeError(error))
 
 
-class _Choice(ContinuousBatchingLogitsProcessor):
+class Choice(ContinuousBatchingLogitsProcessor):
     """Logits processor that gives each row's chosen token the highest score, and appends it to the row."""
 
     supported_kwargs = {"row": int}  # noqa: RUF012 (as the base class declares it)

@@ -87,7 +87,7 @@ class Row:
         self.prompt_ids = request.prompt_ids
         self.max_tokens = request.max_tokens
         self.next_uniform = Uniforms(request.seed, request.num_drawn).next
-        self._stop_ids = stops.token_ids
+        self.stop_ids = stops.token_ids
         self._words = stops.words()
 
     def add(self, token: int, logp: float) -> bool:
@@ -96,7 +96,7 @@ class Row:
         response.ids.append(token)
         response.logps.append(logp)
         is_last = len(response.ids) >= self.max_tokens
-        if token in self._stop_ids or (self._words is not None and self._words.found(token, is_last=is_last)):
+        if token in self.stop_ids or (self._words is not None and self._words.found(token, is_last=is_last)):
             return True
         if is_last:
             response.finish_reason = "length"
