@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from llmtune.arguments.fields import Problems, above, at_least, between, limited
@@ -126,6 +127,9 @@ class ServeArguments(ServiceArguments):
     """Max prompt tokens; longer prompts are refused, never cut. Default: the model's context length."""
     request_timeout: float = limited(600.0, above(0))
     """Max seconds per request, waiting included."""
+    adapter_root: str | None = None
+    """Folder below which clients may load LoRA adapters, by POST /v1/load_lora_adapter as in vLLM: a training hands
+    over its own after each step. Needs an API key. Default: none."""
     backend: Literal["llmtune", "vllm"] = "llmtune"
     """Serving engine: llmtune, or vLLM if it is installed, with the same flags."""
 
@@ -135,9 +139,24 @@ class ServeArguments(ServiceArguments):
             self.batching != "continuous" or not self.adapters,
             "--batching continuous serves one model: remove --adapters, or use --batching queue.",
         )
+        if self.adapter_root is not None:
+            self._check_adapter_root(problems, Path(self.adapter_root))
         room = self.max_batch_size + self.max_queue
         problems.need(
             self.max_n <= room, f"--max_n {self.max_n} exceeds the {room} generations that batch and queue hold."
+        )
+
+    def _check_adapter_root(self, problems: Problems, root: Path) -> None:
+        problems.need(not root.exists() or root.is_dir(), f"--adapter_root {root} is not a folder.")
+        problems.need(
+            self.api_key is not None,
+            f"--adapter_root lets clients load files, so it needs an API key: set {API_KEY_VARIABLE} in the "
+            "environment, or give --api_key.",
+        )
+        problems.need(not self.scores, "--adapter_root is for a model that generates, not for a reward model.")
+        problems.need(
+            self.batching != "continuous",
+            "--batching continuous serves one model: remove --adapter_root, or use --batching queue.",
         )
 
 

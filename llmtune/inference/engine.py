@@ -35,7 +35,8 @@ class Engine:
         self.template = template
         self.tokenizer = template.tokenizer
         self.adapters = adapters or Adapters(model, template)
-        self._busy = threading.Lock()
+        self.busy = threading.Lock()
+        """Held by a batch of generations; whoever changes the model holds it too."""
 
     def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
         """Return responses in the order of the rows, generated `batch_size` at a time with left padding."""
@@ -101,7 +102,7 @@ class Engine:
         whole = [Encoded(row.prompt.input_ids + row.ids, media=row.prompt.media) for row in rows]
         length = max(len(prompt.input_ids) for prompt in whole)
         starts = [length - len(prompt.input_ids) for prompt in whole]
-        with self._busy, self.adapters.use(adapter), self._generating():
+        with self.busy, self.adapters.use(adapter), self._generating():
             options = self._common_options(rows[0].sampling, rows[0].stop_token_ids)
             self.model.generate(
                 **self._batch(whole),
@@ -116,7 +117,7 @@ class Engine:
         options: dict[str, Any] = {"generation_config": self.generation_config(sampling)}
         if self.template.stop_strings:
             options |= {"stop_strings": self.template.stop_strings, "tokenizer": self.tokenizer}
-        with self._busy, self._generating():
+        with self.busy, self._generating():
             output = self.model.generate(**batch, **options)
         return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
@@ -236,6 +237,7 @@ class Adapters:
         self._templates: dict[str | None, ChatTemplate] = {None: template}
         self._templates.update(others or {})
         self._main = main
+        self._inner: dict[str, str] = {}
         self._active: str | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -244,6 +246,33 @@ class Adapters:
 
     def template(self, name: str | None) -> ChatTemplate:
         return self._templates[name]
+
+    def put(self, name: str, inner: str, model: Any) -> str | None:
+        """Add an adapter with the template of the model as loaded, or replace one. Not thread-safe.
+
+        Args:
+            inner: PEFT's name of it.
+            model: The PEFT model, which may be the first one.
+
+        Returns:
+            PEFT's name of the one that had the name.
+        """
+        self.model = model
+        self._templates.setdefault(name, self._templates[None])
+        old, self._inner[name] = self._inner.get(name), inner
+        self._active = None
+        return old
+
+    def drop(self, name: str, model: Any) -> str:
+        """Forget an adapter that `put` has added; returns PEFT's name of it. Not thread-safe.
+
+        Args:
+            model: The model without it.
+        """
+        self.model = model
+        del self._templates[name]
+        self._active = None
+        return self._inner.pop(name)
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
@@ -254,7 +283,7 @@ class Adapters:
             with self.model.disable_adapter():
                 yield
         else:
-            wanted = self._main if name is None else peft_name(name)
+            wanted = self._main if name is None else self._inner.get(name) or peft_name(name)
             if self._active != wanted:
                 self.model.set_adapter(wanted, inference_mode=True)
                 self._active = wanted

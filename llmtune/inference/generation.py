@@ -69,6 +69,7 @@ class Generation:
         self.sampling = sampling
         self.constraint = constraint
         self.ids: list[int] = []
+        self.stop_token: int | None = None
         self.logprobs: list[TokenLogprob] = []
         self.pieces: list[str] = []
         self.finish_reason: FinishReason | None = None
@@ -161,6 +162,9 @@ class Generation:
         if self._cancelled:
             self.finish("cancelled")
         elif token in self._stop_ids:
+            self.stop_token = token
+            if self.sampling.is_rollout:
+                self._log(token)
             self.finish("stop")
         else:
             self._write(token)

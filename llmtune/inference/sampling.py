@@ -27,6 +27,8 @@ class Sampling:
         seed: Gives the same text every time, in any batch; None draws from torch's global generator.
         stop: Texts that end the response, and are removed from it.
         top_logprobs: Return the log-probability of each token, and this many alternatives; None returns none.
+        is_rollout: The response is trained on: log-probabilities are those of the distribution that a token is drawn
+            from, after temperature and penalties, and the stop token has one too.
         frequency_penalty: Subtracted from a token's logit once per occurrence in the response.
         presence_penalty: Subtracted once if the token occurs in the response.
         logit_bias: (token id, bias added to its logit).
@@ -43,6 +45,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    is_rollout: bool = False
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -92,7 +95,7 @@ class RowSampler(LogitsProcessor):
 
 def next_scores(row: Generation, logits: Tensor, ids: Tensor | None = None) -> Tensor:
     """Return the scores of one row, [V]; its next token has the highest. `ids`: its prompt and response so far."""
-    if row.sampling.top_logprobs is not None:
+    if row.sampling.top_logprobs is not None and not (row.sampling.is_rollout and row.sampling.do_sample):
         row.keep_logprobs(logits.log_softmax(-1))
     if _is_plain(row):
         return logits
@@ -113,6 +116,8 @@ def _scores(row: Generation, ids: Tensor | None, logits: Tensor) -> Tensor:
     scores = wanted
     if one.do_sample:
         kept = _nucleus(wanted / one.temperature, one.top_k, one.top_p)
+        if one.top_logprobs is not None and one.is_rollout:
+            row.keep_logprobs(kept.log_softmax(-1))
         noise = torch.empty_like(kept).exponential_(generator=row.generator(kept.device))
         scores = kept - noise.log()
     return scores if row.constraint is None else _allowed(row, scores, wanted)

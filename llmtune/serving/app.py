@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from llmtune import __version__
 from llmtune.arguments.service import ServeArguments
 from llmtune.inference.load import load_engine, load_scorer
+from llmtune.serving.adapter_routes import add_adapter_routes
 from llmtune.serving.completions import ChatCompletion, TextCompletion
 from llmtune.serving.limits import Gate, PatientProtocol
 from llmtune.serving.protocol import ApiError, ChatRequest, CompletionRequest, error_body, handle_errors
@@ -89,6 +90,9 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", responses=REFUSALS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await _answer(service, await run_in_threadpool(TextCompletion.prepare, service, body), request)
+
+    if service.args.adapter_root is not None:
+        add_adapter_routes(app, service, REFUSALS)
 
 
 async def _answer(service: Service, asked: ChatCompletion | TextCompletion, request: Request) -> Response:

@@ -281,6 +281,11 @@ class TextCompletion(_Asked):
         service.adapter(request.model)
         if request.echo and request.logprobs is not None:
             raise ApiError(400, "echo with logprobs is not supported: prompts are not scored.", param="echo")
+        stops = service.template(request.model).stop_token_ids
+        if not set(request.stop_token_ids or ()) <= set(stops):
+            raise ApiError(400, f"stop_token_ids: this model's are {stops}.", param="stop_token_ids")
+        if request.return_token_ids and request.stream:
+            raise ApiError(400, "return_token_ids with stream is not supported.", param="return_token_ids")
         if request.best_of not in (None, request.n or 1):
             raise ApiError(400, "best_of is not supported, unless it equals n.", param="best_of")
         prompt: Any = request.prompt
@@ -309,12 +314,14 @@ class TextCompletion(_Asked):
         sampling = self.service.sampling(self.request, self.prompts, self.request.max_tokens or 16)
         if self.request.logprobs is not None:
             sampling = dataclasses.replace(sampling, top_logprobs=self.request.logprobs)
+        if self.request.return_token_ids:
+            sampling = dataclasses.replace(sampling, is_rollout=True)
         return self.service.start(self.request.model, self.prompts, sampling, n, kind="cmpl")
 
     async def whole(self, job: RunningRequest) -> dict[str, Any]:
         """Return the response body."""
         choices = [
-            self._choice(number, self._echo(job, number) + row.text, row.finish_reason, row.logprobs)
+            self._choice(number, self._echo(job, number) + row.text, row.finish_reason, row.logprobs) | self._ids(row)
             for number, row in enumerate(await self.finished(job))
         ]
         return self.head(job, "text_completion") | {"choices": choices, "usage": job.usage()}
@@ -331,6 +338,13 @@ class TextCompletion(_Asked):
             yield body | {"choices": [self._choice(number, text, written.finish_reason, logprobs)]}
         if self.with_usage:
             yield body | {"choices": [], "usage": job.usage()}
+
+    def _ids(self, row: Generation) -> dict[str, Any]:
+        """Return the ids in vLLM's fields."""
+        if not self.request.return_token_ids:
+            return {}
+        stop = [] if row.stop_token is None else [row.stop_token]
+        return {"token_ids": [*row.ids, *stop], "prompt_token_ids": row.prompt.input_ids}
 
     def _echo(self, job: RunningRequest, number: int) -> str:
         return self.echoes[number // (len(job.rows) // len(self.prompts))]

@@ -26,6 +26,7 @@ OPEN_PATHS = ("/health",)
 """Paths that need no key: a load balancer has none."""
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/score", "/score", "/classify"),
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     *("/v1/models", "/health", "/metrics", "/openapi.json"),
 )
 

@@ -39,7 +39,7 @@ StopWords = Annotated[
 Token = Annotated[int, Field(ge=0)]
 
 
-class _Model(BaseModel):
+class RequestModel(BaseModel):
     """Drop nulls, also in unknown fields."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -52,12 +52,12 @@ class _Model(BaseModel):
         return {key: value for key, value in data.items() if value is not None}
 
 
-class StreamOptions(_Model):
+class StreamOptions(RequestModel):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(_Model):
+class GenerationRequest(RequestModel):
     """Fields shared by chats and completions. None: the server's flags apply."""
 
     model: str
@@ -80,24 +80,24 @@ class GenerationRequest(_Model):
     metadata: dict[str, Any] | None = None
 
 
-class FunctionCall(_Model):
+class FunctionCall(RequestModel):
     name: str
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCall(_Model):
+class ToolCall(RequestModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
     index: int | None = None
 
 
-class ImageUrl(_Model):
+class ImageUrl(RequestModel):
     url: str
     detail: str | None = None
 
 
-class ContentPart(_Model):
+class ContentPart(RequestModel):
     """Content part. `input_text` and the like are names of OpenAI's newer API; `cache_control` is ignored."""
 
     type: Literal["text", "input_text", "output_text", "refusal", "image_url", "input_image"]
@@ -114,7 +114,7 @@ Content = Annotated[
 ]
 
 
-class ChatMessage(_Model):
+class ChatMessage(RequestModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
@@ -127,29 +127,29 @@ class ChatMessage(_Model):
     cache_control: Any = None
 
 
-class Function(_Model):
+class Function(RequestModel):
     name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(_Model):
+class Tool(RequestModel):
     type: Literal["function"]
     function: Function
     cache_control: Any = Field(None, exclude=True)
 
 
-class NamedFunction(_Model):
+class NamedFunction(RequestModel):
     name: str
 
 
-class ToolChoice(_Model):
+class ToolChoice(RequestModel):
     type: Literal["function"]
     function: NamedFunction
 
 
-class ResponseFormat(_Model):
+class ResponseFormat(RequestModel):
     type: Literal["text", "json_object"]
 
 
@@ -172,13 +172,21 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """`POST /v1/completions`: the text as it is, without a template."""
+    """`POST /v1/completions`: the text as it is, without a template.
+
+    `return_token_ids`: the ids of prompt and response, the stop token included, and log-probabilities of the
+    distribution that each was drawn from. `stop_token_ids`: those of the template only. `cache_salt`: ignored, since no
+    prompt is cached between requests.
+    """
 
     prompt: str | list[Token] | list[str] | list[list[Token]]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
     best_of: int | None = Field(None, ge=1)
     suffix: None = None
+    return_token_ids: bool | None = None
+    stop_token_ids: list[Token] | None = Field(None, max_length=MAX_STOPS)
+    cache_salt: Annotated[str, StringConstraints(max_length=1024)] | None = None
 
 
 # Scores of a reward model
@@ -190,7 +198,7 @@ ScoreTexts = Annotated[
 ]
 
 
-class ScoreMessages(_Model):
+class ScoreMessages(RequestModel):
     """A conversation whose last response is scored."""
 
     model: str | None = None

@@ -37,6 +37,8 @@ def choose_batcher(engine: Engine, args: ServeArguments) -> Batcher | Continuous
     """
     limits = {"max_batch_size": args.max_batch_size, "max_queue": args.max_queue}
     reason = reason_for_queue(engine) if args.batching == "auto" else ""
+    if args.batching == "auto" and args.adapter_root is not None:
+        reason = "adapters are loaded at run time"
     if args.batching == "queue" or reason:
         if reason:
             get_logger().info("Batching: llmtune's queue, since %s.", reason)
@@ -124,7 +126,7 @@ class Writers:
         place = self._long if num_characters >= LONG else self._short
         copies = place.get()
         try:
-            yield copies[adapter]
+            yield copies.get(adapter, copies[None])  # an adapter that was loaded later has the template of None
         finally:
             place.put(copies)
 

@@ -29,7 +29,17 @@ PARSERS: dict[str | None, str] = {
     "mistral-v3": "mistral",
 }
 """Tool formats that vLLM can parse, by its names."""
-OURS_ALONE = ("batching", "max_queue", "max_n", "max_body_size", "request_timeout", "device", "device_map", "attn_impl")
+OURS_ALONE = (
+    "adapter_root",
+    "batching",
+    "max_queue",
+    "max_n",
+    "max_body_size",
+    "request_timeout",
+    "device",
+    "device_map",
+    "attn_impl",
+)
 
 
 def vllm_command(args: ServeArguments) -> list[str]:
