@@ -69,3 +69,7 @@ class TrainingError(LlmtuneError):
 
 class MissingPackageError(LlmtuneError):
     """An optional package that is not installed; names the command that installs it."""
+
+
+class RolloutError(LlmtuneError):
+    """A server of rollouts that cannot be reached, refuses a request, or serves another model."""
