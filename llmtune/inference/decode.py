@@ -118,7 +118,7 @@ class _Batch:
     def __init__(self, forward: Forward, rows: Sequence[Row], how: Draw, max_rows: int, bar: Any) -> None:
         self.forward = forward
         self.how = how
-        self.max_rows = max_rows
+        self.max_rows = min(max_rows, len(rows))  # the cache has room for them all
         self.bar = bar
         self.groups = _groups(rows)
         self.prompts: _Prompts | None = None
