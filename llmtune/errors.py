@@ -67,6 +67,10 @@ class TrainingError(LlmtuneError):
     """A training run that cannot continue: its loss is NaN or infinite, or has diverged."""
 
 
+class RewardError(LlmtuneError):
+    """A reward function that fails, or returns something else than one number or None per completion."""
+
+
 class MissingPackageError(LlmtuneError):
     """An optional package that is not installed; names the command that installs it."""
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import math
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from llmtune.models.identify import identify
 from llmtune.models.info import AUTO, MODEL_MAPPING, ModelInfo
 from llmtune.templates.info import TEMPLATE_MAPPING, with_kwargs
 from llmtune.utils.logging import get_logger
+from llmtune.utils.modules import import_file
 
 if TYPE_CHECKING:
     from llmtune.arguments.groups import DataArguments, ModelArguments
@@ -42,21 +41,13 @@ def load_custom_register(path: str) -> None:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UsageError(f"--custom_register_path {path}: there is no such file.")
-    name = f"llmtune_custom_{file.stem}_{abs(hash(str(file)))}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UsageError(f"--custom_register_path {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        import_file(file)
     except LlmtuneError:
-        del sys.modules[name]
         raise
     except (Exception, SystemExit) as err:
-        del sys.modules[name]
         raise LlmtuneError(f"--custom_register_path {path} raises {type(err).__name__}: {err}") from err
 
 
