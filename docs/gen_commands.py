@@ -146,13 +146,14 @@ def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
         usage, examples = list_command.USAGE, [f"llmtune list {what}" for what in [*list_command.REGISTRIES, "plugins"]]
         examples.append("llmtune list models --unverified")
     else:
-        usage = "usage: llmtune show model|dataset|template|tool_format|metric KEY\n"
+        usage = "usage: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY\n"
         examples = [
             "llmtune show model qwen2.5-7b-instruct",
             "llmtune show dataset tiny-qa",
             "llmtune show template chatml",
             "llmtune show tool_format hermes",
             "llmtune show metric rouge",
+            "llmtune show reward accuracy",
         ]
         assert "metrics" in show_command.REGISTRIES
     lines = "\n".join(examples)

@@ -1,4 +1,4 @@
-"""Pages of the registries: tables of models, datasets, templates, tool formats and metrics."""
+"""Pages of the registries: tables of models, datasets, templates, tool formats, metrics and rewards."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import registry_tables
 from gen_commands import cell, table
 
 from llmtune.metrics import METRIC_MAPPING
+from llmtune.rewards.info import REWARD_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
 Row = tuple[str, ...]
@@ -43,6 +44,12 @@ PAGES = {
         "`llmtune eval --metrics KEY ...` takes them: [evaluate](../howto/evaluate.md).",
         "llmtune list metrics",
     ),
+    "rewards": (
+        "Rewards",
+        "Functions that score completions. Options go in brackets, a weight behind a star: "
+        "`'repetition(n=4)*0.5'`. Several columns: the first that a row has.",
+        "llmtune list rewards\nllmtune show reward accuracy",
+    ),
 }
 
 
@@ -61,11 +68,25 @@ def metrics() -> Iterator[Row]:
             yield f"`{key}`", info.kind, " ".join(info.names), cell(info.description)
 
 
+def rewards() -> Iterator[Row]:
+    for key in REWARD_MAPPING:
+        info = REWARD_MAPPING[key]
+        if "llmtune/rewards/builtin.py" in REWARD_MAPPING.origin(key):
+            columns = " ".join(f"`{name}`" for names in info.columns for name in names.split("|"))
+            options = " ".join(_option(name, value) for name, value in info.defaults.items())
+            yield f"`{key}`", columns, options, cell(info.description), f"[paper]({info.source})"
+
+
+def _option(name: str, value: object) -> str:
+    return f"`{name}`" if value is None else f"`{name}={value}`"
+
+
 def pages() -> Iterator[tuple[str, str]]:
     heads = dict(registry_tables.HEADS)
     heads["tool_formats"] = ("Key", "Tools are in", "A call begins with", "Templates")
     heads["metrics"] = ("Key", "Measures", "Scores", "Description")
-    rows = {**registry_tables.TABLES, "tool_formats": tool_formats, "metrics": metrics}
+    heads["rewards"] = ("Key", "Columns", "Options", "Description", "Source")
+    rows = {**registry_tables.TABLES, "tool_formats": tool_formats, "metrics": metrics, "rewards": rewards}
     for name, (title, text, commands) in PAGES.items():
         found = table(heads[name], rows[name]())
         yield f"registries/{name}.md", f"# {title}\n\n{text}\n\n```bash\n{commands}\n```\n\n{found}\n"
@@ -73,7 +94,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield (
         "registries/index.md",
         "# Registries\n\nThe tables of `llmtune list`. Each entry is one call: `register_model`, "
-        "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`.\n\n"
+        "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`, `register_reward`.\n\n"
         f"{table(('Table', 'Lines'), counts)}\n",
     )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
+    from llmtune.rewards.info import REWARD_MAPPING, RewardInfo, register_reward
     from llmtune.stages.dpo import dpo
     from llmtune.stages.kto import kto
     from llmtune.stages.pt import pt
@@ -58,6 +59,8 @@ _HOMES = {
     "KtoArguments": "llmtune.arguments.preference",
     "RmArguments": "llmtune.arguments.preference",
     "PtArguments": "llmtune.arguments.pretraining",
+    "REWARD_MAPPING": "llmtune.rewards.info",
+    "RewardInfo": "llmtune.rewards.info",
     "SftArguments": "llmtune.arguments.stage",
     "SftResult": "llmtune.training.result",
     "TEMPLATE_MAPPING": "llmtune.templates.info",
@@ -78,6 +81,7 @@ _HOMES = {
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.metrics",
     "register_model": "llmtune.models.info",
+    "register_reward": "llmtune.rewards.info",
     "register_template": "llmtune.templates.info",
     "register_tool_format": "llmtune.templates.tools",
     "rm": "llmtune.stages.rm",
@@ -88,6 +92,7 @@ __all__ = [
     "DATASET_MAPPING",
     "METRIC_MAPPING",
     "MODEL_MAPPING",
+    "REWARD_MAPPING",
     "TEMPLATE_MAPPING",
     "TOOL_FORMAT_MAPPING",
     "ChatTemplate",
@@ -102,6 +107,7 @@ __all__ = [
     "MetricInfo",
     "ModelInfo",
     "PtArguments",
+    "RewardInfo",
     "RmArguments",
     "SftArguments",
     "SftResult",
@@ -121,6 +127,7 @@ __all__ = [
     "register_dataset",
     "register_metric",
     "register_model",
+    "register_reward",
     "register_template",
     "register_tool_format",
     "rm",

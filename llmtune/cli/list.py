@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|tool_formats|metrics|losses|plugins [--unverified]`."""
+"""`llmtune list models|datasets|templates|tool_formats|metrics|losses|rewards|plugins [--unverified]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llmtune.losses.info import LOSS_MAPPING
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import Registry
+from llmtune.rewards.info import REWARD_MAPPING, RewardInfo
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
 
@@ -22,10 +23,11 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "tool_formats": TOOL_FORMAT_MAPPING,
     "metrics": METRIC_MAPPING,
     "losses": LOSS_MAPPING,
+    "rewards": REWARD_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|losses|plugins [--unverified]\n"
+USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|losses|rewards|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: check them before relying on them."""
 
@@ -37,7 +39,9 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError("Say what to list: models, datasets, templates, tool_formats, metrics, losses or plugins.")
+        raise UsageError(
+            "Say what to list: models, datasets, templates, tool_formats, metrics, losses, rewards or plugins."
+        )
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -70,6 +74,11 @@ def _dataset_columns(info: DatasetInfo) -> tuple[str, ...]:
     return repository, " ".join(info.languages) or "-", " ".join(info.tags) or "-", rows
 
 
+def _reward_columns(info: RewardInfo) -> tuple[str, ...]:
+    columns = " ".join(name.replace("|", " or ") for name in info.columns)
+    return columns or "-", info.description, " ".join(info.defaults) or "-"
+
+
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (
         ("key", "id or path", "template", "LoRA targets"),
@@ -92,4 +101,5 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] 
         ("key", "over", "reference", "description"),
         lambda info: (info.over, "yes" if info.needs_reference else "no", info.description),
     ),
+    "rewards": (("key", "columns", "description", "options"), _reward_columns),
 }

@@ -30,7 +30,7 @@ COMMANDS = {
     "launch": "Submit sft as a SLURM, SkyPilot or Ray job, on one or more machines.",
     "merge": "Merge a LoRA checkpoint into its base, as a folder that transformers loads.",
     "export": "Merge, quantise (GPTQ, bitsandbytes), convert to GGUF for Ollama, push with a model card.",
-    "list": "List models, datasets, templates, metrics, losses or plugins.",
+    "list": "List models, datasets, templates, metrics, losses, rewards or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show a registry entry and where it was registered.",
 }

@@ -1,4 +1,4 @@
-"""`llmtune show model|dataset|template|tool_format|metric|loss KEY`."""
+"""`llmtune show model|dataset|template|tool_format|metric|loss|reward KEY`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EXAMPLE = (
 
 def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
-        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format|metric|loss KEY\n")
+        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY\n")
         return 0
     registry = REGISTRIES.get(_plural(argv[0])) if len(argv) == 2 else None
     if registry is None:
-        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format|metric|loss KEY.")
+        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY.")
     key = registry.canonical(argv[1])
     entry = registry[key]
     sys.stdout.write(f"{registry.kind} {key}, registered at {registry.origin(key)}\n")

@@ -28,6 +28,7 @@ _PHRASE = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|[。！？；\n]")
 _CHOICE = re.compile(r"\(?([a-z])\)?(?:(?<=\))|[.:、,]|$).*")
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _PUNCTUATION = re.compile(r"(?<![0-9])[.,;:!?'\"“”‘’。、「」《》]|[.,;:!?'\"“”‘’。、「」《》](?![0-9])")
 
 
@@ -85,7 +86,7 @@ def same_answer(found: Answer, reference: str) -> bool:
         texts += found.text.rsplit("\n", 1)[1:]
     elif "=" not in reference:
         texts += found.text.rsplit("=", 1)[1:]
-    return bool(wanted_text) and any(plain(text) == wanted_text or _is_choice(text, wanted_text) for text in texts)
+    return bool(wanted_text) and (wanted_text in map(plain, texts) or _is_choice(found.text, wanted_text))
 
 
 def number(text: str) -> tuple[Fraction, bool] | None:
@@ -108,7 +109,7 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 def plain(text: str) -> str:
     """Return a text without case, LaTeX's text marks, punctuation outside of numbers and blanks beside operators."""
-    text = _without_latex(text).casefold().strip().strip("$").strip()
+    text = _APOSTROPHE.sub("", _without_latex(text).casefold().strip().strip("$").strip())
     text = re.sub(r"\s*([^\w\s])\s*", r"\1", _PUNCTUATION.sub(" ", re.sub(r"(?<=[,;])\s+", "", text)))
     return " ".join(text.split())
 

@@ -11,11 +11,15 @@ from llmtune.errors import UsageError
 
 THOUGHTS = (
     ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
 )
-"""Marks of thoughts, by model family."""
+"""Marks of thoughts, by model family: those of `llmtune.templates.thoughts`, which this layer cannot import."""
 ANSWER = ("<answer>", "</answer>")
 
 
