@@ -9,14 +9,16 @@ from fractions import Fraction
 
 from llmtune.rewards.format import split_thought
 
-LONGEST_NUMBER = 60
+LONGEST_NUMBER = 100
 """Characters; longer texts are compared as text."""
 LARGEST_EXPONENT = 300
 """10 ** 10 ** 9 would take the memory of the machine."""
 
 _PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _NUMBER = rf"[+-]?\$?(?:{_PLAIN})(?:e[+-]?[0-9]{{1,4}}(?![\w.]))?"
-_FINDS = re.compile(rf"(?<![\w.]){_NUMBER}(?:\s*/\s*{_NUMBER})?\s*%?(?!\w*[0-9])", re.I)
+_FINDS = re.compile(rf"(?<![\w.]){_NUMBER}(?:\s*/\s*{_NUMBER})?\s*%?", re.I)
+_REST_OF_NAME = re.compile(r"\w*[0-9]")
+"""As in 42b7. Not part of the pattern above, which would try thousands of digits at each of their lengths."""
 _ONE = re.compile(rf"({_NUMBER})(?:/({_NUMBER}))?(%?)", re.I)
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|([0-9])\s*([0-9]))")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -28,6 +30,9 @@ _PHRASE = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|[。！？；\n]")
 _CHOICE = re.compile(r"\(?([a-z])\)?(?:(?<=\))|[.:、,]|$).*")
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|[{}]")
+_CLAUSE = re.compile(r",\s|[(，（]")
+_DEFINED = re.compile(r"\$?\s*[a-zA-Z]\w?\s*=\s*([^=]+)")
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _PUNCTUATION = re.compile(r"(?<![0-9])[.,;:!?'\"“”‘’。、「」《》]|[.,;:!?'\"“”‘’。、「」《》](?![0-9])")
 
@@ -74,8 +79,10 @@ def same_answer(found: Answer, reference: str) -> bool:
     """Return whether an answer equals a reference: as a number where the reference is one, else as text.
 
     Of a text with further words the number is: after a phrase the first one, of a whole text the last one, between
-    marks the only one, or that after the last `=`.
+    marks the only one; in `3 + 4 = 7` that after the `=`. A reference `x = 7` is 7.
     """
+    defined = _DEFINED.fullmatch(reference)
+    reference = reference if defined is None else defined[1]
     wanted = number(reference)
     if wanted is not None:
         value = number(found.text) or _number_in(found)
@@ -94,8 +101,10 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
     `1,000`, `1000.0`, `$1000`, `1e3`, `1/2`, `\frac{1}{2}`, `-5`, `50%`.
     """
+    if len(text) > LONGEST_NUMBER:
+        return None
     clean = re.sub(r"\s*([/%$€£¥])\s*", r"\1", _without_latex(text).strip()).strip("$€£¥").rstrip(".。")
-    match = _ONE.fullmatch(clean) if len(clean) <= LONGEST_NUMBER else None
+    match = _ONE.fullmatch(clean)
     if match is None:
         return None
     parts = [_fraction(part) for part in match.groups()[:2] if part]
@@ -109,8 +118,13 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 def plain(text: str) -> str:
     """Return a text without case, LaTeX's text marks, punctuation outside of numbers and blanks beside operators."""
-    text = _APOSTROPHE.sub("", _without_latex(text).casefold().strip().strip("$").strip())
-    text = re.sub(r"\s*([^\w\s])\s*", r"\1", _PUNCTUATION.sub(" ", re.sub(r"(?<=[,;])\s+", "", text)))
+    text = _one_blank(_APOSTROPHE.sub("", _without_latex(text).casefold().strip().strip("$")))
+    text = _one_blank(_PUNCTUATION.sub(" ", re.sub(r"(?<=[,;]) ", "", text)))
+    return re.sub(r" ?([^\w\s]) ?", r"\1", text)
+
+
+def _one_blank(text: str) -> str:
+    """Join the words: on runs of thousands of blanks, which models write, the patterns would take minutes."""
     return " ".join(text.split())
 
 
@@ -131,12 +145,14 @@ def _same_number(one: tuple[Fraction, bool], other: tuple[Fraction, bool]) -> bo
 
 
 def _number_in(found: Answer) -> tuple[Fraction, bool] | None:
-    if found.kind == "marked" and "=" in found.text:
-        return _number_in(Answer(found.text.rsplit("=", 1)[1], "marked"))
-    numbers = [number(match[0]) for match in _FINDS.finditer(_without_latex(found.text))]
+    text = found.text
+    if found.kind != "whole" and "=" in (clause := _CLAUSE.split(text, maxsplit=1)[0]):
+        text = clause.rpartition("=")[2]
+    text = _without_latex(text)
+    numbers = [match[0] for match in _FINDS.finditer(text) if not _REST_OF_NAME.match(text, match.end())]
     if not numbers or (found.kind == "marked" and len(numbers) > 1):
         return None
-    return numbers[-1 if found.kind == "whole" else 0]
+    return number(numbers[-1 if found.kind == "whole" else 0])
 
 
 def _fraction(text: str) -> Fraction | None:
@@ -162,10 +178,11 @@ def _between_tags(text: str) -> str | None:
 
 def _last_boxed(text: str) -> str | None:
     r"""Return the content of the last `\boxed{...}` or `\fbox{...}` whose braces close."""
-    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed?\s*\{", text)]):
-        depth = 1
-        for place in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[start:place].strip()
-    return None
+    opened: list[int | None] = []  # of each open brace, where its box begins; one pass, as a model may open thousands
+    found: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text):
+        if match[0] != "}":
+            opened.append(match.end() if len(match[0]) > 1 else None)
+        elif opened and (start := opened.pop()) is not None and (found is None or start > found[0]):
+            found = (start, match.start())
+    return None if found is None else text[slice(*found)].strip()

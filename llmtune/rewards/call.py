@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Iterable, Sequence
@@ -148,11 +149,11 @@ def _log_slow(function: RewardFunction, seconds: float, num_completions: int) ->
 
 
 # One event loop for the whole process, in a thread: clients of servers keep their connections from call to call, and a
-# notebook has a loop of its own that asyncio.run refuses.
+# notebook has a loop of its own that asyncio.run refuses. By process, as a fork has the loop without its thread.
 
 
 @functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
+def _loop(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="llmtune-rewards", daemon=True).start()
     return loop
@@ -167,4 +168,4 @@ async def _one(call: Awaitable[Any]) -> Any:
 
 
 def _wait(call: Awaitable[Any]) -> Any:
-    return asyncio.run_coroutine_threadsafe(_one(call), _loop()).result()
+    return asyncio.run_coroutine_threadsafe(_one(call), _loop(os.getpid())).result()

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import functools
 import math
+import os
+import signal
 import sys
 import time
 from typing import Any
@@ -348,6 +350,47 @@ def test_an_exception_names_function_row_answer_and_line():
         "(completion 'bb'). Fix it, or return None for what it cannot score."
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_messages_name_the_file_of_partials_methods_and_decorated_functions():
+    class Own:
+        def method(self, completions):
+            return []
+
+        def __call__(self, completions):
+            return []
+
+    @functools.wraps(Own.method)
+    def decorated(completions):
+        return []
+
+    functions = [
+        Own().method,
+        Own(),
+        functools.partial(Own().method),
+        decorated,
+        functools.partial(functools.partial(Own())),
+    ]
+    for function in functions:
+        assert load(function).file == __file__
+    assert load(np.vectorize(len)).file is not None
+    assert RewardFunction(name="sorted", function=sorted).file is None
+
+
+def test_a_forked_process_has_a_loop_of_its_own():
+    async def fn(completions):
+        return [1.0] * len(completions)
+
+    score(load(fn), INPUT)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if score(load(fn), INPUT) == [1.0] * 3 else 1)
+    end = time.perf_counter() + 20
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.perf_counter() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    assert done[1] == 0
 
 
 def test_an_excerpt_is_short_and_on_one_line():
