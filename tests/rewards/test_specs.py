@@ -75,7 +75,10 @@ def test_keys_weights_and_options():
     [
         ("pattern='^a(b|c)*, \\d+$'", {"pattern": "^a(b|c)*, \\d+$"}),
         ('pattern="it\'s"', {"pattern": "it's"}),
+        ("pattern='\\bword'", {"pattern": "\\bword"}),
         ("pattern=^a$", {"pattern": "^a$"}),
+        ("pattern=a{1,2}", {"pattern": "a{1,2}"}),
+        ("pattern='", {"pattern": "'"}),
         ("answer_tags=true", {"answer_tags": True}),
         ("answer_tags=False, pattern=none", {"answer_tags": False, "pattern": None}),
         ("pattern=[1, 2],answer_tags=1e-3", {"pattern": [1, 2], "answer_tags": 1e-3}),
