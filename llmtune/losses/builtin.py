@@ -1,6 +1,6 @@
-"""The losses that ship with llmtune."""
+"""The losses and advantages that ship with llmtune."""
 
-from llmtune.losses.info import register_loss
+from llmtune.losses.info import register_advantage, register_loss
 
 PAIRS = "llmtune.losses.preference:"
 UNPAIRED = "llmtune.losses.unpaired:"
@@ -83,4 +83,88 @@ register_loss(
     needs_reference=False,
     description="Reward model: the chosen response scores higher, by a margin where the data has one.",
     source="https://arxiv.org/abs/2307.09288",
+)
+
+POLICY = "llmtune.losses.policy:"
+CLIPPING = ("beta", "epsilon", "epsilon_high")
+POLICY_READS = {"cispo": ("beta", "epsilon_high"), "dr_grpo": (*CLIPPING, "max_tokens")}
+
+for _key, _function, _advantage, _description, _paper, _options in (
+    ("grpo", "grpo", "group", "Clipped ratios, the mean over responses of their means.", "2402.03300", {"beta": 0.0}),
+    (
+        "dr_grpo", "dr_grpo", "group_mean", "GRPO without its biases by length and by difficulty.",
+        "2503.20783", {"beta": 0.0},
+    ),
+    (
+        "dapo", "dapo", "group", "GRPO with the mean over all tokens, and more room above.",
+        "2503.14476", {"beta": 0.0, "epsilon_high": 0.28},
+    ),
+    (
+        "gspo", "gspo", "group", "GRPO with one ratio for each response.",
+        "2507.18071", {"beta": 0.0, "epsilon": 3e-4, "epsilon_high": 4e-4},
+    ),
+    (
+        "cispo", "cispo", "group", "All tokens keep a gradient, with a clipped weight.",
+        "2506.13585", {"beta": 0.0, "epsilon_high": 5.0},
+    ),
+    ("rloo", "rloo", "leave_one_out", "REINFORCE, the group's others as baseline.", "2402.14740", {"beta": 0.05}),
+    (
+        "reinforce++", "clipped", "batch", "REINFORCE with rewards less KL, normalised over the batch.",
+        "2501.03262", {"beta": 0.01},
+    ),
+    ("ppo", "clipped", "gae", "PPO: a critic's values are the baseline of every token.", "1707.06347", {"beta": 0.05}),
+):  # fmt: skip
+    register_loss(
+        _key,
+        function=POLICY + _function,
+        over="tokens",
+        needs_reference=True,
+        reads=POLICY_READS.get(_key, CLIPPING),
+        defaults=_options,
+        advantage=_advantage,
+        kl_in_reward=_key in ("rloo", "reinforce++", "ppo"),
+        description=_description,
+        source=f"https://arxiv.org/abs/{_paper}",
+    )
+
+ADVANTAGES = "llmtune.losses.advantages:"
+
+register_advantage(
+    "group",
+    function=ADVANTAGES + "group",
+    description="Reward less the group's mean, over its standard deviation.",
+    source="https://arxiv.org/abs/2402.03300",
+)
+register_advantage(
+    "group_mean",
+    function=ADVANTAGES + "group_mean",
+    description="Reward less the group's mean.",
+    source="https://arxiv.org/abs/2503.20783",
+)
+register_advantage(
+    "group_batch",
+    function=ADVANTAGES + "group_batch",
+    description="Reward less the group's mean, over the standard deviation of all rewards.",
+    source="https://arxiv.org/abs/2508.08221",
+)
+register_advantage(
+    "leave_one_out",
+    function=ADVANTAGES + "leave_one_out",
+    description="Reward less the mean of the group's others.",
+    source="https://arxiv.org/abs/2402.14740",
+)
+register_advantage(
+    "batch",
+    function=ADVANTAGES + "batch",
+    relative=False,
+    description="What is left of reward and KL from each token on, normalised over all tokens.",
+    source="https://arxiv.org/abs/2501.03262",
+)
+register_advantage(
+    "gae",
+    function=ADVANTAGES + "gae",
+    relative=False,
+    needs_values=True,
+    description="Generalised advantage estimation with a critic, whitened.",
+    source="https://arxiv.org/abs/1506.02438",
 )

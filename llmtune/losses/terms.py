@@ -1,12 +1,13 @@
 """Inputs and outputs of losses: scores of responses, options, and terms divided by counts of a whole step.
 
-Shapes: n responses or pairs of a micro-batch.
+Shapes: n responses or pairs of a micro-batch, K tokens of its responses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -48,6 +49,9 @@ class Options:
         tau: Temperature of DiscoPOP's mixing.
         desirable_weight, undesirable_weight: Of responses labelled true and false.
         centring: Weight of the squared sum of a pair's scores, which holds the scores around 0.
+        epsilon: How far the ratio of a sampled token's probabilities may fall below 1 before its gradient ends.
+        epsilon_high: The same above 1; None: epsilon. Of cispo, the largest weight of a token.
+        max_tokens: Most tokens of a sampled response.
     """
 
     beta: float = 0.1
@@ -58,6 +62,9 @@ class Options:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     centring: float = 0.0
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    max_tokens: float = 512
 
 
 @dataclass(frozen=True)
@@ -74,3 +81,55 @@ class Terms:
 
     sequences: Tensor
     tokens: Tensor | None = None
+
+
+# Losses over the tokens of sampled responses
+
+
+@dataclass(frozen=True)
+class PolicyTokens:
+    """Sampled tokens, response by response.
+
+    Attributes:
+        logps: Log-probability of each, [K], with gradient.
+        old: The same when they were sampled, [K].
+        advantages: [K].
+        responses: Number of the response of each, [K].
+        num_tokens: Tokens of each response, [n].
+        reference: `logps` of the reference model, [K]; None where the loss does not hold the policy to it.
+        correction: Weights that make up for an engine whose distribution is not the model's, [K]; None: all 1.
+    """
+
+    logps: Tensor
+    old: Tensor
+    advantages: Tensor
+    responses: Tensor
+    num_tokens: Tensor
+    reference: Tensor | None = None
+    correction: Tensor | None = None
+
+    @property
+    def ratio(self) -> Tensor:
+        """Probability of each token over that when it was sampled, [K]."""
+        return torch.exp(self.logps - self.old)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Sum values of tokens, [K], over each response, [n]."""
+        found = torch.zeros(len(self.num_tokens), dtype=values.dtype, device=values.device)
+        return found.index_add(0, self.responses, values)
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """Loss of each response, before the division; one of the two.
+
+    Attributes:
+        sequences: [n], divided by the number of responses of the step.
+        tokens: [n], sums over tokens, divided by the tokens of the step.
+        low, high: Tokens whose ratio has left its range below and above, bool [K].
+    """
+
+    sequences: Tensor | None
+    tokens: Tensor | None
+    low: Tensor
+    high: Tensor

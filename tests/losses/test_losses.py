@@ -13,6 +13,8 @@ from llmtune.losses.info import LOSS_MAPPING, OPTION_NAMES, register_loss
 from llmtune.losses.terms import Options, Responses, Terms
 from llmtune.registry import resolve_reference
 
+from .test_policy import policy
+
 PAIRS = [key for key, info in LOSS_MAPPING.items() if info.over == "pairs"]
 LABELS = [key for key, info in LOSS_MAPPING.items() if info.over == "labels"]
 OPTIONS = Options(beta=0.3, label_smoothing=0.1, gamma=0.4, alpha=0.7, tau=0.2, desirable_weight=1.5, centring=0.01)
@@ -117,9 +119,11 @@ def test_a_loss_reads_the_options_that_its_entry_names(key):
         "pairs": (CHOSEN, REJECTED),
         "labels": (CHOSEN, torch.tensor([True, False, True]), torch.tensor(0.1)),
         "scores": (scores, scores.flip(0), None),
+        "tokens": (policy(),),
     }[info.over]
     function_of(key)(*inputs, options)
-    assert options.names == set(info.reads)
+    of_stage = {"beta"} if info.kl_in_reward else set()  # the stage itself reads it
+    assert options.names == set(info.reads) - of_stage
 
 
 def test_the_names_of_options_are_the_fields_of_options():
