@@ -22,21 +22,27 @@ CHUNK_POSITIONS = 256
 
 @dataclass(frozen=True)
 class LogitMap:
-    """Transformation of logits after the head in some models: `softcap * tanh(scale * logits / softcap)`."""
+    """Transformation of logits after the head: in some models `softcap * tanh(scale * logits / softcap)`.
+
+    `temperature`: divides them in the end, as in sampling.
+    """
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+        return logits / self.temperature if self.temperature != 1.0 else logits
 
     def backward(self, grad: Tensor, mapped: Tensor) -> Tensor:
+        if self.temperature != 1.0:
+            grad = grad / self.temperature
         if self.softcap is not None:
-            grad = grad * (1 - (mapped / self.softcap) ** 2)
+            grad = grad * (1 - (mapped * self.temperature / self.softcap) ** 2)
         return grad * self.scale if self.scale != 1.0 else grad
 
 
@@ -163,11 +169,13 @@ def _loss_and_gradient(
     return (normaliser - at_target) @ weights, grad.mul_(weights[:, None])
 
 
-def cross_entropy_parts(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> tuple[Tensor, Tensor, Tensor]:
+def cross_entropy_parts(
+    logits: Tensor, targets: Tensor, logit_map: LogitMap, entropies: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-sum-exp [n] and target logits [n] of a chunk, and the gradient of their difference by the logits.
 
     All in fp32, or in fp64 where the logits are.
-    The gradient, [n, V], may take the logits' place.
+    The gradient, [n, V], may take the logits' place. `entropies`: filled with those of the distributions, [n].
     """
     mapped = logit_map(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     keeps_mapped = logit_map.softcap is not None
@@ -177,6 +185,8 @@ def cross_entropy_parts(logits: Tensor, targets: Tensor, logit_map: LogitMap) ->
     grad = torch.exp(mapped - highest) if keeps_mapped else mapped.sub_(highest).exp_()
     sums = grad.sum(-1, keepdim=True)
     grad.div_(sums)
+    if entropies is not None:
+        entropies.copy_(torch.special.entr(grad).sum(-1))
     grad[rows, targets] -= 1
     return (sums.log() + highest).squeeze(-1), at_target, logit_map.backward(grad, mapped)
 
@@ -198,28 +208,40 @@ def _num_correct(logits: Tensor, targets: Tensor) -> Tensor:
 # Log-probabilities of single tokens, for losses over responses
 
 
-def token_logps(hidden: Tensor, head: nn.Module, targets: Tensor, logit_map: LogitMap = LogitMap()) -> Tensor:
+def token_logps(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    logit_map: LogitMap = LogitMap(),
+    entropies: Tensor | None = None,
+) -> Tensor:
     """Return the log-probability of each target, [K] in fp32, or in fp64 where the hidden states are.
 
     Args:
         hidden: Hidden states that predict the targets, [K, H].
         head: From H to V; an nn.Linear takes the way without stored logits, anything else is recomputed in backward.
         targets: Token ids, [K].
+        entropies: Filled with the entropy of the distribution of each, [K].
     """
     if type(head) is nn.Linear:
         with_grad = torch.is_grad_enabled()  # inside forward() it is always off
-        logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, logit_map, with_grad)
+        logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, logit_map, with_grad, entropies)
         return logps
 
-    def one_chunk(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
-        return _plain_logps(head(chunk), chunk_targets, logit_map)
+    def one_chunk(chunk: Tensor, chunk_targets: Tensor, chunk_entropies: Tensor | None) -> Tensor:
+        return _plain_logps(head(chunk), chunk_targets, logit_map, chunk_entropies)
 
-    parts = [checkpoint(one_chunk, hidden[part], targets[part], use_reentrant=False) for part in chunks(len(targets))]
+    parts = [
+        checkpoint(one_chunk, hidden[part], targets[part], _part(entropies, part), use_reentrant=False)
+        for part in chunks(len(targets))
+    ]
     return torch.cat(parts) if parts else hidden.sum(-1).float() * 0.0
 
 
-def _plain_logps(logits: Tensor, targets: Tensor, logit_map: LogitMap) -> Tensor:
+def _plain_logps(logits: Tensor, targets: Tensor, logit_map: LogitMap, entropies: Tensor | None = None) -> Tensor:
     mapped = logit_map(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+    if entropies is not None:
+        entropies.copy_(torch.special.entr(mapped.detach().softmax(-1)).sum(-1))
     return mapped.gather(-1, targets[:, None]).squeeze(-1) - mapped.logsumexp(-1)
 
 
@@ -238,6 +260,7 @@ class _TokenLogps(torch.autograd.Function):
         targets: Tensor,
         logit_map: LogitMap,
         with_grad: bool,
+        entropies: Tensor | None,
     ) -> Tensor:
         device_type, dtype = hidden.device.type, _compute_dtype(hidden)
         needs_hidden = with_grad and ctx.needs_input_grad[0]
@@ -248,10 +271,11 @@ class _TokenLogps(torch.autograd.Function):
             cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
             for part in chunks(len(targets)):
                 logits = _project(hidden[part].to(dtype), cast_weight, cast_bias)
+                own = _part(entropies, part)
                 if unit is None:
-                    logps[part] = _plain_logps(logits, targets[part], logit_map)
+                    logps[part] = _plain_logps(logits, targets[part], logit_map, own)
                     continue
-                normaliser, at_target, grad = cross_entropy_parts(logits, targets[part], logit_map)
+                normaliser, at_target, grad = cross_entropy_parts(logits, targets[part], logit_map, own)
                 logps[part] = at_target - normaliser
                 unit[part] = (grad.to(dtype) @ cast_weight).neg_().to(hidden.dtype)
         ctx.save_for_backward(unit, *((hidden, weight, bias, targets) if needs_head else ()))
@@ -263,7 +287,7 @@ class _TokenLogps(torch.autograd.Function):
         unit, *head = ctx.saved_tensors
         by_hidden = None if unit is None else (unit * grad_logps[:, None]).to(unit.dtype)
         by_weight, by_bias = _head_gradients(ctx, grad_logps, *head) if head else (None, None)
-        return by_hidden, by_weight, by_bias, None, None, None
+        return by_hidden, by_weight, by_bias, None, None, None, None
 
 
 def _head_gradients(

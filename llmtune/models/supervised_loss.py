@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -31,7 +31,8 @@ PLAIN = LogitMap()
 class SupervisedLoss(ModelOutput):
     """Output of a model with the supervised loss, given labels.
 
-    `token_logps`: with the argument of that name alone, the log-probability of each trainable token, [K], row by row.
+    `token_logps`: with the argument of that name alone, the log-probability of each trainable token, [K], row by row;
+    `entropies`, with `token_entropies` too, those of their distributions, [K]; `temperature` divides the logits.
     `loss`: the sum over trainable tokens, each times its weight, divided by `num_items_in_batch`, or by the sum of the
     weights, `total_weight`: their mean. `num_trainable`: K, which is that sum where all weigh 1. `num_correct`: how
     many of them are the most likely token; counted in evaluation only.
@@ -39,6 +40,7 @@ class SupervisedLoss(ModelOutput):
 
     loss: Tensor | None = None
     token_logps: Tensor | None = None
+    entropies: Tensor | None = None
     num_trainable: Tensor | None = None
     num_correct: Tensor | None = None
     total_weight: Tensor | None = None
@@ -79,6 +81,8 @@ def install_supervised_loss(model: nn.Module) -> None:
         num_items = kwargs.pop("num_items_in_batch", None)
         bits = kwargs.pop("loss_weights", None)  # of float32, see collate.py
         per_token = kwargs.pop("token_logps", False)
+        wants_entropies = kwargs.pop("token_entropies", False)
+        mapped = replace(logit_map, temperature=kwargs.pop("temperature", 1.0))
         kwargs["use_cache"] = False
         trainable = labels[:, 1:] != IGNORE_INDEX
         if is_exact():
@@ -91,12 +95,15 @@ def install_supervised_loss(model: nn.Module) -> None:
         targets = labels[:, 1:].to(states.device)[trainable]
         states = states[:, :-1][trainable]
         if per_token:
+            entropies = torch.zeros(len(targets), device=states.device) if wants_entropies else None
+            if head is None:  # the model's own logits are mapped already
+                mapped = replace(PLAIN, temperature=mapped.temperature)
             logps = (
-                head(states, targets, logit_map, per_token=True)
+                head(states, targets, mapped, per_token=True, entropies=entropies)
                 if type(head) is nn.Linear
-                else token_logps(states, head or nn.Identity(), targets, logit_map if head else PLAIN)
+                else token_logps(states, head or nn.Identity(), targets, mapped, entropies)
             )
-            return SupervisedLoss(token_logps=logps)
+            return SupervisedLoss(token_logps=logps, entropies=entropies)
         weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[trainable]
         if head is None:
             total, correct = supervised_cross_entropy(states, nn.Identity(), targets, weights=weights)
@@ -129,6 +136,7 @@ def _head_forward(
     logit_map: LogitMap = PLAIN,
     weights: Tensor | None = None,
     per_token: bool = False,
+    entropies: Tensor | None = None,
 ) -> Any:
     """The head's own forward or, with targets, the loss, or their log-probabilities.
 
@@ -137,7 +145,7 @@ def _head_forward(
     if targets is None:
         return functional.linear(hidden, head.weight, head.bias)
     if per_token:
-        return token_logps(hidden, head, targets, logit_map)
+        return token_logps(hidden, head, targets, logit_map, entropies)
     return supervised_cross_entropy(hidden, head, targets, logit_map, weights)
 
 

@@ -48,7 +48,7 @@ def test_gradients_equal_central_differences():
     for logit_map in MAPS:
 
         def logps(*parts: torch.Tensor, logit_map=logit_map) -> torch.Tensor:
-            return module._TokenLogps.apply(*parts, targets[:7], logit_map, True)
+            return module._TokenLogps.apply(*parts, targets[:7], logit_map, True, None)
 
         assert torch.autograd.gradcheck(logps, (hidden, head.weight, head.bias))
 
