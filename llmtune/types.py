@@ -13,9 +13,9 @@ Json: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 LossOn: TypeAlias = Literal["auto", "last", "all", "everything"]
 TruncationStrategy: TypeAlias = Literal["left", "right", "delete"]
-RowKind: TypeAlias = Literal["conversations", "pairs", "labels", "responses"]
+RowKind: TypeAlias = Literal["conversations", "pairs", "labels", "responses", "prompts"]
 """Kinds of rows: conversations, comparisons of responses, single responses that are good or bad, or any of these, whose
-responses are to be scored."""
+responses are to be scored, or whose prompts are to be responded to."""
 DocumentUnit: TypeAlias = Literal["line", "file"]
 """How much of a `.txt` file is one row."""
 
@@ -164,3 +164,18 @@ class Comparison:
     def conversation(self, index: int) -> Conversation:
         """Return the prompt with one of the responses."""
         return replace(self.prompt, messages=(*self.prompt.messages, *self.answers[index].messages))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A row of online training: what the model responds to, and what rewards may look at.
+
+    Attributes:
+        conversation: Ends where the response begins; no turn of it is trainable.
+        reference: The response of the data; empty where it has none.
+        columns: All cells of the row, as rewards get them.
+    """
+
+    conversation: Conversation
+    reference: tuple[Message, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)

@@ -19,6 +19,8 @@ from llmtune.types import (
     Conversation,
     Json,
     Message,
+    Prompt,
+    RowKind,
     ToolCall,
     media_columns,
     media_of,
@@ -52,9 +54,19 @@ COMPARISON_SCHEMA = pa.schema([*SCHEMA, ("answers", pa.list_(ANSWER)), ("margin"
 """Schema of preference rows: the columns of a conversation hold the prompt."""
 
 
+PROMPT_SCHEMA = pa.schema([*COMPARISON_SCHEMA, ("columns", pa.string())])
+"""Schema of prompts: `answers` holds the reference response, if any; `columns` is JSON text."""
+
+
 def schema_of(columns: Iterable[str]) -> pa.Schema:
     """Return the canonical schema that has these columns."""
-    return COMPARISON_SCHEMA if "answers" in columns else SCHEMA
+    names = set(columns)
+    return PROMPT_SCHEMA if "columns" in names else COMPARISON_SCHEMA if "answers" in names else SCHEMA
+
+
+def schema_for(kind: RowKind) -> pa.Schema:
+    """Return the canonical schema of rows that are read as this kind."""
+    return {"conversations": SCHEMA, "prompts": PROMPT_SCHEMA}.get(kind, COMPARISON_SCHEMA)
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -132,6 +144,26 @@ def to_comparison_record(comparison: Comparison) -> dict[str, Any]:
         for answer in comparison.answers
     ]
     return to_record(comparison.prompt) | {"answers": answers, "margin": comparison.margin}
+
+
+def to_prompt_record(prompt: Prompt) -> dict[str, Any]:
+    """Return a row of PROMPT_SCHEMA.
+
+    Raises:
+        RowError: A cell, a tool schema or an argument that cannot be written as JSON.
+    """
+    answers = [{"messages": [_message_record(one) for one in prompt.reference], "rank": 0, "label": None}]
+    return to_record(prompt.conversation) | {
+        "answers": answers if prompt.reference else [],
+        "margin": None,
+        "columns": json_text(dict(prompt.columns), "a column"),
+    }
+
+
+def prompt_of(record: Mapping[str, Any]) -> Prompt:
+    """Return the prompt of a record: the inverse of `to_prompt_record`."""
+    reference = tuple(map(_message_of, record["answers"][0]["messages"])) if record["answers"] else ()
+    return Prompt(from_record(record), reference, json.loads(record["columns"]))
 
 
 def conversation_of(record: Mapping[str, Any]) -> Conversation:

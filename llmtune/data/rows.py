@@ -11,12 +11,20 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from llmtune.data.canonical import COMPARISON_SCHEMA, SCHEMA, to_comparison_record, to_record, without_defaults
+from llmtune.data.canonical import (
+    SCHEMA,
+    schema_for,
+    to_comparison_record,
+    to_prompt_record,
+    to_record,
+    without_defaults,
+)
 from llmtune.data.comparisons import as_kind, compares, recognise_comparison, to_comparison, to_responses
 from llmtune.data.contents import Found
 from llmtune.data.files import BadLine, Located
 from llmtune.data.formats import rename_columns, to_conversation
 from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
+from llmtune.data.prompts import recognise_prompt, to_prompt
 from llmtune.data.shapes import Recognised, is_rejected, present, recognise
 from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
@@ -170,7 +178,7 @@ def write_rows(
     records = canonical_records(
         shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict, kind=kind
     )
-    digest = write_records(records, file, SCHEMA if kind == "conversations" else COMPARISON_SCHEMA)
+    digest = write_records(records, file, schema_for(kind))
     report.check(strict=strict)
     return digest, report
 
@@ -201,6 +209,8 @@ def canonical_records(
             return made
         if kind == "conversations":
             return _conversations(made, need_answer)
+        if kind == "prompts":
+            return [_prompt(given, renamed) for given in made]
         return [one for given in made for one in _comparisons(given, kind)]
 
     return _records(rows, report, convert, strict)
@@ -225,6 +235,15 @@ def _converted(row: Mapping[str, Any], need_answer: bool) -> _Converted:
     found = Found()
     conversation = to_conversation(row, need_answer=need_answer, found=found)
     return _Converted(recognise(row), present(row), found, to_record(conversation))
+
+
+def _prompt(row: Mapping[str, Any], original: Mapping[str, Any]) -> _Converted:
+    """A row as a prompt. All columns are used: rewards get them."""
+    found = Found()
+    made = to_prompt(row, found, columns=original)
+    seen = recognise_prompt(row)
+    found.unused = {name: None for name in found.unused if "[]" in name}
+    return _Converted(seen, seen.columns, found, to_prompt_record(made))
 
 
 def _comparisons(row: Mapping[str, Any], kind: RowKind) -> list[_Converted]:

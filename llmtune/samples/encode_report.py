@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.templates.chat import ChatTemplate
     from llmtune.templates.comparisons import EncodedComparison
     from llmtune.templates.encode import EncodedRow
+    from llmtune.templates.prompts import EncodedPrompt
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class EncodeReport:
 
     Of comparisons: `num_pairs` differ in rank, `num_ties` do not; `num_chosen_longer` of the pairs have more tokens in
     the better response; `num_good` responses are labelled so; `num_turns_cut` turns were cut from prompts.
+
+    Of online training: `num_prompts` are responded to.
 
     Of pre-training: `num_documents` were cut into `num_windows`, and `num_continued` of them have several; `num_bytes`
     of UTF-8 text are trainable.
@@ -47,6 +50,7 @@ class EncodeReport:
     num_chosen_longer: int = 0
     num_good: int = 0
     num_turns_cut: int = 0
+    num_prompts: int = 0
     num_documents: int = 0
     num_windows: int = 0
     num_continued: int = 0
@@ -103,6 +107,21 @@ def count_comparison(report: EncodeReport, row: EncodedComparison, name: str) ->
         report.num_pairs += better.rank < worse.rank
         report.num_ties += better.rank == worse.rank
         report.num_chosen_longer += better.rank < worse.rank and len(better.input_ids) > len(worse.input_ids)
+
+
+def count_prompt(report: EncodeReport, row: EncodedPrompt, name: str) -> None:
+    """Count a row of prompts."""
+    report.num_rows += 1
+    report.num_deleted += row.is_too_long
+    if row.problem is not None:
+        report.add_problem(name, row.problem)
+    if not row.input_ids:
+        return
+    report.num_prompts += 1
+    report.num_samples += 1
+    report.num_truncated += row.num_turns_cut > 0
+    report.num_turns_cut += row.num_turns_cut
+    report.num_tokens += len(row.input_ids)
 
 
 def comparisons_text(report: EncodeReport) -> str:

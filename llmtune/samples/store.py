@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record
+from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record, prompt_of
 from llmtune.errors import DataError, OutputError
-from llmtune.samples.encode_report import EncodeReport, count_comparison, tell_report
+from llmtune.samples.encode_report import EncodeReport, count_comparison, count_prompt, tell_report
 from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
-from llmtune.types import MEDIA_COLUMNS, Encoded, Media, media_columns
+from llmtune.templates.prompts import encode_prompts
+from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
 
@@ -190,8 +191,11 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
 def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeReport, *, name: str) -> None:
     from tqdm import tqdm
 
-    compares = "answers" in dataset.column_names
-    schema, encode = (pa.schema([*SCHEMA, *COMPARISON_COLUMNS]), _comparisons) if compares else (SCHEMA, _conversations)
+    schema, encode = SCHEMA, _conversations
+    if "columns" in dataset.column_names:
+        encode = _prompts
+    elif "answers" in dataset.column_names:
+        schema, encode = pa.schema([*SCHEMA, *COMPARISON_COLUMNS]), _comparisons
     with (
         pa.OSFile(str(file), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
@@ -239,6 +243,17 @@ def _comparisons(
         pa.array([row.responses[0].label for _, row in kept], pa.bool_()),
         pa.array([row.margin for _, row in kept], pa.float64()),
     ]
+
+
+def _prompts(records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport) -> list[pa.Array]:
+    rows = [prompt_of(record).conversation for record in records]
+    report.num_with_images += sum(bool(row.media) for row in rows)
+    samples: Numbered = []
+    for index, row in enumerate(encode_prompts(rows, template, template.max_length), start):
+        count_prompt(report, row, f"row {index}")
+        if row.input_ids:
+            samples.append((index, Encoded(row.input_ids, [IGNORE_INDEX] * len(row.input_ids), row.media)))
+    return _columns(samples)
 
 
 def _columns(samples: Numbered) -> list[pa.Array]:

@@ -219,8 +219,8 @@ def test_rows_of_each_kind_have_a_cache_of_their_own(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(FORMATS["trl, implicit"]))
     found = {kind: get_dataset([str(file)], kind=kind, dataset_test_ratio=0)[0] for kind in get_args(RowKind)}
-    assert len({one._fingerprint for one in found.values()}) == 4
-    assert [len(found[kind]) for kind in ("conversations", "pairs", "labels", "responses")] == [1, 1, 2, 1]
+    assert len({one._fingerprint for one in found.values()}) == 5
+    assert [len(found[kind]) for kind in get_args(RowKind)] == [1, 1, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
