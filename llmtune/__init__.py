@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
     from llmtune.arguments.export import ExportArguments, MergeArguments
     from llmtune.arguments.infer import InferArguments
+    from llmtune.arguments.online import GrpoArguments, PpoArguments
     from llmtune.arguments.preference import DpoArguments, KtoArguments, RmArguments
     from llmtune.arguments.pretraining import PtArguments
     from llmtune.arguments.stage import SftArguments
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
     from llmtune.rewards.info import REWARD_MAPPING, RewardInfo, register_reward
     from llmtune.stages.dpo import dpo
+    from llmtune.stages.grpo import grpo
     from llmtune.stages.kto import kto
+    from llmtune.stages.ppo import ppo
     from llmtune.stages.pt import pt
     from llmtune.stages.rm import rm
     from llmtune.stages.sft import sft
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from llmtune.templates.info import TEMPLATE_MAPPING, TemplateInfo, register_template
     from llmtune.templates.lookup import get_template
     from llmtune.templates.tools import TOOL_FORMAT_MAPPING, ToolFormat, register_tool_format
+    from llmtune.tool_functions.info import TOOL_MAPPING, ToolInfo, register_tool
     from llmtune.training.result import SftResult
 
 __version__ = "0.5.0"
@@ -49,6 +53,8 @@ _HOMES = {
     "EvaluateArguments": "llmtune.arguments.evaluate",
     "ExportArguments": "llmtune.arguments.export",
     "InferArguments": "llmtune.arguments.infer",
+    "GrpoArguments": "llmtune.arguments.online",
+    "PpoArguments": "llmtune.arguments.online",
     "LlmtuneError": "llmtune.errors",
     "METRIC_MAPPING": "llmtune.metrics",
     "MergeArguments": "llmtune.arguments.export",
@@ -66,7 +72,9 @@ _HOMES = {
     "TEMPLATE_MAPPING": "llmtune.templates.info",
     "TOOL_FORMAT_MAPPING": "llmtune.templates.tools",
     "TemplateInfo": "llmtune.templates.info",
+    "TOOL_MAPPING": "llmtune.tool_functions.info",
     "ToolFormat": "llmtune.templates.tools",
+    "ToolInfo": "llmtune.tool_functions.info",
     "dpo": "llmtune.stages.dpo",
     "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
@@ -74,15 +82,18 @@ _HOMES = {
     "get_media_reader": "llmtune.models.loading",
     "get_model_tokenizer": "llmtune.models.loading",
     "get_template": "llmtune.templates.lookup",
+    "grpo": "llmtune.stages.grpo",
     "infer": "llmtune.inference.infer",
     "kto": "llmtune.stages.kto",
     "merge": "llmtune.exporting.export",
+    "ppo": "llmtune.stages.ppo",
     "pt": "llmtune.stages.pt",
     "register_dataset": "llmtune.data.info",
     "register_metric": "llmtune.metrics",
     "register_model": "llmtune.models.info",
     "register_reward": "llmtune.rewards.info",
     "register_template": "llmtune.templates.info",
+    "register_tool": "llmtune.tool_functions.info",
     "register_tool_format": "llmtune.templates.tools",
     "rm": "llmtune.stages.rm",
     "sft": "llmtune.stages.sft",
@@ -95,17 +106,20 @@ __all__ = [
     "REWARD_MAPPING",
     "TEMPLATE_MAPPING",
     "TOOL_FORMAT_MAPPING",
+    "TOOL_MAPPING",
     "ChatTemplate",
     "DatasetInfo",
     "DpoArguments",
     "EvaluateArguments",
     "ExportArguments",
+    "GrpoArguments",
     "InferArguments",
     "KtoArguments",
     "LlmtuneError",
     "MergeArguments",
     "MetricInfo",
     "ModelInfo",
+    "PpoArguments",
     "PtArguments",
     "RewardInfo",
     "RmArguments",
@@ -113,6 +127,7 @@ __all__ = [
     "SftResult",
     "TemplateInfo",
     "ToolFormat",
+    "ToolInfo",
     "dpo",
     "evaluate",
     "export",
@@ -120,15 +135,18 @@ __all__ = [
     "get_media_reader",
     "get_model_tokenizer",
     "get_template",
+    "grpo",
     "infer",
     "kto",
     "merge",
+    "ppo",
     "pt",
     "register_dataset",
     "register_metric",
     "register_model",
     "register_reward",
     "register_template",
+    "register_tool",
     "register_tool_format",
     "rm",
     "sft",

@@ -11,15 +11,22 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments.parser import parse
-from llmtune.arguments.stages import stage_arguments
-from llmtune.cli.main import SPELLINGS, find_command, main
+from llmtune.arguments.stages import BY_FLAG, LOSSES, stage_arguments
+from llmtune.cli.main import find_command, main
 from llmtune.cli.stages import spelled, take_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ckpt_dir", "lora_model", "peft_path")
 """Flags that name checkpoints, which have to be there."""
 
-MODELS = ("FOLDER", "work/merged-pt", "work/merged-sft")
+MODELS = (
+    "FOLDER",
+    "work/merged-pt",
+    "work/merged-sft",
+    "sft/checkpoint-240",
+    "sft/checkpoint-165",
+    "sft/checkpoint-80",
+)
 """Folders of models that commands name."""
 
 # What stands for something of the reader's, and a value that parses. The rest is taken as it is.
@@ -34,6 +41,9 @@ VARIABLES = {
     "WORK": "work",
     "BASE": "FOLDER",
     "COMMON": "",
+    "HERE": "examples/pipeline",
+    "LOSS": "grpo",
+    "SHOP": "examples/online/tools/shop.py",
 }
 
 
@@ -50,7 +60,13 @@ def llmtune_lines(shell: str) -> Iterator[str]:
 
 def filled(line: str) -> str:
     """Shell variables by their values; `$(dirname "$0")` by a name; `"$@"` away."""
-    line = line.replace('"$@"', "").replace('$(dirname "$0")', "here").split(" | ")[0]
+    line = (
+        line.replace('"$@"', "")
+        .replace('"${@:2}"', "")
+        .replace('"${@:3}"', "")
+        .replace('$(dirname "$0")', "here")
+        .split(" | ")[0]
+    )
     line = re.sub(r'"\$\(newest "[^"]+"\)"', "checkpoint", line)
     line = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}|\$(\w+)", lambda found: VARIABLES[found[1] or found[2]], line)
     return re.sub(r"\s#.*", "", line)
@@ -61,6 +77,9 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
+    (folder / "my_rewards.py").write_text(
+        "def near(completions):\n    return [0.0 for _ in completions]\n\n\nfn = near\n"
+    )
     (folder / "my.jsonl").write_text('{"query": "a", "response": "b"}\n', encoding="utf-8")
     for name in MODELS:
         (folder / name).mkdir(parents=True)
@@ -77,7 +96,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "launch":
         assert main([command, "--dry_run", *flags]) == 0
         return
-    if command in SPELLINGS:
+    if command in {**BY_FLAG, **LOSSES}:
         command, flags = spelled(command, flags)
     module = find_command(command)
     arguments = module.ARGUMENTS

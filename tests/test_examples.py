@@ -54,10 +54,12 @@ def test_the_pipeline_walks_all_stages_with_the_flags_of_the_guide(run, tmp_path
     path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
     out = run("env", path, "bash", EXAMPLES / "pipeline/run.sh", tmp_path / "work", "--max_steps", "2")
     results = out[out.index("== pt") :]
-    assert [line for line in results.splitlines() if line.startswith("== ")] == ["== pt", "== sft", "== rm", "== dpo"]
-    for name in ("eval_perplexity", "eval_token_acc", "eval_rewards/accuracies", "eval_logps/rejected"):
+    stages = [line.removeprefix("== ") for line in results.splitlines() if line.startswith("== ")]
+    assert stages == ["pt", "sft", "rm", "dpo", "ppo", "grpo"]
+    for name in ("eval_perplexity", "eval_token_acc", "eval_rewards/accuracies", "eval_logps/rejected", "eval_reward"):
         assert f"{name} = " in results
-    assert (tmp_path / "work" / "merged-dpo" / "config.json").is_file()
+    for stage in ("dpo", "ppo", "grpo"):
+        assert (tmp_path / "work" / f"merged-{stage}" / "config.json").is_file()
 
 
 def test_tools_are_taught(run, tmp_path: Path) -> None:
@@ -71,6 +73,18 @@ def test_tools_are_taught(run, tmp_path: Path) -> None:
     sums = [row["messages"] for row in rows if row["messages"][1]["tool_calls"][0]["name"] == "calculate"]
     for _, call, result, _ in sums[:50]:
         assert float(result["content"]) == eval(call["tool_calls"][0]["arguments"]["expression"])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_tool_is_called_for_what_the_model_does_not_know(seed, run, tmp_path: Path) -> None:
+    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    out = run("env", path, "bash", EXAMPLES / "online/tools/run.sh", str(seed))
+    before, after = (line.split(": ")[1] for line in out.splitlines() if line.startswith(("before:", "after:")))
+    assert int(before.split("%")[0]) < 40, out[-500:]
+    assert int(after.split("%")[0]) > 70, out[-500:]
+    parts = [(tmp_path / f"data/{name}.jsonl").read_text(encoding="utf-8") for name in ("sft", "train", "test")]
+    asked = [{json.loads(line)["messages"][0]["content"] for line in part.splitlines()} for part in parts]
+    assert sum(map(len, asked)) == len(set().union(*asked))
 
 
 def test_sft_in_20_lines(run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "types", "moved"},
     {"utils"},
     {"registry", "checkpoint"},
-    {"hub", "metrics", "losses", "rewards", "distributed"},
+    {"hub", "metrics", "losses", "rewards", "tool_functions", "distributed"},
     {"data"},
     {"templates"},
     {"models"},
@@ -41,7 +41,7 @@ LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", 
 """Packages that import nothing heavy at module level, apart from the files below."""
 WORK_ON_TENSORS = {
     *("distributed.collectives", "distributed.fsdp"),
-    *("losses.preference", "losses.terms", "losses.unpaired"),
+    *("losses.policy", "losses.preference", "losses.terms", "losses.unpaired"),
     *(
         "models.flops",
         "models.layers",

@@ -56,6 +56,7 @@ STILL_SAYS: dict[str, str] = {
     "tuners/lora.py:_saving_adapters_alone": "model.config.__class__.from_pretrained(model_id).vocab_size",
     "tuners/lora.py:load_adapter": 'warn_message = f"Found missing adapter keys',
     "tuners/lora.py:save_as_difference#1": "path_initial_model_for_weight_conversion: Optional[str] = None",
+    "tuners/score_adapter.py:active_adapter": "_set_layer_requires_grad(layer, should_require_grad)",
     "tuners/tune.py:add_adalora": "zero-sized lora_A / lora_B tensor indicates that DeepSpeed",
     "tuners/tune.py:keep_unpacked": "and self.support_avx512bf16_for_cpu and not self.training",
     "utils/logging.py#1": "logger.warning(_skip_reason)",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.arguments import aliases_online as online
 from llmtune.errors import UsageError
 from llmtune.models.dtypes import TORCH_NAMES, dtype_name
 
@@ -58,8 +59,11 @@ def translate(flag: str, values: list[str]) -> tuple[Tokens, str]:
     return tokens, f"{' '.join(['--' + flag, *values])} -> {meaning}"
 
 
-def add_lengths(tokens: Tokens) -> Tokens:
+def add_lengths(tokens: Tokens, *, online: bool = False) -> Tokens:
     """Sum up the two limits of M, for the prompt and the response, into one max_length.
+
+    Args:
+        online: The response is sampled, and its limit is max_new_tokens.
 
     Raises:
         UsageError: One of the two is missing or is not a number.
@@ -72,7 +76,8 @@ def add_lengths(tokens: Tokens) -> Tokens:
     except (KeyError, ValueError) as err:
         shown = " ".join(f"--{flag} {value}".strip() for flag, value in given.items())
         raise UsageError(f"{shown}: give both {' and '.join('--' + n for n in _LENGTHS)}, or --max_length N.") from err
-    return [token for token in tokens if token[0] not in _LENGTHS] + [("max_length", [str(total)])]
+    found = [token for token in tokens if token[0] not in _LENGTHS] + [("max_length", [str(total)])]
+    return [*found, ("max_new_tokens", [given[_LENGTHS[1]]])] if online else found
 
 
 def join_dataset_names(tokens: Tokens) -> Tokens:
@@ -325,11 +330,11 @@ _NO_EFFECT = {
 }
 
 ALIASES: dict[str, Alias] = {
-    **{theirs: Alias(target=ours) for theirs, ours in _RENAMED.items()},
+    **{theirs: Alias(target=ours) for theirs, ours in (_RENAMED | online.RENAMED).items()},
     **{theirs: Alias(target=ours, silent=True) for theirs, ours in _OURS.items()},
-    **{theirs: Alias(convert=convert) for theirs, convert in _CONVERTED.items()},
+    **{theirs: Alias(convert=convert) for theirs, convert in (_CONVERTED | online.CONVERTED).items()},
     **{theirs: _train_arg(theirs) for theirs in _TRAIN_ARGS},
-    **{theirs: Alias(ignored=reason) for theirs, reason in _NO_EFFECT.items()},
+    **{theirs: Alias(ignored=reason) for theirs, reason in (_NO_EFFECT | online.NO_EFFECT).items()},
 }
 
 

@@ -29,6 +29,7 @@ from llmtune.arguments.aliases import (
     translate,
     unknown_flag_hint,
 )
+from llmtune.arguments.aliases_online import JOINED, join_online
 from llmtune.arguments.checks import is_name_pattern
 from llmtune.arguments.secrets import SECRETS, hidden_secret
 from llmtune.errors import UsageError, one_line
@@ -193,7 +194,8 @@ class _CommaList(argparse.Action):
 
     def _is_one(self, value: str) -> bool:
         """Whether a comma is part of the value: of a setting, a regular expression, or the path of a file."""
-        if self.dest == "train_args" or (self.dest == "lora_target_modules" and is_name_pattern(value)):
+        is_call = self.dest == "rewards" and "(" in value
+        if self.dest == "train_args" or is_call or (self.dest == "lora_target_modules" and is_name_pattern(value)):
             return True
         try:
             return Path(value).exists()
@@ -245,20 +247,32 @@ def _translate(tokens: Tokens, known: set[str]) -> Tokens:
     """Translate other tools' flags, with one log line. A flag of the command itself is no alias: serve's --adapters."""
     found: Tokens = []
     notes: dict[bool, list[str]] = {True: [], False: []}
-    for flag, values in join_dataset_names(add_lengths(tokens)):
+    rewards: dict[str, list[str]] = {}
+    online = "num_generations" in known
+    own_joins = JOINED if online else ()
+    for flag, values in join_dataset_names(add_lengths(tokens, online=online)):
+        if flag in own_joins:
+            found.append((flag, values))
+            continue
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
         own = flag in known and flag in ALIASES and bool(ALIASES[flag].target)
         ours, note = ([(flag, values)], "") if own else translate(flag, values)
         if note and ours != [(flag, values)]:
             notes[bool(ALIASES[flag].ignored)].append(note)
-        found += [
+        tokens_of = [
             token for our, given in ours for token in (translate(our, given)[0] if our != flag else [(our, given)])
         ]
+        for our, given in tokens_of:
+            if our == "rewards":
+                rewards[flag] = given
+        found += [token for token in tokens_of if token[0] != "rewards"]
+    if rewards:  # functions and a reward model have flags of their own elsewhere, and both count
+        found.append(("rewards", [value for given in rewards.values() for value in given]))
     for ignored, title in ((False, "Translated flags"), (True, "Ignored flags")):
         if notes[ignored]:
             log_once(f"{title}: {', '.join(dict.fromkeys(notes[ignored]))}.", level=20)
-    return join_loss_weights(found)
+    return join_online(found) if online else join_loss_weights(found)
 
 
 def _config_files(given: Tokens) -> list[str]:

@@ -126,7 +126,7 @@ class WithLosses:
         infos = [LOSS_MAPPING[key] for key, _ in self.losses()]
         read = {name for info in infos for name in (OPTION_NAMES if info.reads is None else info.reads)}
         given = (field.name for field in changed(self))
-        unread = [f"--{name}" for name in given if name in OPTION_NAMES and name not in read]
+        unread = [f"--{name}" for name in given if name in self.OPTIONS and name not in read]
         return [*super().unused_flags(), *unread]  # type: ignore[misc]
 
     @property

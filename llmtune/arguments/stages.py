@@ -50,8 +50,23 @@ STAGES = {
         "llmtune.stages.kto:kto",
         "Learn from single responses that are labelled good or bad.",
     ),
+    "grpo": StageInfo(
+        "llmtune.arguments.online:GrpoArguments",
+        "llmtune.stages.grpo:grpo",
+        "Learn from rewards of the model's own responses: GRPO and its relatives, by --loss.",
+    ),
+    "ppo": StageInfo(
+        "llmtune.arguments.online:PpoArguments",
+        "llmtune.stages.ppo:ppo",
+        "Learn from rewards with a critic: PPO.",
+    ),
 }
 """By the name of the command."""
+
+LOSSES = {**dict.fromkeys(("orpo", "simpo", "cpo", "ipo"), "dpo"), "rloo": "grpo"}
+"""Names of losses that are commands, too, with their stage."""
+BY_FLAG = {"rlhf": "rlhf_type", "train": "stage"}
+"""Commands of other tools, and the flag that names their stage."""
 
 
 def stage_arguments(name: str) -> type[StageArguments]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -82,14 +83,30 @@ def run(argv: Sequence[str]) -> int:
         for name, part in parts:
             head = f"[{name}, {len(part)} tokens]\n" if name else ""
             sys.stdout.write(f"{head}{to_ansi(part, colour=sys.stdout.isatty())}\n")
+    told: list[str] = []
+    if run.KIND == "prompts":
+        told = _rewards(run, prepared, statistics)
     width = max(map(len, statistics))
     sys.stdout.write(f"{'--- statistics ':-<100}\n")
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
+    sys.stdout.writelines(f"Note: {line}\n" for line in told)
     if args.html is not None:
         title = f"llmtune check: {run.model_type}, {', '.join(run.dataset)}"
         write_text(Path(args.html), to_html(title, statistics, shown))
         sys.stdout.write(f"Written to {args.html}\n")
     return 0
+
+
+def _rewards(args: Any, prepared: Prepared, statistics: dict[str, str]) -> list[str]:
+    """Add what the rewards give the reference responses to the statistics; return what is wrong with them."""
+    from llmtune.rollouts.references import on_references
+    from llmtune.training.online_setup import make_judge
+
+    judge = make_judge(args, prepared)
+    prompts: Any = prepared.train_set
+    means, lines = on_references(judge, prompts, prepared.tokenizer)
+    statistics |= {f"reward {name}": text for name, text in means.items()}
+    return lines
 
 
 def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
@@ -109,6 +126,8 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     from llmtune.samples.prepare import steps_per_epoch, total_steps
     from llmtune.samples.streaming import StreamedSamples
 
+    if args.KIND == "prompts":
+        return _of_prompts(prepared, args)
     tokens = prepared.train_tokens
     report = tokens.report
     items = prepared.train_set
@@ -145,6 +164,27 @@ def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
         f"{unit_of(args)} per step": f"{args.step_size(counted):,}"
         f" ({args.batch_size} x {args.gradient_accumulation_steps}{many})",
         **steps,
+    }
+
+
+def _of_prompts(prepared: Prepared, args: StageArguments) -> dict[str, str]:
+    online: Any = args
+    tokens, report = prepared.train_tokens, prepared.train_tokens.report
+    counted = planned_processes(args.nproc, os.environ) or 1
+    count = len(prepared.validation_tokens) if prepared.validation_tokens is not None else 0
+    steps = -(-online.num_places(len(tokens), counted) // args.step_size(counted))
+    return {
+        "model": str(args.model_type),
+        "template": str(args.template_type),
+        "rows": f"{report.num_rows:,}",
+        "prompts": f"{len(tokens):,}, validation {count:,}",
+        "tokens per prompt": _percentiles(tokens.lengths),
+        "prompts truncated": f"{report.num_truncated:,}, {report.num_turns_cut:,} turns",
+        "prompts skipped": f"{report.num_deleted:,} too long, {report.num_problems:,} that the template cannot express",
+        "responses per step": f"{args.step_size(counted):,}, {online.num_generations} for each prompt",
+        "prompts sampled at once": f"{online.prompts_per_batch(counted):,}",
+        "steps per epoch": f"{steps:,}",
+        "total steps": f"{args.max_steps if args.max_steps > 0 else math.ceil(steps * args.num_train_epochs):,}",
     }
 
 

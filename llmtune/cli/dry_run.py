@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.pretraining import joins_documents
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
@@ -141,6 +141,7 @@ def show_stage(args: StageArguments) -> None:
         "target modules": _targets(args, run.model.folder),
         "loss": args.loss_text(),
         "reference": _reference(args),
+        **_online(args),
         "dtype": _dtype(args),
         "quantisation": _quantization(args),
         **_data_rows(args, args),
@@ -170,7 +171,22 @@ def _training(args: StageArguments) -> str:
 def _reference(args: StageArguments) -> str:
     if not getattr(args, "needs_reference", False):
         return ""
-    return getattr(args, "reference", None) or "the model as the run begins, computed once"
+    given: str | None = getattr(args, "reference", None)
+    return given or f"the model as the run begins{', computed once' if args.KIND != 'prompts' else ''}"
+
+
+def _online(args: StageArguments) -> dict[str, str]:
+    """Rollouts and rewards of an online stage."""
+    if args.KIND != "prompts":
+        return {}
+    one: Any = args
+    engine = one.rollout_url or f"{one.rollout_engine}, {one.rollout_batch_size} at a time"
+    passes = f", {one.updates_per_batch} optimizer steps on each batch" if one.updates_per_batch > 1 else ""
+    return {
+        "rollouts": f"{one.num_generations} per prompt, up to {one.max_new_tokens:,} tokens, temperature "
+        f"{one.temperature:g}, by {engine}{passes}",
+        "rewards": " ".join(one.rewards),
+    }
 
 
 def _targets(args: StageArguments, folder: Path | None) -> str:
@@ -227,7 +243,15 @@ def _deepspeed(args: StageArguments) -> str:
 
 
 def _step(args: StageArguments) -> str:
-    what = "packs" if args.packing else "blocks" if joins_documents(args) else "samples"
+    what = (
+        "responses"
+        if args.KIND == "prompts"
+        else "packs"
+        if args.packing
+        else "blocks"
+        if joins_documents(args)
+        else "samples"
+    )
     factors = f"{args.batch_size} x {args.gradient_accumulation_steps}"
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:

@@ -1,4 +1,4 @@
-"""`llmtune list models|datasets|templates|tool_formats|metrics|losses|rewards|plugins [--unverified]`."""
+"""`llmtune list WHAT [--unverified]`: the keys of a registry, or the plugins."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
-from llmtune.losses.info import LOSS_MAPPING
+from llmtune.losses.info import ADVANTAGE_MAPPING, LOSS_MAPPING, LossInfo
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.registry import Registry
 from llmtune.rewards.info import REWARD_MAPPING, RewardInfo
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
+from llmtune.tool_functions.info import TOOL_MAPPING, ToolInfo
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "models": MODEL_MAPPING,
@@ -23,11 +24,13 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "tool_formats": TOOL_FORMAT_MAPPING,
     "metrics": METRIC_MAPPING,
     "losses": LOSS_MAPPING,
+    "advantages": ADVANTAGE_MAPPING,
     "rewards": REWARD_MAPPING,
+    "tools": TOOL_MAPPING,
 }
 
 
-USAGE = "usage: llmtune list models|datasets|templates|tool_formats|metrics|losses|rewards|plugins [--unverified]\n"
+USAGE = f"usage: llmtune list {'|'.join(REGISTRIES)}|plugins [--unverified]\n"
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: check them before relying on them."""
 
@@ -39,9 +42,7 @@ def run(argv: Sequence[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
-        raise UsageError(
-            "Say what to list: models, datasets, templates, tool_formats, metrics, losses, rewards or plugins."
-        )
+        raise UsageError(f"Say what to list: {', '.join(REGISTRIES)} or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -79,6 +80,14 @@ def _reward_columns(info: RewardInfo) -> tuple[str, ...]:
     return columns or "-", info.description, " ".join(info.defaults) or "-"
 
 
+def _reference_text(info: LossInfo) -> str:
+    return "with --beta" if info.over == "tokens" else "yes" if info.needs_reference else "no"
+
+
+def _tool_columns(info: ToolInfo) -> tuple[str, ...]:
+    return "of its docstring" if info.schema is None else "given", info.description or "-"
+
+
 COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "models": (
         ("key", "id or path", "template", "LoRA targets"),
@@ -97,9 +106,14 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] 
         ("key", "of", "scores", "description"),
         lambda info: (info.kind, " ".join(info.names) or "-", info.description),
     ),
+    "advantages": (
+        ("key", "of a group", "critic", "description"),
+        lambda info: ("yes" if info.relative else "no", "yes" if info.needs_values else "no", info.description),
+    ),
     "losses": (
         ("key", "over", "reference", "description"),
-        lambda info: (info.over, "yes" if info.needs_reference else "no", info.description),
+        lambda info: (info.over, _reference_text(info), info.description),
     ),
     "rewards": (("key", "columns", "description", "options"), _reward_columns),
+    "tools": (("key", "schema", "description"), _tool_columns),
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
-from llmtune.arguments.stages import STAGES
+from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES
 from llmtune.errors import LlmtuneError, UsageError
 
 COMMANDS = {
@@ -30,7 +30,7 @@ COMMANDS = {
     "launch": "Submit sft as a SLURM, SkyPilot or Ray job, on one or more machines.",
     "merge": "Merge a LoRA checkpoint into its base, as a folder that transformers loads.",
     "export": "Merge, quantise (GPTQ, bitsandbytes), convert to GGUF for Ollama, push with a model card.",
-    "list": "List models, datasets, templates, metrics, losses, rewards or plugins.",
+    "list": "List models, datasets, templates, metrics, losses, advantages, rewards, tools or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show a registry entry and where it was registered.",
 }
@@ -41,9 +41,6 @@ MODULES = {
 }
 """Modules of the commands that have none of their own."""
 
-SPELLINGS = ("orpo", "simpo", "cpo", "ipo", "rlhf", "train")
-"""Names of stages in other tools, see `llmtune.cli.stages`."""
-LATER = ("ppo", "grpo", "rloo")
 
 USAGE = """llmtune {version}: fine-tune large language models from three registries.
 
@@ -115,9 +112,7 @@ def _run(arguments: list[str]) -> int:
     if words[0] in ("--version", "version"):
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
-    if words[0] in LATER:
-        raise UsageError(f"llmtune {words[0]} is not available yet; it is planned for a later version.")
-    if words[0] in SPELLINGS:
+    if words[0] in LOSSES or words[0] in BY_FLAG:
         from llmtune.cli.stages import spelled
 
         name, rest = spelled(words[0], words[1:])

@@ -17,7 +17,7 @@ space; whether it fits on a GPU, and if not, which flags would make it fit. Read
   llmtune plan --model_type qwen2.5-7b-instruct --dataset my.jsonl --gpu 24GB
   llmtune plan --model_id_or_path FOLDER --sft_type full --gpu A100-80
   llmtune plan --model_type qwen2.5-14b-instruct --dataset my.jsonl --gpu 2x24GB --device_map auto
-  llmtune plan dpo ...    another stage
+  llmtune plan dpo ...    another stage; of grpo and ppo, with the KV cache of rollouts and the models beside
 """
 
 

@@ -1,4 +1,4 @@
-"""`llmtune show model|dataset|template|tool_format|metric|loss|reward KEY`."""
+"""`llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llmtune.templates.pieces import Piece
 from llmtune.templates.template import render
 from llmtune.types import Conversation, Message
 
+USAGE = "llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY"
 EXAMPLE = (
     Message("system", "Be brief."),
     Message("user", "What is 1 plus 2?"),
@@ -24,11 +25,11 @@ EXAMPLE = (
 
 def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
-        sys.stdout.write("usage: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY\n")
+        sys.stdout.write(f"usage: {USAGE}\n")
         return 0
     registry = REGISTRIES.get(_plural(argv[0])) if len(argv) == 2 else None
     if registry is None:
-        raise UsageError("Say what to show: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY.")
+        raise UsageError(f"Say what to show: {USAGE}.")
     key = registry.canonical(argv[1])
     entry = registry[key]
     sys.stdout.write(f"{registry.kind} {key}, registered at {registry.origin(key)}\n")

@@ -11,16 +11,17 @@ from typing import Any
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.parser import parse
 from llmtune.arguments.stage import StageArguments
-from llmtune.arguments.stages import STAGES, stage_arguments
+from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES, stage_arguments
 from llmtune.cli.dry_run import DryRunArguments, show_stage
 from llmtune.distributed.launch import hand_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
 
-COMMON = """`llmtune check {name}` with the same flags shows the tokens that contribute to the loss.
+COMMON = """`llmtune check {name}` with the same flags shows {shown}.
 `--dry_run true` checks the flags and prints what would run.
   llmtune {name} --nproc 2 ...    two processes, one GPU each (or a share of the CPU cores)
 """
+MASK = "the tokens that contribute to the loss"
 SUMMARIES = {
     "sft": """
 Fine-tune a model. You need a model and data:
@@ -47,6 +48,19 @@ Train a reward model from pairs of responses: it gives a response one number, hi
   llmtune rm --model_type qwen2.5-7b-instruct --dataset pairs.jsonl
   llmtune infer --ckpt_dir output/.../checkpoint-500 --dataset pairs.jsonl    writes scores
 """,
+    "grpo": """
+Learn from rewards of the model's own responses: for each prompt, a group of them is sampled and scored, and those above
+the group's mean become more probable. Start from a model that succeeds sometimes, your SFT adapter say:
+  llmtune grpo --model_type llmtune-tiny --dataset tiny-sums --rewards accuracy
+  llmtune grpo --model_type qwen2.5-7b-instruct --dataset gsm8k.jsonl --rewards accuracy format*0.2 my_rewards.py:fn
+  llmtune rloo ...    the same as grpo --loss rloo; `llmtune list rewards` and `llmtune list losses` show what there is
+""",
+    "ppo": """
+Learn from rewards of the model's own responses, most often those of a reward model, with a critic that learns beside.
+Policy, critic, reward model and reference share one base model, where the reward model is an adapter of it:
+  llmtune ppo --model_type llmtune-tiny --dataset tiny-qa --rewards rm:output/.../checkpoint-500
+  llmtune ppo --model_type qwen2.5-7b-instruct --dataset prompts.jsonl --rewards rm:./reward-model --beta 0.1
+""",
     "kto": """
 Learn from single responses that are labelled good (true) or bad (false); pairs count as one of each. Start from a model
 that can answer already, or from your SFT adapter:
@@ -54,10 +68,6 @@ that can answer already, or from your SFT adapter:
   llmtune kto --model_type qwen2.5-7b-instruct --peft_path output/.../checkpoint-500 --dataset labels.jsonl
 """,
 }
-LOSSES_OF_DPO = ("orpo", "simpo", "cpo", "ipo")
-"""Names of losses that are commands, too."""
-BY_FLAG = {"rlhf": "rlhf_type", "train": "stage"}
-"""Commands of other tools, and the flag that names their stage."""
 
 
 def add_flags(flags: type, stage: type[StageArguments]) -> type[Any]:
@@ -92,7 +102,9 @@ class StageCommand:
 
     @property
     def SUMMARY(self) -> str:
-        return SUMMARIES[self.name] + COMMON.format(name=self.name)
+        online = stage_arguments(self.name).KIND == "prompts"
+        shown = "prompts, and the rewards of the data's own responses" if online else MASK
+        return SUMMARIES[self.name] + COMMON.format(name=self.name, shown=shown)
 
     def run(self, argv: Sequence[str]) -> int:
         argv = _without_stage(argv, self.name)
@@ -150,11 +162,11 @@ def spelled(name: str, argv: Sequence[str]) -> tuple[str, list[str]]:
         flag = BY_FLAG[name]
         stage, argv = take_stage(argv, flag)
         if stage is None:
-            names = ", ".join((*STAGES, *LOSSES_OF_DPO))
+            names = ", ".join((*STAGES, *LOSSES))
             raise UsageError(f"llmtune {name} needs --{flag} with the stage: {names}. Or call `llmtune STAGE`.")
         name = stage
-    if name in LOSSES_OF_DPO:
-        return "dpo", ["--loss", name, *argv]
+    if name in LOSSES:
+        return LOSSES[name], ["--loss", name, *argv]
     stage_arguments(name)
     return name, list(argv)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from llmtune.distributed.fsdp import is_sharded
-from llmtune.distributed.ranks import world_size
+from llmtune.distributed.ranks import is_first, world_size
 
 
 def _has_ranks() -> bool:
@@ -40,6 +41,31 @@ def broadcast_from_rank0(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, device=_device())
     return values[0]
+
+
+def gather_from_ranks(value: Any) -> list[Any]:
+    """Return the values of all ranks, on all of them. Collective; they must be picklable."""
+    if not _has_ranks():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def once(work: Callable[[], Any]) -> Any:
+    """Do some work on rank 0, and return its result on all ranks; its failure is that of all. Collective."""
+    result, failure = None, None
+    if is_first():
+        try:
+            result = work()
+        except Exception as err:
+            if not _has_ranks():
+                raise
+            failure = err
+    result, failure = broadcast_from_rank0((result, failure))
+    if failure is not None:
+        raise failure
+    return result
 
 
 def wait_for_all() -> None:

@@ -64,7 +64,7 @@ class Decoder:
         Raises:
             ModelError: Logits are NaN or infinite.
         """
-        rows = [Row(number, request, self._stops) for number, request in enumerate(requests)]
+        rows = [Row(number, one, self._stops.with_words(one.stop)) for number, one in enumerate(requests)]
         with self._autocast(), tqdm(total=len(rows), desc="Responses", leave=False, disable=quiet or None) as bar:
             wanted = [row for row in rows if row.max_tokens > 0]
             if wanted and self._has_plain_cache():

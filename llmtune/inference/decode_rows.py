@@ -31,6 +31,9 @@ class DecodeRequest(Protocol):
     @property
     def num_drawn(self) -> int: ...
 
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+
 
 @dataclass(slots=True)
 class Decoded:
@@ -48,12 +51,27 @@ class Decoded:
 
 
 class StopRules:
-    """Where the responses of a template stop: at a token, or at a text of several tokens."""
+    """Where the responses of a template stop: at a token, or at a text of several tokens.
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.token_ids = frozenset(template.stop_token_ids)
+    Args:
+        words: Further texts.
+    """
+
+    def __init__(self, template: ChatTemplate, words: tuple[str, ...] = ()) -> None:
+        single, several = template.split_stop_words(words) if words else ([], [])
+        self.token_ids = frozenset([*template.stop_token_ids, *single])
         self._template = template
-        self._automaton = StopAutomaton(template.stop_strings) if template.stop_strings else None
+        texts = [*template.stop_strings, *several]
+        self._automaton = StopAutomaton(texts) if texts else None
+        self._others: dict[tuple[str, ...], StopRules] = {}
+
+    def with_words(self, words: tuple[str, ...]) -> StopRules:
+        """Return the rules with further texts; the same object for the same texts."""
+        if not words:
+            return self
+        if words not in self._others:
+            self._others[words] = StopRules(self._template, words)
+        return self._others[words]
 
     def words(self) -> _Words | None:
         """Return the state of one response's stop words; None where the template has none of several tokens."""

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from llmtune.arguments.service import BASE_NAME
 from llmtune.inference.generation import Generation, Written
 from llmtune.inference.sampling import RowSampler, Sampling
-from llmtune.inference.texts import Frame, cut_at, text_of
+from llmtune.inference.texts import response_text
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
@@ -119,7 +119,7 @@ class Engine:
             options |= {"stop_strings": self.template.stop_strings, "tokenizer": self.tokenizer}
         with self.busy, self._generating():
             output = self.model.generate(**batch, **options)
-        return [self._text(ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
+        return [response_text(self.template, ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the inputs of `generate`, on the model's device; pixels in its dtype."""
@@ -154,13 +154,6 @@ class Engine:
             "pad_token_id": self._pad_token_id,
             "eos_token_id": list(stop_token_ids),
         }
-
-    def _text(self, ids: list[int]) -> str:
-        stops = set(self.template.stop_token_ids)
-        end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
-        text = text_of(self.tokenizer, ids[:end], self.template.thought_tokens)
-        frame = Frame(*self.template.answer_frame)
-        return frame.add(cut_at(text, self.template.stop_strings)) + frame.rest()
 
     @property
     def _pad_token_id(self) -> int:

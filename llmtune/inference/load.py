@@ -57,6 +57,11 @@ def load_scorer(args: LoadArguments) -> Scorer:
     return Scorer(model, _template(args, tokenizer, None))
 
 
+def load_template(args: LoadArguments) -> ChatTemplate:
+    """Load the tokenizer and template of a checkpoint, without its model."""
+    return _template(args, args.load_tokenizer(), None)
+
+
 def _template(args: LoadArguments, tokenizer: Any, media: MediaReader | None) -> ChatTemplate:
     assert args.template_type is not None
     return get_template(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtune.templates.thoughts import ThoughtMarks
+
+if TYPE_CHECKING:
+    from llmtune.templates.chat import ChatTemplate
 
 HALF = "\ufffd"
 """Replacement character: the decoding of an incomplete character."""
@@ -62,6 +65,20 @@ def text_of(tokenizer: Any, ids: list[int], shown: Mapping[int, str]) -> str:
         else:
             parts.append(str(tokenizer.decode(list(run), skip_special_tokens=True)))
     return "".join(parts)
+
+
+def response_text(template: ChatTemplate, ids: list[int], words: Sequence[str] = ()) -> str:
+    """Return the text of generated tokens, up to their stop token or stop word, without the template's frame.
+
+    Args:
+        words: Stop words beside those of the template.
+    """
+    single, several = template.split_stop_words(words)
+    stops = {*template.stop_token_ids, *single}
+    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
+    text = text_of(template.tokenizer, ids[:end], template.thought_tokens)
+    frame = Frame(*template.answer_frame)
+    return frame.add(cut_at(text, [*template.stop_strings, *several])) + frame.rest()
 
 
 class StopWords:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from llmtune.arguments.online import OnlineStage
 from llmtune.models.flops import ModelFlops, model_flops
 from llmtune.models.info import ModelInfo
 from llmtune.models.loading import layer_count
 from llmtune.models.ports import native_config
+from llmtune.planning.online import with_rollouts
 from llmtune.planning.trace import Passes, Work, shapes, trace_passes, weight_bytes
 from llmtune.planning.workload import Batch, Sharding, fullest_share
 from llmtune.utils.logging import quiet_libraries
@@ -41,6 +43,8 @@ class Estimate:
         step: Temporaries of the optimizer step, when activations are freed.
         total: Peak; not the sum, since activations and the step do not overlap.
         saved: Bytes of one checkpoint on disk, (weights, optimizer).
+        rollouts: KV cache of responses, when activations are freed.
+        roles: Models and adapters beside the trained one, by name: see `planning.online`.
     """
 
     weights: int
@@ -53,11 +57,14 @@ class Estimate:
     parameters: int
     saved: tuple[int, int]
     flops: ModelFlops
+    rollouts: int = 0
+    roles: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         during = self.gradients + self.activations + self.logits
-        return self.weights + self.optimizer + max(during, self.gradients + self.step)
+        beside = self.weights + self.optimizer + sum(self.roles.values())
+        return beside + max(during, self.gradients + self.step, self.rollouts)
 
 
 @dataclass
@@ -103,7 +110,7 @@ class Estimator:
         weights = 0 if sharding.offloads_weights else static.weights // sharding.weights
         activations = max(passes.peak - passes.loss - static.gradients * computed.itemsize // kept.itemsize, 0)
         share = static.fullest_share
-        return Estimate(
+        found = Estimate(
             weights=round(weights * share) + gathered,
             gradients=round((static.gradients // sharding.gradients + buckets) * share),
             optimizer=0 if sharding.offloads_optimizer else round(states // sharding.optimizer * share),
@@ -115,6 +122,7 @@ class Estimator:
             saved=(static.saved, 0 if args.only_save_model else state_bytes(optimizer, tensors, on_gpu=False)),
             flops=static.flops,
         )
+        return with_rollouts(found, args, batch, self.folder, self.dtype) if isinstance(args, OnlineStage) else found
 
     def _passes(self, args: StageArguments, batch: Batch, key: Any, kept: torch.dtype) -> Passes:
         work = Work(

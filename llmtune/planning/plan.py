@@ -16,6 +16,7 @@ from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
 from llmtune.planning.memory import DEFAULT_OPTIMIZER, Estimate, Estimator
+from llmtune.planning.online import rows_at_a_time
 from llmtune.planning.workload import SampleLengths, Workload, sample_lengths, sharding_of
 from llmtune.run.resolved import Run
 from llmtune.samples.prepare import prepare
@@ -89,7 +90,7 @@ class Plan:
         if work.steps is not None:
             table["tokens"] = f"{work.useful:,}; {work.computed:,} with padding, {work.trainable:,} trainable"
             table["FLOPs"] = f"{self.flops:.3g}{self._duration()}"
-        if getattr(args, "needs_reference", False):
+        if getattr(args, "needs_reference", False) and args.KIND != "prompts":
             whose = getattr(args, "reference", None) or "the model itself, before the first step"
             tokens = f"{self.reference_tokens:,} tokens forward, once" if self.reference_tokens else "all rows, once"
             table["reference pass"] = f"{tokens}, by {whose}; kept for later runs, and never a second model in memory"
@@ -104,9 +105,16 @@ class Plan:
             "  optimizer": gib(one.optimizer),
             "  activations": gib(one.activations),
             "  scores and loss" if args.SCORES else "  logits and loss": gib(one.logits),
+            **({"  rollouts": self._rollouts()} if one.rollouts else {}),
+            **{f"  {name}": gib(size) for name, size in one.roles.items()},
             "  total": f"{gib(one.total)} of {gib(self.limit)} usable on {self.device}",
         }
         return table | {"fits": "yes" if self.fits else "NO"}
+
+    def _rollouts(self) -> str:
+        args: Any = self.args
+        cache = f"KV cache of {rows_at_a_time(args)} responses at a time"
+        return f"{gib(self.estimate.rollouts)}, {cache}; not beside activations"
 
     def _whose_memory(self) -> str:
         if self.ranks * self.spread == 1:
@@ -297,6 +305,7 @@ def _changes(args: StageArguments) -> Iterator[Change]:
     if args.gradient_checkpointing in ("none", "selective"):
         yield _flag("gradient_checkpointing", "full")
     yield from _batches(args)
+    yield from _rollout_batches(args)
     if args.batch_size > 1 and not (args.padding_free or args.packing):
         yield _flag("padding_free", True)
     full = args.sft_type == "full"
@@ -329,6 +338,13 @@ def _batches(args: StageArguments) -> Iterator[Change]:
         steps = args.gradient_accumulation_steps * args.batch_size // size
         values = {"batch_size": size, "gradient_accumulation_steps": steps}
         yield Change(f"--batch_size {size} --gradient_accumulation_steps {steps}", values, "batch_size")
+
+
+def _rollout_batches(args: StageArguments) -> Iterator[Change]:
+    size = getattr(args, "rollout_batch_size", 1)
+    while size > 1:
+        size //= 2
+        yield _flag("rollout_batch_size", size)
 
 
 def _flag(name: str, value: Any) -> Change:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
+from llmtune.arguments.online import OnlineStage
 from llmtune.distributed.deepspeed import deepspeed_file, read_deepspeed, zero_stage
 from llmtune.distributed.ranks import local_world_size
 from llmtune.samples.prepare import Prepared, total_steps
+from llmtune.samples.prompts import PromptSamples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +54,9 @@ class SampleLengths:
 
 def sample_lengths(prepared: Prepared) -> SampleLengths:
     report = prepared.train_tokens.report
+    if isinstance(prepared.train_set, PromptSamples):
+        longest = prepared.train_set.longest
+        return SampleLengths(longest, prepared.train_set.response_tokens * len(longest) / int(longest.sum()))
     return SampleLengths(prepared.lengths, report.num_trainable / max(report.num_tokens, 1))
 
 
@@ -79,7 +84,8 @@ class Workload:
         batch = _largest(args, lengths, rows.trainable_share)
         total = int(lengths.sum())
         items = -(-total // args.max_length) if args.packing else len(lengths)
-        steps = total_steps(items, args, ranks)
+        places = args.num_places(items, ranks) if isinstance(args, OnlineStage) else items
+        steps = total_steps(places, args, ranks)
         passes = steps * args.batch_size * args.gradient_accumulation_steps * ranks / max(items, 1)
         padded = _padded(args, lengths)
         return cls(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
-import os
-import threading
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +13,7 @@ from llmtune.rewards.functions import RewardFunction
 from llmtune.rewards.inputs import RewardInput
 from llmtune.rewards.results import failed, numbers, read_verl
 from llmtune.utils.logging import get_logger
+from llmtune.utils.waiting import gather, wait
 
 SLOW_SECONDS = 10.0
 """A call that takes longer is logged, once per function."""
@@ -67,7 +65,7 @@ def score_all(functions: Sequence[RewardFunction], inputs: RewardInput) -> list[
     concurrent = [place for place, one in enumerate(functions) if one.is_async]
     if concurrent:
         calls = (_call_async(functions[place], inputs) for place in concurrent)
-        found |= zip(concurrent, _wait(_gather(calls)), strict=True)
+        found |= zip(concurrent, wait(gather(calls)), strict=True)
     for place, function in enumerate(functions):
         _log_slow(function, found[place].seconds, len(inputs.completions))
     return [found[place] for place in range(len(functions))]
@@ -100,14 +98,14 @@ async def _call_async(function: RewardFunction, inputs: RewardInput) -> Scored:
 def _result(function: RewardFunction, inputs: RewardInput, scored: Scored) -> Any:
     """Return the function's own result; of one that hands back a coroutine, that of the coroutine."""
     if function.is_async:
-        return _wait(_awaited(function, inputs, scored))
+        return wait(_awaited(function, inputs, scored))
     calls = [function.function(**arguments) for arguments in _arguments(function, inputs, scored)]
-    results = [_wait(call) if inspect.isawaitable(call) else call for call in calls]
+    results = [wait(call) if inspect.isawaitable(call) else call for call in calls]
     return read_verl(results, scored.log_extra) if function.is_verl else results[0]
 
 
 async def _awaited(function: RewardFunction, inputs: RewardInput, scored: Scored) -> Any:
-    results = await _gather(function.function(**arguments) for arguments in _arguments(function, inputs, scored))
+    results = await gather(function.function(**arguments) for arguments in _arguments(function, inputs, scored))
     return read_verl(results, scored.log_extra) if function.is_verl else results[0]
 
 
@@ -146,26 +144,3 @@ def _log_slow(function: RewardFunction, seconds: float, num_completions: int) ->
             "Make it an async function if it waits for a server.",
             function.name, seconds, num_completions, seconds / num_completions,
         )  # fmt: skip
-
-
-# One event loop for the whole process, in a thread: clients of servers keep their connections from call to call, and a
-# notebook has a loop of its own that asyncio.run refuses. By process, as a fork has the loop without its thread.
-
-
-@functools.cache
-def _loop(process: int) -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="llmtune-rewards", daemon=True).start()
-    return loop
-
-
-async def _gather(calls: Iterable[Awaitable[Any]]) -> list[Any]:
-    return await asyncio.gather(*calls)
-
-
-async def _one(call: Awaitable[Any]) -> Any:
-    return await call
-
-
-def _wait(call: Awaitable[Any]) -> Any:
-    return asyncio.run_coroutine_threadsafe(_one(call), _loop(os.getpid())).result()

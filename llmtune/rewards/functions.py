@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import LlmtuneError, RewardError, UsageError, one_line
 from llmtune.registry import resolve_reference
-from llmtune.rewards.files import where
 from llmtune.rewards.info import REWARD_MAPPING, Form, RewardInfo
+from llmtune.utils.modules import where
 
 if TYPE_CHECKING:
     from llmtune.rewards.specs import RewardSpec

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llmtune.errors import RewardError, one_line
-from llmtune.rewards.files import where
 from llmtune.rewards.functions import RewardFunction
 from llmtune.rewards.inputs import RewardInput
+from llmtune.utils.modules import where
 
 EXCERPT = 80
 FORM = "Return one number per completion, or None where it does not apply"

@@ -5,7 +5,8 @@ It chooses the same tokens as `OwnEngine`, from the same uniform numbers, as far
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +18,7 @@ from llmtune.inference.decode_rows import Row, StopRules, choose
 from llmtune.inference.draws import Draw
 from llmtune.inference.engine import Engine
 from llmtune.inference.generation import Generation
+from llmtune.models.packed_attention import VARLEN
 from llmtune.rollouts.engine import Rollout, RolloutEngine, RolloutRequest
 from llmtune.rollouts.own import generating
 from llmtune.templates.chat import ChatTemplate
@@ -71,11 +73,12 @@ class ContinuousEngine(RolloutEngine):
         """
         if not requests:
             return []
-        rows = [_Asked(Row(number, one, self._stops)) for number, one in enumerate(requests)]
+        rows = [_Asked(Row(number, one, self._stops.with_words(one.stop))) for number, one in enumerate(requests)]
         wanted = [row for row in rows if row.row.max_tokens > 0]
         model = self._model()
         with (
             generating(model),
+            _with_paged_attention(model),
             tqdm(total=len(rows), desc="Responses", leave=False, disable=self._quiet or None) as bar,
         ):
             batcher = _Batcher(Engine(model, self._template), self._max_rows, len(rows), self._draw, bar.update)
@@ -94,6 +97,20 @@ class ContinuousEngine(RolloutEngine):
 
     def close(self) -> None:
         """Do nothing: a sample leaves nothing behind."""
+
+
+@contextmanager
+def _with_paged_attention(model: Any) -> Iterator[None]:
+    """Exchange the attention of packed sequences, which has no pages, for sdpa's."""
+    before = str(model.config._attn_implementation)
+    if before != VARLEN:
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 class _Asked:

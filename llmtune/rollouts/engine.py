@@ -18,12 +18,14 @@ class RolloutRequest:
         seed: Numbers that its random draws depend on, and nothing else: seed of the run, step, prompt, generation.
         max_tokens: Most tokens of the response, the stop token included.
         num_drawn: Random draws that were made before, in earlier turns of the same response.
+        stop: Texts that end it, beside those of the template: where calls of tools have an end of their own.
     """
 
     prompt_ids: tuple[int, ...]
     seed: tuple[int, ...]
     max_tokens: int
     num_drawn: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

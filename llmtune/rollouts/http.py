@@ -25,6 +25,7 @@ from llmtune.rollouts.http_client import JsonClient, message_of
 
 COMPLETIONS = "/v1/completions"
 LOAD = "/v1/load_lora_adapter"
+MODELS = "/v1/models"
 
 
 class HttpEngine(RolloutEngine):
@@ -36,12 +37,13 @@ class HttpEngine(RolloutEngine):
 
     Args:
         url: http://HOST:PORT of the server.
-        model: Name of the model there, sampled from until the first `update`.
+        model: Name of the model there, sampled from until the first `update`; "": the first that `check` finds.
         save_adapter: Saves the trained adapter, as PEFT does, to a new folder; None if nothing is to be handed over.
         adapter_folder: Folder that the server can read, under the same path; `update` saves below it.
         adapter_name: Name under which the server serves the adapter.
         vocab_size: Ids of the trained model; the server's have to be among them.
         stop_token_ids: The template's, which end a response.
+        stop: The template's ends that are several tokens.
         api_key: The server's.
         max_in_flight: Requests that are sent at a time.
         timeout_s: Seconds for one response.
@@ -60,6 +62,7 @@ class HttpEngine(RolloutEngine):
         adapter_folder: Path | None = None,
         adapter_name: str = "policy",
         stop_token_ids: Sequence[int] = (),
+        stop: Sequence[str] = (),
         api_key: str | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -75,6 +78,7 @@ class HttpEngine(RolloutEngine):
         self._adapter_name = adapter_name
         self._quiet = quiet
         self._saved: Path | None = None
+        self._stop = tuple(stop)
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="llmtune-rollouts")
         self._common: dict[str, Any] = {
             "model": model,
@@ -89,6 +93,20 @@ class HttpEngine(RolloutEngine):
         }
         if stop_token_ids:
             self._common["stop_token_ids"] = list(stop_token_ids)
+
+    def check(self) -> None:
+        """Ask the server for its models, and take the first where none was named.
+
+        Raises:
+            RolloutError: There is no server, it refuses the key, or does not serve the model.
+        """
+        status, answer = self._client.get(MODELS)
+        if status != 200:
+            raise RolloutError(self._refusal(MODELS, status, message_of(answer)))
+        names = [str(one.get("id")) for one in answer.get("data", [])] if isinstance(answer, dict) else []
+        if not names or self._common["model"] not in ("", *names):
+            raise self._wrong(f"serves {', '.join(names) or 'no model'}, not {self._common['model'] or 'one'}.")
+        self._common["model"] = self._common["model"] or names[0]
 
     def sample(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """Return one rollout for each request, in order.
@@ -140,6 +158,8 @@ class HttpEngine(RolloutEngine):
             "max_tokens": request.max_tokens,
             "seed": _seed(request),
         }
+        if words := [*self._stop, *request.stop]:
+            body |= {"stop": words}
         status, answer = self._client.post(COMPLETIONS, body)
         if status != 200:
             raise RolloutError(self._refusal(COMPLETIONS, status, message_of(answer)))

@@ -35,7 +35,7 @@ class JsonClient:
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._host, self._port = parts.hostname, parts.port
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._headers = {"Content-Type": "application/json"}
+        self._headers: dict[str, str] = {}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_s = timeout_s
@@ -56,12 +56,16 @@ class JsonClient:
                 return status, answer
             time.sleep(RETRY_S)
 
+    def get(self, path: str) -> tuple[int, Any]:
+        """Return status and body of a resource, parsed where it is JSON. Raises as `post` does."""
+        return self._answered(path, None)
+
     def close(self) -> None:
         """Close the connections of all threads; none may be in use."""
         while self._open:
             self._open.pop().close()
 
-    def _answered(self, path: str, data: bytes) -> tuple[int, Any]:
+    def _answered(self, path: str, data: bytes | None) -> tuple[int, Any]:
         try:
             try:
                 return self._sent(path, data)
@@ -78,13 +82,14 @@ class JsonClient:
                 "resumed from its last checkpoint."
             ) from err
 
-    def _sent(self, path: str, data: bytes) -> tuple[int, Any]:
+    def _sent(self, path: str, data: bytes | None) -> tuple[int, Any]:
         connection = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = self._kind(self._host, self._port, timeout=self._timeout_s)
             self._open.add(connection)
         try:
-            connection.request("POST", self._path + path, data, self._headers)
+            method, kind = ("GET", {}) if data is None else ("POST", {"Content-Type": "application/json"})
+            connection.request(method, self._path + path, data, self._headers | kind)
             response = connection.getresponse()
             text = response.read().decode("utf-8", "replace")
         except BaseException:

@@ -13,6 +13,7 @@ from llmtune.samples.blocks import blocks_text
 from llmtune.samples.encode_report import EncodeReport, comparisons_text
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared, steps_per_epoch
+from llmtune.samples.prompts import PromptSamples
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.utils.logging import get_logger
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("Model", "Device", "Distributed", "Data", "Comparisons", "Documents", "Packs", "Blocks", "Validation"),
-    *("Training", "Trainable parameters", "Loss", "Reference", "Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
+    *("Training", "Trainable parameters", "Loss", "Reference", "Rollouts", "Rewards"),
+    *("Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
 )
 """Facts in the order of the block; others follow as they come."""
 
@@ -124,6 +126,8 @@ def _interval(strategy: str, steps: int | None) -> str:
 
 def unit_of(args: StageArguments) -> str:
     """Name of the items of a batch."""
+    if args.KIND == "prompts":
+        return "responses"
     return "packs" if args.packing else "blocks" if joins_documents(args) else "samples"
 
 
@@ -151,6 +155,9 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
     report = tokens.report
     lengths = prepared.lengths
     share = report.num_trainable / max(report.num_tokens, 1)
+    if isinstance(prepared.train_set, PromptSamples):
+        _log_prompts(prepared, args, decisions)
+        return
     decisions.fact(
         "Data",
         f"{len(tokens):,} samples, {report.num_tokens:,} tokens, {report.num_trainable:,} trainable ({share:.1%}); "
@@ -175,3 +182,19 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
         for name, views in sample_views(prepared, 0)
     ]
     log.info("First sample (tokens in ⟦⟧ contribute to the loss):\n%s", "\n".join(parts))
+
+
+def _log_prompts(prepared: Prepared, args: StageArguments, decisions: Decisions) -> None:
+    """The same of prompts, which have no trainable tokens."""
+    tokens = prepared.train_tokens
+    lengths = tokens.lengths
+    decisions.fact(
+        "Data",
+        f"{len(tokens):,} prompts of {lengths.min():,}-{lengths.max():,} tokens, mean {lengths.mean():.0f}",
+    )
+    count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
+    heat = getattr(args, "eval_temperature", 0.0)
+    how = f"answered at temperature {heat:g}" if heat else "answered greedily"
+    decisions.fact("Validation", f"{count:,} prompt{'' if count == 1 else 's'}, {how}" if count else "none")
+    text = prepared.tokenizer.decode(tokens[0]["input_ids"][-SHOWN_TOKENS:])
+    get_logger().info("First prompt:\n%s", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,9 @@ class Report:
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,} ({share:.2%})",
             "samples": f"{self.data.num_samples:,} of {self.data.num_rows:,} rows",
             **({"comparisons": comparisons} if (comparisons := comparisons_text(self.data)) else {}),
-            "tokens": f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
+            "tokens": f"{self.data.num_tokens:,} of prompts"
+            if self.data.num_prompts
+            else f"{self.data.num_tokens:,}, {self.data.num_trainable:,} of them trainable",
             **({"documents": documents} if (documents := documents_text(self.data)) else {}),
             **({"packs": self.packs} if self.packs else {}),
             **({"blocks": self.blocks} if self.blocks else {}),
@@ -105,20 +108,34 @@ def _text_measures(metrics: dict[str, float]) -> dict[str, str]:
     return {name.replace("_", " "): f"{metrics[name]:.{digits}f}" for name, digits in names if name in metrics}
 
 
-CURVES = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "kl")
+CURVES = (
+    *("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "kl", "objective/kl", "reward"),
+    *("reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "entropy"),
+    *("clip_ratio/region_mean", "explained_variance"),
+)
+SECONDS = {"rollout_seconds": "writing", "reward_seconds": "scoring", "logps_seconds": "log-probabilities"}
+"""Parts of a round of online training, beside the learning."""
 BOTH_FALL = (
     "both fell, as is usual: the margin between them is what is trained. Where the chosen responses should become more "
     "probable, add --sft_weight, or use --loss apo_zero"
 )
 
 
+OF_REWARD = re.compile(r"rewards/(?!margins|accuracies|chosen|rejected).*/mean")
+
+
 def _preferences(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """First and last values of what stages of preferences log, and a word on log-probabilities that fall together."""
     found = {}
-    values = {name: [record[name] for record in records if name in record] for name in CURVES}
+    own = sorted({name for record in records for name in record if OF_REWARD.fullmatch(name)})
+    values = {name: [record[name] for record in records if name in record] for name in (*CURVES, *own)}
     for name, one in values.items():
         if one:
             found[name] = f"{one[0]:.4g} at first, {one[-1]:.4g} at last"
+    parts = {text: [record[name] for record in records if name in record] for name, text in SECONDS.items()}
+    if any(parts.values()):
+        told = (f"{text} {sum(one) / len(one):.2f}" for text, one in parts.items() if one)
+        found["seconds of a round, on average"] = ", ".join(told)
     sides = [values[name] for name in ("logps/chosen", "logps/rejected")]
     if all(side and side[-1] < side[0] for side in sides):
         found["log-probabilities"] = BOTH_FALL

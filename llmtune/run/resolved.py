@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
+from llmtune.arguments.online import OnlineStage, check_groups
 from llmtune.arguments.pretraining import PtArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.training_groups import TRACKERS
 from llmtune.distributed.deepspeed import need_deepspeed
+from llmtune.distributed.launch import planned_processes
+from llmtune.errors import UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.run.folder import check_flat_folder
 from llmtune.run.model_files import ModelFiles, find_model, noted
@@ -59,6 +63,8 @@ class Run:
         check_sources(args)
         if isinstance(args, PtArguments):
             args.check_files()
+        if isinstance(args, OnlineStage):
+            _check_groups(args)
         with noted(lacks):
             _need_quantizer(args)
         with noted(lacks):
@@ -89,6 +95,12 @@ class Run:
             check_flat_folder(parent)
         ensure_writable_folder(parent, flag="--output_dir")
         check_processes(self.args)
+
+
+def _check_groups(args: OnlineStage) -> None:
+    processes = planned_processes(args.nproc, os.environ)
+    if processes is not None and (problem := check_groups(args, processes)):
+        raise UsageError(problem)
 
 
 def _settle_rope(args: StageArguments, folder: Path) -> None:

@@ -96,7 +96,7 @@ def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, 
         "save_only_model": bool(args.only_save_model),
         "load_best_model_at_end": False,
         "metric_for_best_model": _best_metric(args) if evaluates and saves else None,
-        "greater_is_better": args.predict_with_generate if evaluates and saves else None,
+        "greater_is_better": _best_metric(args) != "eval_loss" if evaluates and saves else None,
         "logging_steps": args.logging_steps,
         "logging_nan_inf_filter": False,
         "average_tokens_across_devices": True,
@@ -142,6 +142,8 @@ def checkpoint_activations(arguments: TrainingArguments, args: StageArguments) -
 
 
 def _best_metric(args: StageArguments) -> str:
+    if args.KIND == "prompts":
+        return "eval_reward"
     return "eval_rouge-l" if args.predict_with_generate else "eval_loss"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmtune.arguments.checks import check_images, check_no_images, parse_chat_template_kwargs
+from llmtune.arguments.online import OnlineStage
 from llmtune.arguments.pretraining import PtArguments, document_of, joins_documents
 from llmtune.arguments.stage import StageArguments
 from llmtune.data.canonical import conversation_of
@@ -21,7 +22,9 @@ from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.ports import native_config
 from llmtune.samples.blocks import JoinedDataset
 from llmtune.samples.comparisons import ComparisonSamples, pack_capacity
+from llmtune.samples.offered import check_tool_format, offer_tools
 from llmtune.samples.packing import PackedDataset
+from llmtune.samples.prompts import PromptSamples
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.samples.streaming import StreamedSamples, open_stream, stream_samples
 from llmtune.templates.chat import ChatTemplate
@@ -30,6 +33,7 @@ from llmtune.templates.jinja import to_jinja
 from llmtune.templates.lookup import get_template
 from llmtune.templates.media import MediaReader
 from llmtune.templates.parity import first_difference
+from llmtune.tool_functions.functions import load_tools
 from llmtune.tuners.vocabulary import NewRows, add_new_tokens, add_tokens_of_file
 from llmtune.utils.logging import get_logger
 
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from llmtune.data.streaming import RecordStream
 
 
-Items: TypeAlias = TokenStore | PackedDataset | JoinedDataset | ComparisonSamples
+Items: TypeAlias = TokenStore | PackedDataset | JoinedDataset | ComparisonSamples | PromptSamples
 PARITY_ROWS = 20
 HEAD_ROWS = 1000
 DATA_FLAGS = (
@@ -102,7 +106,12 @@ class Prepared:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each training sample as the model gets it: of the blocks, where documents are joined."""
+        """Tokens of each training sample as the model gets it.
+
+        Of the blocks, where documents are joined; of prompts with the longest response that they may have.
+        """
+        if isinstance(self.train_set, PromptSamples):
+            return self.train_set.longest
         return self.train_set.lengths if isinstance(self.train_set, JoinedDataset) else self.train_tokens.lengths
 
 
@@ -124,7 +133,7 @@ def prepare(args: StageArguments) -> Prepared:
         args.template_type,
         tokenizer,
         system=args.system,
-        max_length=-1 if joins_documents(args) else args.max_length,
+        max_length=_limit(args),
         truncation_strategy=args.truncation_strategy,
         loss_on=args.loss_on,
         special_tokens_in_text=args.special_tokens_in_text,
@@ -133,6 +142,8 @@ def prepare(args: StageArguments) -> Prepared:
         media=media,
         documents=args.documents if isinstance(args, PtArguments) else None,
     )
+    if isinstance(args, OnlineStage) and args.tool_functions:
+        train, validation = _with_tools(args, template, train, validation)
     check_no_images(args, template.media is not None)
     if stream is not None and template.media is not None:
         raise UsageError("--streaming true supports text models only. Remove it for vision models.")
@@ -152,8 +163,8 @@ def prepare(args: StageArguments) -> Prepared:
         validation,
         train_tokens,
         validation_tokens,
-        _items(train_tokens, args) if stream is None else stream_samples(stream, template, args),
-        None if validation_tokens is None else _items(validation_tokens, args),
+        _items(train_tokens, train, args) if stream is None else stream_samples(stream, template, args),
+        None if validation is None or validation_tokens is None else _items(validation_tokens, validation, args),
         new_rows,
     )
 
@@ -175,14 +186,37 @@ def _load_head(stream: RecordStream, args: StageArguments, overwrite: bool) -> t
     return train, _load(args, overwrite, names=args.val_dataset, **whole)[0]
 
 
+def _with_tools(
+    args: OnlineStage, template: ChatTemplate, train: Dataset, validation: Dataset | None
+) -> tuple[Dataset, Dataset | None]:
+    """Return the rows with the functions that they offer."""
+    check_tool_format(template)
+    functions = load_tools(args.tool_functions)
+    offered = offer_tools(train, functions)
+    return offered, None if validation is None else offer_tools(validation, functions, "validation")
+
+
 def _excerpt(record: Mapping[str, Any]) -> str:
     turns = conversation_of(record).turns
     text = " ".join(turns[0].content.split()) if turns else ""
     return repr(text[:EXCERPT_CHARS])
 
 
-def _items(tokens: TokenStore, args: StageArguments) -> Items:
+def _limit(args: StageArguments) -> int:
+    """Most tokens of what is encoded; -1: no limit."""
+    return args.prompt_limit if isinstance(args, OnlineStage) else -1 if joins_documents(args) else args.max_length
+
+
+def _items(tokens: TokenStore, dataset: Dataset, args: StageArguments) -> Items:
     """Return what batches are made of."""
+    if isinstance(args, OnlineStage):
+        return PromptSamples(
+            tokens,
+            dataset,
+            num_places=args.num_places(len(tokens), world_size()),
+            response_tokens=args.max_new_tokens,
+            seed=args.seed,
+        )
     if tokens.has_comparisons:
         capacity = pack_capacity(args) if args.packing else None
         return ComparisonSamples(tokens, capacity, seed=args.dataset_seed if args.KIND == "labels" else None)

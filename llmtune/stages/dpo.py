@@ -20,7 +20,7 @@ def dpo(args: DpoArguments) -> SftResult:
     """
     with Stage.begin(args) as stage:
         samples = stage.prepare(prepare)
-        objective = PreferenceLoss.of(args)
+        objective = PreferenceLoss.of(stage.args)
         reference = Reference(stage, objective)
         reference.by_named_model()
         model = stage.build_model()

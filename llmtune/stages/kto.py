@@ -21,7 +21,7 @@ def kto(args: KtoArguments) -> SftResult:
     """
     with Stage.begin(args) as stage:
         samples = stage.prepare(prepare)
-        objective = LabelledLoss.of(args)
+        objective = LabelledLoss.of(stage.args)
         reference = Reference(stage, objective)
         reference.by_named_model()
         model = stage.build_model()

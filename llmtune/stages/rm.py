@@ -25,4 +25,4 @@ def rm(args: RmArguments) -> SftResult:
         model.config.pad_token_id = padding
         collator = comparison_collator(stage.args, samples, model, stage.decisions)
         stage.at_start.append(lambda trainer: check_saved_scores(trainer, samples))
-        return stage.train(model, RewardLoss.of(args), collator)
+        return stage.train(model, RewardLoss.of(stage.args), collator)

@@ -25,7 +25,17 @@ from llmtune.templates.template import (
     trainable_answers,
 )
 from llmtune.templates.thoughts import THINK, ThoughtMarks
-from llmtune.types import IGNORE_INDEX, Conversation, Encoded, Json, LossOn, Media, TruncationStrategy, media_columns
+from llmtune.types import (
+    IGNORE_INDEX,
+    Conversation,
+    Encoded,
+    Json,
+    LossOn,
+    Media,
+    Message,
+    TruncationStrategy,
+    media_columns,
+)
 from llmtune.utils.logging import log_once
 
 Row = Mapping[str, Any] | Conversation
@@ -253,6 +263,32 @@ class ChatTemplate:
         """Stop words that are several tokens."""
         words = [*self.info.stop_words, *(text for text in self.info.suffix if isinstance(text, str))]
         return [word for word in words if word.strip() and not self._single_token(word)]
+
+    def split_stop_words(self, words: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Split stop words into single tokens and texts of several."""
+        ids = [token for word in words for token in self._single_token(word)]
+        return ids, [word for word in words if word.strip() and not self._single_token(word)]
+
+    # Turns that a response consists of
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Return the ids of pieces."""
+        (encoded,) = self._encoder.encode([self._encoder.sample([replace(one, trainable=False) for one in pieces])])
+        assert encoded is not None, "nothing is trainable that could begin inside a token"
+        return encoded.input_ids
+
+    def pieces_behind_calls(self, called: Conversation, results: Sequence[Message]) -> tuple[list[Piece], list[Piece]]:
+        """Return the end of a turn with calls, as the model writes it, and what follows up to the next turn's start.
+
+        Args:
+            called: Ends with the turn.
+        """
+        place = len(called.turns) - 1
+        asked = replace(called, messages=(*called.messages, *results))
+        pieces = self.pieces(asked, generation=True)
+        last = max(at for at, piece in enumerate(pieces) if piece.turn == place)
+        first = 1 + max(at for at in range(last + 1) if pieces[at].from_data)
+        return pieces[first : last + 1], pieces[last + 1 :]
 
     # Inside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -104,6 +105,20 @@ class OwnTemplate(ChatTemplate):
             weight = conversation.turns[last_turn].weight
             pieces.append(Piece(("eos_token_id",), trainable=True, turn=last_turn, weight=weight))
         return pieces
+
+    def pieces_behind_calls(self, called: Conversation, results: Sequence[Message]) -> tuple[list[Piece], list[Piece]]:
+        # Earlier turns may be written differently once others follow: the stand-in of the call is what is found again.
+        last = called.messages[-1]
+        calls = tuple(replace(call, arguments={"at": SENTINEL}) for call in last.tool_calls)
+        messages = (*called.messages[:-1], replace(last, content="", tool_calls=calls), *results)
+        text = self._render(replace(called, messages=messages), asks=True)
+        _, found, after = text.rpartition(SENTINEL)
+        stop = self._call_stop
+        if not found or (stop is not None and stop.text not in after):
+            raise TemplateError("the tokenizer's chat template writes calls where their end cannot be found")
+        if stop is None:
+            raise TemplateError("the tokenizer's chat template ends no call, so results have no place behind it")
+        return [Piece(stop.text)], self._cut(after.partition(stop.text)[2], [], Conversation(tuple(results)))
 
     def _check_kwargs(self) -> None:
         try:

@@ -123,6 +123,7 @@ SHOWN = (
     *("loss", "grad_norm", "learning_rate", "eval_loss", "eval_perplexity", "eval_bits_per_byte", "eval_token_acc"),
     *("eval_rouge-l", "eval_bleu-4", "rewards/margins", "rewards/accuracies", "kl"),
     *("eval_rewards/margins", "eval_rewards/accuracies"),
+    *("reward", "frac_reward_zero_std", "completions/mean_length", "entropy", "eval_reward"),
 )
 
 

@@ -54,7 +54,7 @@ class SftResult:
 def last_evaluation(trainer: StageTrainer) -> dict[str, Any]:
     """Metrics of the newest evaluation."""
     for record in reversed(trainer.state.log_history):
-        if "eval_loss" in record:
+        if "eval_loss" in record or "eval_reward" in record:
             return {name: value for name, value in record.items() if name.startswith("eval_")}
     return {}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from transformers import TrainingArguments
 
@@ -40,18 +40,21 @@ from llmtune.training.objective import Objective
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
-from llmtune.training.trainer import StageTrainer
+from llmtune.training.trainer import Loop, StageTrainer
 from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import quiet_libraries
 
+ArgumentsT = TypeVar("ArgumentsT", bound=StageArguments)
+
 
 @dataclass
-class Stage:
+class Stage(Generic[ArgumentsT]):
     """A running stage.
 
     Attributes:
-        args: Arguments of the run; `auto` values are resolved before the model is built.
+        args: Arguments of the run, those of the resumed checkpoint included, which the arguments of the call may lack;
+            `auto` values are resolved before the model is built.
         started: Start by `time.perf_counter`.
         folder: The run folder, once created.
         at_start: Work that needs the model as the trainer has wrapped it, before the first step.
@@ -59,7 +62,7 @@ class Stage:
 
     run: Run
     lock: RunLock
-    args: StageArguments
+    args: ArgumentsT
     decisions: Decisions
     push: HubPush | None
     started: float
@@ -71,7 +74,7 @@ class Stage:
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, args: StageArguments) -> Iterator[Stage]:
+    def begin(cls, args: ArgumentsT) -> Iterator[Stage[ArgumentsT]]:
         """Check all that can be checked, and lock the run folder until the stage ends.
 
         Raises:
@@ -86,7 +89,7 @@ class Stage:
                 lock.take(run.resume.parent)
             decisions = first_decisions(run.args)
             push = hub_push(run.args) if is_first() else None
-            yield cls(run, lock, run.args, decisions, push, started)
+            yield cls(run, lock, cast("ArgumentsT", run.args), decisions, push, started)
 
     def prepare(self, prepare: Callable[[StageArguments], Prepared]) -> Prepared:
         """Prepare the samples, first in one process per machine; set up the process group."""
@@ -127,14 +130,16 @@ class Stage:
         objective: Objective,
         collator: Callable[[Any], Any],
         generate_metrics: Callable[[Any], dict[str, float]] | None = None,
+        loop: Loop | None = None,
     ) -> SftResult:
         """Train, and write checkpoints, logs and a report.
 
         Args:
             generate_metrics: Computes additional metrics of an evaluation from the model.
+            loop: Samples the responses of an online stage.
         """
         throughput = Throughput(model_flops(model), since=self.started)
-        trainer = self._trainer(model, objective, collator, throughput, generate_metrics)
+        trainer = self._trainer(model, objective, collator, throughput, generate_metrics, loop)
         note_kernels(model, self.args, self.decisions)
         with placed_trackers(self.args.report_to, self.folder):
             metrics = trainer.run(self.run.resume, self.interrupt)
@@ -154,6 +159,7 @@ class Stage:
         collator: Callable[[Any], Any],
         throughput: Throughput,
         generate_metrics: Callable[[Any], dict[str, float]] | None,
+        loop: Loop | None,
     ) -> StageTrainer:
         args, samples = self.args, self.samples
         settings = self._record_settings()
@@ -180,6 +186,7 @@ class Stage:
             changed=args.changed_on_resume,
             generate_metrics=generate_metrics,
             media=samples.media,
+            loop=loop,
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)

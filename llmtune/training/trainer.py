@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Sampler
@@ -49,6 +50,20 @@ class _Unfinished:
 GenerateMetrics = Callable[[Any], dict[str, float]]
 
 
+class Loop(Protocol):
+    """The loop of an online stage; see `llmtune.training.online`."""
+
+    def batches(self, step: int, count: int) -> list[dict[str, Any]]:
+        """Return this rank's micro-batches of an optimizer step. Collective."""
+        ...
+
+    def take_metrics(self) -> dict[str, float]: ...
+
+    def evaluate(self, prompts: Any, prefix: str) -> dict[str, float]: ...
+
+    def save(self, folder: Path, step: int) -> None: ...
+
+
 class StageTrainer(Trainer):
     """Trainer for any stage; it minimises an objective.
 
@@ -63,6 +78,7 @@ class StageTrainer(Trainer):
         async_save: Write FSDP shards in the background.
         generate_metrics: Computes additional metrics of an evaluation from the model.
         media: Saved with each checkpoint.
+        loop: Samples what an online stage trains on; None: batches are those of the dataset.
     """
 
     def __init__(
@@ -78,6 +94,7 @@ class StageTrainer(Trainer):
         changed: frozenset[str] = frozenset(),
         generate_metrics: GenerateMetrics | None = None,
         media: MediaReader | None = None,
+        loop: Loop | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -96,6 +113,7 @@ class StageTrainer(Trainer):
         self._changed = changed
         self._generate_metrics = generate_metrics
         self._media = media
+        self.loop = loop
         self._train_metrics = Metrics(objective.train_metrics)
         self._eval_metrics = Metrics(objective.eval_metrics)
         self._totals: Totals | None = None
@@ -111,8 +129,12 @@ class StageTrainer(Trainer):
 
     # Steps
 
-    def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any) -> Any:
-        return super().get_batch_samples(self._throughput.batches(epoch_iterator), *args, **kwargs)
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *args: Any, **kwargs: Any) -> Any:
+        batches = self._throughput.batches(epoch_iterator)
+        if self.loop is not None:  # the dataset says only how many micro-batches there are
+            count = len(list(itertools.islice(batches, num_batches)))
+            batches = iter(self.loop.batches(self.state.global_step, count)) if count else batches
+        return super().get_batch_samples(batches, num_batches, *args, **kwargs)
 
     # upstream: transformers 5.23.0 transformers/trainer.py: private, gets all batches of a step
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
@@ -152,6 +174,7 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             logs |= self._train_metrics.take()
+            logs |= {} if self.loop is None else self.loop.take_metrics()
         super().log(logs, *args, **kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -197,6 +220,9 @@ class StageTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Run upstream's loop; metrics are ratios of sums over all batches, independent of batching."""
+        if self.loop is not None:
+            found = self.loop.evaluate(self.eval_dataset.samples, metric_key_prefix)
+            return EvalLoopOutput(None, None, found, len(self.eval_dataset))
         self._eval_metrics.take()
         kwargs["prediction_loss_only"] = True
         if self.objective.measures:
@@ -357,6 +383,8 @@ class StageTrainer(Trainer):
         if isinstance(self.train_dataset, StreamedSamples):
             place = self.train_dataset.place_after(self.state.global_step * self._step_size())
             write_json(made / PLACE_FILE, place)
+        if self.loop is not None:
+            self.loop.save(made, self.state.global_step)
 
     def _step_size(self) -> int:
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

@@ -62,6 +62,7 @@ TEXTS = {
     "of_steps": ("{step} of {total}", "{step} / {total}"),
     "last": ("Last line of the log", "日志的最后一行"),
     "report": ("Report", "报告"),
+    "answers": ("Responses with their rewards", "回答与奖励"),
     "live": ("The curves are refreshed every few seconds.", "曲线每隔几秒重新读取。"),
     "key": ("Access key", "访问密钥"),
     "wrong_key": ("Wrong key.", "密钥不对。"),

@@ -12,7 +12,10 @@ from llmtune.utils.files import read_records
 
 EVERY_SECONDS = 3
 NUM_COLUMNS = 2
-FIRST = ("loss", "eval_loss", "learning_rate", "grad_norm")
+FIRST = ("reward", "eval_reward", "loss", "eval_loss", "learning_rate", "grad_norm")
+ANSWERS_FILE = "answers.jsonl"
+ANSWER_COLUMNS = ("round", "prompt", "response", "reward", "tokens")
+SHOWN_ANSWERS = 40
 
 
 def training_tab(folder: Path, texts: dict[str, str]) -> None:
@@ -25,6 +28,7 @@ def training_tab(folder: Path, texts: dict[str, str]) -> None:
         texts["run"], runs, format_func=lambda one: one.name if one == folder else str(one.relative_to(folder))
     )
     _curves(run, texts)
+    _answers(run / ANSWERS_FILE, texts)
     report = run / "report.md"
     if report.is_file():
         with st.expander(texts["report"]):
@@ -51,6 +55,15 @@ def _curves(run: Path, texts: dict[str, str]) -> None:
             st.line_chart({"step": list(curves[name]), name: list(curves[name].values())}, x="step", y=name, height=220)
     with st.expander(texts["last"]):
         st.json(record)
+
+
+def _answers(file: Path, texts: dict[str, str]) -> None:
+    """Show the responses of an online stage, the newest first."""
+    if not file.is_file():
+        return
+    records = read_records(file)[-SHOWN_ANSWERS:][::-1]
+    with st.expander(texts["answers"]):
+        st.dataframe([{name: record.get(name) for name in ANSWER_COLUMNS} for record in records], hide_index=True)
 
 
 # The runs that the training tab shows

@@ -82,7 +82,7 @@ CASES = [
     (["web", "--model_type", "llmtune-tiny", "--adapters", "law"], 2, ["NAME=FOLDER", "'law'", "--ckpt_dir"]),
     (["infer", "--model_type", "llmtune-tiny", "--val_dataset", "god.jsonl"], 1, ["god.jsonl", "good.jsonl"]),
     (["check", "--model_type", "llmtune-tiny", "--dataset", "god.jsonl"], 1, ["god.jsonl"]),
-    (["list", "modles"], 2, ["models, datasets, templates, tool_formats, metrics, losses, rewards or plugins"]),
+    (["list", "modles"], 2, ["models, datasets, templates, tool_formats, metrics, losses, advantages, rewards, tools or plugins"]),
     (["show", "model", "llmtune-tni"], 2, ["'llmtune-tiny'"]),
     (["merge", "--lora_model", "x"], 1, ["no checkpoint folder x"]),
     (["frob"], 2, ["'frob'", "sft"]),

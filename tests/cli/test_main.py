@@ -61,7 +61,7 @@ def test_version_is_the_packages(capsys):
         (["sft", "rows.jsonl"], 2, "flags begin with --"),
         (["list"], 2, "Say what to list"),
         (["list", "all"], 2, "Say what to list"),
-        (["show", "model"], 2, "llmtune show model|dataset|template|tool_format|metric|loss|reward KEY"),
+        (["show", "model"], 2, "llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY"),
         (["show", "model", "llmtune-tyni"], 2, "Did you mean 'llmtune-tiny'"),
         (["infer", "--ckpt_dir", "/no/such/folder"], 1, "no checkpoint folder /no/such/folder"),
     ],

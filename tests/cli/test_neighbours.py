@@ -12,6 +12,7 @@ from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
 
 from .flags import TINY, changed, sft
+from .test_online_flags import OF_ONLINE
 from .test_stages import OF_STAGES
 
 IGNORED = "Ignored flags: --"
@@ -192,6 +193,7 @@ INFERS = {"adapters", "use_streamer", "overwrite_generation_config", "base_model
 def test_the_table_holds_every_alias():
     flags = {word[2:] for argv, _ in NEIGHBOURS for word in argv.split() if word.startswith("--")}
     of_stages = {word[2:] for _, words, _ in OF_STAGES for word in words if word.startswith("--")}
+    of_stages |= {word[2:] for _, line, _ in OF_ONLINE for word in line.split() if word.startswith("--")}
     assert set(ALIASES) - flags - of_stages == INFERS  # tested below and with merge
 
 

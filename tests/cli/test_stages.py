@@ -38,12 +38,34 @@ OF_STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
      {"desirable_weight": 2.0, "undesirable_weight": 3.0}),
     ("rm", ["--center_rewards_coefficient", "0.01"], {"centring": 0.01}),
     ("pt", ["--block_size", "512"], {"max_length": 512}),
+    ("grpo", ["--max_completion_length", "32", "--max_prompt_length", "9"], {"max_new_tokens": 32, "max_length": 41}),
+    ("grpo", ["--reward_funcs", "format", "--reward_weights", "1", "0.5"], {"rewards": ["accuracy*1", "format*0.5"]}),
+    ("grpo", ["--num_generations", "4", "--steps_per_generation", "8"], {"num_generations": 4, "num_mini_batches": 2}),
+    ("grpo", ["--loss_type", "dapo", "--epsilon_high", "0.3"], {"loss": ["dapo"], "epsilon_high": 0.3}),
+    ("grpo", ["--scale_rewards", "batch"], {"advantage": "group_batch"}),
+    ("grpo", ["--scale_rewards", "none"], {"advantage": "group_mean"}),
+    ("grpo", ["--importance_sampling_level", "sequence"], {"loss": ["gspo"]}),
+    ("grpo", ["--advantage_estimator", "reinforce_plus_plus"], {"loss": ["reinforce++"]}),
+    ("grpo", ["--dynamic_sample", "true", "--max_resample_times", "5"], {"resample_ties": True, "max_resample": 5}),
+    ("grpo", ["--overlong_filter", "true"], {"mask_cut": True}),
+    ("grpo", ["--mask_truncated_completions", "true"], {"mask_cut": True}),
+    ("grpo", ["--use_vllm", "false", "--log_completions", "true"], {"rollout_engine": "llmtune"}),
+    ("ppo", ["--init_kl_coef", "0.2", "--adap_kl_ctrl", "True"], {"beta": 0.2, "adaptive_kl": True}),
+    ("ppo", ["--early_stopping", "True", "--target_kl", "0.2"], {"early_stopping": True, "target_kl": 0.2}),
+    ("ppo", ["--reward_baseline", "0.5", "--ppo_epochs", "2"], {"reward_baseline": 0.5, "num_iterations": 2}),
+    ("ppo", ["--reward_model_path", "/rm"], {"rewards": ["accuracy", "rm:/rm"]}),
+    ("ppo", ["--max_source_length", "100", "--max_target_length", "28"], {"max_length": 128, "max_new_tokens": 28}),
+    ("ppo", ["--cliprange", "0.1", "--cliprange_value", "0.3"], {"epsilon": 0.1, "value_clip": 0.3}),
     *((stage, ["--per_device_train_batch_size", "4"], {"batch_size": 4}) for stage in STAGES),
 ]  # fmt: skip
 
 
+NEEDED = {"grpo": ["--rewards", "accuracy"], "ppo": ["--rewards", "accuracy"]}
+"""Flags that a stage does not do without."""
+
+
 def parsed(stage: str, *words: str) -> Any:
-    return parse(command_arguments(stage), [*TINY, *words], command=stage)
+    return parse(command_arguments(stage), [*TINY, *NEEDED.get(stage, []), *words], command=stage)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +73,7 @@ def parsed(stage: str, *words: str) -> Any:
     [
         (["orpo", "--beta", "1"], ("dpo", ["--loss", "orpo", "--beta", "1"])),
         (["ipo"], ("dpo", ["--loss", "ipo"])),
+        (["rloo", "--seed", "1"], ("grpo", ["--loss", "rloo", "--seed", "1"])),
         (["rlhf", "--rlhf_type", "kto", "--seed", "1"], ("kto", ["--seed", "1"])),
         (["rlhf", "--rlhf_type=simpo"], ("dpo", ["--loss", "simpo"])),
         (["train", "--seed", "1", "--stage", "rm"], ("rm", ["--seed", "1"])),
@@ -102,28 +125,33 @@ def test_each_stage_has_help_that_names_it_and_default_rates_for_each_tuner(stag
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_name_of_the_stage_as_a_flag_is_taken_and_another_refused(stage, capsys):
-    words = [*TINY, "--dry_run", "true", "--dataset", DATA[stage]]
+    words = [*TINY, *NEEDED.get(stage, []), "--dry_run", "true", "--dataset", DATA[stage]]
     assert COMMANDS[stage].run([*words, "--stage", stage]) == 0
     for other in set(STAGES) - {stage}:
         assert main([stage, *words, "--stage", other]) == 2
         assert f"Call llmtune {other}" in capsys.readouterr().err
 
 
-DATA = {"pt": "tiny-text", "sft": "tiny-qa", "rm": "tiny-pairs", "dpo": "tiny-pairs", "kto": "tiny-labels"}
+DATA = {
+    "pt": "tiny-text", "sft": "tiny-qa", "rm": "tiny-pairs", "dpo": "tiny-pairs", "kto": "tiny-labels",
+    "grpo": "tiny-sums", "ppo": "tiny-sums",
+}  # fmt: skip
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("stage", STAGES)
 def test_check_and_plan_know_the_stage(stage, capsys):
-    words = [*TINY, "--dataset", f"{DATA[stage]}#20"]
+    words = [*TINY, *NEEDED.get(stage, []), "--dataset", f"{DATA[stage]}#20"]
     assert main(["check", stage, *words]) == 0
     shown = capsys.readouterr().out
-    assert "trainable tokens" in shown
+    assert ("reward accuracy" if stage in NEEDED else "trainable tokens") in shown
     assert main(["plan", "--stage", stage, *words]) == 0
     planned = capsys.readouterr().out
     assert "fits" in planned
     assert ("reference pass" in planned) == (stage in ("dpo", "kto"))
     assert ("logits and loss" in planned) == (stage != "rm")
+    assert ("KV cache" in planned) == (stage in NEEDED)
+    assert ("critic" in planned) == (stage == "ppo")
 
 
 @pytest.mark.medium

@@ -34,6 +34,9 @@ FACTS = {
     "seqgpt-560m/full_ddp": {"accumulation": 4, "batch_size": 4, "epochs": 3, "nproc": 2},
 }
 
+ONLINE = [row for row in OURS if not row["deepspeed"].startswith("zero3") and "fsdp" not in row["mode"]]
+"""Sharded weights cannot generate: those modes have no grpo.sh and no ppo.sh."""
+
 
 def test_generating_again_changes_nothing():
     code = "import generate, json; print(json.dumps(dict(generate.files())))"
@@ -49,7 +52,8 @@ def test_counts():
     assert len(REFERENCE) == 59
     assert len(OURS) == 54
     assert len({folder_of(row) for row in TABLE}) == len(FOLDERS) == 113
-    assert len(GENERATED) == 226 + 4 * len(OURS)
+    assert len(GENERATED) == 226 + 4 * len(OURS) + 2 * len(ONLINE)
+    assert len(ONLINE) == 45
     assert {str(folder) for folder in FOLDERS} == {folder_of(row) for row in TABLE}
     models = {row["model"] for row in OURS}
     sizes = {f"qwen2.5-{size}-instruct" for size in ("0.5b", "7b", "14b", "72b")}
@@ -126,6 +130,32 @@ def test_stages_of_current_models_take_the_flags_of_sft_but_for_data_and_rate(st
         assert args.learning_rate == (1e-3 if is_tiny else args.LEARNING_RATES[args.sft_type])
         assert args.dataset[0].startswith("tiny-") or (not is_tiny and stage != "pt")
         assert args.output_dir == f"output/{stage}"
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_online_stages_have_whole_groups_and_take_the_flags_of_sft(stage, said):
+    for row in ONLINE:
+        model = {"REWARD_MODEL": "my model"} if stage == "ppo" else {}
+        _, command, *flags = said(f"{folder_of(row)}/{stage}.sh", **model)
+        assert command == stage
+        args = parse(command_arguments(stage), flags, command=stage)
+        _, _, *others = said(f"{folder_of(row)}/sft.sh")
+        theirs = parse(command_arguments("sft"), others, command="sft")
+        same = ("model_type", "sft_type", "dtype", "max_length", "batch_size", "nproc", "deepspeed_config_path")
+        assert [getattr(args, name) for name in same] == [getattr(theirs, name) for name in same]
+        assert args.batch_size * args.gradient_accumulation_steps * args.nproc == 64
+        assert args.rewards == (["rm:my model"] if stage == "ppo" else ["accuracy"])
+        assert args.output_dir == f"output/{stage}"
+
+
+def test_rewards_of_an_online_stage_are_a_variable(said, tmp_path):
+    _, _, *flags = said("qwen2_5_7b_instruct/lora/grpo.sh", REWARDS="accuracy format*0.2")
+    assert flags[flags.index("--rewards") + 1 :][:2] == ["accuracy", "format*0.2"]
+    newest = tmp_path / "output/rm/qwen2.5-7b-instruct/v10-1/checkpoint-20"
+    for folder in (newest, newest.parents[1] / "v9-1/checkpoint-90"):
+        folder.mkdir(parents=True)
+    _, _, *flags = said("qwen2_5_7b_instruct/lora/ppo.sh", cwd=tmp_path)
+    assert flags[flags.index("--rewards") + 1] == f"rm:{newest.relative_to(tmp_path)}"
 
 
 def test_a_stage_goes_on_from_an_adapter_and_other_rows(said, elsewhere):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -243,3 +244,46 @@ def test_answers_of_another_server(server, engine):
             http._rollout(request, {"choices": [good | change]})
     with pytest.raises(RolloutError, match="OpenAI-compatible"):
         http._rollout(request, "<html>")
+
+
+def online(tmp_path: Path, server, root: Path, tuned: Path, monkeypatch, **options) -> list[dict]:
+    """The log of a grpo run whose responses the server samples."""
+    from llmtune import GrpoArguments, grpo
+
+    monkeypatch.setenv("LLMTUNE_API_KEY", KEY)
+    (tmp_path / "mine.py").write_text(
+        "def letter(completions, **kwargs):\n    return [text.count('e') / max(len(text), 1) for text in completions]\n"
+    )
+    settings = {
+        "model_type": "llmtune-tiny", "model_id_or_path": str(tuned), "dataset": ["tiny-sums#16"],
+        "rewards": [f"{tmp_path / 'mine.py'}:letter"],
+        "max_new_tokens": 6, "num_generations": 4, "batch_size": 8,
+        "gradient_accumulation_steps": 1, "max_steps": 4,
+        "logging_steps": 1, "eval_steps": 4, "learning_rate": 2e-2, "report_to": ["none"], "warmup_ratio": 0.0,
+        "lr_scheduler_type": "constant", "output_dir": str(tmp_path / "runs"), "rollout_url": server.url,
+        "rollout_folder": str(root), "val_dataset_sample": 2, "temperature": 3.0,
+    }  # fmt: skip
+    folder = grpo(GrpoArguments(**(settings | options))).output_dir
+    return [json.loads(line) for line in (folder / "logging.jsonl").read_text().splitlines() if '"reward"' in line]
+
+
+def test_a_training_samples_from_the_server_what_it_has_just_trained(lora, root, tuned, tmp_path, monkeypatch):
+    """The server's probabilities are those of the model in training, step after step: its adapter has arrived."""
+    log = online(tmp_path, lora, root, tuned, monkeypatch)
+    assert len(log) == 4
+    assert [one["sampling_ratio"] for one in log] == pytest.approx([1] * 4, abs=2e-3)
+
+
+def test_an_adapter_that_does_not_arrive_shows_in_the_ratio(lora, root, tuned, tmp_path, monkeypatch):
+    """That the test before this one can fail."""
+    update = HttpEngine.update
+    monkeypatch.setattr(HttpEngine, "update", lambda self, step: update(self, step) if step == 0 else None)
+    log = online(tmp_path, lora, root, tuned, monkeypatch, max_steps=3)
+    assert abs(log[-1]["sampling_ratio"] - 1) > 5e-3
+
+
+def test_a_training_without_its_server_is_refused(lora, root, tuned, tmp_path, monkeypatch):
+    with pytest.raises(RolloutError, match="no server at"):
+        online(tmp_path, SimpleNamespace(url="http://127.0.0.1:9"), root, tuned, monkeypatch)
+    with pytest.raises(RolloutError, match=r"serves .*, not nobody"):
+        online(tmp_path, lora, root, tuned, monkeypatch, rollout_model="nobody")
