@@ -146,7 +146,7 @@ def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
         usage, examples = list_command.USAGE, [f"llmtune list {what}" for what in [*list_command.REGISTRIES, "plugins"]]
         examples.append("llmtune list models --unverified")
     else:
-        usage = "usage: llmtune show model|dataset|template|tool_format|metric|loss|reward KEY\n"
+        usage = "usage: llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY\n"
         examples = [
             "llmtune show model qwen2.5-7b-instruct",
             "llmtune show dataset tiny-qa",
@@ -154,6 +154,7 @@ def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
             "llmtune show tool_format hermes",
             "llmtune show metric rouge",
             "llmtune show reward accuracy",
+            "llmtune show tool calculate",
         ]
         assert "metrics" in show_command.REGISTRIES
     lines = "\n".join(examples)

@@ -10,9 +10,12 @@ from gen_commands import cell, class_of, table
 from migration_flags import TOOLS, Tool
 
 from llmtune.arguments.aliases import ALIASES, translate
+from llmtune.arguments.aliases_online import JOINED
 from llmtune.errors import UsageError
 
-COMMANDS = ("sft", "pt", "rm", "dpo", "kto", "infer", "serve", "web", "eval", "export", "merge")
+TAKEN_TOGETHER = {*JOINED, "loss_weights", "dataset_name"}
+"""Flags that are taken together with others."""
+COMMANDS = ("sft", "pt", "rm", "dpo", "kto", "grpo", "ppo", "infer", "serve", "web", "eval", "export", "merge")
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -40,7 +43,8 @@ def ours(line: tuple[str, ...]) -> str:
     if len(line) == 3:
         _check_refused(line)
         text = {"the same": "the same", "nothing": "remove it"}.get(line[2], f"`{line[2]}`")
-        is_refused = not line[0][0].isupper() and "--" not in line[0] and line[0].split()[0] not in our_flags()
+        is_taken = line[0].split()[0] in our_flags() | TAKEN_TOGETHER
+        is_refused = not line[0][0].isupper() and "--" not in line[0] and not is_taken
         return f"{text} †" if is_refused else text
     flag, *values = shlex.split(line[0])
     alias = ALIASES.get(flag)

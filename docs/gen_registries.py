@@ -1,4 +1,4 @@
-"""Pages of the registries: tables of models, datasets, templates, tool formats, metrics and rewards."""
+"""Pages of the registries: tables of models, datasets, templates, tool formats, metrics, rewards and tools."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gen_commands import cell, table
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.rewards.info import REWARD_MAPPING
 from llmtune.templates.tools import TOOL_FORMAT_MAPPING
+from llmtune.tool_functions.info import TOOL_MAPPING
 
 Row = tuple[str, ...]
 
@@ -50,6 +51,12 @@ PAGES = {
         "`'repetition(n=4)*0.5'`. Several columns: the first that a row has.",
         "llmtune list rewards\nllmtune show reward accuracy",
     ),
+    "tools": (
+        "Tools",
+        "Python functions that a model may call during online training: `--tool_functions KEY my_tools.py:fn`. Your "
+        "own: `register_tool`.",
+        "llmtune list tools\nllmtune show tool calculate",
+    ),
 }
 
 
@@ -77,6 +84,12 @@ def rewards() -> Iterator[Row]:
             yield f"`{key}`", columns, options, cell(info.description), f"[paper]({info.source})"
 
 
+def tools() -> Iterator[Row]:
+    for key in TOOL_MAPPING:
+        if "llmtune/tool_functions/builtin.py" in TOOL_MAPPING.origin(key):
+            yield f"`{key}`", cell(TOOL_MAPPING[key].description)
+
+
 def _option(name: str, value: object) -> str:
     return f"`{name}`" if value is None else f"`{name}={value}`"
 
@@ -85,8 +98,15 @@ def pages() -> Iterator[tuple[str, str]]:
     heads = dict(registry_tables.HEADS)
     heads["tool_formats"] = ("Key", "Tools are in", "A call begins with", "Templates")
     heads["metrics"] = ("Key", "Measures", "Scores", "Description")
+    heads["tools"] = ("Key", "Description")
     heads["rewards"] = ("Key", "Columns", "Options", "Description", "Source")
-    rows = {**registry_tables.TABLES, "tool_formats": tool_formats, "metrics": metrics, "rewards": rewards}
+    rows = {
+        **registry_tables.TABLES,
+        "tool_formats": tool_formats,
+        "metrics": metrics,
+        "rewards": rewards,
+        "tools": tools,
+    }
     for name, (title, text, commands) in PAGES.items():
         found = table(heads[name], rows[name]())
         yield f"registries/{name}.md", f"# {title}\n\n{text}\n\n```bash\n{commands}\n```\n\n{found}\n"
@@ -94,7 +114,8 @@ def pages() -> Iterator[tuple[str, str]]:
     yield (
         "registries/index.md",
         "# Registries\n\nThe tables of `llmtune list`. Each entry is one call: `register_model`, "
-        "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`, `register_reward`.\n\n"
+        "`register_dataset`, `register_template`, `register_tool_format`, `register_metric`, `register_reward`, "
+        "`register_tool`.\n\n"
         f"{table(('Table', 'Lines'), counts)}\n",
     )
 

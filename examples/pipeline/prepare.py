@@ -5,11 +5,13 @@ python examples/pipeline/prepare.py FOLDER
 FOLDER/pretrain/    .txt, a document per line
 FOLDER/finetune/    .jsonl, conversations of human and gpt
 FOLDER/reward/      .jsonl, a question with a chosen and a rejected response
+FOLDER/grpo/        .jsonl, a question with the number that answers it
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +33,8 @@ def main() -> None:
     pairs, _ = tiny_pairs()
     names = {"prompt": "question", "chosen": "response_chosen", "rejected": "response_rejected"}
     write(folder / "reward" / "pairs.jsonl", (as_json({names[key]: row[key] for key in names}) for row in pairs))
+    sums = ((row["query"], re.search(r"\d+(?=\.$)", row["response"])) for row in questions)
+    write(folder / "grpo" / "sums.jsonl", (as_json({"question": text, "answer": m[0]}) for text, m in sums if m))
     print(tiny_folder())
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A model in all stages that run offline, with the flags of MedicalGPT's scripts:
-# pt -> merge -> sft -> merge -> rm, and dpo from the same merged model.
+# A model in all stages, with the flags of MedicalGPT's scripts:
+# pt -> merge -> sft -> merge -> rm, then dpo, ppo and grpo, each from the same merged model.
 # Needs: two cores, 2 GB of memory, no GPU, nothing to download; some minutes. Run it from the top of the repository.
 #   bash examples/pipeline/run.sh [folder for all that is written] [further flags for each stage]
 set -euo pipefail
@@ -37,7 +37,21 @@ llmtune dpo $COMMON --model_name_or_path "$WORK/merged-sft" --train_file_dir "$W
     --learning_rate 1e-3 --output_dir "$WORK/dpo"
 llmtune merge --base_model "$WORK/merged-sft" --lora_model "$(newest "$WORK/dpo")" --output_dir "$WORK/merged-dpo"
 
-for stage in pt sft rm dpo; do
+# 5. PPO against the reward model, which is an adapter of the merged model, as are policy and critic.
+llmtune ppo $COMMON --model_name_or_path "$WORK/merged-sft" --train_file_dir "$WORK/data/finetune" \
+    --reward_model_name_or_path "$(newest "$WORK/rm")" --template_name chatml --max_source_length 192 \
+    --max_target_length 32 --max_train_samples 200 --init_kl_coef 0.05 --num_train_epochs 1 --learning_rate 3e-4 \
+    --output_dir "$WORK/ppo"
+llmtune merge --base_model "$WORK/merged-sft" --lora_model "$(newest "$WORK/ppo")" --output_dir "$WORK/merged-ppo"
+
+# 6. GRPO on sums with a known answer, rewarded by a function of rewards.py; a real model can start at temperature 1.
+llmtune grpo $COMMON --model_name_or_path "$WORK/merged-sft" --train_file_dir "$WORK/data/grpo" \
+    --reward_funcs "$HERE/rewards.py:number" --num_generations 8 --gradient_accumulation_steps 16 --temperature 0.7 \
+    --template_name chatml --max_prompt_length 192 --max_completion_length 32 --num_train_epochs 2 \
+    --learning_rate 5e-4 --output_dir "$WORK/grpo"
+llmtune merge --base_model "$WORK/merged-sft" --lora_model "$(newest "$WORK/grpo")" --output_dir "$WORK/merged-grpo"
+
+for stage in pt sft rm dpo ppo grpo; do
     echo "== $stage"
     cat "$(dirname "$(newest "$WORK/$stage")")/eval_results.txt"
 done
