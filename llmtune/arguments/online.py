@@ -260,8 +260,7 @@ def _check_policy(args: Any, problems: Problems) -> None:
 
 def check_groups(args: Any, processes: int) -> str:
     """Say why the responses of a step are no whole groups; "" if they are."""
-    size = args.step_size(processes) * args.num_mini_batches
-    if size % args.num_generations == 0:
+    if args.step_size(processes) % args.num_generations == 0:
         return ""
     many = f" x {processes} processes" if processes > 1 else ""
     return (

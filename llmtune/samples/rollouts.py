@@ -24,6 +24,8 @@ forward pass included."""
 PER_TOKEN = ("old", "reference_logps", "advantages", "correction", "values", "returns")
 """Keys of a number for each sampled token, [K]."""
 OWN = (COUNTS, SAMPLES, *PER_TOKEN)
+Parts = list[tuple["Group", Sequence["Response"]]]
+"""Some responses of each of several groups."""
 SOURCES = {"reference_logps": "reference"}
 
 

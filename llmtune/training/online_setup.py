@@ -18,6 +18,7 @@ from llmtune.tool_functions.call import ToolBox
 from llmtune.tool_functions.functions import load_tools
 from llmtune.training.answer_trackers import TrackAnswers
 from llmtune.training.build import comparison_collator
+from llmtune.training.collecting import Collector
 from llmtune.training.critic import Critic
 from llmtune.training.engines import evaluation_engine, training_engine
 from llmtune.training.kl_control import KlControl
@@ -26,6 +27,7 @@ from llmtune.training.online_reference import reference_model
 from llmtune.training.policy import PolicyLoss
 from llmtune.training.shared_reward import check_reward_model, shared_scorer
 from llmtune.training.stage import Stage
+from llmtune.training.token_passes import TokenPasses
 
 
 def place_collator(items: Any) -> dict[str, Any]:
@@ -67,28 +69,23 @@ def online_loop(
     reference = reference_model(
         args, model, stage.folder, resumed=stage.run.resume is not None, decisions=stage.decisions
     )
-    loop = OnlineLoop(
-        args,
-        samples.train_set,
-        objective,
-        Writer(
-            training_engine(args, model, samples.template, stage.folder),
-            evaluation_engine(args, model, samples.template),
-            samples.template,
-            args.max_new_tokens,
-            _tool_turns(args, samples.template),
-            is_remote=args.rollout_url is not None,
-        ),
-        judge,
-        RolloutCollator(responses, samples.tokenizer.pad_token_id),
-        reference,
-        model,
-        critic=critic,
-        control=control,
+    writer = Writer(
+        training_engine(args, model, samples.template, stage.folder),
+        evaluation_engine(args, model, samples.template),
+        samples.template,
+        args.max_new_tokens,
+        _tool_turns(args, samples.template),
+        is_remote=args.rollout_url is not None,
     )
+    collator = RolloutCollator(responses, samples.tokenizer.pad_token_id)
+    passes = TokenPasses(model, collator, args.batch_size)
+    collector = Collector(
+        args, samples.train_set, objective, writer, judge, passes, reference, critic=critic, control=control
+    )
+    loop = OnlineLoop(args, collector, collator)
     if is_first():
         answers = AnswerLog(stage.folder, samples.train_set, judge.names)
-        loop.on_experience.append(answers.add)
+        collector.on_experience.append(answers.add)
         stage.at_start.append(lambda trainer: _track(trainer, answers, judge))
     for name, text in judge.load_models(lambda folder: shared_scorer(args, model, folder)).items():
         stage.decisions.fact(f"Reward model {name}", text)
