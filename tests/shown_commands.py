@@ -24,7 +24,7 @@ MODELS = (
     "work/merged-pt",
     "work/merged-sft",
     "sft/checkpoint-240",
-    "sft/checkpoint-165",
+    "sft/checkpoint-260",
     "sft/checkpoint-80",
 )
 """Folders of models that commands name."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +23,23 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def data_of(example: str) -> str:
+    """The rows that an example's data.py writes."""
+    text = (EXAMPLES / example / "data.py").read_text(encoding="utf-8")
+    lines: list[str] = []
+    written = SimpleNamespace(stdout=SimpleNamespace(write=lines.append))
+    exec(text.replace("import sys\n", ""), {"sys": written})
+    return "".join(lines)
+
+
 @pytest.fixture(scope="module")
 def adder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that answers sums with numbers near the result."""
+    folder = tmp_path_factory.mktemp("sums")
+    (folder / "mixed.jsonl").write_text(data_of("sums"))
     args = SftArguments(
-        **TINY, dataset=["tiny-sums"], sft_type="full", max_steps=165, batch_size=32, learning_rate=2e-3,
-        eval_strategy="no", output_dir=str(tmp_path_factory.mktemp("sums")), logging_steps=100,
+        **TINY, dataset=[str(folder / "mixed.jsonl")], dataset_test_ratio=0, sft_type="full", max_steps=260,
+        batch_size=32, learning_rate=2e-3, output_dir=str(folder), logging_steps=100,
     )  # fmt: skip
     return str(sft(args).last_checkpoint)
 
@@ -38,31 +50,21 @@ def test_sums_are_learned_from_a_reward_for_the_right_number(loss, seed, adder, 
         **TINY | {"gradient_accumulation_steps": 2}, model_id_or_path=adder, dataset=["tiny-sums"], loss=[loss],
         rewards=["accuracy"], beta=0.0, lora_target_modules=["ALL"], lora_rank=32, lora_alpha=64, max_new_tokens=6,
         num_generations=8, batch_size=64, max_steps=60, learning_rate=1e-3, lr_scheduler_type="constant", seed=seed,
-        eval_steps=30, save_strategy="no", logging_steps=1, train_args=["eval_on_start=true"],
-        output_dir=str(tmp_path),
+        eval_steps=30, eval_temperature=1.0, save_strategy="no", logging_steps=1,
+        train_args=["eval_on_start=true"], output_dir=str(tmp_path),
     )  # fmt: skip
     folder = grpo(args).output_dir
     sampled, held_out = of(folder, "reward"), of(folder, "eval_reward")
-    assert mean(sampled[-8:]) > mean(sampled[:8]) + 0.12
-    assert max(held_out[1:]) > held_out[0]
+    assert mean(sampled[-8:]) > mean(sampled[:8]) + 0.05
+    assert held_out[-1] > held_out[0]
     assert of(folder, "entropy")[-1] > 0
-
-
-def data_of_example() -> list[str]:
-    spec = importlib.util.spec_from_file_location("feedback_data", EXAMPLES / "feedback" / "data.py")
-    assert spec is not None
-    text = (EXAMPLES / "feedback" / "data.py").read_text(encoding="utf-8")
-    lines: list[str] = []
-    scope = {"sys": type("S", (), {"stdout": type("O", (), {"write": lines.append})})}
-    exec(text.replace("import sys\n", ""), scope)
-    return lines
 
 
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A policy that answers, or refuses rudely, and a reward model that knows the difference."""
     folder = tmp_path_factory.mktemp("feedback")
-    (folder / "mixed.jsonl").write_text("".join(data_of_example()))
+    (folder / "mixed.jsonl").write_text(data_of("feedback"))
     policy = sft(
         SftArguments(
             **TINY,
@@ -115,8 +117,8 @@ def test_examples_have_the_settings_of_these_tests():
     """The scripts say what is tested here; a change of one is a change of both."""
     sums = (EXAMPLES / "sums" / "run.sh").read_text()
     feedback = (EXAMPLES / "feedback" / "run.sh").read_text()
-    for words in ("--max_steps 165", "--learning_rate 1e-3", "--lora_rank 32", "--max_new_tokens 6"):
+    for words in ("--max_steps 260", "--learning_rate 1e-3", "--lora_rank 32", "--max_new_tokens 6"):
         assert words in sums
     for words in ("--max_steps 80", "--learning_rate 5e-4", "--critic_learning_rate 1e-3", "--kl_target 8"):
         assert words in feedback
-    assert json.loads(data_of_example()[0])
+    assert all(json.loads(line) for name in ("sums", "feedback") for line in data_of(name).splitlines())
