@@ -28,6 +28,7 @@ from llmtune.training.policy import PolicyLoss
 from llmtune.training.shared_reward import check_reward_model, shared_scorer
 from llmtune.training.stage import Stage
 from llmtune.training.token_passes import TokenPasses
+from llmtune.utils.logging import get_logger
 
 
 def place_collator(items: Any) -> dict[str, Any]:
@@ -112,6 +113,11 @@ def note_online(stage: Stage, judge: Judge) -> None:
     args: Any = stage.args
     prompts = args.prompts_per_batch(world_size())
     passes = f", {args.updates_per_batch} optimizer steps on each batch" if args.updates_per_batch > 1 else ""
+    if args.top_k or args.top_p < 1:
+        get_logger().warning(
+            "--top_k and --top_p sample from another distribution than the loss knows: the ratios of rare tokens are "
+            "wrong. Remove them, or lower --temperature, which the loss follows."
+        )
     stage.decisions.fact(
         "Rollouts",
         f"{prompts:,} prompts x {args.num_generations} responses of up to {args.max_new_tokens:,} tokens, temperature "

@@ -14,6 +14,7 @@ import torch
 from llmtune import GrpoArguments, grpo
 from llmtune.checkpoint import numbered_checkpoints
 from llmtune.errors import LlmtuneError, UsageError
+from llmtune.losses.terms import Options
 from llmtune.rollouts.experience import FACTS_FILE, Experience
 from llmtune.training.policy import PolicyLoss
 
@@ -68,6 +69,18 @@ def run(settings: dict[str, Any], tmp_path: Path) -> Any:
         return grpo(GrpoArguments(**(settings | {"output_dir": str(tmp_path / folder)} | options))).output_dir
 
     return start
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Any:
+    """What was logged since the last call: to standard error, or to pytest where it has taken the log over."""
+
+    def text() -> str:
+        found = capsys.readouterr().err or caplog.text
+        caplog.clear()
+        return found
+
+    return text
 
 
 SECONDS = re.compile(r"seconds|runtime|per_second|memory|flops|tflops|share|epoch|mfu")
@@ -276,6 +289,42 @@ def test_what_cannot_be_is_refused_before_anything_is_read(options, text, settin
 def test_steps_hold_whole_groups(run):
     with pytest.raises(UsageError, match="no whole groups of --num_generations 3"):
         run(num_generations=3)
+
+
+@pytest.mark.medium
+def test_sampling_that_the_loss_does_not_know_is_warned_of(run, said):
+    run(top_k=5, max_steps=1)
+    assert "--top_k and --top_p sample from another distribution" in said()
+    run("other", max_steps=1)
+    assert "--top_k and --top_p" not in said()
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [("truncate", [0.5, 1.0, 2.0, 0.1]), ("mask", [0.5, 1.0, 0.0, 0.0]), ("none", None)],
+)
+def test_an_engines_other_probabilities_are_truncated_or_masked(correction, expected):
+    objective = PolicyLoss("grpo", Options(), correction=correction, limit=2.0)
+    found = objective._weights({"correction": torch.tensor([0.5, 1.0, 3.0, 0.1])}, torch.zeros(4))
+    assert (None if found is None else found.tolist()) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.medium
+def test_rounds_without_any_spread_are_warned_of(run, place, said):
+    run(rewards=[f"{place / 'mine.py'}:same"], max_steps=4)
+    assert said().count("there is no gradient") == 1
+
+
+@pytest.mark.medium
+def test_functions_of_trl_get_the_trainers_state_and_log_measures(run, place):
+    (place / "trl_like.py").write_text(
+        "def staged(prompts, completions, completion_ids, trainer_state, log_metric, **kwargs):\n"
+        "    log_metric('seen_step', trainer_state.global_step)\n"
+        "    return [float(len(ids) % 3) for ids in completion_ids]\n"
+    )
+    folder = run(rewards=[f"{place / 'trl_like.py'}:staged"], max_steps=3)
+    assert of(folder, "seen_step") == [0, 1, 2]
+    assert len([line for line in (folder / "logging.jsonl").read_text().splitlines() if "staged/seconds" in line]) == 3
 
 
 @pytest.mark.medium

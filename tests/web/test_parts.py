@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import pytest
 from llmtune.cli import web as command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.types import Message
+from llmtune.web import training_tab
 from llmtune.web.chat_tab import ChatHistory
 from llmtune.web.training_tab import find_runs, last_record
 
@@ -86,3 +88,17 @@ def test_a_public_host_needs_a_key(monkeypatch):
 def test_a_dry_run_shows_the_address(capsys):
     assert command.run(["--model_type", "llmtune-tiny", "--dry_run", "true", "--port", "8600"]) == 0
     assert "http://127.0.0.1:8600" in capsys.readouterr().out
+
+
+def test_responses_of_an_online_stage_are_shown_newest_first(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(training_tab.st, "expander", lambda title: contextlib.nullcontext(shown.append(title)))
+    monkeypatch.setattr(training_tab.st, "dataframe", lambda rows, **_: shown.append(rows))
+    file = tmp_path / "answers.jsonl"
+    training_tab._answers(file, {"answers": "Responses"})
+    assert shown == []
+    file.write_text("".join(json.dumps({"round": n, "response": str(n), "reward": 0.5}) + "\n" for n in range(50)))
+    training_tab._answers(file, {"answers": "Responses"})
+    title, rows = shown
+    assert title == "Responses"
+    assert [row["round"] for row in rows] == list(range(49, 9, -1))
