@@ -353,6 +353,7 @@ class PpoArguments(CriticArguments, KlControlArguments, OnlineStage):
 
     STAGE = "ppo"
     LOSS = "ppo"
+    OTHERS = ("gamma",)
 
     def _fill(self) -> None:
         super()._fill()

@@ -100,6 +100,8 @@ class WithLosses:
     LOSS: ClassVar[str]
     OVER: ClassVar[str]
     OPTIONS: ClassVar[tuple[str, ...]]
+    OTHERS: ClassVar[tuple[str, ...]] = ()
+    """Flags that share the name of an option of losses, and are none."""
 
     def losses(self) -> list[tuple[str, float]]:
         """Keys of LOSS_MAPPING and their weights in the sum."""
@@ -126,7 +128,7 @@ class WithLosses:
         infos = [LOSS_MAPPING[key] for key, _ in self.losses()]
         read = {name for info in infos for name in (OPTION_NAMES if info.reads is None else info.reads)}
         given = (field.name for field in changed(self))
-        unread = [f"--{name}" for name in given if name in self.OPTIONS and name not in read]
+        unread = [f"--{name}" for name in given if name in OPTION_NAMES and name not in (*read, *self.OTHERS)]
         return [*super().unused_flags(), *unread]  # type: ignore[misc]
 
     @property

@@ -19,17 +19,25 @@ KEPT = 4
 
 @dataclass
 class AnswerLog:
-    """Appends to the file of a run folder."""
+    """Appends to the file of a run folder.
+
+    Attributes:
+        newest: Records of the last round.
+        is_continued: Later rounds than the first one here are gone from the file.
+    """
 
     folder: Path
     prompts: PromptSamples
     names: Sequence[str]
     newest: list[dict[str, Any]] = field(default_factory=list)
+    is_continued: bool = False
 
     def add(self, experience: Experience) -> None:
         """Write a few responses of a round; those of a round that is done again, as after resuming, are replaced."""
         file = self.folder / ANSWERS_FILE
-        self._forget_from(file, experience.number)
+        if not self.is_continued:
+            self._forget_from(file, experience.number)
+            self.is_continued = True
         with file.open("a", encoding="utf-8") as out:
             self.newest = list(self._records(experience))
             for record in self.newest:

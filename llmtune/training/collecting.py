@@ -193,6 +193,7 @@ class Collector:
         seconds = self._write(groups, prompts, number=0, size=1, greedy=True)
         self._score(groups, prompts)
         found = measures_of(Experience(0, groups), self.judge.names) | {"rollout_seconds": seconds}
+        found |= self.judge.take_metrics()
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
 

@@ -81,6 +81,8 @@ class StageTrainer(Trainer):
         loop: Samples what an online stage trains on; None: batches are those of the dataset.
     """
 
+    loop: Loop | None = None
+
     def __init__(
         self,
         *args: Any,

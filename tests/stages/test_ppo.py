@@ -224,3 +224,8 @@ def test_gradients_of_the_critic_add_up_over_micro_batches(run, monkeypatch):
     run("one", max_steps=2)
     run("other", max_steps=2, batch_size=2, gradient_accumulation_steps=4)
     assert seen[:2] == pytest.approx(seen[2:], rel=1e-5)
+
+
+def test_gamma_is_the_discount_and_no_option_of_losses(settings):
+    assert PpoArguments(**settings, gamma=0.9).unused_flags() == []
+    assert PpoArguments(**settings, adaptive_kl=False, kl_target=3.0).unused_flags() == ["--kl_target"]
