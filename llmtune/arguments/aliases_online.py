@@ -40,7 +40,7 @@ NO_EFFECT = {
     "whiten_rewards": "advantages are whitened",
     "disable_dropout": "dropout is off unless a flag turns it on",
     "ds3_gather_for_generation": "sharded weights do not generate: --rollout_url",
-    "vllm_mode": "vLLM generates as a server: --rollout_url",
+    "vllm_mode": "--rollout_url asks a server, --rollout_engine vllm generates in this process",
     "reward_model_device": "reward models compute where the model does",
     "num_sample_generations": "a few responses of each step are in answers.jsonl of the run folder",
 }
@@ -77,9 +77,7 @@ def _reward_model(values: list[str]) -> Tokens:
 
 
 def _use_vllm(values: list[str]) -> Tokens:
-    if _is(values) in ("true", "1", "yes"):
-        raise ValueError("vLLM generates as a server: start it, and give its address with --rollout_url")
-    return []
+    return [("rollout_engine", ["vllm"])] if _is(values) in ("true", "1", "yes") else []
 
 
 CONVERTED: dict[str, Converter] = {

@@ -44,9 +44,9 @@ class RolloutArguments:
     """Sampling temperature of evaluation, which responds to each validation prompt once; 0: the most likely tokens."""
     rollout_batch_size: int = free(64, within=at_least(1))
     """Responses generated at a time on each device; changes the speed, not the responses."""
-    rollout_engine: Literal["llmtune", "transformers"] = fixed("llmtune", only=only(rollout_url=None))
-    """Engine: llmtune (its own loop), or transformers (continuous batching with a paged cache). A server instead, vLLM
-    too: --rollout_url."""
+    rollout_engine: Literal["llmtune", "transformers", "vllm"] = fixed("llmtune", only=only(rollout_url=None))
+    """Engine: llmtune (its own loop), transformers (continuous batching with a paged cache), or vllm in this process,
+    where it is installed. A server instead: --rollout_url."""
     rollout_url: str | None = free(None)
     """Address of a server that generates, e.g. http://localhost:8000: `llmtune serve --adapter_root`, or vLLM. It loads
     the adapter before each batch of responses. Its API key: the environment variable LLMTUNE_API_KEY."""
@@ -138,6 +138,11 @@ ONLINE_RULES: tuple[Rule, ...] = (
     Rule(
         lambda args: not args.rollout_url or args.sft_type == "lora",
         "--rollout_url hands an adapter over after each step: it needs --sft_type lora.",
+    ),
+    Rule(
+        lambda args: args.rollout_engine != "vllm" or args.rollout_url or (args.sft_type == "lora" and args.nproc == 1),
+        "--rollout_engine vllm takes LoRA in one process: for more of them, start vLLM as a server, and give "
+        "--rollout_url.",
     ),
     Rule(
         lambda args: not args.packing and not args.group_by_length and not args.test_oom_error,

@@ -156,7 +156,7 @@ class HttpEngine(RolloutEngine):
         body = self._common | {
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_tokens,
-            "seed": _seed(request),
+            "seed": seed_of(request),
         }
         if words := [*self._stop, *request.stop]:
             body |= {"stop": words}
@@ -207,7 +207,7 @@ class HttpEngine(RolloutEngine):
         return f"{where} refuses a request (HTTP {status}): {text} Start it with the model that is trained."
 
 
-def _seed(request: RolloutRequest) -> int:
+def seed_of(request: RolloutRequest) -> int:
     """Return the seed of a request in 63 bits: a server draws its own numbers, from one integer."""
     state = np.random.SeedSequence([*request.seed, request.num_drawn]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

@@ -26,6 +26,8 @@ def training_engine(args: Any, model: Any, template: ChatTemplate, run: Path) ->
     sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
     if args.rollout_url is not None:
         return _remote(args, model, template, run, sampling)
+    if args.rollout_engine == "vllm":
+        return _vllm(args, model, template, run, sampling)
     if args.rollout_engine == "transformers":
         from llmtune.rollouts.continuous import ContinuousEngine
 
@@ -38,18 +40,36 @@ def evaluation_engine(args: Any, model: Any, template: ChatTemplate) -> RolloutE
     return OwnEngine(lambda: model, template, temperature=args.eval_temperature, max_rows=args.rollout_batch_size)
 
 
+def _vllm(args: Any, model: Any, template: ChatTemplate, run: Path, sampling: dict[str, Any]) -> RolloutEngine:
+    from llmtune.rollouts.vllm import VllmEngine
+
+    return VllmEngine(
+        args.folder(weights=True),
+        save_adapter=lambda folder: save_adapter(model, folder),
+        folder=run / ADAPTERS,
+        rank=args.lora_rank,
+        stop_token_ids=template.stop_token_ids,
+        stop=template.stop_strings,
+        **sampling,
+        max_rows=args.rollout_batch_size,
+        max_length=None if args.max_length == -1 else args.max_length,
+    )
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Save the adapter of a model in training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+
+
 def _remote(args: Any, model: Any, template: ChatTemplate, run: Path, sampling: dict[str, Any]) -> RolloutEngine:
     place = Path(args.rollout_folder).expanduser() if args.rollout_folder else run / ADAPTERS
-
-    def save(folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(str(folder))
 
     engine = HttpEngine(
         args.rollout_url,
         model=args.rollout_model or "",
         vocab_size=model.get_input_embeddings().num_embeddings,
-        save_adapter=save,
+        save_adapter=lambda folder: save_adapter(model, folder),
         adapter_folder=place / run.name,
         stop_token_ids=template.stop_token_ids,
         stop=template.stop_strings,

@@ -30,6 +30,7 @@ OF_ONLINE: list[tuple[str, str, dict[str, Any]]] = [
     ("grpo", "--importance_sampling_level token", {"loss_key": "grpo"}),
     ("grpo", "--mask_truncated_completions true", {"mask_cut": True}),
     ("grpo", "--use_vllm false --vllm_mode colocate", {"rollout_engine": "llmtune"}),
+    ("grpo", "--use_vllm true", {"rollout_engine": "vllm"}),
     ("grpo", "--vllm_server_base_url http://h:8000", {"rollout_url": "http://h:8000"}),
     ("grpo", "--steps_per_generation 8 --gradient_accumulation_steps 2", {"num_mini_batches": 4}),
     ("grpo", "--log_completions true --ds3_gather_for_generation true --disable_dropout true", {}),
@@ -87,7 +88,6 @@ def test_the_table_has_every_flag():
         ("--steps_per_generation 3", "no whole steps of --gradient_accumulation_steps 4"),
         ("--importance_sampling_level sequence_token", "expected token or sequence"),
         ("--advantage_estimator gae", "expected grpo, rloo or reinforce_plus_plus"),
-        ("--use_vllm true", "give its address with --rollout_url"),
         ("--scale_rewards perhaps", "expected group, batch, none, true or false"),
     ],
 )
