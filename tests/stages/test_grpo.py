@@ -324,7 +324,10 @@ def test_functions_of_trl_get_the_trainers_state_and_log_measures(run, place):
     )
     folder = run(rewards=[f"{place / 'trl_like.py'}:staged"], max_steps=3)
     assert of(folder, "seen_step") == [0, 1, 2]
-    assert len([line for line in (folder / "logging.jsonl").read_text().splitlines() if "staged/seconds" in line]) == 3
+    assert (
+        len([line for line in (folder / "logging.jsonl").read_text().splitlines() if '"rewards/staged/seconds' in line])
+        == 3
+    )
 
 
 @pytest.mark.medium
