@@ -49,13 +49,13 @@ def test_sums_are_learned_from_a_reward_for_the_right_number(loss, seed, adder, 
     args = GrpoArguments(
         **TINY | {"gradient_accumulation_steps": 2}, model_id_or_path=adder, dataset=["tiny-sums"], loss=[loss],
         rewards=["accuracy"], beta=0.0, lora_target_modules=["ALL"], lora_rank=32, lora_alpha=64, max_new_tokens=6,
-        num_generations=8, batch_size=64, max_steps=60, learning_rate=1e-3, lr_scheduler_type="constant", seed=seed,
-        eval_steps=30, eval_temperature=1.0, save_strategy="no", logging_steps=1,
+        num_generations=8, batch_size=128, max_steps=50, learning_rate=1e-3, lr_scheduler_type="constant", seed=seed,
+        eval_steps=25, eval_temperature=1.0, save_strategy="no", logging_steps=1,
         train_args=["eval_on_start=true"], output_dir=str(tmp_path),
     )  # fmt: skip
     folder = grpo(args).output_dir
     sampled, held_out = of(folder, "reward"), of(folder, "eval_reward")
-    assert mean(sampled[-8:]) > mean(sampled[:8]) + 0.05
+    assert mean(sampled[-8:]) > mean(sampled[:8]) + 0.08
     assert held_out[-1] > held_out[0]
     assert of(folder, "entropy")[-1] > 0
 

@@ -15,8 +15,8 @@ llmtune sft $COMMON --dataset mixed.jsonl --dataset_test_ratio 0 --sft_type full
 # The first evaluation is that of sft's model, on sums that neither stage trains on.
 llmtune grpo $COMMON --model_id_or_path sft/checkpoint-260 --dataset tiny-sums --output_dir rl --loss $LOSS --beta 0 \
     --rewards accuracy --lora_target_modules ALL --lora_rank 32 --lora_alpha 64 --max_new_tokens 6 --num_generations 8 \
-    --batch_size 64 --gradient_accumulation_steps 2 --max_steps 100 --learning_rate 1e-3 --lr_scheduler_type constant \
-    --eval_temperature 1 --eval_steps 25 --logging_steps 5 --train_args eval_on_start=true "${@:3}"
+    --batch_size 128 --gradient_accumulation_steps 2 --max_steps 80 --learning_rate 1e-3 --lr_scheduler_type constant \
+    --eval_temperature 1 --eval_steps 20 --logging_steps 5 --train_args eval_on_start=true "${@:3}"
 
 python - <<'END'
 import json
