@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llmtune.distributed.ranks import is_first
 from llmtune.rollouts.engine import RolloutEngine
@@ -75,6 +74,3 @@ class Writer:
         """Hand the weights over, as they are after `step` steps."""
         if not self.is_remote or is_first():
             self.engine.update(step)
-
-    def state(self) -> dict[str, Any]:
-        return {}

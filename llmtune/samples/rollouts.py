@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llmtune.samples.collate import SAMPLES
 from llmtune.samples.comparisons import COMPARISONS, ComparisonCollator
+from llmtune.samples.comparisons import OWN as OF_COMPARISONS
 from llmtune.types import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -124,4 +125,4 @@ def _fits_whole(groups: Sequence[tuple[Any, Sequence[Any]]], size: int, count: i
 
 def batch_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return a batch without what is not an input of a model."""
-    return {name: value for name, value in batch.items() if name not in OWN}
+    return {name: value for name, value in batch.items() if name not in (*OF_COMPARISONS, *OWN)}

@@ -93,7 +93,7 @@ def _below(root: Path, path: str) -> Path:
         is_there = folder.is_relative_to(root) and folder != root and folder.is_dir()
     except (OSError, ValueError):  # a NUL, or a name too long
         is_there = False
-    if not is_there:  # the same for both, so that nothing is learned of other folders
+    if not is_there:  # the same for both, so that an answer reveals nothing about other folders
         raise ApiError(400, "lora_path is not a folder below the server's --adapter_root.", param="lora_path")
     return folder
 

@@ -17,9 +17,8 @@ from llmtune.losses.info import LOSS_MAPPING
 from llmtune.losses.policy import k3
 from llmtune.losses.terms import Options, PolicyTerms, PolicyTokens
 from llmtune.registry import resolve_reference
-from llmtune.samples.comparisons import OWN, RESPONSES
-from llmtune.samples.rollouts import COUNTS
-from llmtune.samples.rollouts import OWN as OF_ROLLOUTS
+from llmtune.samples.comparisons import RESPONSES
+from llmtune.samples.rollouts import COUNTS, batch_inputs
 from llmtune.training.objective import Share, Totals, Unmeasured
 from llmtune.types import IGNORE_INDEX
 
@@ -73,7 +72,7 @@ class PolicyLoss(Unmeasured):
         if not has_responses(batch) and world_size() == 1 and not hasattr(model, "zero_optimization"):
             # All are ties, which cost no forward pass; DeepSpeed and DDP count on one.
             return Share(torch.zeros((), requires_grad=True))
-        found = model(**_inputs(batch), token_logps=True, token_entropies=True, temperature=self.temperature)
+        found = model(**batch_inputs(batch), token_logps=True, token_entropies=True, temperature=self.temperature)
         logps = found.token_logps
         policy = self._policy(batch, logps)
         terms: PolicyTerms = self._function(policy, self.options)
@@ -135,12 +134,8 @@ def response_numbers(batch: Mapping[str, Any]) -> Tensor:
     return found
 
 
-def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in (*OWN, *OF_ROLLOUTS)}
-
-
 def token_logps(model: Any, batch: Mapping[str, Any], temperature: float) -> Tensor:
     """Return the log-probability of each sampled token of a batch, [K], without gradient."""
     with torch.no_grad():
-        found: Tensor = model(**_inputs(batch), token_logps=True, temperature=temperature).token_logps
+        found: Tensor = model(**batch_inputs(batch), token_logps=True, temperature=temperature).token_logps
     return found
