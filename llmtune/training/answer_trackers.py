@@ -74,6 +74,9 @@ def _swanlab(callback: Any, records: Sequence[dict[str, Any]], step: int) -> Non
 
 def _mlflow(callback: Any, records: Sequence[dict[str, Any]], step: int) -> None:
     with contextlib.suppress(AttributeError):
+        # Transformers sends metrics in the background, and a text is filed after reading the run: a metric's file
+        # that is being written would be an error.
+        callback._ml_flow.flush_async_logging()
         callback._ml_flow.log_text(as_markdown(records), f"{NAME}/step-{step}.md")
 
 
