@@ -120,9 +120,11 @@ def _nothing_is_painted_or_synced() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _samples_of_a_report_are_short() -> None:
-    """A report ends with what the model says now: three answers that few tests read."""
+    """Evaluations and reports have what the model says now: answers that few tests read."""
     if module := sys.modules.get("llmtune.training.generation_eval"):  # else nothing in this process has trained yet
         module.SAMPLE_TOKENS = SAMPLE_TOKENS  # type: ignore[attr-defined]
+    if module := sys.modules.get("llmtune.training.following"):
+        module.WATCHED_TOKENS = SAMPLE_TOKENS  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

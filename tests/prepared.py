@@ -124,14 +124,14 @@ def paint_nothing(sheet: Any, path: Path) -> None:
 
 def _run(argv: Sequence[str], out: Path, err: Path, cwd: Path, environment: dict[str, str]) -> None:
     from llmtune.run import curves
-    from llmtune.training import generation_eval
+    from llmtune.training import following, generation_eval
 
     for number, path in ((1, out), (2, err)):
         with path.open("ab") as file:
             os.dup2(file.fileno(), number)
     gc.freeze()  # else each collection would look at all that was imported, and copy the memory it is in
     curves._Sheet._write = paint_nothing  # type: ignore[method-assign, assignment]
-    generation_eval.SAMPLE_TOKENS = SAMPLE_TOKENS
+    generation_eval.SAMPLE_TOKENS = following.WATCHED_TOKENS = SAMPLE_TOKENS
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

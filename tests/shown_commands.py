@@ -96,6 +96,9 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "launch":
         assert main([command, "--dry_run", *flags]) == 0
         return
+    if command == "runs":
+        assert set(flags[:1]) <= {"list", *find_command(command).ACTIONS, "--json"}
+        flags = [word for word in flags if word in ("--follow", "true", "--json")]
     if command in {**BY_FLAG, **LOSSES}:
         command, flags = spelled(command, flags)
     module = find_command(command)

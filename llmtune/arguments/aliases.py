@@ -307,7 +307,6 @@ _TRAIN_ARGS = [
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
-    "run_name",
     "ddp_timeout",
     "ddp_find_unused_parameters",
     "logging_first_step",
@@ -347,7 +346,9 @@ BY_FLAG = {
     **dict.fromkeys(("neftune_noise_alpha", "dataloader_num_workers", "eval_strategy", "eval_steps", "report_to")),
     **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit", "logging_steps", "ddp_backend")),
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "torch_compile", "fsdp")),
-    **dict.fromkeys(("resume_from_checkpoint", "gradient_checkpointing", "warmup_ratio", "group_by_length")),
+    **dict.fromkeys(
+        ("resume_from_checkpoint", "gradient_checkpointing", "warmup_ratio", "group_by_length", "run_name")
+    ),
     "data_seed": "seed",
     "per_device_train_batch_size": "batch_size",
     "per_device_eval_batch_size": "eval_batch_size",

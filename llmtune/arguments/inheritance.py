@@ -17,7 +17,7 @@ from llmtune.utils.seal import is_own
 
 EITHER = ({"max_steps", "num_train_epochs"}, {"use_flash_attn", "attn_impl"})
 """Arguments that set the same thing in two ways: if one is given, the other is not read from the checkpoint."""
-FREE_TRAIN_ARGS = ("run_name", "ddp_timeout", "ddp_find_unused_parameters", "logging_strategy", "logging_first_step")
+FREE_TRAIN_ARGS = ("ddp_timeout", "ddp_find_unused_parameters", "logging_strategy", "logging_first_step")
 """Fields of TrainingArguments, given by --train_args, that do not affect the numbers of a run."""
 
 

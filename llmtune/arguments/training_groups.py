@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,6 +27,8 @@ class TrainingFlags:
     """Folder of all runs; this run goes to <output_dir>/<model_type>/v<N>-<time>."""
     output_dir_flat: bool = free(False)
     """Write the run into output_dir itself, without subfolders for model and version. Also --add_version false."""
+    run_name: str | None = free(None)
+    """Name of the run: its folder is <output_dir>/<model_type>/v<N>-<run_name>, and trackers show it."""
     resume_from_checkpoint: str | None = free(None)
     """Checkpoint to resume from, with optimizer, RNG state and position in the data; a run folder: its last complete
     checkpoint; last: that of the newest run."""
@@ -83,6 +86,10 @@ class TrainingFlags:
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(lambda args: args.max_steps > 0 or args.num_train_epochs > 0, "--num_train_epochs must be above 0."),
         Rule(
+            lambda args: args.run_name is None or re.fullmatch(r"\w[\w.-]{0,79}", args.run_name),
+            "--run_name {run_name!r} names a folder: give up to 80 letters, digits, dots, dashes and underscores.",
+        ),
+        Rule(
             lambda args: not args.streaming or args.max_steps > 0,
             "--streaming true does not know the number of rows in advance: give the number of steps with --max_steps.",
         ),
@@ -113,8 +120,21 @@ class EvaluationArguments:
     """Optimizer steps between log lines."""
     predict_with_generate: bool = fixed(False)
     """Evaluate on generations (ROUGE, BLEU); the best checkpoint is then the one with the highest ROUGE-L."""
+    early_stopping_patience: int | None = taken(None, within=at_least(1))
+    """Stop after this many evaluations in a row without a new best one."""
+    watch_prompts: list[str] = free(factory=list)
+    """Prompts whose responses are written to samples.jsonl at each evaluation: texts, or a file of rows; none: no
+    responses. Default: four validation rows."""
     report_to: list[str] = taken(factory=lambda: ["tensorboard"])
     """Trackers besides logging.jsonl and images/: tensorboard, wandb, swanlab, mlflow, trackio; or none."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: args.early_stopping_patience is None or "no" not in (args.eval_strategy, args.save_strategy),
+            "--early_stopping_patience compares evaluations, and keeps the best checkpoint: it needs --eval_strategy "
+            "and --save_strategy.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)

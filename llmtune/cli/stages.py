@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
@@ -13,9 +14,10 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES, stage_arguments
 from llmtune.cli.dry_run import DryRunArguments, show_stage
-from llmtune.distributed.launch import hand_over
+from llmtune.distributed.launch import check_launch, hand_over, is_handed_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
+from llmtune.run.record import hand_over_folder, recorded
 
 COMMON = """`llmtune check {name}` with the same flags shows {shown}.
 `--dry_run true` checks the flags and prints what would run.
@@ -113,9 +115,14 @@ class StageCommand:
         if args.dry_run:
             show_stage(args)
             return 0
-        hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
-        run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
-        result = run(only_the_stage(args))
+        stage = only_the_stage(args)
+        if is_handed_over(args.nproc, os.environ):
+            check_launch(args.nproc, os.environ)
+            hand_over_folder(stage)
+            hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
+        with recorded(stage):  # before torch is imported, which takes seconds
+            run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
+            result = run(stage)
         return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
 
 

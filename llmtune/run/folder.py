@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
 
-PATHS = ("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path", "reference")
+PATHS = (
+    *("model_id_or_path", "tokenizer_id_or_path", "custom_register_path", "peft_path", "reference"),
+    *("dataset", "val_dataset"),
+)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> Path:
-    """Create the folder of a run: v<N>-<time> below its model, with the next free N.
+def new_run_folder(output_dir: str, model_type: str, *, name: str | None = None, flat: bool = False) -> Path:
+    """Create the folder of a run: v<N>-<name> below its model, with the next free N.
 
     Args:
+        name: Of the run. Default: the time.
         flat: Use `output_dir` itself as the run folder, as other tools do.
 
     Raises:
@@ -49,7 +53,7 @@ def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> P
         parent.mkdir(parents=True, exist_ok=True)
         while True:
             numbers = [int(found.group(1)) for name in os.listdir(parent) if (found := re.match(r"v(\d+)-", name))]
-            folder = parent / f"v{max(numbers, default=-1) + 1}-{time.strftime('%Y%m%d-%H%M%S')}"
+            folder = parent / f"v{max(numbers, default=-1) + 1}-{name or time.strftime('%Y%m%d-%H%M%S')}"
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -64,14 +68,18 @@ def new_run_folder(output_dir: str, model_type: str, *, flat: bool = False) -> P
 def open_run_folder(args: StageArguments, resume: Path | None, lock: RunLock) -> Path:
     """Make the folder of a run, or take that of the checkpoint that it resumes from, and hold it."""
     if resume is None:
-        run = new_run_folder(args.output_dir, args.display_name(), flat=args.output_dir_flat)
+        run = new_run_folder(args.output_dir, args.display_name(), name=args.run_name, flat=args.output_dir_flat)
     else:
         run = resume.parent
     lock.take(run)
+    return run
+
+
+def clear_run_folder(run: Path, resume: Path | None) -> None:
+    """Remove what a killed run left unfinished, and set aside what a resumed run trains again."""
     remove_leftovers(run)
     if resume is not None:
         set_aside_later(resume)
-    return run
 
 
 def check_flat_folder(folder: Path) -> None:
@@ -87,16 +95,22 @@ def check_flat_folder(folder: Path) -> None:
         )
 
 
+def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with the paths that exist made absolute, so that they hold in any folder."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        return str(Path(value).resolve()) if value is not None and Path(value).exists() else value
+
+    return {name: absolute(value) if name in PATHS else value for name, value in values.items()}
+
+
 def args_record(args: StageArguments, **resolved: Any) -> dict[str, Any]:
     """Return the resolved arguments for sft_args.json, without secrets; keys with _ describe the run."""
     import importlib.metadata  # 7 ms, which `--help` need not pay
 
-    record = {name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS}
-    for name in PATHS:  # a checkpoint is read from any folder
-        if record.get(name) is not None and Path(record[name]).exists():
-            record[name] = str(Path(record[name]).resolve())
-    for name in ("dataset", "val_dataset"):
-        record[name] = [str(Path(item).resolve()) if Path(item).exists() else item for item in record[name]]
+    record = absolute_paths({name: value for name, value in dataclasses.asdict(args).items() if name not in SECRETS})
     versions = {"llmtune": __version__, "python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

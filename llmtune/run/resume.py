@@ -67,7 +67,7 @@ def resume_run(args: StageArguments) -> tuple[StageArguments, Path | None]:
     return args, checkpoint
 
 
-def find_resumable(args: StageArguments) -> Path | None:
+def find_resumable(args: StageArguments, *, log: bool = True) -> Path | None:
     """Return the checkpoint that a run resumes from, checked to be complete; None for a new run.
 
     A run folder means its last complete checkpoint; `last`, that of the newest run of this model, or a new run if there
@@ -78,14 +78,15 @@ def find_resumable(args: StageArguments) -> Path | None:
     """
     runs = _runs(args)
     if restart_count() and (own := [run for run in runs if saved_settings(run).get("_launch") == launch_id()]):
-        return _whole_checkpoint(own[0])  # torchrun has restarted the processes
+        return _whole_checkpoint(own[0], log)  # torchrun has restarted the processes
     if args.resume_from_checkpoint is None:
         return None
     if args.resume_from_checkpoint != LAST:
-        return _whole_checkpoint(Path(args.resume_from_checkpoint).expanduser())
+        return _whole_checkpoint(Path(args.resume_from_checkpoint).expanduser(), log)
     if runs:
-        return _whole_checkpoint(runs[0])
-    get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this is a new run.")
+        return _whole_checkpoint(runs[0], log)
+    if log:
+        get_logger().info("--resume_from_checkpoint last: no run has a checkpoint yet, so this is a new run.")
     return None
 
 
@@ -99,7 +100,7 @@ def _runs(args: StageArguments) -> list[Path]:
     return [run for _, run in sorted(numbered, reverse=True) if numbered_checkpoints(run)]
 
 
-def _whole_checkpoint(folder: Path) -> Path:
+def _whole_checkpoint(folder: Path, log: bool = True) -> Path:
     """The checkpoint of a folder, checked to be complete: itself, or the last complete one of a run folder."""
     if not folder.is_dir():
         raise CheckpointError(f"--resume_from_checkpoint {folder}: there is no such folder. Look below output/.")
@@ -108,7 +109,7 @@ def _whole_checkpoint(folder: Path) -> Path:
         missing = what_is_missing(candidate)
         if not missing:
             return candidate
-        if candidate != candidates[-1]:
+        if candidate != candidates[-1] and log:
             get_logger().warning("%s %s: trying the one before it.", candidate, missing)
     raise CheckpointError(
         f"{candidates[0]} {what_is_missing(candidates[0])}. Resume from another checkpoint of the run."

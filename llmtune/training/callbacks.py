@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmtune.distributed.collectives import any_rank, strategy_text
 from llmtune.distributed.ranks import launcher_is_gone
@@ -108,8 +108,7 @@ class Progress(TrainerCallback):
 
     def _speed(self, state: TrainerState) -> list[str]:
         """Tokens/s since the last line, peak memory, and the time left, evaluation and saving included."""
-        done = max(state.global_step - self.first_step, 1)
-        left = self.throughput.seconds / done * (state.max_steps - state.global_step)
+        left = seconds_left(self.throughput, state, self.first_step) or 0.0
         memory = f"memory {peak_memory_gib():.2f} GiB"
         return [f"tokens/s {self.throughput.tokens_per_second:,.0f}", memory, f"ETA {timedelta(seconds=round(left))}"]
 
@@ -117,6 +116,14 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def seconds_left(throughput: Throughput, state: TrainerState, first_step: int) -> float | None:
+    """The time left, by that of the steps since `first_step`; None before the first of them has ended."""
+    done = state.global_step - first_step
+    if done < 1:
+        return None
+    return round(throughput.seconds / done * (state.max_steps - state.global_step), 1)
 
 
 SHOWN = (
@@ -179,11 +186,31 @@ class Interrupt(TrainerCallback):
         if self.asked == "Ctrl-C":
             raise KeyboardInterrupt
         self.asked = "Ctrl-C"
+        self.on_asked()
         get_logger().warning("Saving a checkpoint after this step, then stopping. Press Ctrl-C again to stop at once.")
 
     def _terminate(self, number: int, *_: Any) -> None:
         self.asked = signal.Signals(number).name
+        self.on_asked()
         get_logger().warning("%s: saving a checkpoint after this step, then stopping.", self.asked)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops after a number of evaluations in a row without a new best one; a resumed run counts on."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict):
+            self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any) -> None:
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience and state.best_metric is not None:
+            get_logger().info(
+                "Early stopping at step %s: no better %s in %s evaluations than %.4g, at step %s.",
+                state.global_step, args.metric_for_best_model, self.early_stopping_patience_counter,
+                state.best_metric, state.best_global_step,
+            )  # fmt: skip
 
 
 class AtStart(TrainerCallback):

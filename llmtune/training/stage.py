@@ -13,28 +13,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
-from llmtune.arguments.checks import parse_train_args
 from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
+from llmtune.errors import UsageError
+from llmtune.models.devices import device_name, first_device
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.flops import model_flops
 from llmtune.models.layers import compile_layers, note_kernels
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
-from llmtune.run.folder import RunLock, args_record, open_run_folder
+from llmtune.run.folder import args_record, clear_run_folder
 from llmtune.run.log import Decisions, first_decisions, log_data, note_steps
+from llmtune.run.record import RunRecord, recorded
 from llmtune.run.resolved import Run
 from llmtune.run.resume import check_same_data, check_steps_left
+from llmtune.run.status import SAMPLES_FILE
 from llmtune.run.training_arguments import build_training_arguments, checkpoint_activations, placed_trackers
 from llmtune.samples.prepare import Prepared, data_identity, note_positions
 from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
+from llmtune.samples.watched import watched_rows
 from llmtune.training.build import build_model, check_packed
-from llmtune.training.callbacks import AtStart, Interrupt, JsonLog, LastStep, LossWatch, Progress, ShowRun
+from llmtune.training.callbacks import (
+    AtStart,
+    EarlyStopping,
+    Interrupt,
+    JsonLog,
+    LastStep,
+    LossWatch,
+    Progress,
+    ShowRun,
+)
+from llmtune.training.following import NoteStatus, WatchSamples
 from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.objective import Objective
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
@@ -42,6 +56,7 @@ from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import Loop, StageTrainer
 from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
+from llmtune.types import Conversation
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import quiet_libraries
 
@@ -57,11 +72,12 @@ class Stage(Generic[ArgumentsT]):
             `auto` values are resolved before the model is built.
         started: Start by `time.perf_counter`.
         folder: The run folder, once created.
+        watched: Prompts whose responses are written down at each evaluation.
         at_start: Work that needs the model as the trainer has wrapped it, before the first step.
     """
 
     run: Run
-    lock: RunLock
+    record: RunRecord
     args: ArgumentsT
     decisions: Decisions
     push: HubPush | None
@@ -70,34 +86,38 @@ class Stage(Generic[ArgumentsT]):
     at_start: list[Callable[[StageTrainer], None]] = field(default_factory=list)
     arguments: TrainingArguments = field(init=False)
     samples: Prepared = field(init=False)
+    watched: list[Conversation] = field(init=False)
     folder: Path = field(init=False)
 
     @classmethod
     @contextlib.contextmanager
     def begin(cls, args: ArgumentsT) -> Iterator[Stage[ArgumentsT]]:
-        """Check all that can be checked, and lock the run folder until the stage ends.
+        """Make the run folder, hold it until the stage ends, and check all that can be checked.
 
         Raises:
             LlmtuneError: The run would fail.
         """
         started = time.perf_counter()
         quiet_libraries()
-        with RunLock() as lock:
+        with recorded(args) as record:
             run = Run.resolve(args)
             run.check_start()
-            if run.resume is not None and is_first():
-                lock.take(run.resume.parent)
             decisions = first_decisions(run.args)
+            record.note(gpus=[device_name()] if first_device() != "cpu" else [])
             push = hub_push(run.args) if is_first() else None
-            yield cls(run, lock, cast("ArgumentsT", run.args), decisions, push, started)
+            yield cls(run, record, cast("ArgumentsT", run.args), decisions, push, started)
 
     def prepare(self, prepare: Callable[[StageArguments], Prepared]) -> Prepared:
         """Prepare the samples, first in one process per machine; set up the process group."""
+        self.record.note(state="encoding")
         with first_on_this_machine("data"):
             samples = prepare(self.args)
         if self.run.resume is not None:
             check_steps_left(self.run.resume, samples.num_steps(self.args))
             check_same_data(self.run.resume, data_identity(samples))
+        self.watched = watched_rows(self.args, samples)
+        if self.args.early_stopping_patience is not None and samples.validation_tokens is None:
+            raise UsageError("--early_stopping_patience compares evaluations, and there are no validation rows.")
         log_data(samples, self.args, self.decisions)
         note_positions(samples, self.args)
         self.samples = samples
@@ -110,16 +130,18 @@ class Stage(Generic[ArgumentsT]):
         return samples
 
     def build_model(self) -> Any:
-        """Build the model with its trainable parameters; then create the run folder, as little can fail after that."""
+        """Build the model with its trainable parameters."""
         args, samples = self.args, self.samples
+        self.record.note(state="loading")
         model = build_model(args, samples.info, self.decisions, samples.num_steps(args), samples.new_rows)
         if not has_sharded_weights(model):
             check_packed(args, samples, model)
         compile_layers(model, args, self.decisions)
-        self.folder = broadcast_from_rank0(open_run_folder(args, self.run.resume, self.lock) if is_first() else None)
+        self.folder = broadcast_from_rank0(self.record.folder)
+        if is_first():
+            clear_run_folder(self.folder, self.run.resume)
         self.arguments.output_dir = str(self.folder)
-        if "run_name" not in parse_train_args(args.train_args):
-            self.arguments.run_name = self.folder.name
+        self.arguments.run_name = args.run_name or self.folder.name
         note_steps(self.decisions, args, self.arguments, samples, self.run.resume)
         self.decisions.fact("Run folder", str(self.folder))
         return model
@@ -147,6 +169,8 @@ class Stage(Generic[ArgumentsT]):
         metrics |= {f"train_{name}": value for name, value in derived.items()}
         metrics |= throughput.summary() | last_evaluation(trainer)
         result = result_of(trainer, self.folder, metrics, self.interrupt)
+        if result.interrupted:
+            self.record.note(state="stopping")
         leave_report(result, self.samples, trainer, self.decisions, throughput, self.started)
         if self.push is not None:
             self.push.finish(result.last_checkpoint)
@@ -166,6 +190,7 @@ class Stage(Generic[ArgumentsT]):
         watch = LossWatch(args.on_nan, objective.divergence_limit, samples.describe)
         log = JsonLog(self.folder / "logging.jsonl", throughput)
         callbacks = [throughput, log, Progress(throughput), LastStep(), self.interrupt, watch, *tuner_callbacks(args)]
+        callbacks += self._watchers()
         padding, train_set = samples.tokenizer.pad_token_id, samples.train_set
         trainer = StageTrainer(
             model=model,
@@ -193,11 +218,20 @@ class Stage(Generic[ArgumentsT]):
         for work in self.at_start:
             trainer.add_callback(AtStart(partial(work, trainer)))
         trainer.add_callback(ShowRun(trainer, self.decisions))
+        trainer.add_callback(NoteStatus(self.record, self.interrupt, throughput, trainer.best_checkpoint))
         if has_sharded_weights(model):  # only now can they be gathered to try it
             trainer.add_callback(AtStart(lambda: check_packed(args, samples, trainer.model)))
         if self.push is not None:
             trainer.add_callback(self.push)
         return trainer
+
+    def _watchers(self) -> list[TrainerCallback]:
+        """The callbacks of evaluations: the responses to `--watch_prompts`, and early stopping."""
+        found: list[TrainerCallback] = []
+        if self.watched:
+            found.append(WatchSamples(self.watched, self.samples.template, self.folder / SAMPLES_FILE))
+        patience = self.args.early_stopping_patience
+        return found if patience is None else [*found, EarlyStopping(patience)]
 
     def _record_settings(self) -> dict[str, Any]:
         """Write the settings of the run into its folder; checkpoints get the same."""

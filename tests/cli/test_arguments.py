@@ -220,7 +220,7 @@ def test_every_fault_of_train_args_is_named_at_once():
                     "output_dir: use --"]  # fmt: skip
 
 
-FREE = {"adam_beta2": 0.9, "adam_epsilon": 1e-6, "run_name": "mine", "ddp_timeout": 99, "logging_first_step": True,
+FREE = {"adam_beta2": 0.9, "adam_epsilon": 1e-6, "ddp_timeout": 99, "logging_first_step": True,
         "torch_empty_cache_steps": 3, "eval_delay": 2, "dataloader_drop_last": True, "optim_args": "a=1"}  # fmt: skip
 
 

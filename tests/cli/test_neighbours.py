@@ -99,7 +99,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--group_by_length", {"group_by_length": True}),
     ("--report_to tensorboard", NOTHING),
     ("--logging_dir runs", IGNORED),
-    ("--run_name r", {"train_args": ["run_name=r"]}),
+    ("--run_name r", {"run_name": "r"}),
     ("--ddp_timeout 30000", {"train_args": ["ddp_timeout=30000"]}),
     ("--ddp_find_unused_parameters False", {"train_args": ["ddp_find_unused_parameters=False"]}),
     ("--logging_first_step", {"train_args": ["logging_first_step=true"]}),

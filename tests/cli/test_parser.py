@@ -58,8 +58,8 @@ def test_no_flags_give_the_defaults():
         ("--system=--hello", {"system": "--hello"}),
         ("--system=", {"system": ""}),
         (
-            "--train_args adam_beta1=0.8,x --train_args run_name=b=c",
-            {"train_args": ["adam_beta1=0.8,x", "run_name=b=c"]},
+            "--train_args adam_beta1=0.8,x --train_args project=b=c",
+            {"train_args": ["adam_beta1=0.8,x", "project=b=c"]},
         ),
         ("--report_to none", {"report_to": ["none"]}),
         ("--debug --seed 3", {"seed": 3}),
@@ -122,7 +122,7 @@ def test_a_yaml_file_takes_the_same_converters_as_flags(tmp_path):
         tmp_path / "run.yaml",
         "# a run\nlearning_rate: 1e-5\neval_strategy: no\nsave_strategy: epoch\ndo_sample: off\nstrict: yes\n"
         "dataset: [a, b#100]\nval_dataset: c,d\nsystem: null\nval_dataset_sample:\nmodel-name: 007\n"
-        "_comment: anything\nmax_length: -1\ntrain_args: {adam_beta1: 0.8, run_name: no}\n",
+        "_comment: anything\nmax_length: -1\ntrain_args: {adam_beta1: 0.8, project: no}\n",
     )
     assert changed("--config", str(file)) == {
         "learning_rate": 1e-5,
@@ -134,7 +134,7 @@ def test_a_yaml_file_takes_the_same_converters_as_flags(tmp_path):
         "val_dataset": ["c", "d"],
         "model_name": ["007"],
         "max_length": -1,
-        "train_args": ["adam_beta1=0.8", "run_name=no"],
+        "train_args": ["adam_beta1=0.8", "project=no"],
     }
 
 
@@ -182,7 +182,7 @@ FIELDS = {
     | st.sampled_from(["null", "no", "1e-5", "~", "- x", "--x", "a: b", "", " y ", "a\n b\n"])
     | TEXTS,
     "dataset": st.lists(TEXTS.filter(lambda text: "," not in text and text.strip(" ,")), min_size=1, max_size=3),
-    "train_args": st.lists(st.sampled_from(["adam_beta1=0.5", "run_name=a, b", "run_name=no"]), max_size=2),
+    "train_args": st.lists(st.sampled_from(["adam_beta1=0.5", "project=a, b", "project=no"]), max_size=2),
     "eval_strategy": st.sampled_from(["no", "steps", "epoch"]),
     "save_steps": st.none() | st.integers(1, 99),
     "dtype": st.sampled_from([None, "bf16", "fp32"]),
@@ -245,7 +245,7 @@ output_dir output_dir_flat resume_from_checkpoint num_train_epochs max_steps bat
 gradient_accumulation_steps learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm
 gradient_checkpointing neftune_noise_alpha packing padding_free group_by_length dataloader_num_workers test_oom_error
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
-predict_with_generate report_to
+predict_with_generate early_stopping_patience watch_prompts run_name report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
 modules_to_save new_special_tokens peft_path
 freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan streaming

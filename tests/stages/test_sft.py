@@ -18,6 +18,7 @@ from llmtune import SftArguments, sft
 from llmtune.checkpoint import read_settings
 from llmtune.errors import CheckpointError, OutputError, UsageError
 from llmtune.models.tiny import tiny_folder
+from llmtune.run.status import read_status
 from llmtune.training import trainer as trainer_module
 
 from .. import prepared
@@ -259,7 +260,10 @@ def test_data_is_encoded_before_weights_are_loaded(tmp_path, monkeypatch):
     empty.write_text('{"foo": 1}\n')
     with pytest.raises(Exception, match="none of its 1 rows"):
         quick(tmp_path, dataset=[str(empty)])
-    assert not list(tmp_path.glob("llmtune-tiny/*")), "and no run folder is left"
+    (failed,) = tmp_path.glob("llmtune-tiny/*")
+    status = read_status(failed)
+    assert status is not None
+    assert (status.state, "none of its 1 rows" in status.error) == ("failed", True)
 
 
 # Bad ends

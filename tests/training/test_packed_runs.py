@@ -155,7 +155,8 @@ def test_packing_is_refused_if_packed_sequences_would_attend_to_each_other(tmp_p
     monkeypatch.setattr("llmtune.models.packed_attention.keeps_rows_apart", lambda model: False)
     with pytest.raises(ModelError, match=rf"ForCausalLM does not separate packed sequences.*--{flag} false"):
         run(tmp_path, **{flag: True})
-    assert not list(tmp_path.iterdir()), "before anything is written"
+    (refused,) = tmp_path.glob("llmtune-tiny/*")
+    assert {file.name for file in refused.iterdir()} == {"run.log", "run.yaml", "status.json"}, "and no checkpoint"
     run(tmp_path)
 
 
