@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from llmtune.arguments.parser import parse
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.stages import stage_arguments
+from llmtune.cli.check_facts import CheckedData, check_data
 from llmtune.cli.stages import add_flags, take_stage
 from llmtune.distributed.launch import planned_processes
 from llmtune.errors import TemplateError, one_line
+from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import quiet_libraries
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY = """
-Show the training data of `llmtune sft` with the same flags: the first samples as text and as tokens, with those that
+Show the training data of `llmtune sft` with the same flags: the first samples as tokens, with those that
 contribute to the loss marked; token statistics; skipped rows and why; steps. Loads no weights.
   llmtune check --model_type llmtune-tiny --dataset my.jsonl --html check.html
   llmtune check --model_id_or_path FOLDER --template      (compares with the tokenizer's chat template, token by token)
@@ -45,6 +48,8 @@ class CheckFlags:
     """Samples to show."""
     html: str | None = None
     """HTML file to write as well."""
+    json: bool = False
+    """Print JSON: statistics, samples token by token, skipped rows, lengths."""
 
 
 ARGUMENTS = add_flags(CheckFlags, stage_arguments("sft"))
@@ -56,57 +61,31 @@ def run(argv: Sequence[str]) -> int:
     args: Any = parse(add_flags(CheckFlags, stage_arguments(stage or "sft")), argv, command="check", summary=SUMMARY)
     if only_template:
         return check_template(args)
-    from llmtune.data.canonical import conversation_of
-    from llmtune.run.resolved import Run
-    from llmtune.run.resume import check_same_data
-    from llmtune.samples.prepare import data_identity, note_positions, prepare
-    from llmtune.samples.views import sample_views
-    from llmtune.templates.mask_view import HtmlRow, to_ansi, to_html
-    from llmtune.utils.logging import quiet_libraries
-
-    quiet_libraries()
-    resolved = Run.resolve(args)
-    run = resolved.args
-    prepared = prepare(run)
-    if resolved.resume is not None:
-        check_same_data(resolved.resume, data_identity(prepared))
-    note_positions(prepared, run)
-    tokens = prepared.train_tokens
-    statistics = _statistics(prepared, run)
-    shown: list[HtmlRow] = []
-    for index in range(min(args.rows, len(tokens))):
-        parts = sample_views(prepared, index)
-        views = [view for _, part in parts for view in part]
-        title = f"--- sample {index}, of row {tokens.row_of(index)}: {len(tokens[index]['input_ids'])} tokens "
-        shown.append(HtmlRow(prepared.template.render(conversation_of(prepared.train[tokens.row_of(index)])), views))
-        sys.stdout.write(f"{title:-<100}\n{shown[-1].rendered}\n\n")
-        for name, part in parts:
+    data = check_data(args, args.rows)
+    if args.html is not None:
+        _write_html(args, data)
+    if args.json:
+        sys.stdout.write(json.dumps(data.to_json(), ensure_ascii=False) + "\n")
+        return 0
+    for one in data.samples:
+        title = f"--- sample {one.index}, of row {one.row}: {one.length} tokens "
+        sys.stdout.write(f"{title:-<100}\n")
+        for name, part in one.parts:
             head = f"[{name}, {len(part)} tokens]\n" if name else ""
             sys.stdout.write(f"{head}{to_ansi(part, colour=sys.stdout.isatty())}\n")
-    told: list[str] = []
-    if run.KIND == "prompts":
-        told = _rewards(run, prepared, statistics)
-    width = max(map(len, statistics))
+    width = max(map(len, data.statistics))
     sys.stdout.write(f"{'--- statistics ':-<100}\n")
-    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in statistics.items())
-    sys.stdout.writelines(f"Note: {line}\n" for line in told)
+    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in data.statistics.items())
+    sys.stdout.writelines(f"Note: {line}\n" for line in data.notes)
     if args.html is not None:
-        title = f"llmtune check: {run.model_type}, {', '.join(run.dataset)}"
-        write_text(Path(args.html), to_html(title, statistics, shown))
         sys.stdout.write(f"Written to {args.html}\n")
     return 0
 
 
-def _rewards(args: Any, prepared: Prepared, statistics: dict[str, str]) -> list[str]:
-    """Add what the rewards give the reference responses to the statistics; return what is wrong with them."""
-    from llmtune.rollouts.references import on_references
-    from llmtune.training.online_setup import make_judge
-
-    judge = make_judge(args, prepared)
-    prompts: Any = prepared.train_set
-    means, lines = on_references(judge, prompts, prepared.tokenizer)
-    statistics |= {f"reward {name}": text for name, text in means.items()}
-    return lines
+def _write_html(args: Any, data: CheckedData) -> None:
+    title = f"llmtune check: {args.model_type}, {', '.join(args.dataset)}"
+    rows = [HtmlRow(one.rendered, one.views) for one in data.samples]
+    write_text(Path(args.html), to_html(title, data.statistics, rows))
 
 
 def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
@@ -118,7 +97,7 @@ def take_template_switch(argv: list[str]) -> tuple[list[str], bool]:
     return argv, False
 
 
-def _statistics(prepared: Prepared, args: StageArguments) -> dict[str, str]:
+def statistics_of(prepared: Prepared, args: StageArguments) -> dict[str, str]:
     from llmtune.run.log import documents_text, unit_of
     from llmtune.samples.blocks import blocks_text
     from llmtune.samples.encode_report import comparisons_text

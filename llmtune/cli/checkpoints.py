@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,9 @@ def _infer(args: InferCommand) -> None:
 class EvalCommand(DryRunArguments, EvaluateArguments):
     """Evaluation."""
 
+    json: bool = False
+    """Print the scores as JSON, the table on standard error; with --dry_run, what would run."""
+
 
 def _eval(args: EvalCommand) -> None:
     if not args.suite:
@@ -45,7 +50,12 @@ def _eval(args: EvalCommand) -> None:
         return show_eval(args)
     from llmtune.evaluation.evaluate import evaluate
 
-    evaluate(args)
+    if not args.json:
+        evaluate(args)
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # the table
+        scores = evaluate(args)
+    sys.stdout.write(json.dumps(scores, ensure_ascii=False) + "\n")
 
 
 @dataclass(kw_only=True)

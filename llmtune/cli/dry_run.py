@@ -6,6 +6,7 @@ its dry run too, as far as local files show it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -40,6 +41,8 @@ class DryRunArguments:
 
     dry_run: bool = False
     """Check the flags, print what would run, and exit: nothing is loaded, downloaded or written."""
+    json: bool = False
+    """With --dry_run: print JSON."""
 
     def __post_init__(self) -> None:
         resolve = super().__post_init__  # type: ignore[misc]
@@ -53,8 +56,12 @@ class DryRunArguments:
                 resolve()
 
 
-def _show(rows: Mapping[str, str], lacks: Sequence[str], notes: Sequence[str] = ()) -> None:
+def _show(args: object, rows: Mapping[str, str], lacks: Sequence[str], notes: Sequence[str] = ()) -> None:
     """Print the rows that have a text. `lacks`: what is missing on this machine."""
+    if getattr(args, "json", False):
+        facts = {"rows": {name: text for name, text in rows.items() if text}, "lacks": [*lacks], "notes": [*notes]}
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        return
     width = max(len(name) for name, text in rows.items() if text)
     sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items() if text)
     sys.stdout.writelines(f"Note: {note}\n" for note in [*(f"missing here: {text}" for text in lacks), *notes])
@@ -132,7 +139,7 @@ def show_stage(args: StageArguments) -> None:
     """Print the run that these arguments ask for."""
     from llmtune.run.resolved import Run  # every `--help` imports this module
 
-    run = Run.resolve(args, offline=True)
+    typed, run = args, Run.resolve(args, offline=True)
     args = run.args
     rows = {
         "model": f"{args.display_name()}, {run.model.text}",
@@ -158,7 +165,7 @@ def show_stage(args: StageArguments) -> None:
         "resumes from": _resume(args, run.resume),
         "output": _output(args),
     }
-    _show(rows, run.lacks, _notes(args))
+    _show(typed, rows, run.lacks, _notes(args))
 
 
 def _training(args: StageArguments) -> str:
@@ -325,7 +332,7 @@ def show_infer(args: InferArguments) -> None:
         rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
     about = "scores" if args.scores else "generation"
     unused = [f"no effect on {about}: {', '.join(args.unused)}."] if args.unused else []
-    _show(rows, lacks, [*_inherited(args), *unused])
+    _show(args, rows, lacks, [*_inherited(args), *unused])
 
 
 def _sampling(args: InferArguments) -> str:
@@ -351,7 +358,7 @@ def show_service(args: ServiceArguments, first: Mapping[str, str], last: Mapping
     lacks: list[str] = []
     has_base = args.ckpt_dir is not None and args.sft_type != "full"
     names = [args.main_name, *([BASE_NAME] if has_base else []), *args.adapter_args]
-    _show({**first, "models": ", ".join(names), **_loaded(args, lacks), **(last or {})}, lacks, _inherited(args))
+    _show(args, {**first, "models": ", ".join(names), **_loaded(args, lacks), **(last or {})}, lacks, _inherited(args))
 
 
 def show_eval(args: EvaluateArguments) -> None:
@@ -373,7 +380,7 @@ def show_eval(args: EvaluateArguments) -> None:
     rows["output"] = str(args.result_folder().resolve())
     if first.sft_type != "full":
         _model(first, first.quantization_bit, lacks)
-    _show(rows, lacks)
+    _show(args, rows, lacks)
 
 
 def show_merge(args: MergeArguments) -> None:
@@ -387,7 +394,7 @@ def show_merge(args: MergeArguments) -> None:
         "output": str(Path(args.output_dir or f"{checkpoint}-merged").resolve()),
         "pushed to": f"{args.hf_hub_model_id} on Hugging Face" if args.hf_hub_model_id else "",
     }
-    _show(rows, lacks)
+    _show(args, rows, lacks)
 
 
 def show_export(args: ExportArguments) -> None:
@@ -404,4 +411,4 @@ def show_export(args: ExportArguments) -> None:
         "output": str(args.target().resolve()),
     }
     unused = args.unused_flags()
-    _show(rows, lacks, [f"no effect here: {', '.join(unused)}."] if unused else [])
+    _show(args, rows, lacks, [f"no effect here: {', '.join(unused)}."] if unused else [])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtune.arguments.parser import parse
 from llmtune.arguments.stages import stage_arguments
 from llmtune.cli.stages import add_flags, take_stage
+
+if TYPE_CHECKING:
+    from llmtune.planning.plan import Plan
 
 SUMMARY = """
 Estimate what `llmtune sft` with the same flags would need: parameters, memory by part, steps, tokens, FLOPs, disk
@@ -28,6 +32,8 @@ class PlanFlags:
     gpu: str | None = None
     """GPU to plan for: its memory (24GB) or name (H100, A100-80, 4090 ...); 2x24GB: two per machine, for --device_map.
     Default: this machine."""
+    json: bool = False
+    """Print JSON: the same facts, and numbers in bytes."""
 
 
 ARGUMENTS = add_flags(PlanFlags, stage_arguments("sft"))
@@ -40,7 +46,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _plan(args: Any) -> None:
+def planned(args: Any) -> Plan:
+    """Plan the run of these arguments, for the GPU that they name."""
     from llmtune.models.devices import find_gpus
 
     gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
@@ -48,7 +55,14 @@ def _plan(args: Any) -> None:
     from llmtune.utils.logging import quiet_libraries
 
     quiet_libraries()
-    plan = make_plan(args, gpu, gpus)
+    return make_plan(args, gpu, gpus)
+
+
+def _plan(args: Any) -> None:
+    plan = planned(args)
+    if args.json:
+        sys.stdout.write(json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
+        return
     table = plan.rows()
     width = max(map(len, table))
     sys.stdout.writelines(f"{name:<{width}}  {text}".rstrip() + "\n" for name, text in table.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -298,7 +300,23 @@ def _write(
     return store(fill), kept[0]
 
 
+_collected: contextvars.ContextVar[list[LoadReport] | None] = contextvars.ContextVar("reports", default=None)
+
+
+@contextlib.contextmanager
+def load_reports() -> Iterator[list[LoadReport]]:
+    """Collect the reports of the sources that are loaded within the block."""
+    found: list[LoadReport] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
 def _finish(key: str, report: LoadReport, options: _Options) -> tuple[Dataset, LoadReport]:
+    if (collected := _collected.get()) is not None:
+        collected.append(report)
     report.check(strict=options.strict)
     get_logger().info(report.summary())
     if warning := report.warning():

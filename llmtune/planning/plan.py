@@ -111,6 +111,26 @@ class Plan:
         }
         return table | {"fits": "yes" if self.fits else "NO"}
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs: sizes in bytes, `hours` as far as the device's speed is known."""
+        one, work = self.estimate, self.workload
+        hours = self.flops / (self.tflops * 1e12 * USUAL_MFU * self.ranks) / 3600 if self.tflops else None
+        memory = {name: getattr(one, name) for name in ("weights", "gradients", "optimizer", "activations", "logits")}
+        return {
+            "fits": self.fits,
+            "device": self.device,
+            "usable": int(self.limit),
+            "total": int(one.total),
+            "memory": {name: int(size) for name, size in (memory | {"rollouts": one.rollouts, **one.roles}).items()},
+            "steps": work.steps,
+            "tokens": {"useful": work.useful, "computed": work.computed, "trainable": work.trainable},
+            "hours": hours,
+            "disk": int(self.disk),
+            "rows": self.rows(),
+            "notes": self.notes,
+            "suggestions": [{"flags": change.text, "total": int(change.total)} for change in self.suggestions],
+        }
+
     def _rollouts(self) -> str:
         args: Any = self.args
         cache = f"KV cache of {rows_at_a_time(args)} responses at a time"

@@ -143,7 +143,7 @@ def test_check_shows_samples_statistics_and_html_and_trains_nothing(folder, caps
     )
     told = capsys.readouterr().out
     assert "⟦b<|im_end|>⟧" in told
-    assert "<|im_start|>user\na" in told
+    assert told.count("<|im_start|>user⏎\na") == 1
     for name in ("rows", "samples", "tokens", "trainable tokens", "tokens per sample", "steps per epoch"):
         assert f"\n{name} " in told
     assert "steps per epoch     1\n" in told, "9 rows, 1 x 16 per step"
