@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llmtune.arguments.parser import field_help, fields_by_owner, inner_type, shown_value
-from llmtune.cli import list as list_command
-from llmtune.cli import show as show_command
 from llmtune.cli.main import COMMANDS, find_command
 
 TRANSLATIONS = Path(__file__).parent / "zh/translations.csv"
@@ -83,7 +81,7 @@ def texts() -> dict[str, str]:
     found = {f"command.{name}": text for name, text in COMMANDS.items()}
     found |= {f"always.{name}": text for name, (_, text) in ALWAYS.items()}
     for command in COMMANDS:
-        if command not in ("list", "show"):
+        if has_flags(command):
             found[f"summary.{command}"] = "\n".join(_prose(summary(command)))
             for place, title, flags in flags_by_group(command):
                 found[place] = title
@@ -106,7 +104,7 @@ def pages() -> Iterator[tuple[str, str]]:
     chinese = {key: text for key, (_, text) in translations().items()}
     for lang, folder, said in (("en", "commands", texts()), ("zh", "zh/commands", chinese)):
         for command in COMMANDS:
-            make = _other if command in ("list", "show") else _page
+            make = _page if has_flags(command) else _other
             yield f"{folder}/{command}.md", make(command, lang, said)
         yield f"{folder}/index.md", _index(lang, said)
 
@@ -140,36 +138,22 @@ def _page(command: str, lang: str, said: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def has_flags(command: str) -> bool:
+    """Whether a command has a class of arguments; the others take words, as `list models`."""
+    return hasattr(find_command(command), "ARGUMENTS")
+
+
 def _other(command: str, lang: str, said: Mapping[str, str]) -> str:
-    """`list` and `show` have no flags of a dataclass."""
-    if command == "list":
-        usage, examples = list_command.USAGE, [f"llmtune list {what}" for what in [*list_command.REGISTRIES, "plugins"]]
-        examples.append("llmtune list models --unverified")
-    else:
-        usage = "usage: llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY\n"
-        examples = [
-            "llmtune show model qwen2.5-7b-instruct",
-            "llmtune show dataset tiny-qa",
-            "llmtune show template chatml",
-            "llmtune show tool_format hermes",
-            "llmtune show metric rouge",
-            "llmtune show reward accuracy",
-            "llmtune show tool calculate",
-        ]
-        assert "metrics" in show_command.REGISTRIES
-    lines = "\n".join(examples)
-    return (
-        "\n\n".join(
-            [
-                f"# llmtune {command}",
-                said[f"command.{command}"],
-                f"```text\n{usage}```",
-                f"```bash\n{lines}\n```",
-                WORDS[lang]["other"].format(command=command),
-            ]
-        )
-        + "\n"
-    )
+    module = find_command(command)
+    lines = "\n".join(module.EXAMPLES)
+    parts = [
+        f"# llmtune {command}",
+        said[f"command.{command}"],
+        f"```text\n{module.USAGE}```",
+        f"```bash\n{lines}\n```",
+        WORDS[lang]["other"].format(command=command),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _index(lang: str, said: Mapping[str, str]) -> str:

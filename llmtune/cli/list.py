@@ -1,4 +1,4 @@
-"""`llmtune list WHAT [--unverified]`: the keys of a registry, or the plugins."""
+"""`llmtune list WHAT [--unverified] [--json]`: the keys of a registry, or the plugins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llmtune.cli.words import print_json, refuse_flags, take_switch
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.errors import UsageError
 from llmtune.losses.info import ADVANTAGE_MAPPING, LOSS_MAPPING, LossInfo
@@ -30,21 +31,35 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
 }
 
 
-USAGE = f"usage: llmtune list {'|'.join(REGISTRIES)}|plugins [--unverified]\n"
+USAGE = f"usage: llmtune list {'|'.join(REGISTRIES)}|plugins [--unverified] [--json true]\n"
+EXAMPLES = (
+    *(f"llmtune list {what}" for what in [*REGISTRIES, "plugins"]),
+    "llmtune list models --unverified",
+    "llmtune list datasets --json true",
+)
 UNVERIFIED = "--unverified"
 """Only the entries whose facts no public source confirms: check them before relying on them."""
 
 
 def run(argv: Sequence[str]) -> int:
-    only_unverified = UNVERIFIED in argv
-    argv = [word for word in argv if word != UNVERIFIED]
+    only_unverified, argv = take_switch(argv, UNVERIFIED)
+    as_json, argv = take_switch(argv, "--json")
+    if not {"-h", "--help"}.intersection(argv):
+        refuse_flags(argv, USAGE)
     if len(argv) != 1 or argv[0] not in (*REGISTRIES, "plugins"):
         if argv and argv[0] in ("-h", "--help"):
             sys.stdout.write(USAGE)
             return 0
         raise UsageError(f"Say what to list: {', '.join(REGISTRIES)} or plugins.")
     rows = _plugins() if argv[0] == "plugins" else _entries(argv[0], only_unverified)
+    if as_json:
+        head = [name.replace(" ", "_").lower() for name in rows[0]]
+        print_json([dict(zip(head, row, strict=True)) for row in rows[1:]])
+        return 0
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if len(rows) == 1:
+        sys.stdout.write(f"no {argv[0]}\n")
+        return 0
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
     return 0
@@ -66,7 +81,7 @@ def _plugins() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("registry", "key", "from")]
     for what, registry in REGISTRIES.items():
         rows += [(what, key, registry.origin(key)) for key in registry.plugins]
-    return rows if len(rows) > 1 else [("no plugins", "", "")]
+    return rows
 
 
 def _dataset_columns(info: DatasetInfo) -> tuple[str, ...]:

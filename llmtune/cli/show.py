@@ -5,15 +5,27 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from llmtune.cli.list import REGISTRIES
+from llmtune.cli.words import print_json, refuse_flags, take_switch
 from llmtune.errors import TemplateError, UsageError
 from llmtune.templates.info import TemplateInfo
 from llmtune.templates.pieces import Piece
 from llmtune.templates.template import render
 from llmtune.types import Conversation, Message
 
-USAGE = "llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY"
+USAGE = "usage: llmtune show model|dataset|template|tool_format|metric|loss|reward|tool KEY [--json true]\n"
+EXAMPLES = (
+    "llmtune show model qwen2.5-7b-instruct",
+    "llmtune show dataset tiny-qa",
+    "llmtune show template chatml",
+    "llmtune show tool_format hermes",
+    "llmtune show metric rouge",
+    "llmtune show reward accuracy",
+    "llmtune show tool calculate",
+    "llmtune show model qwen2.5-7b-instruct --json true",
+)
 EXAMPLE = (
     Message("system", "Be brief."),
     Message("user", "What is 1 plus 2?"),
@@ -25,13 +37,18 @@ EXAMPLE = (
 
 def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
-        sys.stdout.write(f"usage: {USAGE}\n")
+        sys.stdout.write(USAGE)
         return 0
+    as_json, argv = take_switch(argv, "--json")
+    refuse_flags(argv, USAGE)
     registry = REGISTRIES.get(_plural(argv[0])) if len(argv) == 2 else None
     if registry is None:
-        raise UsageError(f"Say what to show: {USAGE}.")
+        raise UsageError(f"Say what to show: {USAGE.strip().removeprefix('usage: ')}.")
     key = registry.canonical(argv[1])
     entry = registry[key]
+    if as_json:
+        print_json(_facts(registry.kind, key, registry.origin(key), entry))
+        return 0
     sys.stdout.write(f"{registry.kind} {key}, registered at {registry.origin(key)}\n")
     for field in dataclasses.fields(entry):
         value = getattr(entry, field.name)
@@ -40,6 +57,12 @@ def run(argv: Sequence[str]) -> int:
     if isinstance(entry, TemplateInfo):
         sys.stdout.write(f"\n{_example(entry)}\n")
     return 0
+
+
+def _facts(kind: str, key: str, origin: str, entry: Any) -> dict[str, Any]:
+    fields = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    found = {"kind": kind, "key": key, "registered_at": origin, **fields}
+    return {**found, "example": _example(entry)} if isinstance(entry, TemplateInfo) else found
 
 
 def _plural(name: str) -> str:

@@ -54,9 +54,9 @@ def test_translations_are_chinese_and_keep_names(commands: ModuleType) -> None:
 
 def test_each_flag_stands_on_both_pages(commands: ModuleType) -> None:
     for command in commands.COMMANDS:
-        if command not in ("list", "show"):
+        if commands.has_flags(command):
             names = {f"--{flag.name}" for _, _, flags in commands.flags_by_group(command) for flag in flags}
-            assert len(names) > 5
+            assert names
             for folder in ("commands", "zh/commands"):
                 page = (DOCS / folder / f"{command}.md").read_text(encoding="utf-8")
                 assert {f"--{name}" for name in re.findall(r"^\| `--(\w+)`", page, re.M)} >= names
