@@ -12,7 +12,8 @@ import pytest
 
 from llmtune.arguments.parser import parse
 from llmtune.arguments.stages import BY_FLAG, LOSSES, stage_arguments
-from llmtune.cli.main import find_command, main
+from llmtune.cli.main import COMMANDS, find_command, main
+from llmtune.cli.neighbours import ours
 from llmtune.cli.stages import spelled, take_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,7 @@ def filled(line: str) -> str:
         .replace('"${@:3}"', "")
         .replace('$(dirname "$0")', "here")
         .split(" | ")[0]
+        .split(" > ")[0]
     )
     line = re.sub(r'"\$\(newest "[^"]+"\)"', "checkpoint", line)
     line = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}|\$(\w+)", lambda found: VARIABLES[found[1] or found[2]], line)
@@ -77,6 +79,10 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "run.yaml").write_text("model_type: llmtune-tiny\ndataset: [tiny-qa, my.jsonl]\n", encoding="utf-8")
+    (folder / "lf_run.yaml").write_text(
+        "model_name_or_path: llmtune-tiny\nstage: sft\ncutoff_len: 64\ndataset: tiny-qa\n"
+    )
+    (folder / "ax_run.yaml").write_text("base_model: llmtune-tiny\nsequence_len: 64\ndatasets: [{path: tiny-qa}]\n")
     (folder / "my_rewards.py").write_text(
         "def near(completions):\n    return [0.0 for _ in completions]\n\n\nfn = near\n"
     )
@@ -89,8 +95,8 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         name, _, value = words.pop(0).partition("=")
         if name == "LLMTUNE_API_KEY":
             monkeypatch.setenv(name, value)
-    _, command, *flags = words
-    if command in ("list", "show"):
+    _, command, *flags = words[:1] + ours(words[1:])
+    if command in COMMANDS and not hasattr(find_command(command), "ARGUMENTS"):
         assert main([command, *flags]) == 0
         return
     if command == "launch":
@@ -103,7 +109,7 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command, flags = spelled(command, flags)
     module = find_command(command)
     arguments = module.ARGUMENTS
-    if command in ("check", "plan") and not flags[0].startswith("-"):
+    if command in ("check", "plan") and not flags[0].startswith("-") and not flags[0].endswith(".yaml"):
         stage, flags = take_stage(flags)
         arguments = stage_arguments(str(stage))
     if command == "check":

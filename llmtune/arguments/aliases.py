@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.arguments import aliases_llama_factory as llama_factory
 from llmtune.arguments import aliases_online as online
 from llmtune.errors import UsageError
 from llmtune.models.dtypes import TORCH_NAMES, dtype_name
@@ -194,6 +195,8 @@ def _train_arg(name: str) -> Alias:
     return Alias(convert=lambda values: [("train_args", [f"{name}={(values or ['true'])[0]}"])])
 
 
+OF_CHECKPOINTS = {"peft_path": "ckpt_dir"}
+"""Flags of training, and their names in the commands that read a checkpoint."""
 _DATASET_NAMES = ("dataset_name", "dataset_config_name")
 _LENGTHS = ("max_source_length", "max_target_length")
 _OURS = {
@@ -329,11 +332,17 @@ _NO_EFFECT = {
 }
 
 ALIASES: dict[str, Alias] = {
-    **{theirs: Alias(target=ours) for theirs, ours in (_RENAMED | online.RENAMED).items()},
+    **{theirs: Alias(target=ours) for theirs, ours in (_RENAMED | online.RENAMED | llama_factory.RENAMED).items()},
     **{theirs: Alias(target=ours, silent=True) for theirs, ours in _OURS.items()},
-    **{theirs: Alias(convert=convert) for theirs, convert in (_CONVERTED | online.CONVERTED).items()},
+    **{
+        theirs: Alias(convert=convert)
+        for theirs, convert in (_CONVERTED | online.CONVERTED | llama_factory.CONVERTED).items()
+    },
     **{theirs: _train_arg(theirs) for theirs in _TRAIN_ARGS},
-    **{theirs: Alias(ignored=reason) for theirs, reason in (_NO_EFFECT | online.NO_EFFECT).items()},
+    **{
+        theirs: Alias(ignored=reason)
+        for theirs, reason in (_NO_EFFECT | online.NO_EFFECT | llama_factory.NO_EFFECT).items()
+    },
 }
 
 

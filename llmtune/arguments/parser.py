@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from llmtune.arguments.aliases import (
     ALIASES,
+    OF_CHECKPOINTS,
     Tokens,
     add_lengths,
     join_dataset_names,
@@ -31,15 +32,15 @@ from llmtune.arguments.aliases import (
 )
 from llmtune.arguments.aliases_online import JOINED, join_online
 from llmtune.arguments.checks import is_name_pattern
+from llmtune.arguments.elsewhere.given import from_file, is_config_word
 from llmtune.arguments.secrets import SECRETS, hidden_secret
-from llmtune.errors import UsageError, one_line
+from llmtune.errors import UsageError
 from llmtune.utils.logging import get_logger, log_once
 
 ArgumentsT = TypeVar("ArgumentsT")
 DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212", "\ufe58", "\uff0d")
 """Characters that word processors and web pages use for hyphens."""
 OF_TRAINING = ("sft", "check", "plan", "launch")
-MAX_CONFIG_BYTES = 1_000_000
 NEVER_EMPTY = ("dataset", "val_dataset")
 
 
@@ -55,37 +56,54 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
         parser.print_help()
         raise SystemExit(0)
     synonyms = getattr(cls, "SYNONYMS", {})
-    given = [(synonyms.get(flag, flag), values) for flag, values in _split(argv)]
+    known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    given = [(synonyms.get(flag, flag), values) for flag, values in _split(_with_config(argv))]
     for flag, values in given:
         if flag in NEVER_EMPTY and not values:
             raise UsageError(f"--{flag} is empty.")
-    from_files: Tokens = []
-    places: dict[str, str] = {}
-    for path in _config_files(given):
-        tokens = [(synonyms.get(flag, flag), values) for flag, values in _read_config(Path(path))]
-        from_files += tokens
-        places |= {flag: f" in {path}" for flag, _ in tokens}
-    merged: dict[str, list[str]] = {}
-    hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     given += [(flag, [value]) for flag in SECRETS if flag in known and (value := hidden_secret(flag)) is not None]
-    tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")], known)
+    files = [from_file(Path(path), cls, known, given) for path in _config_files(given)]
+    from_files: Tokens = [(synonyms.get(flag, flag), values) for file in files for flag, values in file.tokens]
+    places = {synonyms.get(flag, flag): f" in {file.path}" for file in files for flag, _ in file.tokens}
+    problems = [line for file in files for line in file.problems]
+    tokens = _translate([*from_files, *((flag, values) for flag, values in given if flag != "config")], known, problems)
+    merged, unknown = _merge(tokens, cls, known, command, places)
+    problems += unknown
+    found: dict[str, Any] = {}
+    for flag, values in merged.items():  # one by one: argparse stops at its first problem
+        try:
+            found |= vars(parser.parse_args(_flatten({flag: values})))
+        except UsageError as err:
+            problems.append(str(err))
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    return cls(**found)
+
+
+def _merge(
+    tokens: Tokens, cls: type, known: set[str], command: str, places: dict[str, str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of each flag, a later one over an earlier, and what is wrong with the flags, all of it."""
+    hints = typing.get_type_hints(cls)
     ignore = any(flag == "ignore_args_error" and (not values or _boolean(values[0])) for flag, values in tokens)
+    merged: dict[str, list[str]] = {}
+    problems: dict[str, None] = {}
     for flag, values in tokens:
         if flag not in known:
             message = _unknown_flag(flag, known, command, places.get(flag, ""))
-            if not ignore:
-                raise UsageError(message)
-            get_logger().warning(message)
+            if ignore:
+                get_logger().warning(message)
+            else:
+                problems[message] = None
         elif len(values) > 1 and not inner_type(hints[flag])[1]:
-            raise UsageError(
+            problems[
                 f"--{flag} takes one value, not {len(values)}: {' '.join(values)}. Quote text that contains spaces."
-            )
+            ] = None
         elif flag == "train_args":
             merged.setdefault(flag, []).extend(values)
         else:
             merged[flag] = values
-    return cls(**vars(parser.parse_args(_flatten(merged))))
+    return merged, list(problems)
 
 
 def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.ArgumentParser:
@@ -243,8 +261,12 @@ def _split(argv: Sequence[str]) -> Tokens:
     return [token for token in tokens if token[0] != "debug"]
 
 
-def _translate(tokens: Tokens, known: set[str]) -> Tokens:
-    """Translate other tools' flags, with one log line. A flag of the command itself is no alias: serve's --adapters."""
+def _translate(tokens: Tokens, known: set[str], problems: list[str]) -> Tokens:
+    """Translate other tools' flags, with one log line. A flag of the command itself is no alias: serve's --adapters.
+
+    Args:
+        problems: Gets a line for each value without a meaning here.
+    """
     found: Tokens = []
     notes: dict[bool, list[str]] = {True: [], False: []}
     rewards: dict[str, list[str]] = {}
@@ -257,7 +279,11 @@ def _translate(tokens: Tokens, known: set[str]) -> Tokens:
         if flag.startswith("no_") and not values and flag not in ALIASES and not flag.startswith("no_repeat"):
             flag, values = flag[3:], ["false"]
         own = flag in known and flag in ALIASES and bool(ALIASES[flag].target)
-        ours, note = ([(flag, values)], "") if own else translate(flag, values)
+        try:
+            ours, note = ([(flag, values)], "") if own else translate(flag, values)
+        except UsageError as err:
+            problems.append(str(err))
+            continue
         if note and ours != [(flag, values)]:
             notes[bool(ALIASES[flag].ignored)].append(note)
         tokens_of = [
@@ -266,13 +292,28 @@ def _translate(tokens: Tokens, known: set[str]) -> Tokens:
         for our, given in tokens_of:
             if our == "rewards":
                 rewards[flag] = given
-        found += [token for token in tokens_of if token[0] != "rewards"]
+        found += [(_as_known(our, known), given) for our, given in tokens_of if our != "rewards"]
     if rewards:  # functions and a reward model have flags of their own elsewhere, and both count
         found.append(("rewards", [value for given in rewards.values() for value in given]))
     for ignored, title in ((False, "Translated flags"), (True, "Ignored flags")):
         if notes[ignored]:
             log_once(f"{title}: {', '.join(dict.fromkeys(notes[ignored]))}.", level=20)
     return join_online(found) if online else join_loss_weights(found)
+
+
+def _as_known(flag: str, known: set[str]) -> str:
+    """`--adapter_name_or_path` is --peft_path in training, and --ckpt_dir afterwards."""
+    other = OF_CHECKPOINTS.get(flag, flag)
+    return other if flag not in known and other in known else flag
+
+
+def _with_config(argv: Sequence[str]) -> list[str]:
+    """`llmtune sft run.yaml --seed 1`: files of flags before the first flag are those of --config."""
+    words = list(argv)
+    for count, word in enumerate(words):
+        if not is_config_word(word):
+            return [part for one in words[:count] for part in ("--config", one)] + words[count:]
+    return [part for one in words for part in ("--config", one)]
 
 
 def _config_files(given: Tokens) -> list[str]:
@@ -282,55 +323,6 @@ def _config_files(given: Tokens) -> list[str]:
             raise UsageError("--config needs the path of a YAML file.")
         found += values if flag == "config" else []
     return found
-
-
-def _read_config(path: Path) -> Tokens:
-    """A YAML (or JSON) file as flags, so that it takes the same converters. Keys that begin with _ are comments."""
-    import yaml
-
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--config {path} is not a file.")
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(
-                f"--config {path} is too large: {path.stat().st_size:,} bytes, at most {MAX_CONFIG_BYTES:,}."
-            )
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
-    except OSError as err:
-        raise UsageError(f"--config {path}: {err.strerror}.") from err
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise UsageError(f"--config {path} is not YAML: {one_line(err)}") from err
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} must hold one flag per line, as `name: value`.")
-    return [
-        (str(key).replace("-", "_"), _config_values(value, f"--config {path}: {str(key)[:60]}"))
-        for key, value in content.items()
-        if value is not None and not str(key).startswith("_")
-    ]
-
-
-def _plain_loader() -> Any:
-    """YAML whose plain words stay text but for null: `no` may be a choice, and 1e-5 is a number to us, not to YAML."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader
-
-
-def _config_values(value: object, where: str) -> list[str]:
-    """A flag's values. Nothing is nested deeper, so that a file of a few lines cannot stand for gigabytes of text."""
-    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    if any(isinstance(item, (dict, list)) for item in items):
-        raise UsageError(f"{where} nests lists or mappings; a flag takes values, or name: value pairs.")
-    if isinstance(value, dict):
-        return [f"{key}={shown_value(item)}" for key, item in value.items()]
-    return [shown_value(item) for item in items]
 
 
 def _unknown_flag(flag: str, known: set[str], command: str, place: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from llmtune import __version__
 from llmtune.arguments.secrets import hide_secrets
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES
+from llmtune.cli.neighbours import NEIGHBOURS, ours
 from llmtune.errors import LlmtuneError, UsageError
 
 COMMANDS = {
@@ -34,6 +35,7 @@ COMMANDS = {
     "list": "List models, datasets, templates, metrics, losses, advantages, rewards, tools or plugins.",
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show a registry entry and where it was registered.",
+    "convert": "Print a file of LLaMA-Factory or Axolotl as one of ours.",
 }
 
 MODULES = {
@@ -54,6 +56,7 @@ A first run, with nothing to download:
       --batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-3
   llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
 
+A file of flags runs as it is, LLaMA-Factory's and Axolotl's too: llmtune train run.yaml
 `llmtune COMMAND --help` lists the flags of a command. --debug shows the traceback of an error."""
 
 
@@ -107,19 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     words = [word for word in arguments if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
+        listing = "\n".join(f"  {name:<{max(map(len, COMMANDS)) + 2}}{text}" for name, text in COMMANDS.items())
         sys.stdout.write(USAGE.format(version=__version__, commands=listing) + "\n")
         return 0
     if words[0] in ("--version", "version"):
         sys.stdout.write(f"llmtune {__version__}\n")
         return 0
+    words = ours(words)
     if words[0] in LOSSES or words[0] in BY_FLAG:
         from llmtune.cli.stages import spelled
 
         name, rest = spelled(words[0], words[1:])
         words = [name, *rest]
     if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        near = difflib.get_close_matches(words[0], [*COMMANDS, *NEIGHBOURS, *BY_FLAG], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"Unknown command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
     return int(find_command(words[0]).run(words[1:]))

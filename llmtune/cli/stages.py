@@ -7,9 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
 from typing import Any
 
 from llmtune.arguments.checks import check_sources
+from llmtune.arguments.elsewhere.files import is_config_word, load_config, stage_in
+from llmtune.arguments.elsewhere.llama_factory import INFER
 from llmtune.arguments.parser import parse
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES, stage_arguments
@@ -18,6 +21,7 @@ from llmtune.distributed.launch import check_launch, hand_over, is_handed_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
 from llmtune.run.record import hand_over_folder, recorded
+from llmtune.utils.logging import get_logger
 
 COMMON = """`llmtune check {name}` with the same flags shows {shown}.
 `--dry_run true` checks the flags and prints what would run.
@@ -134,9 +138,7 @@ def _without_stage(argv: Sequence[str], name: str) -> list[str]:
     """
     words = list(argv)
     for flag in BY_FLAG.values():
-        if words and not words[0].startswith("-"):
-            break
-        stage, words = take_stage(words, flag)
+        stage, words = _flagged_stage(words, flag)
         if stage not in (None, name):
             raise UsageError(f"llmtune {name} --{flag} {stage}: the two contradict each other. Call llmtune {stage}.")
     return words
@@ -146,10 +148,29 @@ COMMANDS = {name: StageCommand(name) for name in STAGES}
 
 
 def take_stage(argv: Sequence[str], flag: str = "stage") -> tuple[str | None, list[str]]:
-    """Split off the stage, `dpo` or `--stage dpo`; None where none is named."""
+    """Split off the stage, `dpo` or `--stage dpo`, or read it from a file of flags; None where none is named."""
     words = list(argv)
-    if words and not words[0].startswith("-"):
+    if words and not words[0].startswith("-") and not is_config_word(words[0]):
         return words[0], words[1:]
+    stage, words = _flagged_stage(words, flag)
+    return (_stage_of_file(words), words) if stage is None else (stage, words)
+
+
+def _stage_of_file(words: Sequence[str]) -> str | None:
+    """The stage that the file of flags on a command line names: `run.yaml`, `--config run.yaml`."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        path = value if equals else next(iter(words[place + 1 : place + 2]), None)
+        if place == 0 and is_config_word(word):
+            path = word
+        elif name != "--config":
+            continue
+        if path is not None:
+            return stage_in(load_config(Path(path)), [])
+    return None
+
+
+def _flagged_stage(words: list[str], flag: str) -> tuple[str | None, list[str]]:
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name != f"--{flag}":
@@ -170,8 +191,14 @@ def spelled(name: str, argv: Sequence[str]) -> tuple[str, list[str]]:
         stage, argv = take_stage(argv, flag)
         if stage is None:
             names = ", ".join((*STAGES, *LOSSES))
-            raise UsageError(f"llmtune {name} needs --{flag} with the stage: {names}. Or call `llmtune STAGE`.")
+            raise UsageError(
+                f"llmtune {name} needs --{flag} with the stage: {names}. Or call `llmtune STAGE`, or `llmtune {name} "
+                "FILE.yaml`, where the file names the stage."
+            )
         name = stage
+        if name == INFER:  # a file of LLaMA-Factory that only predicts
+            get_logger().info("The file trains nothing and predicts: this is llmtune infer.")
+            return name, list(argv)
     if name in LOSSES:
         return LOSSES[name], ["--loss", name, *argv]
     stage_arguments(name)

@@ -126,6 +126,23 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ),
     ("--lora_target q_proj,v_proj", {"lora_target_modules": ["q_proj", "v_proj"]}),
     ("--template chatml --dataset_dir ./d", {"dataset": ["./d"]}),
+    (
+        "--max_samples 9 --val_size 0.1 --eval_dataset e",
+        {"train_dataset_sample": 9, "dataset_test_ratio": 0.1, "val_dataset": ["e"]},
+    ),
+    ("--save_only_model true --adapter_name_or_path /p", {"only_save_model": True, "peft_path": "/p"}),
+    ("--additional_target embed_tokens --default_system S", {"modules_to_save": ["embed_tokens"], "system": "S"}),
+    (
+        "--quantization_method bnb --quantization_type fp4 --double_quantization false --quantization_bit 4",
+        {"quantization_bit": 4, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
+    ),
+    ("--quantization_method hqq", "expected bnb"),
+    ("--neat_packing true --train_on_prompt true", {"packing": True, "loss_on": "everything"}),
+    ("--mask_history true --pissa_init true", {"loss_on": "last", "lora_init": "pissa"}),
+    ("--mask_history false", NOTHING),
+    ("--plot_loss true", IGNORED),
+    ("--preprocessing_batch_size 9", IGNORED),
+    ("--low_cpu_mem_usage true", IGNORED),
     # Our own second spellings
     ("--tuner_bankend swift --dataset_split_seed 3", {"tuner_backend": "swift", "dataset_seed": 3}),
 ]
@@ -202,6 +219,12 @@ def test_infer_knows_them_too(tmp_path):
     argv = ["--use_streamer", "false", "--torch_dtype", "float32", "--overwrite_generation_config", "true"]
     found = parse(InferArguments, [*TINY, *argv, "--adapters", str(tmp_path)], command="infer")
     assert (found.stream, found.dtype, found.save_generation_config) == (False, "fp32", True)
+    assert found.ckpt_dir == str(tmp_path)
+
+
+def test_an_adapter_of_llama_factory_is_a_checkpoint_afterwards(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    found = parse(InferArguments, [*TINY, "--adapter_name_or_path", str(tmp_path)], command="infer")
     assert found.ckpt_dir == str(tmp_path)
 
 
