@@ -275,8 +275,9 @@ class DistributedArguments:
     """Processes on this machine, one per device; above 1, torchrun starts them. 0: one per GPU."""
     max_restarts: int = free(0, within=at_least(0))
     """With --nproc: how often to restart all processes after one has died; they resume from the last checkpoint."""
-    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = free(None)
-    """Backend of torch.distributed. Default: nccl on GPUs, gloo on CPUs."""
+    ddp_backend: Literal["nccl", "hccl", "xccl", "gloo", "mpi", "ccl"] | None = free(None)
+    """Backend of torch.distributed. Default: nccl on NVIDIA and AMD GPUs, hccl on Ascend NPUs, xccl on Intel GPUs, gloo
+    on CPUs."""
     deepspeed_config_path: str | None = free(None)
     """DeepSpeed: a JSON file, or one of llmtune's own: zero2, zero3, zero2_offload, zero3_offload."""
     fsdp: bool = fixed(False)

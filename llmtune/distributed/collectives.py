@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from llmtune.distributed.fsdp import is_sharded
 from llmtune.distributed.ranks import is_first, world_size
+from llmtune.utils.accelerator import accelerator, has_float64
 
 
 def _has_ranks() -> bool:
@@ -17,7 +18,9 @@ def _has_ranks() -> bool:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    """Device of tensors that the process group takes."""
+    own = accelerator()
+    return torch.device(own.current_device() if own.is_gpu and dist.get_backend() == own.backend else "cpu")
 
 
 def any_rank(holds: bool) -> bool:
@@ -29,7 +32,10 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     """Return the sum of each value over all ranks. Collective: every rank passes as many values."""
     if not _has_ranks():
         return values
-    sums = torch.tensor(values, dtype=torch.float64, device=_device())
+    device = _device()
+    if not has_float64(device.type):
+        return [sum(column) for column in zip(*gather_from_ranks(values), strict=True)]
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
     return list(sums.tolist())
 

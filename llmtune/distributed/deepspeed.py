@@ -15,6 +15,7 @@ from typing import Any
 import llmtune
 from llmtune.distributed.ranks import first_on_this_machine, is_distributed, local_rank
 from llmtune.errors import UsageError
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import free_port, need
 
@@ -31,14 +32,13 @@ def leave_unimported() -> None:
     other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
 
 
-def ready_deepspeed(*, on_cpu: bool) -> None:
+def ready_deepspeed() -> None:
     """Set the environment that DeepSpeed reads at import."""
     with first_on_this_machine("extensions"):
         if local_rank() == 0:
             release_dead_builds()
-    if on_cpu:
-        # upstream: deepspeed 0.19.8 deepspeed/accelerator/real_accelerator.py: would take an MPS or XPU device
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # upstream: deepspeed 0.19.8 deepspeed/accelerator/real_accelerator.py: would take an MPS or XPU device on a CPU run
+    os.environ.setdefault("DS_ACCELERATOR", accelerator().kind)
     if not is_distributed():  # DeepSpeed needs a process group even for one process
         defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         for name, value in {**defaults, "MASTER_PORT": str(free_port("127.0.0.1", 0))}.items():
@@ -54,8 +54,6 @@ def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[
     Raises:
         UsageError: The file is not a JSON object.
     """
-    import torch
-
     if name is None:
         return None
     file = deepspeed_file(name)
@@ -64,7 +62,7 @@ def deepspeed_config(name: str | None, *, only_save_model: bool | None) -> dict[
     zero = config.setdefault("zero_optimization", {})
     if zero.get("stage") == 3 and not only_save_model:
         zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)
-    if not torch.cuda.is_available():
+    if not accelerator().is_gpu:
         config["zero_force_ds_cpu_optimizer"] = False
         for name in ("offload_optimizer", "offload_param"):
             if name in zero:

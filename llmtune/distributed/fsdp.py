@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from llmtune.utils.accelerator import accelerator
+
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
 
@@ -25,7 +27,7 @@ def fsdp_fields(args: StageArguments) -> dict[str, Any]:
         "fsdp_config": {
             "version": 2,
             "reshard_after_forward": True,
-            "cpu_offload": args.fsdp_offload and torch.cuda.is_available(),
+            "cpu_offload": args.fsdp_offload and accelerator().is_gpu,
             "state_dict_type": "SHARDED_STATE_DICT",  # for resuming; full weights are saved besides
             "activation_checkpointing": False,
         },

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from llmtune.distributed.ranks import world_size
 from llmtune.errors import UsageError
+from llmtune.utils.accelerator import accelerator
 
 SECONDS_TO_SAVE = "600"
 """Time for processes to end their step and save after SIGTERM, before torchrun kills them."""
@@ -48,9 +49,7 @@ def check_launch(nproc: int, environment: Mapping[str, str]) -> None:
             )
     if nproc != 0:
         return
-    import torch
-
-    if not torch.cuda.is_available():
+    if not accelerator().is_gpu:
         raise UsageError("--nproc 0 starts one process per GPU, and there is no GPU. Give a number: --nproc 2.")
 
 

@@ -28,6 +28,7 @@ from llmtune.registry import resolve_reference
 from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.types import Conversation, Message
+from llmtune.utils.accelerator import to_float64
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,7 +107,7 @@ def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: i
         with torch.inference_mode():
             found = model(**{name: _moved(value, model) for name, value in batch.items()})
         trainable, weight = int(found.num_trainable), float(found.total_weight)
-        total, correct = float(found.loss.double()) * weight, int(found.num_correct)
+        total, correct = float(found.loss) * weight, int(found.num_correct)
         record = {"index": number, "loss": total, "weight": weight, "num_trainable": trainable, "num_correct": correct}
         journal.add([record])
 
@@ -243,5 +244,5 @@ def likelihoods(model: Any, pairs: Sequence[Pair], pad_token_id: int) -> list[Li
         targets = torch.tensor(list(continuation), device=logits.device)
         own = torch.log_softmax(logits[row, -size - 1 : -1], dim=-1)
         chosen = own.gather(1, targets[:, None])[:, 0]
-        found.append(Likelihood(float(chosen.double().sum()), bool((own.argmax(-1) == targets).all())))
+        found.append(Likelihood(float(to_float64(chosen).sum()), bool((own.argmax(-1) == targets).all())))
     return found

@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmtune.arguments.export import ExportArguments
 from llmtune.arguments.infer import InferArguments
 from llmtune.data.canonical import from_record
@@ -30,6 +28,7 @@ from llmtune.inference.sampling import Sampling
 from llmtune.merging.files import EYES, GENERATION, TOKENIZER, copy_files
 from llmtune.models.quantization import PACKAGES, need_bitsandbytes
 from llmtune.types import Conversation, Message
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger, quiet_gptqmodel
 
@@ -88,7 +87,7 @@ def _gptq(args: ExportArguments, whole: Path, folder: Path) -> dict[str, Any]:
     gc.collect()
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
-    backend = BACKEND.AUTO if torch.cuda.is_available() else BACKEND.TORCH  # AUTO would compile one for the CPU
+    backend = BACKEND.AUTO if accelerator().is_gpu else BACKEND.TORCH  # AUTO would compile one for the CPU
     config = QuantizeConfig(bits=args.bits, group_size=args.group_size)
     get_logger().info("GPTQ, %d bits, groups of %d, on %d rows.", args.bits, args.group_size, len(samples))
     source, target = str(whole.resolve()), str(folder.resolve())

@@ -131,7 +131,7 @@ def choose(rows: Sequence[Row], logits: Tensor, how: Draw) -> list[bool]:
         ModelError: Logits are NaN or infinite.
     """
     uniforms = torch.tensor([row.next_uniform() for row in rows], dtype=torch.float64)
-    ids, logps = draw_tokens(logits, uniforms.to(logits.device), how)
+    ids, logps = draw_tokens(logits, uniforms, how)
     tokens, values = torch.stack([ids.double(), logps]).cpu().numpy()  # one transfer: ids are exact in fp64
     if not np.isfinite(values).all():
         raise ModelError(

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmtune.utils.accelerator import has_float64
+
 PART = 256
 """Tokens that are summed together: to cumulate over the whole vocabulary of every row costs more than its softmax."""
 
@@ -66,10 +68,13 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, how: Draw) -> tuple[Tensor, Te
         is drawn, under the softmax of the logits. NaN where the logits are.
     """
     scores = logits.float()
+    if not has_float64(scores.device.type):
+        scores = scores.cpu()
     if how.temperature not in (0.0, 1.0):
         scores = scores / how.temperature
     if how.temperature and (how.top_k or how.top_p < 1):
         scores = _likely(scores, how)
+    uniforms = uniforms.to(scores.device)
     highest = scores.amax(-1, keepdim=True)
     weights = _weights(scores, highest)
     cumulated = weights.sum(-1).double().cumsum(-1)

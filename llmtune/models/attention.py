@@ -21,23 +21,23 @@ FLASH = {
 """Its module, and the package to install."""
 
 
-def need_attention(name: str | None, *, on_gpu: bool) -> None:
+def need_attention(name: str | None, *, on_cuda: bool) -> None:
     """Refuse a requested attention that this machine lacks.
 
     Raises:
-        UsageError: It needs a GPU. MissingPackageError: It needs a package.
+        UsageError: It needs CUDA. MissingPackageError: It needs a package.
     """
     if name is None or not name.startswith("flash"):
         return
-    if not on_gpu:
-        raise UsageError(f"--attn_impl {name} needs a GPU. Remove it: on a CPU, sdpa is the fastest.")
+    if not on_cuda:
+        raise UsageError(f"--attn_impl {name} needs a GPU with CUDA. Remove it: elsewhere, sdpa is the fastest.")
     if not (_has(FLASH[name][0]) or _has("kernels")):
         module, package = FLASH[name]
         advice = " (or use --attn_impl varlen of torch, for --packing and --padding_free, or sdpa)"
         need(module, f"--attn_impl {name}", name=package, advice=advice)
 
 
-def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool) -> str | None:
+def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_cuda: bool) -> str | None:
     """Return the attention to load with; None: chosen for the run later.
 
     `--use_flash_attn true` is a preference: if FlashAttention is not available, the run warns and uses another.
@@ -45,14 +45,14 @@ def asked_attention(args: ModelArguments, attn_impl: str | None, *, on_gpu: bool
     Raises:
         UsageError, MissingPackageError: As of `need_attention`.
     """
-    need_attention(attn_impl, on_gpu=on_gpu)
+    need_attention(attn_impl, on_cuda=on_cuda)
     if attn_impl is not None or args.use_flash_attn is None:
         return attn_impl
     if not args.use_flash_attn:
         return "sdpa"
-    found = best_flash() if on_gpu else None
+    found = best_flash() if on_cuda else None
     if found is None:
-        why = "no package for it is installed (pip install flash-attn)" if on_gpu else "there is no GPU"
+        why = "no package for it is installed (pip install flash-attn)" if on_cuda else "there is no GPU with CUDA"
         get_logger().warning("--use_flash_attn true has no effect: %s.", why)
     return found
 

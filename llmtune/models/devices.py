@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import platform
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from llmtune.distributed.ranks import local_rank, local_world_size
 from llmtune.errors import UsageError
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 
 MARGIN = 0.9
@@ -18,11 +18,7 @@ MARGIN = 0.9
 
 def device_name() -> str:
     """The GPU of this process, or its CPU and threads."""
-    import torch
-
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return accelerator().name
 
 
 def own_gpus(num_gpus: int, rank: int, num_processes: int) -> list[int]:
@@ -38,11 +34,10 @@ def own_gpus(num_gpus: int, rank: int, num_processes: int) -> list[int]:
 
 def first_device() -> str:
     """Return the first device of a process's model."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{own_gpus(torch.cuda.device_count(), local_rank(), local_world_size())[0]}"
+    found = accelerator()
+    if not found.is_gpu:
+        return found.kind
+    return found.device(own_gpus(found.count, local_rank(), local_world_size())[0])
 
 
 def memory_limits(free: dict[int, int]) -> dict[int, int]:
@@ -58,15 +53,14 @@ def spread_options(device_map: str | None) -> dict[str, Any]:
     """
     if device_map is None:
         return {}
-    import torch
-
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = accelerator()
+    num_gpus = found.count
     own = own_gpus(num_gpus, local_rank(), local_world_size()) if num_gpus else []
     if len(own) < 2:
-        place = f"cuda:{own[0]}" if own else "the CPU"
+        place = found.device(own[0]) if own else "the CPU"
         get_logger().info(f"--device_map {device_map}: this process has one device, {place}, which gets all layers.")
         return {}
-    free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in own}
+    free = {gpu: found.free_memory(gpu) for gpu in own}
     return {"device_map": device_map, "max_memory": memory_limits(free)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import UsageError
+from llmtune.utils.accelerator import accelerator
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +52,8 @@ def resolve_dtype(info: ModelInfo, dtype: Any = None) -> tuple[torch.dtype, str]
         if not isinstance(wanted, torch.dtype):
             raise UsageError(f"Unknown dtype {dtype!r}: expected bf16, fp16 or fp32.")
         return wanted, "requested"
-    if not torch.cuda.is_available():
+    if not accelerator().is_gpu:
         return torch.float32, "there is no GPU, and half precision is slower on a CPU"
-    if torch.cuda.is_bf16_supported():
+    if accelerator().has_bf16:
         return torch.bfloat16, "the GPU supports it"
     return torch.float16, "the GPU does not support bf16"

@@ -214,7 +214,7 @@ def load_causal_lm(
 
         _check_weights(folder, allow_pickle)
         if rope is not None or saved_quantization(folder):
-            on_gpu = "cuda" in str(options.get("device_map"))
+            on_gpu = "cpu" not in str(options.get("device_map", "cpu"))
             options["config"] = _changed_config(folder, rope, on_gpu, trust_remote_code)
         model = _load_whole(
             model_class or causal_lm_loader(folder, trust_remote_code=trust_remote_code),
@@ -226,7 +226,7 @@ def load_causal_lm(
             unused_tensors=unused_tensors,
             **options,
         )
-        if "cuda" not in str(model.device):
+        if model.device.type == "cpu":
             leave_uncompiled(model)
     return model, tokenizer
 

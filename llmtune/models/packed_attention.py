@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmtune.errors import ModelError
 from llmtune.models.heads import outputs_per_token
+from llmtune.utils.accelerator import accelerator
 
 VARLEN = "varlen"
 CANNOT = ("softcap", "s_aux", "position_bias")
@@ -268,7 +269,7 @@ def _half_on_kernels(model: Any) -> Iterator[None]:
     """Kernels of that kind compute in half precision, and weights that are trained whole lie in fp32."""
     kind = model.device.type
     casts = takes_one_sequence(model) and kind == "cuda" and model.dtype is torch.float32
-    half = torch.float16 if kind == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    half = torch.float16 if kind == "cuda" and not accelerator().has_bf16 else torch.bfloat16
     with torch.autocast(kind, dtype=half, enabled=casts):
         yield
 

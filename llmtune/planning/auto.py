@@ -6,17 +6,18 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from llmtune.errors import LlmtuneError, one_line
 from llmtune.models.devices import gib
 from llmtune.models.dtypes import resolve_dtype
 from llmtune.planning.memory import Estimator
 from llmtune.planning.workload import Batch, Workload, sample_lengths, sharding_of
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
@@ -50,8 +51,8 @@ def decide_checkpointing(
     args: StageArguments, info: ModelInfo, folder: Path, dtype: torch.dtype, batch: Batch
 ) -> tuple[Mode, str]:
     """Return the mode for a run on this machine, and the reason. `dtype`: the compute dtype."""
-    on_gpu = torch.cuda.is_available()
-    sharding = sharding_of(args, torch.cuda.device_count() if on_gpu else 0)
+    on_gpu = accelerator().is_gpu
+    sharding = sharding_of(args, accelerator().count)
     free = free_memory() // (1 if on_gpu else sharding.ranks)  # processes on CPUs share the machine's
     limit = free * (GPU_SHARE if on_gpu else CPU_SHARE)
     if surely_fits(read_json(folder / "config.json"), batch, limit):
@@ -90,20 +91,12 @@ def least_checkpointing(
 
 def free_memory() -> int:
     """Free bytes of this process's GPU, else of the machine's memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return accelerator().free_memory()
 
 
 def used_memory() -> int:
     """Bytes that this process uses now: on its GPU, else of the machine's memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.memory_allocated())
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    return accelerator().used_memory()
 
 
 def surely_fits(config: dict[str, Any], batch: Batch, limit: float) -> bool:

@@ -20,6 +20,7 @@ from llmtune.planning.online import rows_at_a_time
 from llmtune.planning.workload import SampleLengths, Workload, sample_lengths, sharding_of
 from llmtune.run.resolved import Run
 from llmtune.samples.prepare import prepare
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
 
@@ -167,9 +168,9 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     rows = _rows(args, folder, notes)
     limit, device, tflops = _device(gpu)
     dtype = _dtype(args, gpu)
-    estimator = Estimator(info, folder, dtype, on_gpu=gpu is not None or torch.cuda.is_available())
+    estimator = Estimator(info, folder, dtype, on_gpu=gpu is not None or accelerator().is_gpu)
 
-    per_machine = torch.cuda.device_count() if gpu is None else gpus
+    per_machine = accelerator().count if gpu is None else gpus
 
     def total_of(one: StageArguments) -> int:
         sharding = sharding_of(one, per_machine)
@@ -224,8 +225,8 @@ def _device(gpu: Gpu | None) -> tuple[float, str, float]:
     """Usable bytes, name and TFLOP/s (0: unknown) of the device."""
     if gpu is not None:
         return gpu.usable, f"a {gpu.name}", gpu.tflops
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
+    if accelerator().is_gpu:
+        name = accelerator().name
         known: Any = gpu_of_device(name)
         return free_memory() * (1 - 0.04), f"this machine's {name}", known.tflops if known else 0.0
     return free_memory() * CPU_SHARE, "this machine (no GPU)", 0.0

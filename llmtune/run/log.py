@@ -15,6 +15,7 @@ from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared, steps_per_epoch
 from llmtune.samples.prompts import PromptSamples
 from llmtune.samples.streaming import StreamedSamples
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -64,11 +65,9 @@ class Decisions(list[str]):
 
 def first_decisions(args: StageArguments) -> Decisions:
     """Note the model, the device and what is trained; warn of flags without effect."""
-    import torch
-
     decisions = Decisions()
     decisions.fact("Model", f"{args.display_name()}, template {args.template_type}")
-    decisions.choose("Device", device_name(), "" if torch.cuda.is_available() else "there is no GPU")
+    decisions.choose("Device", device_name(), "" if accelerator().is_gpu else "there is no GPU")
     decisions.fact("Training", _training_text(args))
     if loss := args.loss_text():
         decisions.fact("Loss", loss)

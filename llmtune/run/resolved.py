@@ -23,6 +23,7 @@ from llmtune.run.folder import check_flat_folder
 from llmtune.run.model_files import ModelFiles, find_model, noted
 from llmtune.run.resume import resume_run
 from llmtune.tuners.named_layers import check_named_layers, check_peft_path
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import ensure_writable_folder
 from llmtune.utils.logging import get_logger
 from llmtune.utils.system import need
@@ -112,9 +113,7 @@ def _settle_rope(args: StageArguments, folder: Path) -> None:
 
 
 def _warn_of_paging(args: StageArguments) -> None:
-    import torch
-
-    if args.optim is not None and "paged" in args.optim and not torch.cuda.is_available():
+    if args.optim is not None and "paged" in args.optim and not accelerator().is_gpu:
         get_logger().warning("--optim %s does not page on a CPU: it works without paging.", args.optim)
 
 

@@ -28,6 +28,7 @@ from llmtune.errors import UsageError, one_line
 from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.layers import LIGER_SETTINGS, checkpointing_kwargs, default_optimizer
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 
 BELOW_ONE = 1 - 1e-9
@@ -59,7 +60,7 @@ def training_arguments(args: StageArguments, run: Path, *, has_validation: bool)
 
 def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, Any]:
     assert args.model_type is not None
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not accelerator().is_gpu
     dtype, _ = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
     if on_cpu and dtype is torch.float16 and args.sft_type == "full":
         raise UsageError("--dtype fp16 with --sft_type full needs a GPU. On a CPU, use bf16 or fp32.")
@@ -70,7 +71,7 @@ def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, 
         "seed": args.seed,
         "data_seed": args.seed,
         "use_cpu": on_cpu,
-        **_processes(args, on_cpu),
+        **_processes(args),
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16 and not on_cpu,
         "per_device_train_batch_size": args.batch_size,
@@ -87,7 +88,7 @@ def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, 
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json
         "neftune_noise_alpha": args.neftune_noise_alpha,
         **_loading(args, on_cpu),
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": accelerator().pins_memory,
         "eval_strategy": args.eval_strategy if evaluates else "no",
         "eval_steps": args.eval_steps,
         "save_strategy": args.save_strategy,
@@ -118,13 +119,13 @@ def _loading(args: StageArguments, on_cpu: bool) -> dict[str, Any]:
     return {"dataloader_num_workers": 0 if one_on_cpu else args.dataloader_num_workers}
 
 
-def _processes(args: StageArguments, on_cpu: bool) -> dict[str, Any]:
+def _processes(args: StageArguments) -> dict[str, Any]:
     fields: dict[str, Any] = {**fsdp_fields(args)}
     if args.deepspeed_config_path is not None:
         fields["deepspeed"] = deepspeed_config(args.deepspeed_config_path, only_save_model=args.only_save_model)
     if not is_distributed():
         return fields
-    fields["ddp_backend"] = args.ddp_backend or ("gloo" if on_cpu else "nccl")
+    fields["ddp_backend"] = args.ddp_backend or accelerator().backend
     # A trained vision tower may get a batch without images; no other trainable parameter stays unused.
     fields["ddp_find_unused_parameters"] = not (args.freeze_vit and args.freeze_aligner)
     return fields
@@ -155,9 +156,10 @@ def check_processes(args: StageArguments) -> None:
     """
     if args.deepspeed_config_path is not None:
         need_deepspeed()
-    if args.ddp_backend == "gloo" and args.quantization_bit and torch.cuda.is_available():
+    if args.ddp_backend == "gloo" and args.quantization_bit and accelerator().is_gpu:
         raise UsageError(
-            "--ddp_backend gloo does not work with --quantization_bit on GPUs, which need nccl: remove it."
+            "--ddp_backend gloo does not work with --quantization_bit on GPUs, "
+            f"which need {accelerator().backend}: remove it."
         )
     if not is_distributed():
         if args.nproc != 1:
@@ -179,7 +181,7 @@ def build_training_arguments(args: StageArguments, *, has_validation: bool) -> T
     Raises:
         UsageError: transformers refuses the settings.
     """
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not accelerator().is_gpu
     if args.device_map is not None and is_distributed():
         # upstream: accelerate 1.15.0 accelerate/accelerator.py: refuses DDP for a model on several devices
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
@@ -188,16 +190,15 @@ def build_training_arguments(args: StageArguments, *, has_validation: bool) -> T
         if args.fsdp_offload:
             get_logger().warning("--fsdp_offload has no effect in this run: there is no GPU to offload from.")
     if args.deepspeed_config_path is not None:
-        ready_deepspeed(on_cpu=on_cpu)
+        ready_deepspeed()
     leave_unimported()
     arguments = training_arguments(args, Path(args.output_dir), has_validation=has_validation)
-    if arguments.device.type == "cuda":
-        torch.cuda.set_device(arguments.device)
+    accelerator().select(arguments.device)
     if zero_stage(args.deepspeed_config_path) == 3:
         import deepspeed
 
         # upstream: deepspeed 0.19.8 deepspeed/runtime/zero/partition_parameters.py: else shards over one process
-        deepspeed.init_distributed(dist_backend=args.ddp_backend or ("gloo" if on_cpu else "nccl"))
+        deepspeed.init_distributed(dist_backend=args.ddp_backend or accelerator().backend)
     return arguments
 
 

@@ -47,7 +47,7 @@ class RolloutCollator:
         chosen = [(group, one) for group, responses in groups for one in responses]
         items: list[dict[str, Any]] = [{COMPARISONS: [_comparison(*part)]} for part in groups if part[1]]
         items = items or [{"input_ids": np.array([self.pad_token_id]), "labels": np.array([IGNORE_INDEX])}]
-        batch = self.responses(items) | {COUNTS: torch.tensor(list(counts), dtype=torch.float64)}
+        batch = self.responses(items) | {COUNTS: torch.tensor([round(count) for count in counts])}
         batch[SAMPLES] = torch.tensor([group.prompt for group, part in groups if part], dtype=torch.long)
         for name in PER_TOKEN:
             parts = [part for _, one in chosen if (part := _numbers(one, name)) is not None]

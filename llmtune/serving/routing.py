@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmtune.inference.continuous import ContinuousBatcher
 
 
+PAGED_ON = ("cuda", "xpu")
 PAGED = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 """Attention implementations of transformers 5.23 with a paged cache (continuous_api.py, switch_to_cb_friendly_attn)."""
 PATIENCE = 120.0
@@ -58,8 +59,10 @@ def reason_for_queue(engine: Engine) -> str:
     model = engine.model
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or "eager"
     places = set(map(str, getattr(model, "hf_device_map", {}).values()))
-    if model.device.type != "cuda":
+    if model.device.type == "cpu":
         return "there is no GPU"
+    if model.device.type not in PAGED_ON:
+        return f"transformers' continuous batching does not run on {model.device.type.upper()}"
     if engine.template.media is not None:
         return "it is a vision model"
     if any(engine.adapters):

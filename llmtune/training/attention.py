@@ -19,6 +19,7 @@ from llmtune.models.attention import asked_attention, best_flash
 from llmtune.models.packed_attention import VARLEN, keeps_rows_apart, register_varlen
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.run.log import Decisions
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 
 
@@ -28,7 +29,7 @@ def attention_options(args: StageArguments) -> dict[str, Any]:
     Raises:
         UsageError, MissingPackageError: It is not available here.
     """
-    asked = asked_attention(args, args.attn_impl, on_gpu=torch.cuda.is_available())
+    asked = asked_attention(args, args.attn_impl, on_cuda=accelerator().is_cuda)
     return {} if asked in (None, VARLEN) else {"attn_implementation": asked}
 
 
@@ -45,7 +46,8 @@ def settle_attention(
         ModelError: The model does not support the requested attention.
     """
     packs = args.concatenates
-    on_gpu = model.device.type == "cuda"
+    kind = model.device.type
+    on_gpu = kind != "cpu"
     value, reason = "", "" if asked else "transformers' default for this model"
     if args.shift_attn:
         group = group_size(args.max_length)
@@ -56,7 +58,7 @@ def settle_attention(
         if not packs:
             get_logger().warning("--attn_impl varlen is for --packing and --padding_free; without them, it is sdpa.")
         _switch_to_varlen(model)
-        value, reason = "varlen" if on_gpu else "varlen, one call per sequence on CPU", ""
+        value, reason = "varlen" if kind == "cuda" else f"varlen, one call per sequence on {kind.upper()}", ""
     elif asked is None and packs and _suits_rows(model.device.type, dtype, args.torch_compile):
         reason = _switch_to_best(model) or reason
     active = active_attention(model)
@@ -75,10 +77,10 @@ def settle_attention(
 def _suits_rows(device: str, dtype: torch.dtype, compiles: bool) -> bool:
     """Whether packed sequences can be attended to without a mask.
 
-    Kernels on GPUs support half precision only. On a CPU there is one call per sequence, which torch.compile would
+    Kernels for CUDA support half precision only. Elsewhere there is one call per sequence, which torch.compile would
     recompile for each number of sequences.
     """
-    return dtype is not torch.float32 if device == "cuda" else device == "cpu" and not compiles
+    return dtype is not torch.float32 if device == "cuda" else not compiles
 
 
 def active_attention(model: Any) -> str:

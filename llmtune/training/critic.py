@@ -29,6 +29,7 @@ from llmtune.tuners.score_adapter import (
     score_adapter_parameters,
 )
 from llmtune.types import IGNORE_INDEX
+from llmtune.utils.accelerator import to_float64
 
 VALUE = "value"
 """PEFT's name of the critic's adapter."""
@@ -205,7 +206,7 @@ def _sums(losses: Tensor, clipped: Tensor, returns: Tensor, values: Tensor) -> T
     """Count, and sums of losses, clipped values, returns and errors, the latter two also squared, [7] in fp64."""
     errors = returns - values
     parts = (torch.ones_like(losses), losses, clipped, returns, returns**2, errors, errors**2)
-    return torch.stack([part.double().sum().cpu() for part in parts])
+    return torch.stack([to_float64(part).sum().cpu() for part in parts])
 
 
 def _measures(sums: Sequence[float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from llmtune.samples.collate import WEIGHTS
 from llmtune.samples.prepare import Prepared
 from llmtune.training.objective import Share, Totals, Unmeasured
 from llmtune.types import IGNORE_INDEX
+from llmtune.utils.accelerator import has_float64
 
 TIMES_GUESSING = 2.0
 """A loss above this many times that of uniform guessing has diverged: no data makes the right token that improbable."""
@@ -58,7 +59,7 @@ class CrossEntropy(Unmeasured):
 
 
 def _total_weight(batch: Mapping[str, Any], trainable: Tensor) -> Tensor:
-    dtype = torch.float32 if trainable.device.type == "mps" else torch.float64
+    dtype = torch.float64 if has_float64(trainable.device.type) else torch.float32
     if WEIGHTS not in batch:
         return trainable.sum().to(dtype)
     return batch[WEIGHTS].view(torch.float32)[:, 1:][trainable].to(dtype).sum()

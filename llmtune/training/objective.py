@@ -121,7 +121,7 @@ class Metrics:
     def add(self, metrics: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> None:
         for row, name in enumerate(self.names):
             for place, pair in enumerate(metrics.get(name, ())):
-                self._sums[row, place] += torch.stack([value.detach().double().cpu() for value in pair])
+                self._sums[row, place] += torch.stack([value.detach().cpu().double() for value in pair])
 
     def take(self) -> dict[str, float]:
         """Return the means over all ranks and reset; names without values are omitted. Collective."""

@@ -21,6 +21,7 @@ from llmtune.samples.comparisons import RESPONSES
 from llmtune.samples.rollouts import COUNTS, batch_inputs
 from llmtune.training.objective import Share, Totals, Unmeasured
 from llmtune.types import IGNORE_INDEX
+from llmtune.utils.accelerator import to_float64
 
 METRICS = ("kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean", "sampling_ratio")
 """Names that trl and its users know."""
@@ -64,7 +65,7 @@ class PolicyLoss(Unmeasured):
         )
 
     def count(self, batch: Mapping[str, Any]) -> Totals:
-        sequences, tokens = batch[COUNTS].round().long()
+        sequences, tokens = batch[COUNTS]
         return Totals(sequences, tokens)
 
     def share(self, model: Any, batch: dict[str, Any], totals: Totals | None) -> Share:
@@ -121,7 +122,7 @@ class PolicyLoss(Unmeasured):
             values["kl"] = k3(policy.logps.detach(), batch["reference_logps"].to(policy.logps))
         if "correction" in batch:
             values["sampling_ratio"] = batch["correction"]
-        return {name: [(value.double().sum(), count)] for name, value in values.items()}
+        return {name: [(to_float64(value).sum(), count)] for name, value in values.items()}
 
 
 def has_responses(batch: Mapping[str, Any]) -> bool:

@@ -33,6 +33,7 @@ from llmtune.samples.streaming import StreamedSamples
 from llmtune.training.build import comparison_collator, load_weights
 from llmtune.training.preference import response_logps
 from llmtune.tuners.lora import load_adapter
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import cache_root, publish, temporary_file
 
 if TYPE_CHECKING:
@@ -220,8 +221,7 @@ class Reference:
         self._fill(model, comparison_collator(args, samples, model, Decisions()), folders)
         del model
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        accelerator().empty_cache()
 
     def by_model(self, model: Any, collator: Any) -> None:
         """Compute them with the model that will be trained, unless they are known; keep them in the run folder."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +17,7 @@ from llmtune.models.flops import ModelFlops
 from llmtune.samples.collate import num_useful
 from llmtune.samples.sampler import FILLER
 from llmtune.types import IGNORE_INDEX
+from llmtune.utils.accelerator import accelerator
 
 
 class Throughput(TrainerCallback):
@@ -150,15 +149,10 @@ class _Timed:
 
 def peak_memory_gib() -> float:
     """Peak memory of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated() / 2**30)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return accelerator().peak_memory() / 2**30
 
 
 def _peak_tflops() -> float:
     """Half-precision peak of this process's GPU; 0 if unknown, or without a GPU."""
-    if not torch.cuda.is_available():
-        return 0.0
-    gpu = gpu_of_device(torch.cuda.get_device_name())
+    gpu = gpu_of_device(accelerator().name) if accelerator().is_gpu else None
     return gpu.tflops if gpu is not None else 0.0

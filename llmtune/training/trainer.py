@@ -164,7 +164,7 @@ class StageTrainer(Trainer):
                     found = self.objective.measure(self.model_wrapped, inputs)
                 sums = found if sums is None else sums + found
         assert sums is not None
-        total = sum_over_ranks(sums.double().tolist())
+        total = sum_over_ranks(sums.tolist())
         self.objective.settle(torch.tensor(total, dtype=torch.float32, device=sums.device))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:

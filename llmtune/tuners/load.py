@@ -19,6 +19,7 @@ from llmtune.models.packed_attention import register_varlen
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.models.score import score_options
 from llmtune.tuners.lora import load_adapter
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger, log_once
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def load_tuned(args: LoadArguments) -> tuple[Any, Any]:
     has_tokenizer = checkpoint is not None and any(checkpoint.glob("tokenizer*"))
     assert args.model_type is not None
     info = MODEL_MAPPING[args.model_type]
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or accelerator().kind
     spread = {} if args.device else spread_options(args.device_map)
-    attention = asked_attention(args, args.attn_impl, on_gpu=device.startswith("cuda"))
+    attention = asked_attention(args, args.attn_impl, on_cuda=torch.device(device).type == "cuda")
     named: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if attention == "varlen":
         register_varlen()

@@ -12,6 +12,7 @@ from llmtune.errors import UsageError
 from llmtune.models import devices
 from llmtune.models.devices import memory_limits, own_gpus, spread_options
 from llmtune.run.training_arguments import check_processes
+from tests.accelerated import pretend
 
 GIB = 2**30
 
@@ -42,8 +43,7 @@ def test_own_gpus_are_shared_out():
     ids=["two GPUs", "the second process's two of four"],
 )
 def test_device_map_uses_the_own_gpus_of_a_process(model, monkeypatch, free, num_processes, rank):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    pretend(monkeypatch, "cuda", count=len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 24 * GIB))
     monkeypatch.setattr(devices, "local_rank", lambda: rank)
     monkeypatch.setattr(devices, "local_world_size", lambda: num_processes)
@@ -74,6 +74,6 @@ def test_layers_are_spread_or_divided():
 
 def test_gloo_and_quantised_weights(monkeypatch):
     args = SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], ddp_backend="gloo", quantization_bit=4)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pretend(monkeypatch, "cuda")
     with pytest.raises(UsageError, match="--ddp_backend gloo does not work with --quantization_bit"):
         check_processes(args)

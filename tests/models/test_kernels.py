@@ -19,6 +19,7 @@ from llmtune.models.layers import check_kernels, compile_layers, note_kernels, w
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.run import training_arguments
 from llmtune.run.log import Decisions
+from tests.accelerated import pretend
 
 RUN: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,
@@ -67,7 +68,7 @@ def test_layers_are_compiled_one_by_one(capfd):
 
 
 def test_kernels_need_a_gpu_and_compiling_a_compiler(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pretend(monkeypatch, "cpu")
     for flag in ("use_liger", "use_kernels"):
         with pytest.raises(UsageError, match=f"--{flag} true needs a GPU"):
             sft(SftArguments(**RUN, output_dir=str(tmp_path), **{flag: True}))
@@ -78,7 +79,7 @@ def test_kernels_need_a_gpu_and_compiling_a_compiler(tmp_path, monkeypatch):
 
 
 def test_a_missing_kernel_package_is_named_with_its_pip_line(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pretend(monkeypatch, "cuda")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for flag, package in (("use_liger", "liger-kernel"), ("use_kernels", "kernels"), ("torch_compile", "triton")):
         with pytest.raises(MissingPackageError, match=f"--{flag} true needs {package}.*pip install"):
@@ -115,8 +116,8 @@ def test_kernels_are_read_off_the_model(capfd):
 def test_the_optimizer_of_a_machine(tmp_path, monkeypatch):
     args = SftArguments(**RUN)
     assert training_arguments._fields(args, tmp_path, False)["optim"] == "adamw_torch"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pretend(monkeypatch, "cuda")
     assert kernels.default_optimizer() == "adamw_torch_fused"
     args.optim = "sgd"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pretend(monkeypatch, "cpu")
     assert training_arguments._fields(args, tmp_path, False)["optim"] == "sgd"

@@ -15,6 +15,7 @@ from llmtune import MODEL_MAPPING, get_model_tokenizer, register_model
 from llmtune.errors import HubError, MissingPackageError, ModelError, UnknownKeyError, UsageError
 from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.tiny import tiny_folder
+from tests.accelerated import pretend
 
 
 @pytest.fixture
@@ -64,8 +65,7 @@ def test_an_unknown_or_unsupported_dtype_is_refused(entry):
 
 @pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_dtype_on_a_gpu(monkeypatch, bf16, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    pretend(monkeypatch, "cuda", bf16=bf16)
     assert resolve_dtype(MODEL_MAPPING["llmtune-tiny"])[0] is expected
 
 

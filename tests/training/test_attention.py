@@ -181,18 +181,18 @@ def test_attention_without_its_gpu_or_package_is_refused(monkeypatch, capfd):
     monkeypatch.setattr(attention, "_has", lambda module: False)
     args = SftArguments(**RUN)
     with pytest.raises(UsageError, match="needs a GPU"):
-        asked_attention(args, "flash_attention_2", on_gpu=False)
+        asked_attention(args, "flash_attention_2", on_cuda=False)
     with pytest.raises(MissingPackageError, match="pip install flash-attn-3"):
-        asked_attention(args, "flash_attention_3", on_gpu=True)
+        asked_attention(args, "flash_attention_3", on_cuda=True)
     args.use_flash_attn = True
-    assert asked_attention(args, None, on_gpu=True) is None
+    assert asked_attention(args, None, on_cuda=True) is None
     assert "pip install flash-attn" in capfd.readouterr().err
     monkeypatch.setattr(attention, "_has", lambda module: module == "flash_attn")
-    assert asked_attention(args, None, on_gpu=True) == "flash_attention_2"
-    assert asked_attention(args, None, on_gpu=False) is None
-    assert "there is no GPU" in capfd.readouterr().err
+    assert asked_attention(args, None, on_cuda=True) == "flash_attention_2"
+    assert asked_attention(args, None, on_cuda=False) is None
+    assert "there is no GPU with CUDA" in capfd.readouterr().err
     args.use_flash_attn = False
-    assert asked_attention(args, None, on_gpu=True) == "sdpa"
+    assert asked_attention(args, None, on_cuda=True) == "sdpa"
 
 
 @pytest.mark.parametrize(
