@@ -82,7 +82,9 @@ def where_next(checkpoint: str, *, opens: bool) -> None:
     print(f"  {server}\n    (the server, at http://127.0.0.1:8000/v1; examples/serve/ has clients)")
     print(f"  {page}\n    (the chat page, at http://127.0.0.1:8501)", flush=True)
     if opens:
-        os.execv(sys.executable, [sys.executable, "-m", *page.split()])
+        from llmtune.utils.processes import replace_process
+
+        replace_process([sys.executable, "-m", *page.split()])
 
 
 def ask(folder: Path, **checkpoint: str) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from llmtune.arguments.aliases import ALIASES
+from llmtune.utils.processes import can_replace, replace_process
 
 SECRETS = ("hub_token", "api_key")
 """Flags whose values are secret."""
@@ -33,10 +34,8 @@ def hide_secrets() -> None:
     os.environ.update({VARIABLE.format(flag.upper()): value for flag, value in found.items()})
     typed, line = _without_secrets(sys.orig_argv)
     sys.argv[:] = rest
-    if typed and os.name == "posix":
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execv(sys.executable, line)
+    if typed and can_replace():  # elsewhere this process would stay, and its command line with it
+        replace_process([sys.executable, *line[1:]])
 
 
 def _without_secrets(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -19,6 +19,7 @@ from llmtune.launch.schedulers import ray_text, sky_text, slurm_text
 from llmtune.run.resolved import Run
 from llmtune.utils.files import write_text
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import replace_process
 from llmtune.utils.system import need
 
 SUMMARY = """
@@ -59,9 +60,7 @@ def run(argv: Sequence[str]) -> int:
     command = submit_command(launch, file)
     write_text(file, text)
     get_logger().info(f"Wrote {file}. Submitting: {' '.join(command)}")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execvp(command[0], command)
+    replace_process(command)
 
 
 def _check_run(args: SftArguments) -> None:

@@ -19,6 +19,7 @@ from llmtune.arguments.secrets import hide_secrets
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES
 from llmtune.cli.neighbours import NEIGHBOURS, ours
 from llmtune.errors import LlmtuneError, UsageError
+from llmtune.utils.processes import write_any_text
 
 COMMANDS = {
     **{name: info.description for name, info in STAGES.items()},
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for failures, 2 for usage, 130 after Ctrl-C."""
     if argv is None:
         hide_secrets()
+        write_any_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:

@@ -12,6 +12,7 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.service import WebArguments
 from llmtune.cli.dry_run import DryRunArguments, show_service
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import replace_process
 from llmtune.utils.system import free_port, need, shown_host
 
 SUMMARY = """
@@ -46,8 +47,7 @@ def run(argv: Sequence[str]) -> int:
     get_logger().info("Web page: %s (Ctrl-C stops it). The model is loaded at the first visit.", address)
     os.environ["LLMTUNE_API_KEY"] = args.api_key or ""  # not on the new command line, where all could read it
     flags = _without_key(argv)
-    sys.stdout.flush()
-    os.execv(sys.executable, streamlit_command(args.host, port, flags))
+    replace_process(streamlit_command(args.host, port, flags))
 
 
 def streamlit_command(host: str, port: int, flags: Sequence[str]) -> list[str]:

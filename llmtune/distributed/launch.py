@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from llmtune.distributed.ranks import world_size
 from llmtune.errors import UsageError
 from llmtune.utils.accelerator import accelerator
+from llmtune.utils.processes import replace_process
 
 SECONDS_TO_SAVE = "600"
 """Time for processes to end their step and save after SIGTERM, before torchrun kills them."""
@@ -24,10 +25,7 @@ def hand_over(command: str, argv: Sequence[str], *, nproc: int, max_restarts: in
         return
     check_launch(nproc, os.environ)
     words = torchrun_arguments(nproc, max_restarts, os.environ)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    line = [sys.executable, "-m", "llmtune.distributed.launch", *words, "-m", "--", "llmtune", command, *argv]
-    os.execv(sys.executable, line)
+    replace_process([sys.executable, "-m", "llmtune.distributed.launch", *words, "-m", "--", "llmtune", command, *argv])
 
 
 def is_handed_over(nproc: int, environment: Mapping[str, str]) -> bool:

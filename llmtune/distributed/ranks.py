@@ -117,7 +117,7 @@ def first_on_this_machine(what: str) -> Iterator[None]:
 def _wait_for(mark: Path) -> str:
     while True:
         with contextlib.suppress(OSError):
-            return mark.read_text()
+            return mark.read_text(encoding="utf-8")
         time.sleep(POLL_SECONDS)
 
 

@@ -20,6 +20,7 @@ from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.registry import resolve_reference
 from llmtune.templates.info import TEMPLATE_MAPPING
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import replace_process
 from llmtune.utils.system import need
 
 PARSERS: dict[str | None, str] = {
@@ -121,7 +122,7 @@ def run_vllm(args: Any) -> int:
         environment["VLLM_API_KEY"] = args.api_key  # not on the command line, where others could read it
     environment.pop(API_KEY_VARIABLE, None)
     log.info("%s", shlex.join(command))
-    os.execve(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *command[1:]], environment)
+    replace_process([sys.executable, "-m", "vllm.entrypoints.cli.main", *command[1:]], environment)
 
 
 def _rank(folder: str) -> int:

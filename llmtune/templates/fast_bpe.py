@@ -162,7 +162,8 @@ def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def _verdict(described: str, check: Callable[[], bool]) -> bool:
     """Return the result of the check, made once per tokenizer and versions of both libraries."""
-    key = hashlib.sha256(f"{described}{_versions()}{Path(__file__).read_text()}".encode()).hexdigest()[:32]
+    source = Path(__file__).read_text(encoding="utf-8")
+    key = hashlib.sha256(f"{described}{_versions()}{source}".encode()).hexdigest()[:32]
     file = cache_root() / "fast_bpe" / f"{key}.json"
     agrees = read_json(file).get("agrees")
     if not isinstance(agrees, bool):  # missing or damaged

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import OutputError
+from llmtune.utils.processes import is_alive
 
 FULL_BYTES = 50_000_000
 """Free bytes below which a failed write of torch is attributed to a full disk."""
@@ -229,9 +231,9 @@ def publish_over(temporary: Path, folder: Path) -> None:
 
 
 def _sync(path: str) -> None:
-    if os.path.islink(path):
+    if os.path.islink(path) or (os.name == "nt" and os.path.isdir(path)):  # Windows syncs files alone, by a writer
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as err:
@@ -261,7 +263,7 @@ def _is_left(entry: os.DirEntry[str], is_ours: bool) -> bool:
     if match is None:
         return is_ours and _is_old(entry)
     if match[1] == _place():
-        return not _is_alive(int(match[2]))
+        return not is_alive(int(match[2]))
     return _is_old(entry)
 
 
@@ -290,20 +292,10 @@ def _temporary_name(target: Path) -> Path:
     return target.parent / f".{name}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
 @lru_cache(maxsize=1)
 def _place() -> str:
     """Return an id of the machine's boot and container, within which process ids are unique."""
-    parts = [os.uname().nodename]
+    parts = [platform.node()]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
             parts.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text(encoding="ascii").strip())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 
 import pytest
 
@@ -12,6 +11,7 @@ from llmtune.arguments.service import ServeArguments
 from llmtune.cli.main import find_command
 from llmtune.errors import MissingPackageError, UsageError
 from llmtune.models.tiny import tiny_folder
+from llmtune.serving import vllm
 from llmtune.serving.vllm import vllm_command
 
 
@@ -89,7 +89,7 @@ def test_the_key_goes_through_the_environment(tuned, monkeypatch):
     seen = {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(
-        os, "execve", lambda path, words, environment: seen.update(words=words, environment=environment)
+        vllm, "replace_process", lambda words, environment: seen.update(words=words, environment=environment)
     )
     find_command("serve").run(
         ["--ckpt_dir", str(tuned), "--backend", "vllm", "--api_key", "s3cret", "--host", "0.0.0.0"]

@@ -67,7 +67,7 @@ def test_runs_are_found_newest_first(tmp_path):
 
 def test_secrets_stay_out_of_the_command_line(monkeypatch, capsys):
     seen: list[str] = []
-    monkeypatch.setattr(os, "execv", lambda path, words: seen.extend(words))
+    monkeypatch.setattr(command, "replace_process", seen.extend)
     monkeypatch.setenv("LLMTUNE_API_KEY", "")
     command.run(["--model_type", "llmtune-tiny", "--port", "0", "--api_key", "s3cret", "--top_k", "7"])
     assert seen[:4] == [sys.executable, "-m", "streamlit", "run"]
