@@ -38,12 +38,11 @@ def test_the_blocks_are_there(tmp_path):
     assert "No module named 'fcntl'" in found.stderr
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(
     ("commands", "shows"),
     [
         ([["--help"], ["list", "models"], ["sft", *TINY, "--dry_run", "true"]], "Dry run: all flags are valid."),
-        ([["check", *TINY], ["sft", *TINY, *FEW_STEPS]], "Best checkpoint: "),
+        pytest.param([["check", *TINY], ["sft", *TINY, *FEW_STEPS]], "Best checkpoint: ", marks=pytest.mark.slow),
     ],
     ids=["no torch", "training"],
 )
@@ -91,6 +90,18 @@ def test_a_program_takes_over_where_it_can(tmp_path):
     code += "replace_process([sys.executable, '-c', 'import os; print(os.getpid())'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert len(set(found.stdout.split())) == (1 if os.name == "posix" else 2)
+
+
+@pytest.mark.medium
+def test_texts_beyond_the_encoding_of_a_pipe(tmp_path):
+    (tmp_path / "zh.jsonl").write_text('{"query": "你好", "response": "您好"}\n', encoding="utf-8")
+    words = ["check", "--model_type", "llmtune-tiny", "--dataset", "zh.jsonl", "--dataset_test_ratio", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"}
+    found = subprocess.run(
+        [sys.executable, "-m", "llmtune", *words], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert rb"\u4f60\u597d" in found.stdout
 
 
 def test_processes_that_live_and_that_do_not():
