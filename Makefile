@@ -81,9 +81,9 @@ golden: .venv/.installed-test ## Regenerate tests/golden, scripts/ and docs/; re
 	$(BIN)/python docs/generate.py
 
 docs: .venv/.installed-test ## Build the documentation into site/, without a network.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 	@echo "Open site/index.html"
 
 clean: ## Remove the virtual environment, caches and build products. What was trained stays.
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find llmtune tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

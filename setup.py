@@ -1,4 +1,4 @@
-"""Packaging. Ranges stand here; requirements.txt pins the set that the tests run on."""
+"""Packaging. Ranges begin with the oldest set that was tested; requirements.txt pins that of the tests."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,15 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "llmtune/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 README = ROOT / "README.md"
 
+# What sends losses to each tracker; each is an extra of its own.
+TRACKERS = {
+    "mlflow": ["mlflow-skinny>=3"],
+    "swanlab": ["swanlab>=0.6.4"],
+    "trackio": ["trackio"],
+    "wandb": ["wandb>=0.20"],
+}
+
+
 setup(
     name="llmtune",
     version=VERSION,
@@ -16,7 +25,14 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     # ds_config stays at the top of the checkout, where scripts name it, and is shipped as llmtune/ds_config.
     packages=[*find_packages(include=["llmtune", "llmtune.*"]), "llmtune.ds_config"],
     package_dir={"llmtune": "llmtune", "llmtune.ds_config": "ds_config"},
@@ -27,20 +43,22 @@ setup(
     },
     entry_points={"console_scripts": ["llmtune=llmtune.cli.main:main"]},
     install_requires=[
-        "torch>=2.6",
-        "transformers>=5.10",
+        "torch>=2.11",
+        "transformers>=5.17",
         "peft>=0.18",
-        "accelerate>=1.10",
-        "datasets>=4.0",
-        "modelscope>=1.20",
-        "safetensors",
-        "rouge-score>=0.1.2",
-        "pyyaml",
-        "tensorboard",
-        "matplotlib",
-        "tiktoken",
-        "tqdm",
-        "numpy",
+        "accelerate>=1.12",
+        "datasets>=4.4",
+        # The first release whose downloads go through modelscope-hub, which is what llmtune imports.
+        "modelscope>=1.38",
+        "modelscope-hub>=0.3",
+        "safetensors>=0.8",
+        "pyyaml>=6",
+        "tensorboardX>=2.6.2",
+        "matplotlib>=3.9",
+        "tiktoken>=0.9",
+        "tqdm>=4.66",
+        "numpy>=2",
+        "psutil>=6",
     ],
     extras_require={
         "eval": ["lm-eval>=0.4.9"],
@@ -53,11 +71,16 @@ setup(
         "kernels": ["kernels>=0.11"],
         "deepspeed": ["deepspeed>=0.17"],
         "ray": ["ray[train]"],
-        "trackers": ["mlflow", "swanlab", "trackio", "wandb"],
+        # Rewards of mathematics compare expressions by it.
+        "math": ["math-verify"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
-        "vision": ["pillow>=10"],
+        # The image processors of some families, Qwen's for instance, are torchvision's.
+        "vision": ["pillow>=10", "torchvision"],
         "web": ["streamlit>=1.67"],
-        "docs": ["mkdocs-material>=9.5"],
+        "tensorboard": ["tensorboard>=2.16"],
+        **TRACKERS,
+        "trackers": sorted(package for packages in TRACKERS.values() for package in packages),
+        "docs": ["zensical>=0.0.73"],
         "test": [
             "bitsandbytes",
             "codespell",

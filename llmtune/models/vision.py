@@ -58,7 +58,9 @@ def image_reader(folder: Path, tokenizer: Any) -> ImageReader:
     try:
         processor = AutoImageProcessor.from_pretrained(str(folder))
     except ImportError as err:  # older transformers ask for it even where Pillow would do
-        raise MissingPackageError("Images need torchvision here. Install it with: pip install torchvision") from err
+        raise MissingPackageError(
+            "Images of this model need torchvision. Install it with: pip install 'llmtune[vision]'"
+        ) from err
     except (OSError, ValueError, KeyError) as err:
         text = one_line(err)
         raise ModelError(f"The image processor of {folder} cannot be loaded: {text}") from err

@@ -26,7 +26,7 @@ from llmtune.tuners.named_layers import check_named_layers, check_peft_path
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import ensure_writable_folder
 from llmtune.utils.logging import get_logger
-from llmtune.utils.system import need
+from llmtune.utils.system import missing_packages, need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +131,7 @@ def _need_quantizer(args: StageArguments) -> None:
 def need_trackers(report_to: Sequence[str]) -> None:
     """Raise MissingPackageError if a tracker is not installed; none is imported."""
     for name in report_to:
-        if TRACKERS[name]:
-            need(TRACKERS[name], f"--report_to {name}")
+        if name == "tensorboard" and missing_packages([name]):  # both write the same files
+            need("tensorboardX", f"--report_to {name}")
+        elif TRACKERS[name]:
+            need(TRACKERS[name], f"--report_to {name}", extra=name)

@@ -205,7 +205,7 @@ class Service(Served):
                 try:
                     wait = job.until - time.monotonic()
                     number, written = await asyncio.wait_for(job.events.get(), max(wait, 0.001))
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     seconds = self.args.request_timeout
                     raise ApiError(504, f"The request took longer than {seconds:g} seconds.", code="timeout") from None
                 if written.finish_reason is not None:

@@ -57,7 +57,7 @@ def test_commands_of_summaries_parse(page: Path, line: str, tmp_path: Path, monk
 
 def test_other_shell_lines_name_what_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    extras = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M))
+    extras = set(re.findall(r'^ {4,8}"(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M))
     seen = set()
     for page in PAGES:
         for block in blocks(page, "bash"):

@@ -87,3 +87,31 @@ def test_scores_of_any_texts_are_percentages(prediction, reference):
     assert set(found) == NAMES
     assert all(0 <= value <= 100 for value in found.values())
     assert text_metrics([reference], [reference]) == PERFECT
+
+
+FEW = st.lists(st.sampled_from(["a", "b", "cd", "好", "e"]), max_size=12).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(FEW, FEW)
+def test_scores_equal_those_of_rouge_score_and_nltk(prediction, reference):
+    pytest.importorskip("rouge_score", reason="the packages that compute the same")
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    found = text_metrics([prediction], [reference])
+    if prediction != reference:
+        tokenizer = type("Words", (), {"tokenize": staticmethod(words)})()
+        theirs = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer).score(reference, prediction)
+        for ours, name in (("rouge-1", "rouge1"), ("rouge-2", "rouge2"), ("rouge-l", "rougeL")):
+            assert found[ours] == pytest.approx(100 * theirs[name].fmeasure, abs=1e-4)
+    written, wanted = ([*text.replace(" ", "")] for text in (prediction, reference))
+    if order := min(4, len(written), len(wanted)):
+        smoothing = SmoothingFunction().method3
+        bleu = sentence_bleu([wanted], written, weights=(1 / order,) * order, smoothing_function=smoothing)
+        assert found["bleu-4"] == pytest.approx(100 * bleu, abs=1e-4)
+
+
+def test_long_texts_take_no_time():
+    text = " ".join(str(number % 97) for number in range(20_000))
+    assert text_metrics([text], [text[5:]])["rouge-l"] > 99

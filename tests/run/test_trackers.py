@@ -37,14 +37,28 @@ def check_no_secret(folder: Path) -> None:
 def test_unknown_or_missing_trackers_are_refused():
     with pytest.raises(UsageError, match="--report_to tensorbord: expected tensorboard, wandb"):
         SftArguments(model_type="llmtune-tiny", report_to=["tensorbord"])
-    with pytest.raises(MissingPackageError, match="pip install trackio"):
-        need_trackers(["trackio"])  # nothing here installs it: it brings a web server
+
+
+@pytest.mark.parametrize("name", ["wandb", "swanlab", "mlflow", "trackio"])
+def test_a_missing_tracker_is_named_with_its_extra(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(MissingPackageError, match=rf"--report_to {name} needs {name}.*pip install 'llmtune\[{name}\]'"):
+        need_trackers([name])
+    with pytest.raises(MissingPackageError, match="pip install tensorboardX"):
+        need_trackers(["tensorboard"])
 
 
 def test_tensorboard_events_are_in_the_run_folder(tmp_path):
     folder = run(tmp_path, "tensorboard")
     assert list(folder.glob("runs/**/events.*"))
     check_no_secret(folder)
+
+
+def test_tensorboardx_writes_them_where_tensorboard_is_not_installed(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    (file,) = run(tmp_path, "tensorboard").glob("runs/**/events.*")
+    assert b"train/loss" in file.read_bytes()
 
 
 def test_report_to_none_writes_no_events(tmp_path):
