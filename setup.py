@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "llmtune/__init__.py").read_text(encoding="utf-8"), re.M)[1]
@@ -16,6 +17,31 @@ TRACKERS = {
     "trackio": ["trackio"],
     "wandb": ["wandb>=0.20"],
 }
+
+
+class BuildWithDeepSpeedFiles(build_py):
+    """Ships ds_config, which stays at the top of the checkout, where scripts name it, as llmtune/ds_config.
+
+    A package_dir that maps it would make editable installs import hooks, through which editors and mypy see no types.
+    """
+
+    files = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "ds_config").glob("*.json"))
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for file, target in zip(self.files, self._targets(), strict=True):
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(file, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self._targets())]
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *self.files]
+
+    def _targets(self) -> list[str]:
+        return [f"{self.build_lib}/llmtune/{file}" for file in self.files]
 
 
 setup(
@@ -33,14 +59,10 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    # ds_config stays at the top of the checkout, where scripts name it, and is shipped as llmtune/ds_config.
-    packages=[*find_packages(include=["llmtune", "llmtune.*"]), "llmtune.ds_config"],
-    package_dir={"llmtune": "llmtune", "llmtune.ds_config": "ds_config"},
-    package_data={
-        "llmtune": ["py.typed"],
-        "llmtune.models": ["tiny_corpus.txt"],
-        "llmtune.ds_config": ["*.json"],
-    },
+    packages=find_packages(include=["llmtune", "llmtune.*"]),
+    package_dir={"": "."},  # said explicitly, an editable install is a path, not an import hook
+    package_data={"llmtune": ["py.typed"], "llmtune.models": ["tiny_corpus.txt"]},
+    cmdclass={"build_py": BuildWithDeepSpeedFiles},
     entry_points={"console_scripts": ["llmtune=llmtune.cli.main:main"]},
     install_requires=[
         "torch>=2.11",

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import runpy
+import shutil
+import subprocess
 import sys
+import venv
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,8 @@ from typing import Any
 import pytest
 import setuptools
 from packaging.requirements import Requirement
+
+from .waiting import SECONDS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "llmtune").rglob("*.py"))
@@ -98,3 +106,77 @@ def test_one_python_is_named(package):
     for name in ("README.md", "docs/quickstart.md", "CONTRIBUTING.md"):
         assert f"Python {lowest} to {versions[-1]}" in (ROOT / name).read_text(encoding="utf-8")
     assert "(3, 11) <= sys.version_info[:2] < (3, 15)" in (ROOT / "Makefile").read_text()
+
+
+# Built
+
+
+def source(folder: Path) -> Path:
+    """The checkout's files, without what was built in it."""
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("llmtune", "ds_config"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def built(folder: Path, hook: str, *, at: Path) -> Path:
+    """What a hook of the build backend makes: build_wheel, build_sdist, build_editable."""
+    folder.mkdir(exist_ok=True)
+    script = f"from setuptools.build_meta import {hook}\nprint({hook}({str(folder)!r}))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=at, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return folder / done.stdout.splitlines()[-1]
+
+
+@pytest.mark.medium
+def test_the_wheel_has_all_files_and_so_has_one_from_the_sdist(tmp_path):
+    copy = source(tmp_path)
+    names = {file.relative_to(ROOT).as_posix() for file in FILES}
+    names |= {f"llmtune/ds_config/{file.name}" for file in (ROOT / "ds_config").glob("*.json")}
+    names |= {"llmtune/py.typed", "llmtune/models/tiny_corpus.txt"}
+    assert len([name for name in names if "ds_config" in name]) == 4
+    first = zipfile.ZipFile(built(tmp_path / "one", "build_wheel", at=copy)).namelist()
+    assert {name for name in first if ".dist-info/" not in name} == names
+    shutil.unpack_archive(built(tmp_path / "two", "build_sdist", at=copy), tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert sorted(zipfile.ZipFile(built(tmp_path / "three", "build_wheel", at=unpacked)).namelist()) == sorted(first)
+
+
+USER = """
+from llmtune import SftArguments, sft
+
+sft(SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], lora_rang=8))
+found: int = sft(SftArguments(model_type="llmtune-tiny", dataset=["tiny-qa"], lora_rank=8)).output_dir
+"""
+DEEPSPEED = """
+import json
+from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs
+print(json.dumps([packaged_configs(), str(deepspeed_file("zero3"))]))
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("hook", ["build_editable", "build_wheel"])
+def test_an_installed_llmtune_shows_types_and_finds_its_files(tmp_path, hook):
+    copy = source(tmp_path)
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = next(file for file in (tmp_path / "venv").glob("*/python*") if file.is_file())
+    (site,) = (tmp_path / "venv").rglob("site-packages")
+    zipfile.ZipFile(built(tmp_path / "made", hook, at=copy)).extractall(site)
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "mine.py").write_text(USER, encoding="utf-8")
+    words = [sys.executable, "-m", "mypy", "--python-executable", str(python), "--cache-dir", "cache", "mine.py"]
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    shown = subprocess.run(words, cwd=user, env=clean, capture_output=True, text=True, timeout=SECONDS)
+    assert 'Unexpected keyword argument "lora_rang"' in shown.stdout, shown.stdout + shown.stderr
+    assert 'has type "Path", variable has type "int"' in shown.stdout
+    assert "Found 2 errors" in shown.stdout
+    words = [str(python), "-c", DEEPSPEED]
+    found = subprocess.run(words, cwd=user, env=clean, capture_output=True, text=True, timeout=SECONDS)
+    names, file = json.loads(found.stdout)
+    assert names == ["zero2", "zero2_offload", "zero3", "zero3_offload"]
+    assert file == str((copy if hook == "build_editable" else site / "llmtune") / "ds_config" / "zero3.json")
