@@ -352,7 +352,7 @@ def test_what_counts_as_a_file_of_flags(word, expected):
     assert is_config_word(word) is expected
 
 
-def settings(**values: Any) -> Path:
+def run_of(**values: Any) -> Path:
     folder = Path("run")
     folder.mkdir(exist_ok=True)
     (folder / "sft_args.json").write_text(json.dumps({"model_type": "llmtune-tiny", "dataset": ["tiny-qa"], **values}))
@@ -360,7 +360,7 @@ def settings(**values: Any) -> Path:
 
 
 def test_a_run_folder_repeats_the_run(capsys):
-    folder = settings(seed=5, _stage="sft")
+    folder = run_of(seed=5, _stage="sft")
     assert main(["train", str(folder), "--dry_run", "true"]) == 0
     assert parse(stage_arguments("sft"), [str(folder)], command="sft").seed == 5
     assert "tiny-qa" in capsys.readouterr().out
@@ -368,7 +368,7 @@ def test_a_run_folder_repeats_the_run(capsys):
 
 @pytest.mark.parametrize("values", [{"custom_register_path": "evil.py"}, {"dataset": ["/etc/passwd"]}])
 def test_a_run_folder_from_elsewhere_names_no_code_and_no_local_paths(values):
-    folder = settings(**values)
+    folder = run_of(**values)
     with pytest.raises(UsageError, match="unless you ask for it"):
         parse(stage_arguments("sft"), [str(folder)], command="sft")
 
@@ -442,3 +442,42 @@ def test_the_examples_of_a_checkout_are_counted(capsys, monkeypatch):
         "  passes   passes.yaml",
         "  refused  refused.yaml: use_kt: true: llmtune has no KTransformers.",
     ]
+
+
+# Whatever stands in a file, the answer is a line
+
+
+STRANGE = (
+    *(True, 0, -1, 10**20, float("nan"), "", "x", "#", "a,b", "1e-5", [], {}, [None], [[1]], [{"path": None}]),
+    *(
+        {"path": 1},
+        {"a": {"b": [1]}},
+        [{"path": "x", "type": {"a": "b"}, "split": []}],
+        ["x", {}],
+        "train[:",
+        [1, "\n"],
+    ),
+)
+OWN_KEYS = {
+    llama_factory: ("stage", "dataset", "eval_dataset", "dataset_dir", "max_samples", "lora_rank", "do_predict"),
+    axolotl: ("datasets", "test_datasets", "pretraining_dataset", "rl", "reward_model", "trl", "chat_template",
+              "special_tokens", "lora_alpha", "learning_rate"),
+}  # fmt: skip
+
+
+def as_loaded(value: Any) -> Any:
+    """A value as the loader of files gives it: words are text, but for null."""
+    if isinstance(value, dict):
+        return {key: as_loaded(one) for key, one in value.items()}
+    return [as_loaded(one) for one in value] if isinstance(value, list) else value if value is None else str(value)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("tool", "base"), [(llama_factory, LF), (axolotl, AX)], ids=["LLaMA-Factory", "Axolotl"])
+def test_strange_values_are_refused_in_a_line(tool, base):
+    known = set(stage_arguments("sft").__dataclass_fields__)
+    for key in (*tool.RULES, *OWN_KEYS[tool]):
+        for value in STRANGE:
+            found = tool.read(as_loaded({**base, key: value}), known)
+            assert as_yaml(found, Path("run.yaml")).startswith("# From run.yaml")
+            assert all("\n" not in f"{one.theirs}{one.reason}" for one in found.refusals), found.refusals

@@ -47,10 +47,9 @@ def from_file(path: Path, cls: type, known: Collection[str], given: Tokens) -> F
     elif found.stage != INFER:  # a file of training, for a command that trains nothing
         found.lines = [line for line in found.lines if line.theirs]
     typed = _ours_of(given)
-    tokens = found.tokens(typed if "dataset" in typed else ())
     log_once(_summary(path, found, typed), level=20)
     problems = [f"{path}, {one.theirs}: {one.reason}" for one in found.standing(typed)]
-    return FileOfFlags(path, tokens, problems)
+    return FileOfFlags(path, found.tokens(), problems)
 
 
 def _of_ours(path: Path, content: Mapping[str, Any], stage: str | None, known: Collection[str]) -> FileOfFlags:

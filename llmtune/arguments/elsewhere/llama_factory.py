@@ -54,7 +54,9 @@ def _defaults(found: Translation) -> None:
     content = found.content
     if text_of(content.get("finetuning_type") or "lora") == "lora":
         found.default("lora_target_modules", "ALL")
-        found.default("lora_alpha", 2 * int(text_of(content.get("lora_rank") or 8)))
+        rank = text_of(content.get("lora_rank") or 8)
+        if rank.isdigit():  # else the parser says what is wrong with it
+            found.default("lora_alpha", 2 * int(rank))
     if not found.has("eval_strategy"):
         found.default("eval_strategy", "no")
     if not any("warmup_steps" in value for line in found.lines if line.flag == "train_args" for value in line.values):
@@ -107,6 +109,9 @@ def _datasets(found: Translation) -> None:
     folder = text_of(found.content.get("dataset_dir") or "data")
     info = _dataset_info(Path(folder).expanduser() / "dataset_info.json")
     limit = found.content.get("max_samples")
+    if limit is not None and not text_of(limit).isdigit():
+        found.refuse("max_samples", "expected a number of rows.", "train_dataset_sample")
+        limit = None
     for key, flag in (("dataset", "dataset"), ("eval_dataset", "val_dataset")):
         if found.content.get(key) is None:
             continue

@@ -162,8 +162,8 @@ class Translation:
         for flag, given in tokens:
             self.set(flag, *given, theirs=key)
 
-    def tokens(self, without: Collection[str] = ()) -> Tokens:
-        return [(line.flag, list(line.values)) for line in self.lines if line.flag not in without]
+    def tokens(self) -> Tokens:
+        return [(line.flag, list(line.values)) for line in self.lines]
 
     def standing(self, given: Collection[str]) -> list[Refusal]:
         """The refusals that no flag given on the command line replaces."""
