@@ -159,6 +159,9 @@ COMMANDS = [
     (["list", "datasets"], 0),
     (["list", "templates"], 0),
     (["show", "model", "llmtune-tiny"], 0),
+    (["schema", "sft"], 0),
+    (["completion", "bash"], 0),
+    (["env", "--torch", "false"], 0),
     (["sft", "--modle_type", "x"], 2),
     (["sft", "--model_type", "x"], 2),
 ]

@@ -37,6 +37,9 @@ COMMANDS = {
     "push": "Push a checkpoint to ModelScope or Hugging Face.",
     "show": "Show a registry entry and where it was registered.",
     "convert": "Print a file of LLaMA-Factory or Axolotl as one of ours.",
+    "schema": "Print the JSON schema of a stage's YAML, for editors.",
+    "completion": "Print the completion of commands, flags and values for bash, zsh or fish.",
+    "env": "Print versions, GPUs and settings, for a bug report. No secrets.",
 }
 
 MODULES = {

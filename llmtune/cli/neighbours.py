@@ -35,6 +35,7 @@ NEIGHBOURS = {
     "merge-lora": Neighbour("merge"),
     "quantize": Neighbour("export"),
     "validate": Neighbour("train", ("--dry_run", "true")),
+    "config-schema": Neighbour("schema"),
     "ls": Neighbour("list"),
 }
 """By the name there, with hyphens. `train` and `rlhf` name their stage: see arguments.stages.BY_FLAG."""
