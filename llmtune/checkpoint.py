@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import CheckpointError
-from llmtune.utils.files import read_json, write_json
+from llmtune.utils.files import grant_usual_access, read_json, write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.seal import with_changes
 
@@ -235,12 +235,13 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def seal_checkpoint(folder: Path, *, world_size: int, step_size: int, strategy: str) -> None:
-    """Write down what a whole checkpoint consists of, as its last file.
+    """Write down what a whole checkpoint consists of, as its last file, and let others read it by the umask.
 
     Args:
         world_size: Processes of the run. step_size: Samples per optimizer step, over all of them.
         strategy: What shards the optimizer's state: "", fsdp or deepspeed.
     """
+    grant_usual_access(folder)
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
     record = {"world_size": world_size, "step_size": step_size, "strategy": strategy, "files": sizes}
     write_json(folder / SEAL_FILE, record)

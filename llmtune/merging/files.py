@@ -146,7 +146,6 @@ class ShardWriter:
             return
         file = self.folder / f"shard-{len(self._files)}.part"
         save_file(self._waiting, file, metadata={"format": "pt"})
-        file.chmod(0o644)  # safetensors leaves it readable by the owner alone
         self._files.append((file, list(self._waiting)))
         self._waiting = {}
         self._size = 0

@@ -164,7 +164,6 @@ def _write_weights(path: Path) -> None:
         else:
             weights[name] = torch.normal(0.0, INITIAL_STD, shape, generator=generator)
     save_file(weights, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves it readable by the owner alone, which a shared cache does not want
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -12,6 +12,7 @@ from llmtune.rollouts.engine import RolloutEngine
 from llmtune.rollouts.http import HttpEngine
 from llmtune.rollouts.own import OwnEngine
 from llmtune.templates.chat import ChatTemplate
+from llmtune.utils.files import grant_usual_access
 
 ADAPTERS = "rollout-adapter"
 """Folder of a run with the adapter that its server loads."""
@@ -60,6 +61,7 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Save the adapter of a model in training."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))
+    grant_usual_access(folder)  # the server may be another user's
 
 
 def _remote(args: Any, model: Any, template: ChatTemplate, run: Path, sampling: dict[str, Any]) -> RolloutEngine:

@@ -16,6 +16,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 import zlib
@@ -163,6 +164,8 @@ LEFT_SECONDS = 24 * 3600
 
 TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 NAME_BYTES = 150
+OTHERS = 0o077
+"""Access of anyone but the owner."""
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems without fsync."""
@@ -193,11 +196,12 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Sync a file or folder to disk and rename it to its target. A file replaces an existing one.
+    """Sync a file or folder to disk, with the usual access, and rename it to its target. A file replaces another.
 
     Raises:
         OSError: The disk refuses, or the target is a folder with something in it.
     """
+    grant_usual_access(temporary)
     if temporary.is_dir():
         for folder, _, names in os.walk(temporary):
             for name in names:
@@ -209,6 +213,24 @@ def publish(temporary: Path, target: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _sync(str(target.parent))
+
+
+def grant_usual_access(path: Path) -> None:
+    """Give a file, or those of a folder, the access that new files get here, by the umask.
+
+    safetensors writes files that their owner alone can read, whatever the umask: no other user could serve them.
+    """
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    closed = [file for file in files if not (file.is_symlink() or file.stat().st_mode & OTHERS)]
+    if not closed:
+        return
+    probe = _temporary_name(path)
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in closed:
+        with contextlib.suppress(OSError):  # of a file system that keeps no modes
+            file.chmod(stat.S_IMODE(file.stat().st_mode) | usual)
 
 
 def publish_over(temporary: Path, folder: Path) -> None:
