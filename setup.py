@@ -1,4 +1,4 @@
-"""Packaging. Ranges begin with the oldest set that was tested; requirements.txt pins that of the tests."""
+"""Packaging. Ranges begin with requirements-oldest.txt; requirements.txt pins the set of the tests."""
 
 import re
 from pathlib import Path
@@ -67,18 +67,18 @@ setup(
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
-        "peft>=0.18",
+        "peft>=0.20",
         "accelerate>=1.12",
         "datasets>=4.4",
         # The first release whose downloads go through modelscope-hub, which is what llmtune imports.
         "modelscope>=1.38",
-        "modelscope-hub>=0.3",
+        "modelscope-hub>=0.5",
         "safetensors>=0.8",
-        "pyyaml>=6",
-        "tensorboardX>=2.6.2",
+        "pyyaml>=6.0.1",
+        "tensorboardX>=2.6.2.2",
         "matplotlib>=3.9",
         "tiktoken>=0.9",
-        "tqdm>=4.66",
+        "tqdm>=4.66.3",
         "numpy>=2",
         "psutil>=6",
     ],

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import setuptools
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from .waiting import SECONDS
 
@@ -68,6 +69,13 @@ def test_pins_lie_in_the_ranges(package):
     for one in required(package):
         assert one.name.lower() in PINNED, f"requirements.txt does not pin {one.name}"
         assert str(one.specifier).startswith(">="), f"{one} has no lower bound"
+
+
+def test_lower_bounds_are_those_that_were_tested(package):
+    lines = (ROOT / "requirements-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = {one.name: one for line in lines if line and line[0] != "#" and (one := Requirement(line))}
+    bounds = {one.name: Version(next(iter(one.specifier)).version) for one in required(package) if one.name != "torch"}
+    assert bounds == {name: Version(next(iter(one.specifier)).version) for name, one in oldest.items()}
 
 
 def test_imports_are_declared(package):

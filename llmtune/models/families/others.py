@@ -89,6 +89,7 @@ register_model(
     template="internlm2",
     lora_target_modules=QKV,
     architecture="InternLM3ForCausalLM",
+    requires=("transformers>=5.23",),
     source=REGISTRY,
     verified=False,
 )
