@@ -1,4 +1,4 @@
-"""Pictures of the web page for docs/images: python docs/screenshots.py CHECKPOINT
+"""Picture of the web page for docs/images: python docs/screenshots.py CHECKPOINT
 
 CHECKPOINT is one that `make demo` has trained. It needs playwright and a Chromium.
 """
@@ -19,7 +19,7 @@ from llmtune.utils.system import free_port
 IMAGES = Path(__file__).parent / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-QUESTION, ANSWER = "What is the capital of France?", "Paris"
+CONVERSATION = (("Who are you?", "Tuny"), ("What is the capital of France?", "Paris"))
 PATIENCE = 120_000
 """Milliseconds: the first visit loads torch and the model."""
 
@@ -34,13 +34,13 @@ def main() -> None:
         raise SystemExit(f"There is none of {', '.join(BROWSERS)} on this machine.")
     port = free_port("127.0.0.1", 0)
     command = [sys.executable, "-m", "llmtune", "web", "--ckpt_dir", sys.argv[1], "--port", str(port)]
-    page_process = subprocess.Popen([*command, "--do_sample", "false"], env=os.environ | {"LLMTUNE_OFFLINE": "1"})
+    page_process = subprocess.Popen(command, env=os.environ | {"LLMTUNE_OFFLINE": "1"})
     try:
         address = f"http://127.0.0.1:{port}"
         wait(f"{address}/_stcore/health")
         with sync_playwright() as driver:
             started = driver.chromium.launch(executable_path=browser, args=OPTIONS)
-            take(started.new_page(viewport={"width": 1280, "height": 860}), address)
+            take(started.new_page(viewport={"width": 1366, "height": 768}), address)
             started.close()
     finally:
         page_process.terminate()
@@ -61,17 +61,13 @@ def take(page: Any, address: str) -> None:
     page.goto(address)
     box = page.get_by_placeholder("Ask something")
     box.wait_for(timeout=PATIENCE)
-    box.fill(QUESTION)
-    box.press("Enter")
-    page.get_by_text(ANSWER).first.wait_for(timeout=PATIENCE)
+    for question, answer in CONVERSATION:
+        box.fill(question)
+        box.press("Enter")
+        page.get_by_text(answer).first.wait_for(timeout=PATIENCE)
     page.get_by_role("button", name="Retry").wait_for(timeout=PATIENCE)
     page.wait_for_timeout(3000)
     page.screenshot(path=str(IMAGES / "web-chat.png"))
-    page.get_by_role("tab", name="Training").click()
-    page.get_by_text("eval_loss", exact=True).first.wait_for(timeout=PATIENCE)
-    page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
-    page.wait_for_timeout(3000)
-    page.screenshot(path=str(IMAGES / "web-training.png"))
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ MOVED = {
         "utils.logging": "utils.quiet",
         "utils.seal": "utils.own",
         "utils.system": "utils.addresses",
-        "web.chat_tab": "web.pictures web.talk",
+        "web.history": "web.talk",
+        "web.images": "web.pictures",
         "web.page": "web.texts",
-        "web.training_tab": "web.runs",
     }.items()
     for former in names.split()
 }

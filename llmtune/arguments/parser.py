@@ -90,7 +90,9 @@ def _merge(
     problems: dict[str, None] = {}
     for flag, values in tokens:
         if flag not in known:
-            message = _unknown_flag(flag, known, command, places.get(flag, ""))
+            gone = getattr(cls, "GONE", {}).get(flag)
+            place = places.get(flag, "")
+            message = f"--{flag}{place} is gone: {gone}" if gone else _unknown_flag(flag, known, command, place)
             if ignore:
                 get_logger().warning(message)
             else:

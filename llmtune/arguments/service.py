@@ -6,11 +6,13 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from llmtune.arguments.fields import Problems, above, at_least, between, limited
+from llmtune.arguments.groups import SamplingArguments
 from llmtune.arguments.infer import LoadArguments
 from llmtune.errors import UsageError
+from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
 
 API_KEY_VARIABLE = "LLMTUNE_API_KEY"
@@ -107,6 +109,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+OF_SAMPLING = ("temperature", "top_k", "top_p")
+
+
+def _number(value: Any, default: float) -> float:
+    """Return a number of a checkpoint's file, as the type of the default; the default where it is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1000
+    return type(default)(value) if is_number else default
+
+
 @dataclass(kw_only=True)
 class ServeArguments(ServiceArguments):
     """Server."""
@@ -174,7 +185,29 @@ class WebArguments(ServiceArguments):
     adapters: list[str] = field(default_factory=list)
     """More LoRA checkpoints of the same base, as NAME=FOLDER, for the page's list of models. If --ckpt_dir is an
     adapter itself, the list also has the base model, as `base`."""
-    run_dir: str | None = None
-    """Folder of runs for the training tab. Default: that of the checkpoint's run, else ./output."""
+    do_sample: bool = None  # type: ignore[assignment]
+    """Sample at first; false: greedy decoding. Default: sample if a flag below or the checkpoint's
+    generation_config.json says so, else greedy. The sliders of the page change it."""
+    temperature: float = limited(None, at_least(0))
+    """Sampling temperature at first. Default: the checkpoint's, else 0.9."""
+    top_k: int = limited(None, at_least(0))
+    """Sample from the k most likely tokens; 0: all. Default: the checkpoint's, else 20."""
+    top_p: float = limited(None, between(0, 1, open_low=True))
+    """Nucleus sampling: sample from the most likely tokens that make up this probability. Default: the checkpoint's,
+    else 0.9."""
     lang: Literal["en", "zh"] = "en"
     """Language of the page."""
+
+    GONE: ClassVar[dict[str, str]] = {"run_dir": "the curves of runs are on the board: `llmtune board --root FOLDER`."}
+    """Flags of earlier versions, with what replaces them."""
+
+    def _fill(self) -> None:
+        super()._fill()
+        saved = {} if self.ckpt_dir is None else read_json(Path(self.ckpt_dir) / "generation_config.json")
+        if not (isinstance(saved, dict) and saved.get("do_sample") is True):
+            saved = {}
+        if self.do_sample is None:
+            self.do_sample = bool(saved) or any(getattr(self, name) is not None for name in OF_SAMPLING)
+        for name in OF_SAMPLING:
+            if getattr(self, name) is None:
+                setattr(self, name, _number(saved.get(name), getattr(SamplingArguments, name)))

@@ -25,7 +25,7 @@ COMMANDS = {
     **{name: info.description for name, info in STAGES.items()},
     "infer": "Generate for a dataset with a checkpoint, or chat with it in the terminal.",
     "serve": "Serve a checkpoint with an OpenAI-compatible API.",
-    "web": "Open a web page to chat with a checkpoint and follow a run.",
+    "web": "Open a web page to chat with a checkpoint.",
     "eval": "Evaluate checkpoints: loss, ROUGE, BLEU, exact match, multiple choice, benchmarks.",
     "check": "Show the training data of a run: tokens, loss mask, statistics, steps. Loads no weights.",
     "plan": "Estimate the memory, time and disk space of a run, and whether it fits. Loads no weights.",

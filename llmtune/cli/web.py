@@ -16,14 +16,14 @@ from llmtune.utils.processes import replace_process
 from llmtune.utils.system import free_port, need, shown_host
 
 SUMMARY = """
-A web page to chat with a checkpoint and follow a run:
+A web page to chat with a checkpoint (curves and runs: llmtune board):
   llmtune web --ckpt_dir output/llmtune-tiny/v0-.../checkpoint-50
 The page compares models side by side: the checkpoint, its base, and more adapters.
   llmtune web --ckpt_dir output/.../checkpoint-90 --adapters law=output/.../checkpoint-70
 Access from other machines needs an API key:
   LLMTUNE_API_KEY=... llmtune web --ckpt_dir ... --host 0.0.0.0
 Of a reward model, the page takes a prompt and a response, and shows the score.
-The sliders start at the generation flags (--temperature, --top_p, ...).
+Decoding is greedy at first, unless the checkpoint or a flag (--temperature, --top_p, ...) says otherwise.
 """
 
 
@@ -64,6 +64,7 @@ def streamlit_command(host: str, port: int, flags: Sequence[str]) -> list[str]:
         "logger.level": "warning",
         "logger.hideWelcomeMessage": "true",  # ours says it; and Streamlit's asks another host for our address
         "client.toolbarMode": "minimal",
+        "runner.magicEnabled": "false",  # it would draw the docstrings of page.py
     }
     settings = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [sys.executable, "-m", "streamlit", "run", str(script), *settings, "--", *flags]

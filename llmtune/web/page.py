@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import sys
-from pathlib import Path
 
 import streamlit as st
 
@@ -16,14 +15,15 @@ from llmtune.inference.load import load_engine, load_scorer
 from llmtune.inference.sampling import Sampling
 from llmtune.inference.score import Scorer
 from llmtune.utils.logging import quiet_libraries
-from llmtune.web.chat_tab import chat_tab, settings
-from llmtune.web.score_tab import score_tab
-from llmtune.web.training_tab import training_tab
+from llmtune.web.chat import chat, settings
+from llmtune.web.history import ChatHistory, Conversations, browser_token
+from llmtune.web.scores import score_form
+
+COOKIE = "_streamlit_xsrf"
+ID = "chat"
+"""Name of the conversation's id in the address."""
 
 TEXTS = {
-    "chat": ("Chat", "对话"),
-    "training": ("Training", "训练"),
-    "scores": ("Scores", "打分"),
     "score": ("Score", "分数"),
     "prompt": ("Prompt", "提示"),
     "response": ("Response", "回答"),
@@ -52,18 +52,12 @@ TEXTS = {
         "{name} is not a readable image. Ask again without it.",
         "{name} 不是可读取的图片,请去掉后重新提问。",
     ),
-    "run": ("Run", "训练目录"),
-    "no_runs": (
-        "No run with a logging.jsonl below {folder}. Start one with llmtune sft, or set its folder: --run_dir.",
-        "{folder} 下没有带 logging.jsonl 的训练。用 llmtune sft 开始一次训练,或用 --run_dir 指定目录。",
+    "greedy": (
+        "Greedy: always the most likely token. A temperature above 0 samples.",
+        "贪心解码:总取概率最大的词元。把温度调到 0 以上即为采样。",
     ),
-    "no_log": ("Nothing has been logged yet.", "还没有日志。"),
-    "step": ("Step", "步数"),
-    "of_steps": ("{step} of {total}", "{step} / {total}"),
-    "last": ("Last line of the log", "日志的最后一行"),
-    "report": ("Report", "报告"),
-    "answers": ("Responses with their rewards", "回答与奖励"),
-    "live": ("The curves are refreshed every few seconds.", "曲线每隔几秒重新读取。"),
+    "samples": ("Sampling at temperature {temperature}", "采样,温度 {temperature}"),
+    "plain": ("Responses as plain text", "回答按纯文本显示"),
     "key": ("Access key", "访问密钥"),
     "wrong_key": ("Wrong key.", "密钥不对。"),
 }
@@ -95,35 +89,53 @@ def page(argv: tuple[str, ...]) -> None:
     st.set_page_config(page_title="llmtune", layout="wide")
     args = _arguments(argv)
     texts = {key: pair[args.lang == "zh"] for key, pair in TEXTS.items()}
-    if args.api_key is not None and not _may_enter(args.api_key, texts):
+    history = _entered(args.api_key, texts)
+    if history is None:
         return
     draw = _score_page if args.scores else _chat_page
     try:
-        draw(argv, args, texts)
+        draw(argv, args, history, texts)
     except LlmtuneError as err:
         st.error(str(err))
 
 
-def _score_page(argv: tuple[str, ...], args: WebArguments, texts: dict[str, str]) -> None:
+def _score_page(argv: tuple[str, ...], args: WebArguments, history: ChatHistory, texts: dict[str, str]) -> None:
     scorer = _scorer(argv)
     st.title(args.main_name)
-    scores, training = st.tabs([texts["scores"], texts["training"]])
-    with scores:
-        score_tab(scorer, texts)
-    with training:
-        training_tab(_runs_folder(args), texts)
+    score_form(scorer, texts)
 
 
-def _chat_page(argv: tuple[str, ...], args: WebArguments, texts: dict[str, str]) -> None:
+def _chat_page(argv: tuple[str, ...], args: WebArguments, history: ChatHistory, texts: dict[str, str]) -> None:
     engine = _engine(argv)
-    st.title(args.main_name)
+    st.subheader(args.main_name, anchor=False)
     names: dict[str, str | None] = {args.main_name: None, **{name: name for name in engine.adapters}}
     choices = settings(engine, names, Sampling.of(args), texts)
-    chat, training = st.tabs([texts["chat"], texts["training"]])
-    with chat:
-        chat_tab(engine, names, choices, texts)
-    with training:
-        training_tab(_runs_folder(args), texts)
+    chat(engine, names, choices, history, texts)
+
+
+@st.cache_resource  # type: ignore[untyped-decorator]
+def _conversations() -> Conversations:
+    return Conversations()
+
+
+def _entered(api_key: str | None, texts: dict[str, str]) -> ChatHistory | None:
+    """Return the visitor's conversation, once the access key has been typed if there is one.
+
+    The conversation's id is in the address, so that a reload finds it. It is no key: after a reload the key is not
+    asked for only if the browser is the one in which it was typed, which its cookie tells.
+    """
+    browser = browser_token(st.context.cookies.get(COOKIE))
+    visit = _conversations().find(st.query_params.get(ID))
+    is_known = visit is not None and visit.browser is not None and visit.browser == browser
+    if api_key is not None and not is_known and not _may_enter(api_key, texts):
+        return None
+    key, visit = _conversations().open(st.query_params.get(ID))
+    if st.query_params.get(ID) != key:
+        st.query_params[ID] = key
+    if api_key is not None and visit.browser is None:
+        visit.browser = browser
+    history: ChatHistory = visit.history
+    return history
 
 
 def _may_enter(key: str, texts: dict[str, str]) -> bool:
@@ -138,14 +150,6 @@ def _may_enter(key: str, texts: dict[str, str]) -> bool:
     if given:
         st.error(texts["wrong_key"])
     return False
-
-
-def _runs_folder(args: WebArguments) -> Path:
-    if args.run_dir is not None:
-        return Path(args.run_dir)
-    if args.ckpt_dir is not None and (Path(args.ckpt_dir).parent / "logging.jsonl").is_file():
-        return Path(args.ckpt_dir).parent
-    return Path("output")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(browser: Any, start_page: Any, tuned: Path) -> Any:
-    address = start_page("--ckpt_dir", str(tuned), "--temperature", "0", "--max_new_tokens", "64")
+    address = start_page("--ckpt_dir", str(tuned), "--max_new_tokens", "64")
     opened = visit(browser, address)
     opened.get_by_placeholder("Ask something").wait_for()
     return opened
@@ -73,8 +73,9 @@ def plain(text: str) -> str:
     return "".join(re.findall(r"[^\W_]", text))
 
 
-def visit(browser: Any, address: str) -> Any:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def visit(browser: Any, address: str, *, width: int = 1280, height: int = 900) -> Any:
+    """Return a page of a new profile, without the cookies of the others."""
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     return page
@@ -165,14 +166,40 @@ def test_two_models_respond_side_by_side(page, expected):
     until(page, lambda: answers(page) == ["llmtunetiny" + first, "base" + base])
 
 
-def test_the_training_tab_shows_curves(page):
-    page.get_by_role("tab", name="Training").click()
-    page.get_by_text("eval_loss", exact=True).first.wait_for()
-    page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
-    until(page, lambda: page.locator("[data-testid=stMetricValue]").inner_text().split()[:1] == ["8"])
+def test_a_reload_keeps_the_conversation(page, browser):
+    before = answers(page)
+    assert before
+    page.reload()
+    page.get_by_placeholder("Ask something").wait_for()
+    until(page, lambda: len(answers(page)) == 1)  # one model again: settings are as at the start
+    assert before[0].endswith(answers(page)[0])
+    stranger = visit(browser, page.url.split("?")[0])
+    stranger.get_by_placeholder("Ask something").wait_for()
+    stranger.wait_for_timeout(1000)
+    assert answers(stranger) == []
+    stranger.close()
 
 
-def test_a_key_is_asked_for(browser, start_page, tuned):
+def test_a_question_is_shown_as_it_was_typed(page):
+    typed = "$x^2$ *is* <b>bold</b> [link](http://x.y)"
+    ask(page, typed)
+    page.locator("[data-testid=stChatMessage]").get_by_text(typed, exact=True).wait_for()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
+def test_a_laptop_and_a_phone_show_the_input_box_at_first(page, browser, width, height):
+    opened = visit(browser, page.url.split("?")[0], width=width, height=height)
+    box = opened.get_by_placeholder("Ask something")
+    box.wait_for()
+    opened.get_by_text("Greedy: always the most likely token.").wait_for()
+    until(opened, lambda: (place := box.bounding_box()) and place["y"] + place["height"] < height)
+    stop, form = (opened.locator(found).bounding_box() for found in (".st-key-stop", "[data-testid=stChatInput]"))
+    assert stop["y"] + stop["height"] <= form["y"], "the box covers the buttons"
+    assert opened.evaluate("() => document.documentElement.scrollWidth") <= width
+    opened.close()
+
+
+def test_a_key_is_asked_for_once_in_a_browser(browser, start_page, tuned):
     address = start_page("--ckpt_dir", str(tuned), "--lang", "zh", LLMTUNE_API_KEY="open-sesame")
     page = visit(browser, address)
     box = page.get_by_label("访问密钥")
@@ -181,9 +208,18 @@ def test_a_key_is_asked_for(browser, start_page, tuned):
     box.press("Enter")
     page.get_by_text("密钥不对。").wait_for()
     assert page.get_by_placeholder("请输入问题").count() == 0
+    assert "chat=" not in page.url
     box.fill("open-sesame")
     box.press("Enter")
     page.get_by_placeholder("请输入问题").wait_for()
+    until(page, lambda: "chat=" in page.url)
+    page.reload()
+    page.get_by_placeholder("请输入问题").wait_for()
+    for opened, place in ((visit(browser, page.url), "a link"), (page, "another id")):
+        if opened is page:
+            opened.goto(page.url[:-3] + "abc")
+        opened.get_by_label("访问密钥").wait_for()
+        assert opened.get_by_placeholder("请输入问题").count() == 0, place
 
 
 def test_an_image_is_decoded_once(browser, start_page, vision_folder, pictures, tmp_path):

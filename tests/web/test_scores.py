@@ -14,7 +14,7 @@ from llmtune.arguments.infer import LoadArguments
 from llmtune.data.comparisons import to_responses
 from llmtune.errors import LlmtuneError
 from llmtune.inference.load import load_scorer
-from llmtune.web.score_tab import score_of
+from llmtune.web.scores import score_of
 
 pytestmark = pytest.mark.medium
 
@@ -47,14 +47,11 @@ def opened(*argv: str) -> Any:
     return AppTest.from_function(script, args=(argv,), default_timeout=60).run()
 
 
-def test_the_page_shows_scores_and_the_training(rewards):
+def test_the_page_shows_scores(rewards):
     page = opened("--ckpt_dir", str(rewards))
     assert not page.exception
-    assert [tab.label for tab in page.tabs] == ["Scores", "Training"]
     assert "This is a reward model: it scores responses, and writes none" in page.info[0].value
     assert not page.chat_input
-    assert page.selectbox[0].label == "Run"  # of the training tab, which has found the run
-    assert page.metric[0].label == "Step"
     page.text_area(key="prompt").set_value("What is 1 plus 1?")
     page.text_area(key="response").set_value("1 plus 1 is 2.")
     page.button[0].click().run()

@@ -1,4 +1,4 @@
-"""The tab of a reward model, in the place of the chat: a prompt and a response, and the scores so far."""
+"""The page of a reward model, in the place of the chat: a prompt and a response, and the scores so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BUSY = threading.Lock()
 """Visitors share the scorer's tokenizer, which threads cannot use at once."""
 
 
-def score_tab(scorer: Scorer, texts: dict[str, str]) -> None:
+def score_form(scorer: Scorer, texts: dict[str, str]) -> None:
     """Take a prompt and a response, and show the score above those of earlier ones."""
     st.info(texts["scores_only"])
     with st.form("score_form"):
