@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmtune.arguments.preference import DpoArguments, KtoArguments, RmArguments
     from llmtune.arguments.pretraining import PtArguments
     from llmtune.arguments.stage import SftArguments
+    from llmtune.cli.check_facts import check
     from llmtune.data.info import DATASET_MAPPING, DatasetInfo, register_dataset
     from llmtune.data.mixing import get_dataset
     from llmtune.errors import LlmtuneError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llmtune.metrics import METRIC_MAPPING, MetricInfo, register_metric
     from llmtune.models.info import MODEL_MAPPING, ModelInfo, register_model
     from llmtune.models.loading import get_media_reader, get_model_tokenizer
+    from llmtune.planning.plan import plan
     from llmtune.rewards.info import REWARD_MAPPING, RewardInfo, register_reward
     from llmtune.stages.dpo import dpo
     from llmtune.stages.grpo import grpo
@@ -75,6 +77,7 @@ _HOMES = {
     "TOOL_MAPPING": "llmtune.tool_functions.info",
     "ToolFormat": "llmtune.templates.tools",
     "ToolInfo": "llmtune.tool_functions.info",
+    "check": "llmtune.cli.check_facts",
     "dpo": "llmtune.stages.dpo",
     "evaluate": "llmtune.evaluation.evaluate",
     "export": "llmtune.exporting.export",
@@ -86,6 +89,7 @@ _HOMES = {
     "infer": "llmtune.inference.infer",
     "kto": "llmtune.stages.kto",
     "merge": "llmtune.exporting.export",
+    "plan": "llmtune.planning.plan",
     "ppo": "llmtune.stages.ppo",
     "pt": "llmtune.stages.pt",
     "register_dataset": "llmtune.data.info",
@@ -128,6 +132,7 @@ __all__ = [
     "TemplateInfo",
     "ToolFormat",
     "ToolInfo",
+    "check",
     "dpo",
     "evaluate",
     "export",
@@ -139,6 +144,7 @@ __all__ = [
     "infer",
     "kto",
     "merge",
+    "plan",
     "ppo",
     "pt",
     "register_dataset",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmtune.cli.check_statistics import statistics_of
+from llmtune.utils.html import table
+
 if TYPE_CHECKING:
     from llmtune.samples.prepare import Prepared
     from llmtune.templates.mask_view import TokenView
@@ -43,6 +46,19 @@ class CheckedData:
     lengths: dict[str, Any]
     notes: list[str]
 
+    def _repr_html_(self) -> str:
+        """The data in a notebook: samples token by token, statistics, skipped rows, notes."""
+        from llmtune.templates.mask_view import tokens_html
+
+        rows = {f"skipped: {one['source']}, {one['location']}": f"{one['reason']} {one['excerpt']}" for one in self.left_out}
+        notes = {f"note {number}": text for number, text in enumerate(self.notes, start=1)}
+        samples = [
+            tokens_html(f"sample {one.index}, of row {one.row}" + (f", {name}" if name else ""), part)
+            for one in self.samples
+            for name, part in one.parts
+        ]
+        return "".join([*samples, table({**self.statistics, **rows, **notes})])
+
     def to_json(self) -> dict[str, Any]:
         samples = [
             {
@@ -56,6 +72,15 @@ class CheckedData:
         ]
         own = {name: getattr(self, name) for name in ("statistics", "left_out", "lengths", "notes")}
         return own | {"samples": samples}
+
+
+def check(args: Any, *, rows: int = 3) -> CheckedData:
+    """Return the training data of a run: `rows` samples as tokens, statistics, skipped rows. Loads no weights.
+
+    Raises:
+        LlmtuneError: As the run would raise before it loads weights.
+    """
+    return check_data(args, rows)
 
 
 def check_data(args: Any, num_samples: int) -> CheckedData:

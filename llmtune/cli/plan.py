@@ -48,14 +48,9 @@ def run(argv: Sequence[str]) -> int:
 
 def planned(args: Any) -> Plan:
     """Plan the run of these arguments, for the GPU that they name."""
-    from llmtune.models.devices import find_gpus
+    from llmtune.planning.plan import plan
 
-    gpus, gpu = (1, None) if args.gpu is None else find_gpus(args.gpu)
-    from llmtune.planning.plan import make_plan
-    from llmtune.utils.logging import quiet_libraries
-
-    quiet_libraries()
-    return make_plan(args, gpu, gpus)
+    return plan(args, gpu=args.gpu)
 
 
 def _plan(args: Any) -> None:

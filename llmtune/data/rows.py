@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from llmtune.data.canonical import (
     SCHEMA,
@@ -30,6 +29,7 @@ from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
 from llmtune.types import RowKind
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import progress_bar
 
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
@@ -172,8 +172,8 @@ def write_rows(
         DataError: No row is good, or `strict` and one is bad.
     """
     report = LoadReport(source)
-    quiet = None if get_logger().isEnabledFor(20) else True  # None: a bar on a terminal only
-    shown = tqdm(rows, desc=f"reading {source}", unit=" rows", disable=quiet, delay=2, leave=False)
+    quiet = not get_logger().isEnabledFor(20)
+    shown = progress_bar(rows, desc=f"reading {source}", unit=" rows", quiet=quiet, delay=2, leave=False)
 
     records = canonical_records(
         shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict, kind=kind

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 from transformers import set_seed
 
 from llmtune.data.canonical import to_record
@@ -29,6 +28,7 @@ from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.types import Conversation, Message
 from llmtune.utils.accelerator import to_float64
+from llmtune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -148,7 +148,7 @@ def batches(lengths: Sequence[int], batch_size: int, name: str, *, quiet: bool =
     """Return indices in batches, the longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), batch_size)
-    bar = tqdm(starts, desc=name, leave=False, disable=quiet or None)
+    bar = progress_bar(starts, desc=name, leave=False, quiet=quiet)
     yield from (order[start : start + batch_size] for start in bar)
 
 

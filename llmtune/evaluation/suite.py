@@ -15,7 +15,6 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
 from llmtune.errors import LlmtuneError, UsageError, one_line
 from llmtune.evaluation.results import Scores, claim_folder, write_results
@@ -26,6 +25,7 @@ from llmtune.inference.sampling import Sampling
 from llmtune.types import Conversation, Message
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmtune.arguments.evaluate import EvaluateArguments
@@ -168,7 +168,7 @@ class EngineLM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts in windows that do not overlap, each after the last token of the previous one."""
         found = []
-        for request in tqdm(requests, desc="Texts", disable=disable_tqdm or None, leave=False):
+        for request in progress_bar(requests, desc="Texts", quiet=disable_tqdm, leave=False):
             (text,) = request.args
             ids = self.tok_encode(text)
             size = self.max_length - 1
@@ -189,7 +189,7 @@ class EngineLM(TemplateLM):
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: (repr(requests[index].args[1]), -len(prompts[index])))
         found: dict[int, str] = {}
-        with tqdm(total=len(order), desc="Answers", disable=disable_tqdm or None, leave=False) as bar:
+        with progress_bar(total=len(order), desc="Answers", quiet=disable_tqdm, leave=False) as bar:
             while order:
                 settings = requests[order[0]].args[1]
                 batch = [index for index in order[: self.batch_size] if requests[index].args[1] == settings]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from llmtune.arguments.export import ExportArguments
 from llmtune.checkpoint import checkpoint_kind
@@ -32,6 +31,7 @@ from llmtune.models.ports.tensors import open_checkpoint
 from llmtune.models.quantization import saved_quantization
 from llmtune.models.whole_weights import check_loaded
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import progress_bar
 from llmtune.utils.system import need
 
 MODEL_FILE = "tokenizer.model"
@@ -158,7 +158,7 @@ def _convert(args: ExportArguments, whole: Path, file: Path, tokenizer: Any) -> 
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for one in tqdm(plan, desc="Writing GGUF", unit=" tensors", leave=False, disable=None):
+        for one in progress_bar(plan, desc="Writing GGUF", unit=" tensors", leave=False):
             writer.write_tensor_data(gguf.quants.quantize(one.read().float().contiguous().numpy(), one.kind))
         writer.close()
 

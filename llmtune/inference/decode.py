@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from llmtune.inference.decode_forward import Forward, has_plain_cache
 from llmtune.inference.decode_generate import decode_by_generate
@@ -21,6 +20,7 @@ from llmtune.inference.draws import Draw
 from llmtune.inference.row_cache import RowCache
 from llmtune.templates.chat import ChatTemplate
 from llmtune.utils.logging import log_once
+from llmtune.utils.progress import progress_bar
 
 PREFILL_TOKENS = 4096
 """Most tokens of prompts that are prefilled in one pass, padding included; at least one prompt."""
@@ -65,7 +65,7 @@ class Decoder:
             ModelError: Logits are NaN or infinite.
         """
         rows = [Row(number, one, self._stops.with_words(one.stop)) for number, one in enumerate(requests)]
-        with self._autocast(), tqdm(total=len(rows), desc="Responses", leave=False, disable=quiet or None) as bar:
+        with self._autocast(), progress_bar(total=len(rows), desc="Responses", leave=False, quiet=quiet) as bar:
             wanted = [row for row in rows if row.max_tokens > 0]
             if wanted and self._has_plain_cache():
                 _Batch(self._forward, wanted, self.how, self.max_rows, bar).run()

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from llmtune.arguments.infer import InferArguments
 from llmtune.checkpoint import checkpoint_kind, copy_settings, is_reward
@@ -39,6 +38,7 @@ from llmtune.models.quantization import HEAD, is_quantized, saved_quantization
 from llmtune.tuners.load import load_tuned
 from llmtune.utils.files import atomic_folder
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import progress_bar
 
 DEFAULT_SHARD_SIZE = "2GB"
 MERGED = "Merged %s into its base model: %s differ by %.1e of the largest %s."
@@ -247,7 +247,7 @@ class _Streamed:
 
     def _write_weights(self, writer: ShardWriter) -> None:
         ready: dict[str, Tensor] = {}
-        for group in tqdm(self.weights.groups, desc="Merging", unit=" tensors", leave=False, disable=None):
+        for group in progress_bar(self.weights.groups, desc="Merging", unit=" tensors", leave=False):
             touched = any(self._is_touched(name) for name in group.names)
             if touched or group.converter is None:
                 values = {name: self._value(name, ready) for name in group.names}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_line
-from llmtune.models.devices import Gpu, gib, gpu_of_device
+from llmtune.models.devices import Gpu, find_gpus, gib, gpu_of_device
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
@@ -22,7 +22,8 @@ from llmtune.run.resolved import Run
 from llmtune.samples.prepare import prepare
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import read_json
-from llmtune.utils.logging import get_logger
+from llmtune.utils.html import table
+from llmtune.utils.logging import get_logger, quiet_libraries
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -132,6 +133,12 @@ class Plan:
             "suggestions": [{"flags": change.text, "total": int(change.total)} for change in self.suggestions],
         }
 
+    def _repr_html_(self) -> str:
+        """The plan in a notebook."""
+        changes = {f"would fit: {change.text}": gib(change.total) for change in self.suggestions}
+        notes = {f"note {number}": text for number, text in enumerate(self.notes, start=1)}
+        return table({**self.rows(), **changes, **notes})
+
     def _rollouts(self) -> str:
         args: Any = self.args
         cache = f"KV cache of {rows_at_a_time(args)} responses at a time"
@@ -149,6 +156,20 @@ class Plan:
         hours = self.flops / (self.tflops * 1e12 * USUAL_MFU * self.ranks) / 3600
         text = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         return f", about {text} at {USUAL_MFU:.0%} MFU on {self.device}"
+
+
+def plan(args: StageArguments, *, gpu: str | None = None) -> Plan:
+    """Plan a run, without loading weights.
+
+    Args:
+        gpu: Memory or name of the GPU to plan for: `24GB`, `H100`, `2x24GB`. None: this machine's.
+
+    Raises:
+        LlmtuneError: As `make_plan`, or the GPU is unknown.
+    """
+    number, found = (1, None) if gpu is None else find_gpus(gpu)
+    quiet_libraries()
+    return make_plan(args, found, number)
 
 
 def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Plan:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
-from tqdm import tqdm
 
 from llmtune.errors import LlmtuneError, ModelError
 from llmtune.inference.continuous import Choice, ContinuousBatcher
@@ -23,6 +22,7 @@ from llmtune.rollouts.engine import Rollout, RolloutEngine, RolloutRequest
 from llmtune.rollouts.own import generating
 from llmtune.templates.chat import ChatTemplate
 from llmtune.types import Encoded
+from llmtune.utils.progress import progress_bar
 
 
 class ContinuousEngine(RolloutEngine):
@@ -79,7 +79,7 @@ class ContinuousEngine(RolloutEngine):
         with (
             generating(model),
             _with_paged_attention(model),
-            tqdm(total=len(rows), desc="Responses", leave=False, disable=self._quiet or None) as bar,
+            progress_bar(total=len(rows), desc="Responses", leave=False, quiet=self._quiet) as bar,
         ):
             batcher = _Batcher(Engine(model, self._template), self._max_rows, len(rows), self._draw, bar.update)
             try:

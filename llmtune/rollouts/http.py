@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from llmtune.errors import RolloutError
 from llmtune.rollouts.engine import Rollout, RolloutEngine, RolloutRequest
 from llmtune.rollouts.http_client import JsonClient, message_of
+from llmtune.utils.progress import progress_bar
 
 COMPLETIONS = "/v1/completions"
 LOAD = "/v1/load_lora_adapter"
@@ -115,7 +115,7 @@ class HttpEngine(RolloutEngine):
             RolloutError: The server cannot be reached, refuses a request, or serves another model.
         """
         futures = [self._pool.submit(self._one, request) for request in requests]
-        with tqdm(total=len(futures), desc="Responses", leave=False, disable=self._quiet or None) as bar:
+        with progress_bar(total=len(futures), desc="Responses", leave=False, quiet=self._quiet) as bar:
             for future in futures:
                 future.add_done_callback(lambda _: bar.update())
             done, left = wait(futures, return_when=FIRST_EXCEPTION)

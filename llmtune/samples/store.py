@@ -28,6 +28,7 @@ from llmtune.templates.prompts import encode_prompts
 from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
 from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -189,8 +190,6 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
 
 
 def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeReport, *, name: str) -> None:
-    from tqdm import tqdm
-
     schema, encode = SCHEMA, _conversations
     if "columns" in dataset.column_names:
         encode = _prompts
@@ -199,7 +198,7 @@ def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeR
     with (
         pa.OSFile(str(file), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
-        tqdm(total=len(dataset), desc=f"Encoding {name} rows", unit="row", disable=_hide_bar(len(dataset))) as bar,
+        _bar(len(dataset), name) as bar,
     ):
         for start in range(0, len(dataset), BATCH_ROWS):
             records = _records(dataset[start : start + BATCH_ROWS])
@@ -359,5 +358,6 @@ def _report_file(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _hide_bar(num_rows: int) -> bool | None:
-    return True if num_rows < 5 * BATCH_ROWS else None
+def _bar(num_rows: int, name: str) -> Any:
+    few = num_rows < 5 * BATCH_ROWS
+    return progress_bar(total=num_rows, desc=f"Encoding {name} rows", unit="row", quiet=few)

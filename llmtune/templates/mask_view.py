@@ -87,6 +87,16 @@ def to_html(title: str, statistics: Mapping[str, str], rows: Sequence[HtmlRow]) 
     return _PAGE.format(style=_STYLE, title=escape(title), table=table, rows=body)
 
 
+def tokens_html(title: str, views: Sequence[TokenView]) -> str:
+    """Return one sample for a notebook, with styles of its own for light and dark pages."""
+    spans = "".join(_span_html(view) for view in views)
+    num_trainable = sum(view.trainable for view in views)
+    return (
+        f"<div class='llmtune-tokens'><style>{_INLINE_STYLE}</style><p>{escape(title)}: {len(views)} tokens, "
+        f"{num_trainable} trainable (green)</p><div class='tokens'>{spans}</div></div>"
+    )
+
+
 def _token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     """Decode each token by the text that it adds to the ones before: some decoders drop a leading blank."""
     texts: list[str] = []
@@ -149,6 +159,12 @@ th, td { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; 
 .tokens span:nth-child(even) { background: var(--even); }
 .tokens span.trainable:nth-child(odd), .legend .trainable { background: var(--trainable-odd); }
 .tokens span.trainable:nth-child(even) { background: var(--trainable-even); }
+"""
+_INLINE_STYLE = """
+.llmtune-tokens .tokens { font: 14px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.llmtune-tokens span:nth-child(odd) { background: rgba(128, 128, 128, .12); }
+.llmtune-tokens span.trainable:nth-child(odd) { background: rgba(46, 160, 67, .45); }
+.llmtune-tokens span.trainable:nth-child(even) { background: rgba(46, 160, 67, .3); }
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -6,14 +6,13 @@ import contextlib
 import json
 import math
 import signal
-import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmtune.distributed.collectives import any_rank, strategy_text
@@ -25,6 +24,7 @@ from llmtune.run.log import Decisions
 from llmtune.samples.sampler import FILLER
 from llmtune.training.throughput import Throughput, peak_memory_gib
 from llmtune.utils.logging import get_logger
+from llmtune.utils.progress import draws_bars, progress_bar, write_above
 
 LOGGED = (
     "useful_tokens_per_second",
@@ -70,13 +70,13 @@ class Progress(TrainerCallback):
     def __init__(self, throughput: Throughput) -> None:
         self.throughput = throughput
         self.first_step = 0
-        self.bar: tqdm[Any] | None = None
-        self.eval_bar: tqdm[Any] | None = None
+        self.bar: Any = None
+        self.eval_bar: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.first_step = state.global_step
-        if state.is_world_process_zero and sys.stderr.isatty():
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
+        if state.is_world_process_zero and draws_bars():
+            self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self.bar is not None:
@@ -88,7 +88,7 @@ class Progress(TrainerCallback):
         if self.bar is None or eval_dataloader is None:
             return
         if self.eval_bar is None:
-            self.eval_bar = tqdm(total=len(eval_dataloader), desc="Evaluating", leave=False)
+            self.eval_bar = progress_bar(total=len(eval_dataloader), desc="Evaluating", leave=False)
         self.eval_bar.update()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
@@ -101,16 +101,22 @@ class Progress(TrainerCallback):
             return
         parts = [f"{name} {logs[name]:.4g}" for name in SHOWN if isinstance(logs.get(name), int | float)]
         if "loss" in logs:
-            parts += self._speed(state)
+            parts += self._speed()
+        elif speed := logs.get("eval_samples_per_second"):
+            parts.append(f"samples/s {speed:,.1f}")
         if parts:
+            parts.append(self._left(state))
             line = "  ".join([f"step {state.global_step}/{state.max_steps}", *parts])
-            tqdm.write(line, file=sys.stderr) if self.bar is not None else get_logger().info(line)
+            write_above(line) if self.bar is not None else get_logger().info(line)
 
-    def _speed(self, state: TrainerState) -> list[str]:
-        """Tokens/s since the last line, peak memory, and the time left, evaluation and saving included."""
+    def _speed(self) -> list[str]:
+        """Tokens/s since the last line and peak memory."""
+        return [f"tokens/s {self.throughput.tokens_per_second:,.0f}", f"memory {peak_memory_gib():.2f} GiB"]
+
+    def _left(self, state: TrainerState) -> str:
+        """Time left, evaluation and saving included."""
         left = seconds_left(self.throughput, state, self.first_step) or 0.0
-        memory = f"memory {peak_memory_gib():.2f} GiB"
-        return [f"tokens/s {self.throughput.tokens_per_second:,.0f}", memory, f"ETA {timedelta(seconds=round(left))}"]
+        return f"ETA {timedelta(seconds=round(left))}"
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from llmtune.checkpoint import checkpoint_kind, checkpoint_of
 from llmtune.distributed.collectives import broadcast_from_rank0, sum_over_ranks
@@ -35,6 +34,7 @@ from llmtune.training.preference import response_logps
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import cache_root, publish, temporary_file
+from llmtune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmtune.training.stage import Stage
@@ -152,8 +152,8 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def _bar(num_rows: int) -> tqdm[Any]:
-    return tqdm(total=num_rows, desc="Reference log-probabilities", unit="row", disable=None if is_first() else True)
+def _bar(num_rows: int) -> Any:
+    return progress_bar(total=num_rows, desc="Reference log-probabilities", unit="row", quiet=not is_first())
 
 
 def _on(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from llmtune.run.curves import draw_curves
 from llmtune.run.folder import write_metrics
 from llmtune.run.log import Decisions
 from llmtune.run.report import Report
+from llmtune.run.shown import run_html
 from llmtune.samples.blocks import blocks_text
 from llmtune.samples.packing import packs_text
 from llmtune.samples.prepare import Prepared
@@ -49,6 +50,16 @@ class SftResult:
     @property
     def checkpoint(self) -> Path | None:
         return self.best_checkpoint or self.last_checkpoint
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook: metrics, checkpoints, curves, a few responses."""
+        facts = {
+            "run": self.output_dir,
+            "best checkpoint": self.best_checkpoint or f"none: {_why_none_is_best(self)}",
+            "last checkpoint": self.last_checkpoint or "none",
+            **({"interrupted": self.interrupted} if self.interrupted else {}),
+        }
+        return run_html(self.output_dir, facts, self.metrics)
 
 
 def last_evaluation(trainer: StageTrainer) -> dict[str, Any]:
