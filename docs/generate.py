@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gen_commands
+import gen_llms
 import gen_masks
 import gen_migration
 import gen_registries
@@ -18,6 +19,7 @@ def pages() -> Iterator[tuple[str, str]]:
     """(path below docs/, text) of everything that is generated."""
     for maker in (gen_commands, gen_registries, gen_migration, gen_masks, gen_upstream):
         yield from maker.pages()
+    yield from gen_llms.pages()  # last: it reads the pages
 
 
 def main() -> None:

@@ -33,7 +33,25 @@ def test_pages_are_those_of_the_generator(generate: ModuleType) -> None:
     assert differ == []
     folders = ("commands", "zh/commands", "registries", "migration")
     files = {str(file.relative_to(DOCS)) for folder in folders for file in (DOCS / folder).iterdir()}
-    assert files | {path for path in made if path.startswith("images/")} | {"upstream.md"} == set(made)
+    assert files | {path for path in made if path.startswith("images/")} | {"upstream.md", "llms.txt"} == set(made)
+
+
+def test_llms_txt_has_every_page_of_the_site_with_a_description(generate: ModuleType) -> None:
+    """The form of llmstxt.org: a title, a quoted summary, sections of links."""
+    text = dict(generate.pages())["llms.txt"]
+    head, summary = text.splitlines()[0], text.splitlines()[2]
+    assert head == "# llmtune"
+    assert summary.startswith("> ")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    links = [re.fullmatch(r"- \[.+?\]\((.+?\.md)\): (.{3,200})", line) for line in lines]
+    assert all(links), [line for line, link in zip(lines, links, strict=True) if not link]
+    pages = [link[1] for link in links if link]
+    assert len(set(pages)) == len(pages)
+    assert {page for page in pages if not (DOCS / page).is_file()} == set()
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\s+- (?:.+: )?(\S+\.md)$", navigation, re.M))
+    assert len(named) > 60
+    assert set(pages) == named
 
 
 def test_every_flag_has_a_translation_of_its_present_text(commands: ModuleType) -> None:
