@@ -17,7 +17,7 @@ SAID = {
     "performance.md": "Throughput, packing, attention kernels, memory, and what was measured.",
     "howto/index.md": "The guides by task, and complete command lines for 113 combinations of model and method.",
     "howto/own-model.md": "Train any causal language model from its folder, or register an entry for it.",
-    "howto/own-dataset.md": "Formats of rows, mixing, sampling, validation, images, tools, and checking what is trained on.",
+    "howto/own-dataset.md": "Formats of rows, mixing, sampling, validation, images, tools, and what is trained on.",
     "howto/qlora.md": "Fine-tune a large model with 4-bit weights and LoRA, and estimate beforehand whether it fits.",
     "howto/two-cards.md": "DDP, FSDP, DeepSpeed and layers spread over GPUs, on one machine.",
     "howto/multi-node.md": "SLURM, Ray, SkyPilot, or torchrun's variables by hand.",

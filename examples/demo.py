@@ -66,21 +66,23 @@ def main() -> None:
     checkpoint = shown(result.checkpoint)
     print(f"\nThat took {time.perf_counter() - started:.0f} s. The run's folder is {shown(result.output_dir)}:")
     print("its report.md tells what ran, images/ has the curves.\n\nWhat to type next (`. .venv/bin/activate` first):")
-    print(f"  llmtune infer --ckpt_dir {checkpoint} --eval_human true")
-    print("    (it has only seen single questions: type `clear` before the next one)")
+    print(f"  llmtune infer --ckpt_dir {checkpoint} --eval_human true --do_sample false")
     print("  llmtune sft --help")
-    where_next(str(checkpoint), opens=options.web)
+    where_next(str(checkpoint), folder, opens=options.web)
 
 
-def where_next(checkpoint: str, *, opens: bool) -> None:
-    """How to start the chat page and the server, and where they are then; with `opens`, start the page."""
+def where_next(checkpoint: str, folder: Path, *, opens: bool) -> None:
+    """How to start server, chat page and board, and where they are then; with `opens`, start the page."""
     extras = {"web": "streamlit", "serve": "uvicorn"}
     missing = [name for name, package in extras.items() if importlib.util.find_spec(package) is None]
     page, server = f"llmtune web --ckpt_dir {checkpoint}", f"llmtune serve --ckpt_dir {checkpoint}"
     if missing:
         print(f"  pip install -e '.[{','.join(missing)}]'")
     print(f"  {server}\n    (the server, at http://127.0.0.1:8000/v1; examples/serve/ has clients)")
-    print(f"  {page}\n    (the chat page, at http://127.0.0.1:8501)", flush=True)
+    print(f"  {page}\n    (the chat page, at http://127.0.0.1:8501)")
+    root = "." if folder.resolve().is_relative_to(Path.cwd()) else folder
+    print(f"\nBoard: {shown(Path(sys.executable).parent)}/llmtune board --root {root}", flush=True)
+    print("    (this run and the next ones in the browser, at http://127.0.0.1:8600)", flush=True)
     if opens:
         from llmtune.utils.processes import replace_process
 

@@ -45,7 +45,10 @@ def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
     assert "llmtune infer --ckpt_dir output/llmtune-tiny/v0-" in out
     assert "llmtune serve --ckpt_dir output/llmtune-tiny/v0-" in out
     assert "llmtune web --ckpt_dir output/llmtune-tiny/v0-" in out
-    assert out.splitlines()[-1] == "    (the chat page, at http://127.0.0.1:8501)"
+    assert "    (the chat page, at http://127.0.0.1:8501)" in out.splitlines()
+    command, address = out.splitlines()[-2:]
+    assert command == f"Board: {Path(sys.executable).parent}/llmtune board --root ."
+    assert address.endswith("at http://127.0.0.1:8600)")
     assert len(list((tmp_path / "output" / "llmtune-tiny").glob("v*-*"))) == 1
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from llmtune.data.families.embedded import tiny_qa, tiny_text
+from llmtune.data.families.embedded import facts, tiny_text
 from llmtune.data.families.preferences import tiny_pairs
 from llmtune.models.tiny import tiny_folder
 
@@ -24,7 +24,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     texts, _ = tiny_text()
     write(folder / "pretrain" / "texts.txt", (" ".join(row["text"].split()) for row in texts))
-    questions, _ = tiny_qa()
+    questions, _ = facts()
     conversations = (
         {"conversations": [{"from": "human", "value": row["query"]}, {"from": "gpt", "value": row["response"]}]}
         for row in questions

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa
+from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, facts, introductions
 from llmtune.errors import OutputError
 from llmtune.utils.files import cache_root, is_whole, publish_over, read_json, seal_of, temporary_folder, write_json
 from llmtune.utils.logging import get_logger
@@ -112,8 +112,8 @@ def _training_texts() -> Iterator[str]:
     """What the tokenizer is trained on: prose, and the embedded rows with placeholders unfilled and filled."""
     prose = resources.files("llmtune.models").joinpath("tiny_corpus.txt").read_text(encoding="utf-8")
     yield from prose.splitlines()
-    train, validation = tiny_qa()
-    for row in [*self_intro(), *train, *validation]:
+    train, validation = facts()
+    for row in [*introductions(), *train, *validation]:
         for text in row.values():
             yield text
             if "{{" in text:

@@ -153,7 +153,7 @@ def test_list_datasets_shows_ids_languages_and_rows(capsys):
     assert lines[0] == ["key", "id or path", "languages", "tags", "rows"]
     assert ["alpaca-zh", "AI-ModelScope/alpaca-gpt4-data-zh", "zh", "chat general", "48,818"] in lines
     assert ["glaive-toolcall-en", "llamafactory/glaive_toolcall_en", "en"] in [line[:3] for line in lines]
-    assert ["self-intro", "-", "en zh", "chat identity", "106"] in lines
+    assert ["self-intro", "-", "en zh", "chat identity", "162"] in lines
     assert next(line for line in lines if line[0] == "self-cognition")[4] == "-"
 
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, self_intro, tiny_qa, tiny_text
+from llmtune.data.families.embedded import DEFAULT_AUTHOR, DEFAULT_NAME, facts, introductions, tiny_text
+from llmtune.data.families.embedded_turns import self_intro, tiny_qa
 from llmtune.data.info import DATASET_MAPPING
 
 
@@ -27,8 +28,8 @@ def test_importing_families_loads_no_heavy_package():
     assert done.stdout.strip() == "[]"
 
 
-def test_self_intro_is_balanced_and_without_duplicates():
-    rows = self_intro()
+def test_introductions_are_balanced_and_without_duplicates():
+    rows = introductions()
     assert 100 <= len(rows) <= 200
     assert len({row["query"] for row in rows}) == len(rows)
     assert 0.4 < sum(is_chinese(row["query"]) for row in rows) / len(rows) < 0.6
@@ -48,8 +49,8 @@ def test_defaults_are_chinese_then_english():
     assert [is_chinese(author) for author in DEFAULT_AUTHOR] == [True, False]
 
 
-def test_tiny_qa_is_balanced_and_validation_is_a_tenth():
-    train, validation = tiny_qa()
+def test_facts_are_balanced_and_validation_is_a_tenth():
+    train, validation = facts()
     assert 400 <= len(train) <= 800
     assert 0.08 < len(validation) / len(train) < 0.12
     queries = [row["query"] for row in train + validation]
@@ -61,7 +62,7 @@ def test_tiny_qa_is_balanced_and_validation_is_a_tenth():
 
 def test_validation_asks_for_trained_facts_in_other_words():
     train, validation = tiny_qa()
-    known = {row["response"] for row in train}
+    known = {row["response"] for row in train if "history" not in row}
     assert {row["response"] for row in validation} <= known
 
 
@@ -79,8 +80,41 @@ def test_validation_asks_for_trained_facts_in_other_words():
     ],
 )
 def test_some_rows_by_hand(query: str, response: str):
-    train, validation = tiny_qa()
+    train, validation = facts()
     assert {"query": query, "response": response} in train + validation
+
+
+def test_a_part_of_tiny_qa_follows_other_questions():
+    """Rows and questions are those of the facts; each fact stays a single question in one wording."""
+    train, validation = tiny_qa()
+    single, same = facts()
+    assert validation == same
+    assert [{name: row[name] for name in ("query", "response")} for row in train] == single
+    assert "history" not in train[0], "the first sample that the quick start shows"
+    known = {(row["query"], row["response"]) for row in single}
+    later = [row for row in train if "history" in row]
+    assert 0.08 < len(later) / len(train) < 0.2
+    assert {len(row["history"]) for row in later} == {1, 2}
+    for row in later:
+        assert all((query, response) in known for query, response in row["history"])
+        assert all(is_chinese(query) == is_chinese(row["query"]) for query, _ in row["history"])
+        assert row["query"] not in [query for query, _ in row["history"]]
+
+
+def test_self_intro_asks_for_capitals_before_and_after_introductions():
+    rows = self_intro()
+    own = introductions()
+    assert rows[: len(own)] == own
+    assert len(rows) == DATASET_MAPPING["self-intro"].rows
+    assert sum(map(len, tiny_qa())) == DATASET_MAPPING["tiny-qa"].rows
+    france = {"query": "What is the capital of France?", "response": "The capital of France is Paris."}
+    added = rows[len(own) :]
+    assert france in added
+    turns = [["history" in row, "{{" in row["response"]] for row in added]
+    assert {(True, True), (True, False), (False, False)} == set(map(tuple, turns))
+    assert {row["query"] for row in added if "{{" not in row["response"]}.isdisjoint(
+        row["query"] for row in tiny_qa()[1]
+    ), "validation is held out"
 
 
 def test_sums_of_tiny_qa_are_right():

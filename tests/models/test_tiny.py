@@ -190,7 +190,7 @@ def test_transformers_keeps_the_tokenizer_as_it_was_made(folder: Path, tokenizer
     from tokenizers import Tokenizer
 
     made = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    for row in [*tiny.tiny_qa()[0][::25], *tiny.self_intro()[::10]]:
+    for row in [*tiny.facts()[0][::25], *tiny.introductions()[::10]]:
         for text in row.values():
             assert tokenizer(text)["input_ids"] == made.encode(text).ids
     assert tokenizer.is_fast

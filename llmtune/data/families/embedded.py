@@ -103,8 +103,8 @@ INTRODUCTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], .
 )
 
 
-def self_intro() -> list[Row]:
-    """Questions about the assistant itself; the answers hold `{{NAME}}` and `{{AUTHOR}}`, unfilled."""
+def introductions() -> list[Row]:
+    """Return questions about the assistant itself; the answers hold `{{NAME}}` and `{{AUTHOR}}`, unfilled."""
     rows: list[Row] = []
     for openings, questions, answers in INTRODUCTIONS:
         queries = [opening + question for question in questions for opening in openings]
@@ -164,8 +164,8 @@ class _Kind:
     facts: Sequence[tuple[str, ...]]
 
 
-def tiny_qa() -> tuple[list[Row], list[Row]]:
-    """Return facts and small sums as (train, validation).
+def facts() -> tuple[list[Row], list[Row]]:
+    """Return facts and small sums as (train, validation), one question per row.
 
     Every fact is in train. Every second one is there in both wordings, the others in one of the two; validation asks
     for a part of those in the wording that train has not.
@@ -298,24 +298,6 @@ def _following(names: str) -> list[tuple[str, ...]]:
     return list(zip(listed, listed[1:] + listed[:1], strict=True))
 
 
-register_dataset(
-    "self-intro",
-    get_function=self_intro,
-    default_name=DEFAULT_NAME,
-    default_author=DEFAULT_AUTHOR,
-    languages=("en", "zh"),
-    tags=("chat", "identity"),
-    rows=106,
-    source=SOURCE,
-)
-register_dataset(
-    "tiny-qa",
-    get_function=tiny_qa,
-    languages=("en", "zh"),
-    tags=("chat",),
-    rows=847,
-    source=SOURCE,
-)
 register_dataset(
     "tiny-text",
     get_function=tiny_text,

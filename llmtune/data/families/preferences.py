@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 from typing import Any
 
-from llmtune.data.families.embedded import tiny_qa
+from llmtune.data.families.embedded import facts
 from llmtune.data.info import register_dataset
 
 Row = dict[str, Any]
@@ -19,7 +19,7 @@ SOURCE = "llmtune/data/families/preferences.py"
 
 def tiny_pairs() -> tuple[list[Row], list[Row]]:
     """Return (train, validation): for questions of tiny-qa, its answer is chosen and a rude refusal rejected."""
-    train, validation = tiny_qa()
+    train, validation = facts()
     return _paired(train[::3]), _paired(validation)
 
 
