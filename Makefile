@@ -10,6 +10,9 @@ WORKERS ?= 2
 SEED ?= 0
 COUNT ?= 48
 
+# Release of node-llama-cpp that the GGUF tests ask.
+LLAMA_CPP := 3.22.1
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
@@ -50,6 +53,10 @@ help: ## Show this list.
 		echo "[+] Installing chromium for the tests of the web page" && (apt-get install -y -qq chromium || \
 		(apt-get update -qq && apt-get install -y -qq chromium)) >/dev/null 2>&1; } || \
 		echo "    It cannot be installed here: those tests will be skipped." >&2
+	@command -v npm >/dev/null && echo "[+] Installing llama.cpp for the tests of GGUF files" && npm install --silent \
+		--no-save --ignore-scripts --omit=optional --no-audit --no-fund --prefix .venv/llama.cpp \
+		node-llama-cpp@$(LLAMA_CPP) @node-llama-cpp/$$(node -p 'process.platform + "-" + process.arch')@$(LLAMA_CPP) || \
+		echo "    llama.cpp, which npm brings, cannot be installed here: those tests will be skipped." >&2
 	@touch $@
 
 demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: three minutes on two cores, with the installation. WEB=1 opens a chat page.

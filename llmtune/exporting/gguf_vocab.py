@@ -14,8 +14,10 @@ _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PRE_TOKENIZERS = {
     _LETTERS + r"\p{N}" + _REST: "qwen2",
-    _LETTERS + r"\p{N}{1,3}" + _REST: "llama-bpe",
+    _LETTERS + r"\p{N}{1,3}" + _REST: "dbrx",
 }
+WHOLE_TOKENS = {"dbrx": "llama-bpe"}
+"""Names of those that keep a word of the vocabulary whole, whatever its merges, by the usual one."""
 
 
 def pre_tokenizer(folder: Path) -> str:
@@ -31,11 +33,25 @@ def pre_tokenizer(folder: Path) -> str:
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         raise ModelError("its tokenizer is a SentencePiece one, and there is no tokenizer.model with its scores")
     found = tokenizer.get("pre_tokenizer") or {}
-    for part in found.get("pretokenizers") or [found]:
+    name = _name_of(found.get("pretokenizers") or [found])
+    is_whole = bool(model.get("ignore_merges"))
+    name = WHOLE_TOKENS.get(name, "") if is_whole else name
+    if not name:
+        raise ModelError("its pre-tokeniser has no name in llama.cpp that llmtune knows")
+    return name
+
+
+def _name_of(parts: list[dict[str, Any]]) -> str:
+    kinds = [part.get("type") for part in parts]
+    if kinds[-1:] == ["ByteLevel"] and parts[-1].get("use_regex", True):  # GPT-2's own expression
+        if kinds == ["ByteLevel"]:
+            return "gpt-2"
+        return "starcoder" if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") else ""
+    for part in parts:
         expression = part.get("pattern", {}).get("Regex") if part.get("type") == "Split" else None
         if expression in PRE_TOKENIZERS:
             return PRE_TOKENIZERS[expression]
-    raise ModelError("its pre-tokeniser has no name in llama.cpp that llmtune knows")
+    return ""
 
 
 def check_vocabulary(folder: Path, model_file: Path | None) -> None:

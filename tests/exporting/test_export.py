@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from llmtune import ExportArguments, InferArguments, SftArguments, TemplateInfo, export, get_template, sft
 from llmtune.cli.main import main
 from llmtune.errors import CheckpointError, MissingPackageError, ModelError, OutputError, UsageError
-from llmtune.exporting import gguf_file
+from llmtune.exporting import gguf_families
 from llmtune.exporting.ollama import added_text, go_template, why_not
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
@@ -94,7 +94,8 @@ def test_gguf_logits_equal_for_each_family(tmp_path, kind, changes):
 def test_a_wrong_order_of_rows_is_found(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     folder = make(tmp_path / "model", "llama")
-    monkeypatch.setitem(gguf_file.FAMILIES, "LlamaForCausalLM", gguf_file.Family("llama", permutes=False))
+    wrong = gguf_families.Family("llama", permutes=False, is_read_back=True)
+    monkeypatch.setitem(gguf_families.FAMILIES, "LlamaForCausalLM", wrong)
     options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "chatml", "to": "gguf"}
     with pytest.raises(CheckpointError, match="failed its check"):
         export(arguments(folder, tmp_path / "gguf", **options))
@@ -156,9 +157,9 @@ def test_a_tokenizer_of_sentencepiece(assets, tmp_path):
 
 
 def test_other_families_are_referred_to_llama_cpp(tmp_path, adapter, monkeypatch):
-    folder = make(tmp_path / "gemma", "gemma", head_dim=16)
+    folder = make(tmp_path / "other-family", "gpt_neox")
     options = {"model_type": "auto", "model_id_or_path": str(folder), "template_type": "chatml", "to": "gguf"}
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM is not one of.*convert_hf_to_gguf\.py.*--llama_cpp DIR"):
+    with pytest.raises(ModelError, match=r"GPTNeoXForCausalLM is none of.*convert_hf_to_gguf\.py.*--llama_cpp DIR"):
         export(arguments(folder, tmp_path / "gguf", **options))
     tokenizer = json.loads((tiny_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W+"
