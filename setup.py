@@ -98,6 +98,7 @@ setup(
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         # The image processors of some families, Qwen's for instance, are torchvision's.
         "vision": ["pillow>=10", "torchvision"],
+        "board": ["nicegui>=3.4", "httpx>=0.27"],
         "web": ["streamlit>=1.67"],
         "tensorboard": ["tensorboard>=2.16"],
         **TRACKERS,

@@ -103,7 +103,8 @@ def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert main([command, "--dry_run", *flags]) == 0
         return
     if command == "runs":
-        assert set(flags[:1]) <= {"list", *find_command(command).ACTIONS, "--json"}
+        own = find_command(command)
+        assert set(flags[:1]) <= {*own.OF_ALL, *own.ACTIONS, "--json"}
         flags = [word for word in flags if word in ("--follow", "true", "--json")]
     if command in {**BY_FLAG, **LOSSES}:
         command, flags = spelled(command, flags)

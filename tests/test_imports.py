@@ -29,7 +29,7 @@ LAYERS = [
     {"planning", "merging"},
     {"inference"},
     {"rollouts"},
-    {"training", "evaluation", "serving", "web"},
+    {"training", "evaluation", "serving", "web", "board"},
     {"stages", "exporting"},
     {"cli"},
     {"__main__"},
@@ -37,7 +37,7 @@ LAYERS = [
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 HEAVY = {"accelerate", "datasets", "matplotlib", "modelscope", "peft", "pyarrow", "torch", "transformers"}
 DATA_MAY = {"datasets", "pyarrow"}
-LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "cli", "__main__"}
+LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "board", "cli", "__main__"}
 """Packages that import nothing heavy at module level, apart from the files below."""
 WORK_ON_TENSORS = {
     *("distributed.collectives", "distributed.fsdp"),

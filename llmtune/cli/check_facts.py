@@ -50,7 +50,9 @@ class CheckedData:
         """The data in a notebook: samples token by token, statistics, skipped rows, notes."""
         from llmtune.templates.mask_view import tokens_html
 
-        rows = {f"skipped: {one['source']}, {one['location']}": f"{one['reason']} {one['excerpt']}" for one in self.left_out}
+        rows = {
+            f"skipped: {one['source']}, {one['location']}": f"{one['reason']} {one['excerpt']}" for one in self.left_out
+        }
         notes = {f"note {number}": text for number, text in enumerate(self.notes, start=1)}
         samples = [
             tokens_html(f"sample {one.index}, of row {one.row}" + (f", {name}" if name else ""), part)
@@ -89,7 +91,6 @@ def check_data(args: Any, num_samples: int) -> CheckedData:
     Raises:
         LlmtuneError: As the run would raise before it loads weights.
     """
-    from llmtune.cli.check import statistics_of
     from llmtune.data.loading import load_reports
     from llmtune.run.resolved import Run
     from llmtune.run.resume import check_same_data

@@ -8,13 +8,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from llmtune.arguments.elsewhere.files import load_config, stage_in, translation_of
-from llmtune.arguments.elsewhere.llama_factory import INFER
+from llmtune.arguments.elsewhere.converted import converted
 from llmtune.arguments.elsewhere.translation import Line, Translation
-from llmtune.arguments.infer import InferArguments
-from llmtune.arguments.stages import stage_arguments
 from llmtune.cli.words import refuse_flags
 from llmtune.errors import UsageError, one_line
 from llmtune.utils.logging import get_logger
@@ -45,23 +41,6 @@ def run(argv: Sequence[str]) -> int:
             "as comments."
         )
     return 0
-
-
-def converted(path: Path) -> Translation:
-    """Read a file and translate it.
-
-    Raises:
-        UsageError: It is no file of flags, or of no stage of ours.
-    """
-    content = load_config(path)
-    stage = stage_in(content, []) or "sft"
-    cls: type[Any] = InferArguments if stage == INFER else stage_arguments(stage)
-    known = {field.name for field in dataclasses.fields(cls) if field.init}
-    found = translation_of(content, known)
-    if found is None:
-        found = Translation("llmtune", content, stage)
-        found.apply({}, known, skip=[key for key in content if key == "stage" or key.startswith("_")])
-    return found
 
 
 def as_yaml(found: Translation, path: Path) -> str:

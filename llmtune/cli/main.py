@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": "Evaluate checkpoints: loss, ROUGE, BLEU, exact match, multiple choice, benchmarks.",
     "check": "Show the training data of a run: tokens, loss mask, statistics, steps. Loads no weights.",
     "plan": "Estimate the memory, time and disk space of a run, and whether it fits. Loads no weights.",
+    "board": "Open the board in a browser: start, watch, stop and compare runs, chat with checkpoints.",
     "runs": "List runs, and show, follow, stop, resume or delete one.",
     "launch": "Submit sft as a SLURM, SkyPilot or Ray job, on one or more machines.",
     "merge": "Merge a LoRA checkpoint into its base, as a folder that transformers loads.",

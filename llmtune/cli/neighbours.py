@@ -25,6 +25,8 @@ NEIGHBOURS = {
     "api": Neighbour("serve"),
     "deploy": Neighbour("serve"),
     "vllm-serve": Neighbour("serve", ("--backend", "vllm")),
+    "webui": Neighbour("board"),
+    "web-ui": Neighbour("board"),
     "webchat": Neighbour("web"),
     "app": Neighbour("web"),
     "preprocess": Neighbour(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from llmtune.arguments.fields import limited
 from llmtune.arguments.parser import parse
 from llmtune.errors import UsageError
 from llmtune.run.found import FoundRun, find_runs, pick_run, read_run, remove_run, resume_command, stop_run
+from llmtune.run.queue import Queue
 from llmtune.run.sentences import sentence
 from llmtune.run.status import LOG_FILE
 
@@ -27,6 +30,7 @@ The runs below a folder, by whomever they were started. RUN is a folder, the end
   llmtune runs stop v3-mine                save a checkpoint, then stop
   llmtune runs resume v3-mine              resume it from its last checkpoint, in this terminal
   llmtune runs rm v3-mine                  delete it, after a question
+  llmtune runs work                        start queued runs one after another, until none is left
 """
 POLL_SECONDS = 0.5
 
@@ -58,10 +62,10 @@ def run(argv: Sequence[str]) -> int:
     named, flags = words[:first], words[first:]
     args = parse(RunsArguments, flags, command="runs", summary=SUMMARY)
     action = named.pop(0) if named else "list"
-    if action == "list":
-        return _list(args)
+    if action in OF_ALL and not named:
+        return OF_ALL[action](args)
     if action not in ACTIONS:
-        raise UsageError(f"llmtune runs {action}: there is list, {', '.join(ACTIONS)}.")
+        raise UsageError(f"llmtune runs {action}: there is {', '.join([*OF_ALL, *ACTIONS])}.")
     if len(named) != 1:
         raise UsageError(f"llmtune runs {action} needs the name of a run, a folder, or `last`.")
     return ACTIONS[action](pick_run(named[0], Path(args.root)), args) or 0
@@ -81,6 +85,22 @@ def _list(args: RunsArguments) -> int:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         sys.stdout.write(line.rstrip() + "\n")
     return 0
+
+
+def _work(args: RunsArguments) -> int:
+    """Run what is queued here; the status of the last one that failed."""
+    queue, failed = Queue(Path.cwd()), 0
+    while queue.waiting():
+        taken = queue.take_next()
+        if taken is None:  # another run has the device
+            time.sleep(POLL_SECONDS)
+            continue
+        sys.stdout.write(f"--- {taken.file.name}: {taken.stage}  {taken.title}\n")
+        sys.stdout.flush()
+        environment = {"CUDA_VISIBLE_DEVICES": taken.gpus} if taken.gpus else {}
+        line = [sys.executable, "-m", "llmtune", *taken.words]
+        failed = subprocess.run(line, env=os.environ | environment, check=False).returncode or failed
+    return failed
 
 
 def _row(run: FoundRun) -> tuple[str, ...]:
@@ -167,6 +187,7 @@ def _remove(run: FoundRun, args: RunsArguments) -> int:
     return 0
 
 
+OF_ALL: dict[str, Callable[[RunsArguments], int]] = {"list": _list, "work": _work}
 ACTIONS: dict[str, Callable[[FoundRun, RunsArguments], int | None]] = {
     "show": _show,
     "tail": _tail,

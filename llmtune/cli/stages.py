@@ -17,6 +17,7 @@ from llmtune.arguments.parser import parse
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES, stage_arguments
 from llmtune.cli.dry_run import DryRunArguments, show_stage
+from llmtune.cli.sweep import SweepArguments, queue_sweep
 from llmtune.distributed.launch import check_launch, hand_over, is_handed_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
@@ -84,7 +85,12 @@ def add_flags(flags: type, stage: type[StageArguments]) -> type[Any]:
 @functools.cache
 def command_arguments(name: str) -> type[Any]:
     """Return the arguments of the command of a stage."""
-    return add_flags(DryRunArguments, stage_arguments(name))
+    return make_dataclass(
+        f"CommandOf{stage_arguments(name).__name__}",
+        [],
+        bases=(DryRunArguments, SweepArguments, stage_arguments(name)),
+        kw_only=True,
+    )
 
 
 def only_the_stage(args: StageArguments) -> StageArguments:
@@ -119,6 +125,8 @@ class StageCommand:
         if args.dry_run:
             show_stage(args)
             return 0
+        if args.sweep is not None:
+            return queue_sweep(self.name, without_flag(argv, "sweep"), Path(args.sweep))
         stage = only_the_stage(args)
         if is_handed_over(args.nproc, os.environ):
             check_launch(args.nproc, os.environ)
@@ -128,6 +136,18 @@ class StageCommand:
             run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
             result = run(stage)
         return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
+
+
+def without_flag(argv: Sequence[str], name: str) -> list[str]:
+    """Return the words without a flag and its value."""
+    found: list[str] = []
+    skips = False
+    for word in argv:
+        is_it = word.partition("=")[0].replace("-", "_") == f"__{name}"
+        if not is_it and not (skips and not word.startswith("--")):
+            found.append(word)
+        skips = is_it and "=" not in word
+    return found
 
 
 def _without_stage(argv: Sequence[str], name: str) -> list[str]:

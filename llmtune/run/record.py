@@ -70,6 +70,11 @@ class RunRecord:
         """Note fields of the status. Safe in a signal handler: nothing is locked."""
         self._status = dataclasses.replace(self._status, **values)
 
+    def note_arguments(self, args: StageArguments) -> None:
+        """Note model and data, which a resumed run takes over from its checkpoint."""
+        model = args.model_id_or_path or args.display_name()
+        self.note(model=model, model_type=args.display_name(), dataset=list(args.dataset))
+
     def note_metrics(self, values: dict[str, Any]) -> None:
         """Note the numbers of a log record; earlier ones of other names stay."""
         numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
@@ -174,9 +179,9 @@ def hand_over_folder(args: StageArguments) -> None:
     with RunLock() as lock:
         folder, is_new = _folder_of(args, lock)
         assert folder is not None
-        if is_new:
+        if is_new:  # a run that is resumed keeps its status until the resumption is accepted
             write_text(folder / TYPED_FILE, typed_yaml(args))
-        RunRecord(folder, lock, _first_status(args, folder)).write()
+            RunRecord(folder, lock, _first_status(args, folder)).write()
     os.environ[HANDED_OVER] = str(folder)
 
 
@@ -200,17 +205,19 @@ def _handed_over() -> Path | None:
 def _first_status(args: StageArguments, folder: Path | None) -> RunStatus:
     import psutil
 
-    former = read_status(folder) if folder is not None else None
-    process = psutil.Process()
-    if "LOCAL_RANK" in os.environ and former is not None and former.pid == os.getppid():
-        process = psutil.Process(former.pid)  # torchrun, which passes signals on
-    return RunStatus(
+    former = (read_status(folder) if folder is not None else None) or RunStatus()
+    process = psutil.Process() if _handed_over() is None else psutil.Process(os.getppid())  # torchrun passes signals on
+    return dataclasses.replace(
+        former,
+        state="preparing",
         stage=args.STAGE,
         name=folder.name if folder is not None else "",
-        model=args.model_id_or_path or args.display_name(),
-        model_type=args.display_name(),
-        dataset=list(args.dataset),
-        metrics=former.metrics if former is not None else {},
+        model=former.model or args.model_id_or_path or args.display_name(),
+        model_type=former.model_type or args.display_name(),
+        dataset=former.dataset or list(args.dataset),
+        eta_seconds=None,
+        error="",
+        ended="",
         pid=process.pid,
         pid_started=process.create_time(),
         host=socket.gethostname(),
@@ -218,7 +225,7 @@ def _first_status(args: StageArguments, folder: Path | None) -> RunStatus:
         gpus=os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else [],
         cwd=os.getcwd(),
         argv=_command(),
-        started=former.started if former is not None and former.started else now(),
+        started=former.started or now(),
         version=__version__,
     )
 

@@ -27,6 +27,7 @@ from llmtune.utils.logging import get_logger
 from llmtune.utils.progress import draws_bars, progress_bar, write_above
 
 LOGGED = (
+    "useful_tokens",
     "useful_tokens_per_second",
     "computed_tokens_per_second",
     "padding_share",
@@ -59,7 +60,7 @@ class JsonLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         record = {key: _round(key, value) for key, value in logs.items()} | {"global_step": state.global_step}
-        record |= {name: found[name] for name in LOGGED if name in found}
+        record |= {name: found[name] for name in LOGGED if name in found} | {"time": round(time.time(), 1)}
         with self.file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 

@@ -103,6 +103,7 @@ class Stage(Generic[ArgumentsT]):
             run = Run.resolve(args)
             run.check_start()
             decisions = first_decisions(run.args)
+            record.note_arguments(run.args)
             record.note(gpus=[device_name()] if first_device() != "cpu" else [])
             push = hub_push(run.args) if is_first() else None
             yield cls(run, record, cast("ArgumentsT", run.args), decisions, push, started)
