@@ -43,6 +43,13 @@ def fetch_model(
     return _fetch(Repo("model", repo_id, revision, token, cache_dir), use_hf, ignore)
 
 
+def local_model(
+    repo_id: str, *, use_hf: bool | None = None, revision: str | None = None, cache_dir: str | None = None
+) -> Path | None:
+    """Return the folder of an earlier download of a hub model, without any request; None if there is none."""
+    return chosen_hub(use_hf).cached(Repo("model", repo_id, revision, None, cache_dir))
+
+
 def fetch_dataset(
     dataset_id: str,
     *,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
-from llmtune.checkpoint import ADAPTER_CONFIG, is_reward, read_state, saved_settings
+from llmtune.checkpoint import read_state, saved_settings
 from llmtune.data.info import DATASET_MAPPING
 from llmtune.data.items import parse_item
-from llmtune.errors import CheckpointError
 from llmtune.metrics import markdown_table
 from llmtune.models.folder import is_hub_id
 from llmtune.models.info import MODEL_MAPPING
+from llmtune.run.card_metadata import front_matter, metadata
 from llmtune.utils.files import read_json, write_text
 
 SHOWN = (
@@ -58,16 +58,9 @@ def write_card(
     saved = _saved(checkpoint)
     base = _base(settings)
     datasets = [_dataset(item) for item in [*(settings.get("dataset") or ()), *(settings.get("val_dataset") or ())]]
-    library = "peft" if (folder / ADAPTER_CONFIG).is_file() else "transformers"
-    scores = _is_reward(checkpoint)
-    kind = ["pipeline_tag: text-classification", "tags:", "- llmtune", "- reward-model"]
-    head = ["---", f"library_name: {library}", *(kind if scores else ["tags:", "- llmtune", "- text-generation"])]
-    if is_hub_id(base):
-        head += [f"base_model: {base}"]
-    named = [name for name in datasets if is_hub_id(name)]
-    if named:
-        head += ["datasets:", *(f"- {name}" for name in dict.fromkeys(named))]
-    lines = [*head, "---", "", f"# {_title(name or folder.name, base)}", ""]
+    head = metadata(folder, checkpoint, settings, base, datasets)
+    scores = head["pipeline_tag"] == "text-classification"
+    lines = [*front_matter(head), "", f"# {_title(name or folder.name, base)}", ""]
     lines += [f"{base}, fine-tuned with llmtune {__version__}" + (f"; {', '.join(done)}." if done else "."), ""]
     template = settings.get("template_type") or "unknown"
     lines += ["| | |", "|---|---|", f"| base model | {base} |", f"| chat template | {template} |"]
@@ -75,7 +68,7 @@ def write_card(
     if settings.get("system"):
         lines += [f"| system prompt | {_cell(settings['system'])} |"]
     if scores:
-        lines += ["", *_scoring(base if library == "peft" else None)]
+        lines += ["", *_scoring(base if head.get("library_name") == "peft" else None)]
     lines += ["", "## Flags", "", *_flags(saved), ""]
     lines += _metrics(checkpoint)
     quantised = read_json(folder / "quantization.json")
@@ -83,13 +76,6 @@ def write_card(
         lines += ["## Quantisation", "", "| | |", "|---|---|"]
         lines += [*(f"| {name} | {value} |" for name, value in quantised.items()), ""]
     write_text(folder / "README.md", "\n".join(lines))
-
-
-def _is_reward(checkpoint: Path) -> bool:
-    try:
-        return is_reward(checkpoint)
-    except CheckpointError:  # a folder of another program's weights
-        return False
 
 
 def _scoring(base: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -341,6 +342,10 @@ def test_the_model_card_has_data_and_scores(adapter, tmp_path):
     (adapter.parent / "eval/summary.json").write_text(json.dumps(scores))
     made = export(arguments(adapter, tmp_path / "merged", merge_lora=True))
     card = (made / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["library_name"] == "transformers"
+    assert head["pipeline_tag"] == "text-generation"
+    assert not {"base_model", "license"} & set(head), "the embedded model is on no hub"
     for said in ("| base model | llmtune-tiny |", "| data | tiny-qa |", "| system prompt | Be brief. |", "5.2500"):
         assert said in card
     assert "| `--learning_rate` | 0.01 |" in card

@@ -10,6 +10,7 @@ from llmtune.arguments.stage import SftArguments
 from llmtune.cli.main import main
 from llmtune.errors import HubError
 from llmtune.hub.clients import HuggingFace, Repo, explain
+from llmtune.hub.fetch import fetch_model
 from llmtune.hub.push import STATE_FILES, destination, push_folder
 from llmtune.run.model_card import card_of
 from llmtune.stages.sft import sft
@@ -199,3 +200,19 @@ def test_state_files_are_those_of_a_checkpoint(hub, tmp_path):
     result = run(tmp_path, push_hub_strategy="end", hub_model_id="tuned")
     names = {path.name for path in result.last_checkpoint.iterdir()}
     assert {"optimizer.pt", "scheduler.pt", "training_args.bin"} <= names & {*STATE_FILES}
+
+
+@HUBS
+def test_the_card_states_the_licence_of_a_base_that_was_fetched(hub, use_hf, checkpoint, tmp_path):
+    readme = b"---\nlicense: apache-2.0\nlanguage: [en]\n---\n"
+    hub.repos["model", "owner/base"] = {"README.md": readme, "config.json": b'{"vision_config": {}}'}
+    settings = {"model_type": "auto", "model_id_or_path": "owner/base", "use_hf": use_hf, "cache_dir": str(tmp_path)}
+    (checkpoint / "sft_args.json").write_text(json.dumps(settings))
+    card_of(checkpoint)(checkpoint)
+    assert "license:" not in (checkpoint / "README.md").read_text()
+    assert not hub.requests, "no hub is asked for a card"
+    fetch_model("owner/base", use_hf=use_hf, cache_dir=settings["cache_dir"])
+    card_of(checkpoint)(checkpoint)
+    text = (checkpoint / "README.md").read_text()
+    for said in ("license: apache-2.0", "- en\n", "base_model: owner/base", "pipeline_tag: image-text-to-text"):
+        assert said in text
