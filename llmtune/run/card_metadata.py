@@ -23,7 +23,7 @@ OF_THE_BASE = ("license", "license_name", "license_link", "language")
 def metadata(
     folder: Path, checkpoint: Path, settings: Mapping[str, Any], base: str, datasets: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the front matter of a folder's card.
+    """Return the front matter of a folder's model card.
 
     Args:
         settings: The checkpoint's. base: The base model's hub id, or any other name, which is left out.
@@ -49,7 +49,7 @@ def metadata(
 
 
 def front_matter(head: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a card's YAML, with those around it."""
+    """Return the lines of a model card's YAML, with those around it."""
     import yaml
 
     text = yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True, width=1000)
@@ -108,7 +108,7 @@ def _base_folder(checkpoint: Path, settings: Mapping[str, Any], base: str) -> Pa
 
 
 def _stated(original: Path | None) -> dict[str, Any]:
-    """Return licence and languages as the base's own card states them."""
+    """Return licence and languages as the base's own model card states them."""
     card = None if original is None else original / "README.md"
     if card is None or not card.is_file():
         return {}
