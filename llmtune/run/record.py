@@ -39,6 +39,8 @@ HANDED_OVER = "LLMTUNE_RUN_FOLDER"
 """Environment variable by which the command that becomes torchrun names its run folder to the first process."""
 HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 0.5
+QUICK_SECONDS = 60.0
+"""Time within which a hub refuses; what fails later was a download."""
 
 _open: list[RunRecord] = []
 
@@ -148,7 +150,7 @@ def recorded(args: StageArguments) -> Iterator[RunRecord]:
         former = read_json(folder / STATUS_FILE) if folder is not None else {}
         if is_new and folder is not None and not args.output_dir_flat:
             made = [folder, *made]
-        record = RunRecord(folder, lock, _first_status(args, folder))
+        record, began = RunRecord(folder, lock, _first_status(args, folder)), time.monotonic()
         log = (folder or _handed_over() or Path()) / LOG_FILE
         file = stack.enter_context(logged_to(log)) if folder is not None or log.is_file() else None
         _open.append(record)
@@ -162,7 +164,7 @@ def recorded(args: StageArguments) -> Iterator[RunRecord]:
                 yield record
             record.end("stopped" if record.state == "stopping" else "finished")
         except BaseException as err:
-            refused = _is_refusal(err, record.state)
+            refused = _is_refusal(err, record.state, time.monotonic() - began)
             record.end(*_ending(err))
             _log_error(file, err)
             if folder is not None and refused:
@@ -268,10 +270,10 @@ def _log_error(file: TextIO | None, err: BaseException) -> None:
             file.write("".join(lines) if not isinstance(err, LlmtuneError) else f"llmtune: {err}\n")
 
 
-def _is_refusal(err: BaseException, state: State) -> bool:
-    """Whether a run was refused before it did anything; a download counts as work."""
+def _is_refusal(err: BaseException, state: State, seconds: float) -> bool:
+    """Whether a run was refused before it did anything; a download that took a while counts as work."""
     if state == "preparing":
-        return isinstance(err, LlmtuneError) and not isinstance(err, HubError)
+        return isinstance(err, LlmtuneError) and not (isinstance(err, HubError) and seconds > QUICK_SECONDS)
     return state == "encoding" and isinstance(err, UsageError | CheckpointError)
 
 

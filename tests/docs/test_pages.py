@@ -38,6 +38,34 @@ def test_commands_parse(page: Path, line: str, tmp_path: Path, monkeypatch: pyte
     is_taken(line, tmp_path, monkeypatch)
 
 
+HOWTOS = sorted((DOCS / "howto").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", HOWTOS, ids=name)
+def test_each_howto_has_its_chinese_twin_with_the_same_code(page: Path) -> None:
+    """Comments of a block may be translated."""
+    twin = DOCS / "zh" / ("howto.md" if page.stem == "index" else page.name)
+    own, theirs = (
+        [re.sub(r" +# .*$", "", block, flags=re.M) for block in re.findall(r"^```\w*\n.*?^```", text, re.M | re.S)]
+        for text in (file.read_text(encoding="utf-8") for file in (page, twin))
+    )
+    assert own == theirs
+    prose = re.sub(r"^```.*?^```", "", twin.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert len(re.findall("[\u4e00-\u9fff]", prose)) > 60
+    headings = [
+        len(re.findall(r"^#+ ", re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.M | re.S), re.M))
+        for file in (page, twin)
+    ]
+    assert headings[0] == headings[1]
+
+
+def test_the_language_switch_is_on_top() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    links = re.findall(r"^      link: (\S+)\.html$", site.partition("alternate:")[2], re.M)
+    assert links == ["index", "zh/index"]
+    assert all((DOCS / f"{link}.md").is_file() for link in links)
+
+
 def summaries() -> list[tuple[Path, str]]:
     """The commands at the head of each command's page, as --help shows them; not those that are cut short."""
     found = []

@@ -65,7 +65,9 @@ def test_calls_within_share_one_record():
         (HubError("It is not on the hub."), "failed", "It is not on the hub."),
     ],
 )  # fmt: skip
-def test_how_it_ended_is_in_the_status_and_why_in_the_log(err, state, text):
+def test_how_it_ended_is_in_the_status_and_why_in_the_log(err, state, text, monkeypatch):
+    monkeypatch.setattr("llmtune.run.record.QUICK_SECONDS", -1.0)
+
     def work() -> None:
         with recorded(SftArguments(**TINY)) as record:
             record.note(state="preparing" if isinstance(err, HubError) else "encoding")
@@ -82,7 +84,7 @@ def test_how_it_ended_is_in_the_status_and_why_in_the_log(err, state, text):
     assert str(err) in log
 
 
-@pytest.mark.parametrize("err", [UsageError("no"), ModelError("no such folder")])
+@pytest.mark.parametrize("err", [UsageError("no"), ModelError("no such folder"), HubError("The token is refused.")])
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_refused_start_leaves_nothing(err, flat):
     Path("other").mkdir()
