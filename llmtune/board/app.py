@@ -22,7 +22,7 @@ KEY_VARIABLE = "LLMTUNE_BOARD_KEY"
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
-def make_app(board: Board, *, key: str, hosts: frozenset[str]) -> Application:
+def make_app(board: Board, *, key: str, hosts: frozenset[str], port: int) -> Application:
     """Return the board's pages behind their guard."""
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(board.root / FOLDER / "nicegui"))
     from fastapi import FastAPI
@@ -35,7 +35,7 @@ def make_app(board: Board, *, key: str, hosts: frozenset[str]) -> Application:
     register(board)
     pages_app.timer(QUEUE_SECONDS, lambda: start_queued(board))
     ui.run_with(app, title="llmtune", favicon="🎛️", show_welcome_message=False, reconnect_timeout=30)
-    return Guard(app, key=key, hosts=hosts)
+    return Guard(app, key=key, hosts=hosts, port=port)
 
 
 def serve(args: BoardArguments) -> None:
@@ -48,7 +48,7 @@ def serve(args: BoardArguments) -> None:
     listener = listen(args.host, args.port)
     listener.listen(128)  # who opens the printed address at once waits, and is not refused
     port = listener.getsockname()[1]
-    app: Any = make_app(board, key=key, hosts=names_of(args.host, port))
+    app: Any = make_app(board, key=key, hosts=names_of(args.host, port), port=port)
     address = f"http://{shown_host(args.host)}:{port}/?key={key}"
     print_address(address)
     if args.open_browser:

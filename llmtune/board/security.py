@@ -38,12 +38,14 @@ class Guard:
     Args:
         hosts: Names by which the board may be called, with its port: `127.0.0.1:8600`. Empty: any, for a board that
             listens on all addresses, whose name cannot be known.
+        port: Names the cookie, which browsers send to all ports of a host: two boards must not sign each other out.
     """
 
-    def __init__(self, app: Application, *, key: str, hosts: frozenset[str]) -> None:
+    def __init__(self, app: Application, *, key: str, hosts: frozenset[str], port: int) -> None:
         self.app = app
         self.key = key
         self.hosts = hosts
+        self.cookie = f"{COOKIE}_{port}"
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -55,9 +57,10 @@ class Guard:
             return
         query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         if self._is_key(query.get("key", "")) and scope["type"] == "http":
-            await _take_key(scope, send, self.key, {name: value for name, value in query.items() if name != "key"})
+            rest = {name: value for name, value in query.items() if name != "key"}
+            await _take_key(scope, send, f"{self.cookie}={self.key}", rest)
             return
-        if not self._is_key(_cookie(headers.get("cookie", ""))):
+        if not self._is_key(_cookie(headers.get("cookie", ""), self.cookie)):
             await _refuse(scope, receive, send, "Open the address that llmtune board printed: it holds the key.")
             return
         await self.app(scope, receive, _with_headers(send))
@@ -78,19 +81,23 @@ class Guard:
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.key.encode())
 
 
-def _cookie(header: str) -> str:
+def _cookie(header: str, name: str) -> str:
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return found.value if found is not None else ""
 
 
-async def _take_key(scope: Scope, send: Any, key: str, rest: dict[str, str]) -> None:
-    """Turn the key of an address into a cookie that scripts cannot read, and that no other site can send."""
+async def _take_key(scope: Scope, send: Any, named: str, rest: dict[str, str]) -> None:
+    """Turn the key of an address into a cookie that scripts cannot read, and that no other site can send.
+
+    Args:
+        named: Name and value of the cookie. rest: The other parts of the query.
+    """
     path = scope["path"] + (f"?{urlencode(rest)}" if rest else "")
     target = path if path.startswith("/") and not path.startswith("//") else "/"
-    cookie = f"{COOKIE}={key}; Path=/; HttpOnly; SameSite=Strict"
+    cookie = f"{named}; Path=/; HttpOnly; SameSite=Strict"
     headers = [(b"location", target.encode("latin-1")), (b"set-cookie", cookie.encode()), *HEADERS]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

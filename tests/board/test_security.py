@@ -42,7 +42,8 @@ def board(start_board: Start, tmp_path_factory: pytest.TempPathFactory) -> Start
 
 
 def ask(board: Started, path: str, *, key: str = "", method: str = "GET", **headers: str) -> httpx.Response:
-    cookies = {COOKIE: key} if key else {}
+    port = board.address.rpartition(":")[2]
+    cookies = {f"{COOKIE}_{port}": key} if key else {}
     with httpx.Client(trust_env=False, cookies=cookies, timeout=30) as client:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return client.request(method, board.address + path, headers=named)
@@ -67,8 +68,8 @@ def test_every_route_needs_the_key_and_its_own_name(board, path):
 def test_the_key_of_the_address_becomes_a_cookie_that_scripts_cannot_read(board):
     found = ask(board, f"/run?key={KEY}&f=output")
     assert (found.status_code, found.headers["location"]) == (303, "/run?f=output")
-    cookie = found.headers["set-cookie"]
-    assert all(part in cookie for part in (f"{COOKIE}={KEY}", "HttpOnly", "SameSite=Strict"))
+    cookie, port = found.headers["set-cookie"], board.address.rpartition(":")[2]
+    assert all(part in cookie for part in (f"{COOKIE}_{port}={KEY}", "HttpOnly", "SameSite=Strict"))
     assert ask(board, f"//evil.example/?key={KEY}").headers["location"] == "/"
 
 
@@ -100,12 +101,12 @@ def guarded(scope: dict[str, Any], hosts: frozenset[str] = frozenset({"127.0.0.1
         sent.append(message)
 
     whole = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []} | scope
-    asyncio.run(Guard(app, key=KEY, hosts=hosts)(whole, receive, send))
+    asyncio.run(Guard(app, key=KEY, hosts=hosts, port=1)(whole, receive, send))
     return sent
 
 
 def test_websockets_are_closed_without_key_or_from_elsewhere():
-    own = [(b"host", b"127.0.0.1:1"), (b"cookie", f"{COOKIE}={KEY}".encode())]
+    own = [(b"host", b"127.0.0.1:1"), (b"cookie", f"{COOKIE}_1={KEY}".encode())]
     assert guarded({"type": "websocket", "headers": own[:1]})[0]["type"] == "websocket.close"
     foreign = [*own, (b"origin", b"http://evil.example")]
     assert guarded({"type": "websocket", "headers": foreign})[0]["type"] == "websocket.close"
@@ -115,7 +116,7 @@ def test_websockets_are_closed_without_key_or_from_elsewhere():
 
 
 @pytest.mark.parametrize(
-    "cookie", [b"", b"\xff", b"llmtune_board", b'llmtune_board="', b"x=1; llmtune_board=\xc3\xa4", b"=" * 999]
+    "cookie", [b"", b"\xff", b"llmtune_board_1", b'llmtune_board_1="', b"x=1; llmtune_board_1=\xc3\xa4", b"=" * 999]
 )
 def test_broken_cookies_are_no_key(cookie):
     assert guarded({"headers": [(b"host", b"127.0.0.1:1"), (b"cookie", cookie)]})[0]["status"] == 403
@@ -186,7 +187,7 @@ def test_the_board_imports_no_torch():
     code = (
         "import sys, json\nfrom pathlib import Path\nimport tempfile\nfrom llmtune.board.state import Board\n"
         "from llmtune.board.app import make_app\n"
-        "make_app(Board(Path(tempfile.mkdtemp())), key='k', hosts=frozenset())\n"
+        "make_app(Board(Path(tempfile.mkdtemp())), key='k', hosts=frozenset(), port=1)\n"
         "print(json.dumps([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules]))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

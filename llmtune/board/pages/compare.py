@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -13,6 +13,7 @@ from llmtune.board.data import Watched, differing_settings, read_samples
 from llmtune.board.pages.curves import Curves
 from llmtune.board.pages.frame import Page, address, panel
 from llmtune.board.state import Board
+from llmtune.checkpoint import numbered_checkpoints, step_of
 from llmtune.errors import LlmtuneError
 from llmtune.run.found import FoundRun, find_runs
 
@@ -70,19 +71,24 @@ class ComparePage(Page):
         return found
 
     def _prompts(self, runs: Sequence[FoundRun]) -> None:
-        """The last responses of each run, for the prompts that they have."""
-        columns = {run.name: {one.prompt: one for one in read_samples(run.folder)} for run in runs}
-        prompts = dict.fromkeys(prompt for found in columns.values() for prompt in found)
+        """The responses of each checkpoint that is kept, for the prompts that the runs have."""
+        found = {run.name: {one.prompt: one for one in read_samples(run.folder)} for run in runs}
+        columns = [(run.name, step) for run in runs for step in _steps(run, found[run.name].values())]
+        references = {prompt: one.reference for watched in found.values() for prompt, one in watched.items()}
         rows = []
-        for prompt in prompts:
-            answers = [_last(found.get(prompt)) for found in columns.values()]
-            reference = next((found[prompt].reference for found in columns.values() if prompt in found), "")
-            rows.append([prompt, *answers, reference])
-        self.plain_table([self.text("prompt"), *columns, self.text("reference")], rows)
+        for prompt, reference in references.items():
+            watched = [(found[name].get(prompt), step) for name, step in columns]
+            responses = [one.responses.get(step, "") if one is not None else "" for one, step in watched]
+            rows.append([prompt, *responses, reference])
+        heads = [f"{name} {self.text('at_step', step=step)}" for name, step in columns]
+        self.plain_table([self.text("prompt"), *heads, self.text("reference")], rows)
 
 
-def _last(one: Watched | None) -> str:
-    return one.responses[max(one.responses)] if one is not None and one.responses else ""
+def _steps(run: FoundRun, watched: Iterable[Watched]) -> list[int]:
+    """The steps of the run's checkpoints at which it has responses; without any, the last step that has."""
+    seen = {step for one in watched for step in one.responses}
+    kept = [step_of(folder) for folder in numbered_checkpoints(run.folder) if step_of(folder) in seen]
+    return kept or sorted(seen)[-1:]
 
 
 def _number(value: Any) -> str:

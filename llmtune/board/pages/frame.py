@@ -12,7 +12,9 @@ from urllib.parse import urlencode
 
 import psutil
 from nicegui import context, ui
+from nicegui import run as worker
 
+from llmtune.board.machine import gpu_states
 from llmtune.board.state import Board
 from llmtune.board.texts import text
 from llmtune.errors import LlmtuneError
@@ -76,14 +78,15 @@ class Page:
     def _machine(self) -> None:
         label = ui.label().classes("text-caption gt-sm")
 
-        def refresh() -> None:
+        async def refresh() -> None:
+            gpus = await worker.io_bound(gpu_states) or []
             memory = psutil.virtual_memory()
             free = shutil.disk_usage(self.board.root).free
             cpu = f"{self.text('cpu')} {psutil.cpu_percent():.0f} %"
             used = f"{self.text('memory')} {gib(memory.total - memory.available)}/{gib(memory.total)}"
-            label.text = f"{cpu} · {used} · {gib(free)} {self.text('disk')}"
+            shown = [f"GPU {one.index} {gib(one.used)}/{gib(one.total)}" for one in gpus]
+            label.text = " · ".join([cpu, used, *shown, f"{gib(free)} {self.text('disk')}"])
 
-        refresh()
         ui.timer(5.0, refresh)
 
     def _switch_language(self) -> None:

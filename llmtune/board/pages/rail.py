@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nicegui import ui
 
 from llmtune.board import form
+from llmtune.board.machine import gpu_states
 from llmtune.board.pages.frame import gib, panel
 from llmtune.errors import LlmtuneError
 
@@ -56,11 +57,24 @@ class Rail:
             with ui.button(page.text("write_job"), icon="dns").props("no-caps flat"), ui.menu():
                 for name in ("slurm", "sky", "ray"):
                     ui.menu_item(name, on_click=page.guarded(lambda *_, name=name: page.write_job(name)))
-        ui.input(page.text("gpus"), on_change=lambda event: setattr(page, "gpus", event.value or "")).props("dense")
+        self._gpu_picker()
         load = ui.upload(on_upload=page.guarded(page.load), auto_upload=True, max_file_size=1_000_000)
         load.props(f'label="{page.text("load_yaml")}" accept=".yaml,.yml,.json" flat bordered').classes(
             "w-full load-yaml"
         )
+
+    def _gpu_picker(self) -> None:
+        """The GPUs of this machine to tick, with the memory in use; a text where they are not known."""
+        page, gpus = self.page, gpu_states()
+        if not gpus:
+            ui.input(page.text("gpus"), on_change=lambda event: setattr(page, "gpus", event.value or "")).props("dense")
+            return
+        shown = {str(one.index): f"{one.index}: {one.name}, {gib(one.used)}/{gib(one.total)}" for one in gpus}
+        picker = ui.select(
+            shown, multiple=True, label=page.text("gpus"),
+            on_change=lambda event: setattr(page, "gpus", ",".join(event.value)),
+        )  # fmt: skip
+        picker.classes("w-full gpus").props("dense use-chips")
 
     def show_command(self) -> None:
         try:
