@@ -14,7 +14,7 @@ RAW_COLOUR = "#FFE2D9"
 SMOOTH_COLOUR = "#FF7043"
 SMOOTHING = 0.9
 SMOOTHED = ("loss",)
-SKIPPED = ("epoch", "global_step", "total_flos", "num_input_tokens_seen")
+SKIPPED = ("epoch", "global_step", "total_flos", "num_input_tokens_seen", "useful_tokens", "time")
 SKIPPED_PARTS = ("runtime", "_per_second")
 
 FORMER_NAMES = {"learned_share": "trainable_share"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_a_run_goes_through_its_states_and_names_its_end(tmp_path, monkeypatch):
     assert {"loss", "eval_loss", "learning_rate"} <= status.metrics.keys()
     assert status.tokens_per_second
     assert json.loads((result.output_dir / "training_args.json").read_text())["run_name"] == "mine"
+
+
+@pytest.mark.medium
+def test_tokens_and_time_so_far_are_logged_and_are_no_curves_of_their_own(tmp_path):
+    run = sft(SftArguments(**SETTINGS, output_dir=str(tmp_path))).output_dir
+    records = [json.loads(line) for line in (run / "logging.jsonl").read_text().splitlines()]
+    losses = [record for record in records if "loss" in record]
+    assert all(one["useful_tokens"] < two["useful_tokens"] for one, two in pairwise(losses))
+    assert all(one["time"] <= two["time"] for one, two in pairwise(records))
+    assert not [
+        file for file in (run / "images").iterdir() if "time" in file.name or file.stem.endswith("useful_tokens")
+    ]
 
 
 @pytest.mark.medium
