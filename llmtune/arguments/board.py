@@ -10,6 +10,9 @@ from typing import ClassVar
 from llmtune.arguments.fields import Problems, Rule, between, check_rules, limited
 from llmtune.arguments.service import is_loopback
 
+KEY_VARIABLE = "LLMTUNE_BOARD_KEY"
+"""The user's own key. No flag has it: other users of the machine can read command lines."""
+
 
 @dataclass(kw_only=True)
 class BoardArguments:
@@ -18,11 +21,10 @@ class BoardArguments:
     root: str = limited(".")
     """Folder of data, models and runs; the board reads and writes nothing outside of it."""
     host: str = limited("127.0.0.1")
-    """Address to listen on. Any address but loopback needs a key of yours, in LLMTUNE_BOARD_KEY."""
+    """Address to listen on. Any address but loopback needs a key of yours, in LLMTUNE_BOARD_KEY; else a new one is made
+    at each start."""
     port: int = limited(8600, between(0, 65535))
     """Port to listen on; 0: a free one, shown in the start message."""
-    key: str | None = limited(None)
-    """Key that the address holds. Default: LLMTUNE_BOARD_KEY in the environment, or a new one at each start."""
     allow_code: bool = limited(False)
     """Let the form set what makes a run execute code: --trust_remote_code, --custom_register_path, own reward files."""
     read_only: bool = limited(False)
@@ -32,7 +34,7 @@ class BoardArguments:
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            lambda args: is_loopback(args.host) or args.key or os.environ.get("LLMTUNE_BOARD_KEY"),
+            lambda args: is_loopback(args.host) or os.environ.get(KEY_VARIABLE),
             "--host {host} is reachable from other machines: set a key of yours in LLMTUNE_BOARD_KEY. Without one, "
             "only 127.0.0.1 is allowed; ssh -L reaches it from elsewhere.",
         ),

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments.board import BoardArguments
+from llmtune.arguments.board import KEY_VARIABLE, BoardArguments
 from llmtune.board.children import FOLDER, reap, run_of, start
 from llmtune.board.security import Application, Guard
 from llmtune.board.state import Board
@@ -18,7 +18,6 @@ from llmtune.errors import LlmtuneError
 from llmtune.utils.system import listen, shown_host
 
 QUEUE_SECONDS = 3.0
-KEY_VARIABLE = "LLMTUNE_BOARD_KEY"
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -44,7 +43,7 @@ def serve(args: BoardArguments) -> None:
 
     board = Board(Path(args.root).expanduser(), allow_code=args.allow_code, read_only=args.read_only)
     (board.root / FOLDER).mkdir(parents=True, exist_ok=True)
-    key = args.key or os.environ.get(KEY_VARIABLE) or secrets.token_urlsafe(24)
+    key = os.environ.get(KEY_VARIABLE) or secrets.token_urlsafe(24)
     listener = listen(args.host, args.port)
     listener.listen(128)  # who opens the printed address at once waits, and is not refused
     port = listener.getsockname()[1]

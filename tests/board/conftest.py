@@ -61,25 +61,13 @@ def start_board() -> Iterator[Start]:
     started: list[Started] = []
 
     def start(root: Path, *flags: str, port: int = 0) -> Started:
-        command = [
-            sys.executable,
-            "-m",
-            "llmtune",
-            "board",
-            "--root",
-            str(root),
-            "--port",
-            str(port),
-            "--key",
-            KEY,
-            *flags,
-        ]
+        command = [sys.executable, "-m", "llmtune", "board", "--root", str(root), "--port", str(port), *flags]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "LLMTUNE_BOARD_KEY": KEY},
         )
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -146,9 +146,8 @@ def test_an_address_that_others_reach_needs_a_key_of_the_user(tmp_path, monkeypa
     monkeypatch.delenv("LLMTUNE_BOARD_KEY", raising=False)
     with pytest.raises(UsageError, match="LLMTUNE_BOARD_KEY"):
         BoardArguments(host="0.0.0.0")
-    assert BoardArguments(host="0.0.0.0", key="mine").key == "mine"
     monkeypatch.setenv("LLMTUNE_BOARD_KEY", "mine")
-    assert BoardArguments(host="0.0.0.0").key is None
+    assert BoardArguments(host="0.0.0.0").host == "0.0.0.0"
     with pytest.raises(UsageError, match="there is no such folder"):
         BoardArguments(root=str(tmp_path / "nowhere"))
 
