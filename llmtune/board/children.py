@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtune.arguments.board import KEY_VARIABLE
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.run.found import FoundRun, find_runs
 
@@ -55,18 +56,19 @@ def start(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=dict(os.environ) | _package_path() | dict(environment or {}),
+            env=_environment() | dict(environment or {}),
         )
     _started.append(process)
     return Started(process, log)
 
 
-def _package_path() -> dict[str, str]:
-    """The children run this llmtune, wherever they start."""
+def _environment() -> dict[str, str]:
+    """The board's own without its key; the children run this llmtune, wherever they start."""
     import llmtune
 
     home = str(Path(llmtune.__file__).parents[1])
-    return {"PYTHONPATH": os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    own = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    return own | {"PYTHONPATH": os.pathsep.join([home, *filter(None, [own.get("PYTHONPATH")])])}
 
 
 def reap() -> None:
@@ -129,7 +131,7 @@ class WarmHelper:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "llmtune.cli.warm"), cwd=self.root, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, limit=LINE_BYTES,
-                env=dict(os.environ) | _package_path(),
+                env=_environment(),
             )  # fmt: skip
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmtune.board.children import WarmHelper, reap, run_of, start
+from llmtune.board.children import WarmHelper, _environment, reap, run_of, start
 from llmtune.errors import LlmtuneError, UsageError
 from llmtune.run.queue import Queue
 
@@ -32,6 +32,11 @@ def test_a_child_never_waits_for_a_reader(tmp_path):
     assert started.process.wait(SECONDS) == 0
     assert started.log.stat().st_size > PIPE_BYTES
     reap()
+
+
+def test_children_do_not_get_the_key(monkeypatch):
+    monkeypatch.setenv("LLMTUNE_BOARD_KEY", "secret")
+    assert "secret" not in _environment().values()
 
 
 @pytest.mark.medium
