@@ -16,7 +16,7 @@ LLAMA_CPP := 3.22.1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help demo test test-fast mutants check format golden docs clean
+.PHONY: help demo board test test-fast mutants check format golden docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -61,6 +61,10 @@ help: ## Show this list.
 
 demo: .venv/.installed ## Fine-tune the embedded model, ask it before and after: three minutes on two cores, with the installation. WEB=1 opens a chat page.
 	@$(BIN)/python examples/demo.py $(if $(WEB),--web)
+
+board: .venv/.installed ## Open the board over this folder in a browser; installs what it needs.
+	@$(BIN)/python -c "import nicegui" 2>/dev/null || { echo "[+] Installing the extra board" && $(PIP) -e '.[board]'; }
+	@$(BIN)/llmtune board --open_browser true
 
 test: check ## Everything that CI runs: the checks and all the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25

@@ -73,7 +73,7 @@ def main() -> None:
 
 def where_next(checkpoint: str, folder: Path, *, opens: bool) -> None:
     """How to start server, chat page and board, and where they are then; with `opens`, start the page."""
-    extras = {"web": "streamlit", "serve": "uvicorn"}
+    extras = {"web": "streamlit", "serve": "uvicorn", "board": "nicegui"}
     missing = [name for name, package in extras.items() if importlib.util.find_spec(package) is None]
     page, server = f"llmtune web --ckpt_dir {checkpoint}", f"llmtune serve --ckpt_dir {checkpoint}"
     if missing:

@@ -122,7 +122,8 @@ def _commit() -> str | None:
 
 
 def _cpus() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    affinity = getattr(os, "sched_getaffinity", None)  # Windows and macOS lack it
+    usable = len(affinity(0)) if affinity is not None else os.cpu_count()
     return f"{usable} of {os.cpu_count()}, {platform.machine()}"
 
 

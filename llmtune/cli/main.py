@@ -59,7 +59,7 @@ usage: llmtune COMMAND [--flag value ...]
 A first run, with nothing to download:
   llmtune sft --model_type llmtune-tiny --sft_type full --dataset self-intro --num_train_epochs 10 \\
       --batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-3
-  llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true    # ask: Who are you?
+  llmtune infer --ckpt_dir output/llmtune-tiny/v0-* --eval_human true --do_sample false    # ask: Who are you?
 
 A file of flags runs as it is, LLaMA-Factory's and Axolotl's too: llmtune train run.yaml
 `llmtune COMMAND --help` lists the flags of a command. --debug shows the traceback of an error."""

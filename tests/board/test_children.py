@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from llmtune.errors import LlmtuneError, UsageError
 from llmtune.run.queue import Queue
 
 from ..waiting import SECONDS, until
+from .conftest import run_async
 
 PIPE_BYTES = 65_536
 """What a pipe holds: a child that writes more waits for a reader."""
@@ -43,7 +43,7 @@ def test_children_do_not_get_the_key(monkeypatch):
 def test_a_start_that_is_refused_says_why(tmp_path):
     started = start(tmp_path, ["sft", "--model_type", "llmtune-tiny", "--dataset", "tiny-qaa"])
     with pytest.raises(UsageError, match="Did you mean 'tiny-qa'"):
-        asyncio.run(run_of(started, tmp_path))
+        run_async(run_of(started, tmp_path))
 
 
 @pytest.mark.medium
@@ -78,7 +78,7 @@ def test_the_helper_answers_refuses_and_comes_back(tmp_path):
         assert (await helper.ask("dry_run", "sft", words))["rows"]
         helper.close()
 
-    asyncio.run(work())
+    run_async(work())
 
 
 # The queue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from llmtune.board.state import Board
 from llmtune.cli.main import main
 from llmtune.errors import UsageError
 
-from .conftest import KEY, Start, Started
+from .conftest import KEY, Start, Started, run_async
 
 ROUTES = [
     *("/", "/new", "/run", "/run?f=output", "/compare", "/compare?f=a&f=b", "/chat", "/chat?f=x"),
@@ -101,7 +100,7 @@ def guarded(scope: dict[str, Any], hosts: frozenset[str] = frozenset({"127.0.0.1
         sent.append(message)
 
     whole = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []} | scope
-    asyncio.run(Guard(app, key=KEY, hosts=hosts, port=1)(whole, receive, send))
+    run_async(Guard(app, key=KEY, hosts=hosts, port=1)(whole, receive, send))
     return sent
 
 

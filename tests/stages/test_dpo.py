@@ -303,7 +303,7 @@ def test_log_probabilities_that_fall_together_are_explained():
 def test_check_shows_the_prompt_once_and_both_responses_with_their_masks(capsys):
     assert main(["check", "dpo", "--model_type", "llmtune-tiny", "--dataset", "tiny-pairs", "--rows", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.count("What is 1 plus 1?") == 2, "rendered, and as tokens"
+    assert out.count("What is 1 plus 1?") == 1
     assert "[chosen response, " in out
     assert "⟦1 plus 1 is 2.<|im_end|>⟧" in out
     assert "⟦No.<|im_end|>⟧" in out

@@ -83,7 +83,7 @@ def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -
     return text
 
 
-SECONDS = re.compile(r"seconds|runtime|per_second|memory|flops|tflops|share|epoch|mfu")
+SECONDS = re.compile(r"seconds|^time$|useful_tokens|runtime|per_second|memory|flops|tflops|share|epoch|mfu")
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

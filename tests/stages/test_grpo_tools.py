@@ -28,7 +28,7 @@ def calls(completions, messages, **kwargs):
     """Letters of the last turn, and more for results."""
     return [text.count("e") + sum(one["role"] == "tool" for one in turns) for text, turns in zip(completions, messages)]
 '''
-SECONDS = ("seconds", "runtime", "per_second", "memory", "flops", "tflops", "share", "epoch", "mfu")
+SECONDS = ("seconds", "time", "useful_tokens", "per_second", "memory", "flops", "tflops", "share", "epoch", "mfu")
 
 
 @pytest.fixture(scope="module")
