@@ -31,7 +31,7 @@ pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
 QUICK: dict[str, Any] = {
     "model_type": "llmtune-tiny", "dataset": ["tiny-qa#40"], "batch_size": 4, "gradient_accumulation_steps": 1,
     "max_steps": 4, "eval_steps": 2, "logging_steps": 1, "val_dataset_sample": 4, "learning_rate": 1e-2,
-    "lora_target_modules": ["ALL"], "warmup_ratio": 0, "lr_scheduler_type": "constant",
+    "lora_target_modules": ["ALL"], "warmup_ratio": 0, "lr_scheduler_type": "constant", "seed": 3,
 }  # fmt: skip
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IDS = torch.arange(3, 40)[None]
