@@ -17,6 +17,7 @@ from llmtune import __version__
 from llmtune.arguments.environment import EnvArguments
 from llmtune.arguments.parser import parse
 from llmtune.cli.words import print_json
+from llmtune.utils.accelerator import accelerator
 
 ARGUMENTS = EnvArguments
 SUMMARY = """
@@ -156,11 +157,9 @@ def _accelerators() -> list[str]:
         import torch
     except Exception as err:
         return [f"torch does not import: {type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}".strip()]
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device is None:
-        return []
-    module = getattr(torch, device.type, None)
-    return [_device(module, device.type, index) for index in range(torch.accelerator.device_count())]
+    found = accelerator()
+    module = torch.get_device_module(found.kind) if found.is_gpu else None
+    return [_device(module, found.kind, index) for index in range(found.count)]
 
 
 def _device(module: Any, kind: str, index: int) -> str:
