@@ -142,16 +142,6 @@ def read_form(path: Path) -> tuple[str, Values, list[str]]:
     return stage, clean(stage, values), lines
 
 
-def changed_fields(stage: str, values: Values) -> set[str]:
-    """Names of the fields that differ from their defaults."""
-    defaults = {field.name: field.default for field in form_fields(stage)}
-    return {name for name, value in values.items() if _joined(value) != defaults.get(name)}
-
-
-def _joined(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else " ".join(value)
-
-
 def refusals(stage: str, values: Values, root: Path, *, allow_code: bool) -> dict[str, str]:
     """Return why the board does not start this form: flag -> reason. The command line has no such limits."""
     found: dict[str, str] = {}

@@ -317,9 +317,3 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def status_record(run: Path) -> dict[str, Any]:
-    """The status of a run as JSON, as it stands in the file but for what a reader knows better."""
-    status = read_status(run)
-    return {} if status is None else read_json(run / STATUS_FILE) | dataclasses.asdict(status)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from llmtune.arguments.parser import parse
 from llmtune.arguments.secrets import SECRETS
 from llmtune.arguments.stages import STAGES, stage_arguments
-from llmtune.board import form
+from llmtune.board import form, texts
 from llmtune.errors import LlmtuneError, UsageError
+from llmtune.run.status import State
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)
 
@@ -94,12 +96,6 @@ def test_what_no_command_line_can_say_is_said():
         form.argv_of({"dataset": ["a", "--b"]})
 
 
-def test_changed_fields_are_those_that_differ_from_their_defaults():
-    assert form.changed_fields("sft", {"batch_size": "1", "lora_rank": "9", "report_to": ["tensorboard"]}) == {
-        "lora_rank"
-    }
-
-
 def test_files_of_neighbours_are_read(tmp_path):
     file = tmp_path / "lf.yaml"
     file.write_text("stage: sft\nfinetuning_type: lora\nlora_rank: 16\ncutoff_len: 512\ntemplate: qwen\n"
@@ -107,6 +103,14 @@ def test_files_of_neighbours_are_read(tmp_path):
     stage, values, lines = form.read_form(file)
     assert (stage, values["lora_rank"], values["max_length"]) == ("sft", "16", "512")
     assert any("use_galore" in line for line in lines)
+
+
+def test_every_text_of_the_board_is_shown_somewhere():
+    files = [file for file in Path(form.__file__).parent.rglob("*.py") if file.stem != "texts"]
+    pages = "".join(file.read_text("utf-8") for file in files)
+    shown = {*re.findall(r"""["'](\w+)["']""", pages), *get_args(State)}
+    assert texts.TEXTS.keys() - shown == set()
+    assert all(english and chinese for english, chinese in texts.TEXTS.values())
 
 
 # What the board does not start
