@@ -209,7 +209,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Make the model's folder and the rows, and say what to call them."""
-    from llmtune.data.families.embedded import tiny_qa
+    from llmtune.data.families.embedded_turns import tiny_qa
     from llmtune.data.formats import to_conversation
     from llmtune.models.tiny import tiny_folder
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llmtune.arguments.aliases import translate
 from llmtune.arguments.elsewhere.converted import converted
 from llmtune.arguments.parser import field_help, fields_by_owner, inner_type, shown_value
 from llmtune.arguments.secrets import SECRETS
@@ -81,13 +82,20 @@ def clean(stage: str, values: Mapping[str, Any]) -> Values:
     for name, value in values.items():
         if name not in known or value is None:
             continue
-        if known[name].is_list:
-            items = [text for one in (value if isinstance(value, list) else [value]) if (text := _text(one))]
-            if items:
-                found[name] = items
-        elif text := _text(value[0] if isinstance(value, list) and value else value):
-            found[name] = text
+        given = value if isinstance(value, list) else [value]
+        items = [text for one in (given if known[name].is_list else given[:1]) if (text := _text(one))]
+        if items and (items := _in_our_spelling(name, items)):
+            found[name] = items if known[name].is_list else items[0]
     return found
+
+
+def _in_our_spelling(name: str, items: list[str]) -> list[str]:
+    """`all-linear` is ALL and `q_proj v_proj` two names, as on the command line; [] where that is the default."""
+    try:
+        tokens, _ = translate(name, items)
+    except UsageError:
+        return items  # told as soon as the form is read
+    return [item for flag, given in tokens if flag == name for item in given]
 
 
 def _text(value: Any) -> str:

@@ -67,6 +67,24 @@ def parsed(stage: str, argv: list[str]) -> Any:
         return str(err).replace(argv[-1], "FILE") if argv[0] == "--config" else str(err)
 
 
+@pytest.mark.parametrize(
+    ("name", "typed", "kept"),
+    [
+        ("lora_target_modules", ["q_proj v_proj"], ["q_proj", "v_proj"]),
+        ("lora_target_modules", ["q_proj v_proj", "o_proj"], ["q_proj", "v_proj", "o_proj"]),
+        ("lora_target_modules", ["all-linear"], ["ALL"]),
+        ("gradient_checkpointing", "true", "full"),
+        ("model_type", "auto", None),
+    ],
+)
+def test_other_spellings_of_a_flag_become_ours(name, typed, kept, tmp_path):
+    values = form.clean("sft", {name: typed})
+    assert values == ({name: kept} if kept else {})
+    file = tmp_path / "run.yaml"
+    file.write_text(form.yaml_of("sft", values), encoding="utf-8")
+    assert form.read_form(file) == ("sft", values, [])
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_field_of_every_stage_survives_its_file(stage, tmp_path):
     for field in form.form_fields(stage):

@@ -178,11 +178,13 @@ def test_torchrun_starts_a_killed_process_again(tmp_path, lora):
 
 
 def test_the_error_of_a_process_is_one_line(tmp_path):
-    process = start(tmp_path, **TOGETHER, resume_from_checkpoint=str(tmp_path / "nowhere"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "no response"}\n', encoding="utf-8")  # the starting process does not read it
+    process = start(tmp_path, **TOGETHER, dataset=[str(rows)])
     out, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in out
-    assert "no such folder" in out
+    assert str(rows) in out
     assert out.splitlines()[-1].startswith("llmtune: rank ")
 
 

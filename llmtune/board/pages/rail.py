@@ -89,6 +89,7 @@ class Rail:
     async def _choose_gpu(self, event: Any) -> None:
         self.gpu = str(event.value or "")
         await self.plan()
+        event.sender.run_method("hidePopup")  # what was typed may open it after Enter, over the advice below
 
     async def check(self) -> dict[str, str]:
         """Ask the dry run; return the problems by flag, "" for those of none."""
