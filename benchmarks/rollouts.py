@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from llmtune.inference.engine import pad_left
+from llmtune.inference.decode_forward import pad_left
 from llmtune.rollouts.engine import RolloutRequest
 from llmtune.rollouts.own import OwnEngine, generating
 
@@ -68,7 +68,7 @@ class Lengths(StoppingCriteria):
         return (input_ids.shape[1] >= self.ends).to(input_ids.device)
 
 
-def by_generate(model: Any, requests: list[RolloutRequest], max_rows: int) -> int:
+def by_generate(model: Any, requests: list[RolloutRequest], max_rows: int, *, sampled: bool = True) -> int:
     count = 0
     for start in range(0, len(requests), max_rows):
         batch = requests[start : start + max_rows]
@@ -78,7 +78,9 @@ def by_generate(model: Any, requests: list[RolloutRequest], max_rows: int) -> in
             model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()},
                 generation_config=GenerationConfig(
-                    do_sample=True, temperature=1.0, top_k=0, max_new_tokens=max(lengths), pad_token_id=0
+                    **({"do_sample": True, "temperature": 1.0, "top_k": 0} if sampled else {}),
+                    max_new_tokens=max(lengths),
+                    pad_token_id=0,
                 ),
                 stopping_criteria=StoppingCriteriaList([Lengths(lengths, inputs["input_ids"].shape[1])]),
             )

@@ -65,7 +65,7 @@ TOOLS = {
             ("max_length 2048", ""),
             ("truncation_strategy delete", "`left` without it; a sample is cut, never dropped in silence"),
             ("packing true", "rows of a pack do not attend to each other, with every attention implementation"),
-            ("padding_free true", ""),
+            ("padding_free true", "the default where the model allows it"),
             ("attn_impl flash_attn", "by transformers' name", "--attn_impl flash_attention_2"),
             ("use_liger_kernel true", ""),
             ("loss_scale last_round", "`default`, `last_round` and `all`"),

@@ -174,6 +174,11 @@ def _checkpointing(values: list[str]) -> Tokens:
     return [("gradient_checkpointing", ["full" if _is_true(values) else "none"])]
 
 
+def _switch(flag: str) -> Converter:
+    """A switch with an `auto` beside true and false; alone, it is true."""
+    return lambda values: [(flag, ["auto" if values == ["auto"] else str(_is_true(values)).lower()])]
+
+
 def _stage(values: list[str]) -> Tokens:
     if values != ["sft"]:
         raise ValueError("the stage is the command: llmtune dpo, say, or llmtune train --stage dpo")
@@ -299,6 +304,8 @@ _CONVERTED: dict[str, Converter] = {
     "model_type": _unless("model_type", "auto"),
     "optim": _unless("optim", "adamw_hf"),
     "gradient_checkpointing": _checkpointing,
+    "padding_free": _switch("padding_free"),
+    "share_prompt": _switch("share_prompt"),
     **dict.fromkeys(
         ("add_version", "add_output_dir_suffix"),
         lambda values: [("output_dir_flat", [str(not _is_true(values)).lower()])],

@@ -178,7 +178,7 @@ def check_no_images(args: Any, is_vision_model: bool) -> None:
         UsageError: A vision model with packing or padding_free.
     """
     flag = "--packing" if args.packing else "--padding_free"
-    if is_vision_model and (args.packing or args.padding_free):
+    if is_vision_model and (args.packing or args.padding_free == "true"):
         raise UsageError(
             f"{flag} true supports text models only, and {args.model_type} is a vision model. Remove it; "
             "--group_by_length true saves much of the padding."

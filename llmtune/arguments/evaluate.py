@@ -49,8 +49,8 @@ class EvaluateArguments(GenerationArguments, DataArguments, LoadArguments):
     """Apply the chat template to the questions of --suite, as in serving; false: plain text."""
     num_fewshot: int | None = None
     """Few-shot examples per question of --suite. Default: the benchmark's."""
-    eval_batch_size: int = 8
-    """Batch size."""
+    eval_batch_size: int | None = None
+    """Rows per forward pass, and rows to generate at a time. Default: 8, and as many generations as memory allows."""
     output_dir: str | None = None
     """Results folder; calling again resumes there. Default: eval, in the first checkpoint or in the run."""
     dataset_test_ratio: float = None  # type: ignore[assignment]
@@ -75,7 +75,8 @@ class EvaluateArguments(GenerationArguments, DataArguments, LoadArguments):
             self.num_samples == -1 or self.num_samples >= 1,
             f"--num_samples must be -1, or 1 or more, not {self.num_samples}.",
         )
-        problems.need(self.eval_batch_size >= 1, f"--eval_batch_size must be 1 or more, not {self.eval_batch_size}.")
+        size = self.eval_batch_size
+        problems.need(size is None or size >= 1, f"--eval_batch_size must be 1 or more, not {size}.")
         problems.need(not self.all_checkpoints or bool(self.ckpt_dir), "--all_checkpoints true needs --ckpt_dir RUN.")
         problems.need(
             bool(self.suite) or (self.suite_path is None and self.num_fewshot is None),

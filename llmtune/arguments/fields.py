@@ -112,6 +112,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is Literal:
+        value = shown(value) if isinstance(value, bool) and "auto" in inner else value  # a switch before it had an auto
         return any(value == one and type(value) is type(one) for one in inner)
     if origin is list:
         return isinstance(value, list) and all(fits(item, inner[0]) for item in value)

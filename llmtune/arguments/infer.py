@@ -178,9 +178,11 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
     show_dataset_sample: int = limited(None, at_least(0, also=-1, meaning="all"))
     """Validation rows to generate for, from the first; -1: all. Default: 20; a reward model scores all."""
     stream: bool = True
-    """Stream the generation to the terminal. Also spelled --use_streamer."""
-    infer_batch_size: int = limited(1, at_least(1))
-    """Batch size of generation on a dataset."""
+    """Stream the generation to the terminal: in a chat; on a dataset with --infer_batch_size 1, or where it is given.
+    Also spelled --use_streamer."""
+    infer_batch_size: int | None = limited(None, at_least(1))
+    """Rows of a dataset to generate at a time; a row that ends makes room for the next. Default: as many as memory
+    allows."""
     merge_lora_and_save: bool = False
     """First merge the adapter into the weights and write <ckpt_dir>-merged."""
     save_generation_config: bool = False
@@ -212,6 +214,12 @@ class InferArguments(GenerationArguments, DataArguments, LoadArguments):
             self.show_dataset_sample = -1 if self.scores else 20
         if self.eval_human is None:
             self.eval_human = not (self.dataset or self.val_dataset)
+
+    @property
+    def streams_rows(self) -> bool:
+        """Whether the rows of a dataset are generated one by one, and printed token by token."""
+        size = 1 if self.infer_batch_size is None and "stream" in self.given else self.infer_batch_size
+        return self.stream and size == 1
 
     def check_scoring(self) -> None:
         """Refuse what a reward model cannot do.

@@ -90,6 +90,8 @@ def _same(name: str, ours: Any, theirs: Any) -> bool:
         return [_place(item) for item in ours] == [_place(item) for item in theirs or []]
     if name in ("model_id_or_path", "tokenizer_id_or_path") and isinstance(ours, str) and isinstance(theirs, str):
         return _place(ours) == _place(theirs)
+    if isinstance(ours, str) and isinstance(theirs, bool):  # a switch before it had an auto
+        return ours == shown(theirs)
     return bool((ours or None) == (theirs or None)) if isinstance(ours, list) else bool(ours == theirs)
 
 

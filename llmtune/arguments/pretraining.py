@@ -35,7 +35,7 @@ class DocumentArguments:
             "--join_documents true needs a finite --max_length, e.g. 2048: blocks have that length.",
         ),
         Rule(
-            lambda args: not (args.join_documents and args.padding_free),
+            lambda args: not (args.join_documents and args.padding_free == "true"),
             "--join_documents true cuts blocks of one length, which need no padding: remove --padding_free.",
         ),
         Rule(
@@ -84,6 +84,9 @@ class PtArguments(DocumentArguments, LearningRateArguments, StageArguments):
         super()._fill()
         if self.join_documents:
             self.packing = False  # blocks are sequences of one length already
+
+    def why_padded(self) -> str:
+        return "blocks have one length" if self.join_documents else super().why_padded()
 
     def check_files(self) -> None:
         """Raise UsageError if a file is missing that the run needs besides its data."""

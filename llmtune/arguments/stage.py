@@ -75,6 +75,10 @@ class StageArguments(
             "--gradient_checkpointing must be one of auto, full, selective, none, not {gradient_checkpointing!r}.",
         ),
         Rule(
+            lambda args: args.padding_free in ("auto", "true", "false"),
+            "--padding_free must be one of auto, true, false, not {padding_free!r}.",
+        ),
+        Rule(
             lambda args: args.dataset_test_ratio < 1,
             "--dataset_test_ratio must be from 0 to below 1, not {dataset_test_ratio}.",
         ),
@@ -84,6 +88,8 @@ class StageArguments(
         settle_texts(self)
         if isinstance(self.gradient_checkpointing, bool):
             self.gradient_checkpointing = "full" if self.gradient_checkpointing else "none"
+        if isinstance(self.padding_free, bool):
+            self.padding_free = "true" if self.padding_free else "false"
         problems = Problems()
         fill_model(self, problems)
         check_rules(self, problems)
@@ -123,7 +129,26 @@ class StageArguments(
     @property
     def concatenates(self) -> bool:
         """Whether a sequence may hold several samples, which must not attend to each other."""
-        return self.packing or self.padding_free
+        return self.packing or self.is_padding_free
+
+    @property
+    def is_padding_free(self) -> bool:
+        """Whether a batch becomes one sequence without padding; `auto` counts until the model has been tried."""
+        if self.packing or self.padding_free != "auto":
+            return not self.packing and self.padding_free == "true"
+        return not self.why_padded()
+
+    def why_padded(self) -> str:
+        """Why `--padding_free auto` keeps the padding, by the flags alone; "" where the model decides."""
+        if self.KIND == "conversations" and max(self.batch_size, self.eval_batch_size or self.batch_size) == 1:
+            return "batches hold one sample"
+        if self.shift_attn:
+            return "--shift_attn needs one sample per sequence"
+        if self.neftune_noise_alpha:
+            return "NEFTune's noise shrinks with the sequence length"
+        if self.attn_impl in ("sdpa", "eager"):
+            return f"--attn_impl {self.attn_impl} would separate samples by a mask"
+        return ""
 
     def step_size(self, processes: int) -> int:
         """Samples, or packs, per optimizer step, over all processes."""

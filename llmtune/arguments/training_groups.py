@@ -66,9 +66,10 @@ class TrainingFlags:
     packing: bool = fixed(False)
     """Pack samples into sequences of max_length tokens; packed samples do not attend to each other. batch_size then
     counts sequences."""
-    padding_free: bool = fixed(False, only=only(packing=False))
-    """Concatenate each batch into one sequence instead of padding; its samples do not attend to each other."""
-    group_by_length: bool = fixed(False, only=only(packing=False, padding_free=False, streaming=False))
+    padding_free: Literal["auto", "true", "false"] = taken("auto", only=only(packing=False))
+    """Concatenate each batch into one sequence instead of padding; its samples do not attend to each other. auto:
+    wherever the model's attention separates them without a mask."""
+    group_by_length: bool = fixed(False, only=only(packing=False, padding_free=("auto", "false"), streaming=False))
     """Batch samples of similar length together."""
     streaming: bool = fixed(False)
     """Read and encode rows during training, over and over until --max_steps; nothing is cached on disk."""
@@ -246,7 +247,7 @@ class LongContextArguments(RopeArguments):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            lambda args: not (args.shift_attn and (args.packing or args.padding_free)),
+            lambda args: not (args.shift_attn and (args.packing or args.padding_free == "true")),
             "--shift_attn true needs one sample per sequence: remove --packing and --padding_free.",
         ),
         Rule(

@@ -328,7 +328,7 @@ def show_infer(args: InferArguments) -> None:
     if not args.eval_human:
         number = "all" if args.show_dataset_sample == -1 else f"the first {args.show_dataset_sample}"
         part = "dataset" if args.scores and args.dataset_test_ratio == 1 else "validation"
-        rows["rows"] = f"{number} of {part}, batch size {args.infer_batch_size}"
+        rows["rows"] = f"{number} of {part}, batch size {args.infer_batch_size or 'from memory'}"
         rows["output"] = str(Path(args.result_dir or args.ckpt_dir or ".").resolve() / "infer_result_TIME.jsonl")
     about = "scores" if args.scores else "generation"
     unused = [f"no effect on {about}: {', '.join(args.unused)}."] if args.unused else []

@@ -13,7 +13,7 @@ from llmtune.errors import DataError, LlmtuneError
 from llmtune.evaluation.choices import ChoiceQuestion, read_choices, split_choices
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
 from llmtune.evaluation.rewards import evaluate_rewards
-from llmtune.evaluation.scores import answer_rows, answer_scores, choice_scores, loss_scores
+from llmtune.evaluation.scores import ROWS, answer_rows, answer_scores, choice_scores, loss_scores
 from llmtune.inference.engine import Engine
 from llmtune.inference.infer import InferResult, readable_rows, scored_pair
 from llmtune.inference.inputs import rows_to_answer
@@ -101,14 +101,14 @@ def _evaluate_one(engine: Engine, task: _Task, args: EvaluateArguments, folder: 
     rows = readable_rows(task.rows, engine, args.first)
     scores: dict[str, float] = {}
     if task.wants("loss"):
-        scores |= loss_scores(engine, rows, Journal(folder / "losses.jsonl"), args.eval_batch_size)
+        scores |= loss_scores(engine, rows, Journal(folder / "losses.jsonl"), args.eval_batch_size or ROWS)
     if task.wants("answers") and rows:
         journal = Journal(folder / "predictions.jsonl")
         results = answer_rows(engine, rows, Sampling.of(args), journal, args.eval_batch_size, args.seed)
         scores |= _score(task.metrics, results, rows)
     if task.wants("choice"):
         journal = Journal(folder / "choices.jsonl")
-        scores |= choice_scores(engine, task.questions, journal, args.eval_batch_size, args.choice_style)
+        scores |= choice_scores(engine, task.questions, journal, args.eval_batch_size or ROWS, args.choice_style)
     if not scores:
         raise LlmtuneError(f"Nothing could be measured with {', '.join(task.metrics)}: the rows have no responses.")
     return {name: round(value, 6) for name, value in scores.items()}

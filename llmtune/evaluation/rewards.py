@@ -14,6 +14,7 @@ from llmtune.checkpoint import read_settings
 from llmtune.data.canonical import comparison_of
 from llmtune.errors import DataError
 from llmtune.evaluation.results import Journal, Scores, claim_folder, digest, write_results
+from llmtune.evaluation.scores import ROWS
 from llmtune.inference.inputs import chosen_records
 from llmtune.inference.load import load_scorer
 from llmtune.inference.score import Scorer
@@ -42,7 +43,7 @@ def evaluate_rewards(args: EvaluateArguments) -> Scores:
         get_logger().info("Evaluating %s: %d rows of pairs.", name, len(rows))
         journal = Journal(folder / name / "scores.jsonl")
         of_one = args.arguments_of(checkpoint)
-        records = _records(load_scorer(of_one), rows, of_one, journal, args.eval_batch_size)
+        records = _records(load_scorer(of_one), rows, of_one, journal, args.eval_batch_size or ROWS)
         use_margin = bool(read_settings(checkpoint).get("use_margin", True))
         found[name] = {key: round(value, 6) for key, value in pair_metrics(records, use_margin=use_margin).items()}
         gc.collect()  # the next one needs its memory

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import set_seed
 
 from llmtune.data.canonical import to_record
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.choices import ChoiceQuestion
 from llmtune.evaluation.results import Journal
-from llmtune.inference.engine import Engine, pad_left
+from llmtune.inference.decode_forward import pad_left
+from llmtune.inference.engine import Engine
 from llmtune.inference.infer import result_of
 from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
@@ -130,18 +130,27 @@ def _dataset(rows: Sequence[Conversation]) -> Dataset:
 
 
 def answer_rows(
-    engine: Engine, rows: Sequence[Conversation], sampling: Sampling, journal: Journal, batch_size: int, seed: int
+    engine: Engine,
+    rows: Sequence[Conversation],
+    sampling: Sampling,
+    journal: Journal,
+    batch_size: int | None,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Return the generations for the rows, in their order."""
+    """Return the generations for the rows, in their order; those with the longest prompts are generated first."""
     lengths = [len(ids) for ids in engine.template.encode_prompts(rows)]
-    for number, batch in enumerate(batches(lengths, batch_size, "Answering")):
-        if all(index in journal.records for index in batch):
-            continue
-        set_seed(seed + number)  # so that a resumed evaluation samples like an uninterrupted one
-        answers = engine.answer([rows[index] for index in batch], sampling, batch_size=len(batch))
-        made = zip(batch, answers, strict=True)
-        journal.add({"index": index, **result_of(rows[index], answer, engine.template)} for index, answer in made)
+    order = sorted((index for index in range(len(rows)) if index not in journal.records), key=lambda at: -lengths[at])
+    # a seed per row: a resumed evaluation samples like an uninterrupted one, whatever shares its batches
+    seeds = [(seed % 2**30 << 32) + index for index in order]
+    answers = engine.answer([rows[index] for index in order], sampling, batch_size=batch_size, seeds=seeds)
+    bar = progress_bar(order, desc="Answering", leave=False)
+    for index, answer in zip(bar, answers, strict=True):
+        journal.add([{"index": index, **result_of(rows[index], answer, engine.template)}])
     return journal.finish()
+
+
+ROWS = 8
+"""Rows per forward pass, unless a flag says otherwise."""
 
 
 def batches(lengths: Sequence[int], batch_size: int, name: str, *, quiet: bool = False) -> Iterator[list[int]]:

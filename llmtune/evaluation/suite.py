@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from llmtune.errors import LlmtuneError, UsageError, one_line
 from llmtune.evaluation.results import Scores, claim_folder, write_results
-from llmtune.evaluation.scores import Likelihood, batches, likelihoods
-from llmtune.inference.engine import Engine, pad_left
+from llmtune.evaluation.scores import ROWS, Likelihood, batches, likelihoods
+from llmtune.inference.answering import generations, with_seeds
+from llmtune.inference.engine import Engine
+from llmtune.inference.generation import Generation
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
-from llmtune.types import Conversation, Message
+from llmtune.types import Conversation, Encoded, Message
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
 from llmtune.utils.progress import progress_bar
@@ -100,15 +101,17 @@ class EngineLM(TemplateLM):
 
     Args:
         is_chat: Whether texts are rendered with the chat template.
-        batch_size: Requests per batch. max_new_tokens: Limit of a generation, where a task sets none.
+        batch_size: Requests at a time; None: ROWS, and as many generations as memory allows.
+        max_new_tokens: Limit of a generation, where a task sets none.
     """
 
-    def __init__(self, engine: Engine, *, is_chat: bool, batch_size: int, max_new_tokens: int) -> None:
+    def __init__(self, engine: Engine, *, is_chat: bool, batch_size: int | None, max_new_tokens: int) -> None:
         super().__init__()
         self.engine = engine
         self.tokenizer = engine.tokenizer
         self.is_chat = is_chat
-        self.batch_size = batch_size
+        self.batch_size = batch_size or ROWS
+        self.generated_rows = batch_size
         self.max_new_tokens = max_new_tokens
         config = engine.model.config.get_text_config()
         self.max_length = int(getattr(config, "max_position_embeddings", 0) or 4096)
@@ -186,23 +189,22 @@ class EngineLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return generations, up to the first of a task's stop texts or the template's stop token."""
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
-        order = sorted(range(len(requests)), key=lambda index: (repr(requests[index].args[1]), -len(prompts[index])))
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
         found: dict[int, str] = {}
-        with progress_bar(total=len(order), desc="Answers", quiet=disable_tqdm, leave=False) as bar:
-            while order:
-                settings = requests[order[0]].args[1]
-                batch = [index for index in order[: self.batch_size] if requests[index].args[1] == settings]
-                order = order[len(batch) :]
-                answers = self._generate([prompts[index] for index in batch], dict(settings))
-                for index, answer in zip(batch, answers, strict=True):
+        with progress_bar(total=len(requests), desc="Answers", quiet=disable_tqdm, leave=False) as bar:
+            for group in groups.values():
+                prompts = {index: self.tok_encode(requests[index].args[0]) for index in group}
+                order = sorted(group, key=lambda index: -len(prompts[index]))
+                answers = self._generate([prompts[index] for index in order], dict(requests[group[0]].args[1]))
+                for index, answer in zip(order, answers, strict=True):
                     found[index] = answer
                     self.cache_hook.add_partial("generate_until", requests[index].args, answer)
-                bar.update(len(batch))
+                    bar.update(1)
         return [found[index] for index in range(len(requests))]
 
-    @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[str]:
+    def _generate(self, prompts: list[list[int]], settings: dict[str, Any]) -> Iterator[str]:
         until = settings.get("until") or []
         stops = [text for text in ([until] if isinstance(until, str) else until) if text]
         count = int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or self.max_new_tokens)
@@ -212,19 +214,16 @@ class EngineLM(TemplateLM):
             do_sample=bool(settings.get("do_sample")) and temperature > 0,
             temperature=temperature or 1.0,
             top_p=float(settings.get("top_p") or 1.0),
+            stop=tuple(stops),
         )
         room = max(self.max_length - count, 1)
-        batch = pad_left([(prompt or [self.prefix_token_id])[-room:] for prompt in prompts], self._pad)
-        batch = {name: value.to(self.engine.model.device) for name, value in batch.items()}
-        options: dict[str, Any] = {"generation_config": self.engine.generation_config(sampling)}
-        if stops:
-            options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
-        output = self.engine.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :].tolist()
-        return [_cut(self.tokenizer.decode(self._answer(ids), skip_special_tokens=True), stops) for ids in output]
-
-    def _answer(self, ids: list[int]) -> list[int]:
-        ends = set(self.engine.template.stop_token_ids)
-        return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+        kept = [Encoded((prompt or [self.prefix_token_id])[-room:]) for prompt in prompts]
+        rows = [
+            Generation(prompt, one, self.engine.template)
+            for prompt, one in zip(kept, with_seeds(sampling, len(kept)), strict=True)
+        ]
+        for row in generations(self.engine, rows, max_rows=self.generated_rows):
+            yield _cut(self.tokenizer.decode(row.ids, skip_special_tokens=True), stops)
 
     @property
     def _pad(self) -> int:

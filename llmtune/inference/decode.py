@@ -6,7 +6,6 @@ are the same, up to rounding, for any number of rows at a time and in any compan
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,16 +16,10 @@ from llmtune.inference.decode_forward import Forward, has_plain_cache
 from llmtune.inference.decode_generate import decode_by_generate
 from llmtune.inference.decode_rows import Decoded, DecodeRequest, Row, StopRules, choose
 from llmtune.inference.draws import Draw
-from llmtune.inference.row_cache import RowCache
+from llmtune.inference.refill import RefillBatch
 from llmtune.templates.chat import ChatTemplate
 from llmtune.utils.logging import log_once
 from llmtune.utils.progress import progress_bar
-
-PREFILL_TOKENS = 4096
-"""Most tokens of prompts that are prefilled in one pass, padding included; at least one prompt."""
-
-FREE_SHARE = 16
-"""New rows join once a part of the rows of this size is free: each time costs a few copies per layer."""
 
 
 class Decoder:
@@ -68,7 +61,10 @@ class Decoder:
         with self._autocast(), progress_bar(total=len(rows), desc="Responses", leave=False, quiet=quiet) as bar:
             wanted = [row for row in rows if row.max_tokens > 0]
             if wanted and self._has_plain_cache():
-                _Batch(self._forward, wanted, self.how, self.max_rows, bar).run()
+                wanted.sort(key=lambda row: -len(row.prompt_ids))  # prompts of one pass need little padding
+                batch = RefillBatch(self._forward, wanted, self._choose, self.max_rows)
+                while (ended := batch.step()) is not None:
+                    bar.update(ended)
             elif wanted:
                 decode_by_generate(
                     self.model,
@@ -79,6 +75,9 @@ class Decoder:
                     ended=bar.update,
                 )
         return [row.response for row in rows]
+
+    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[bool]:
+        return choose(rows, logits, self.how)
 
     def _has_plain_cache(self) -> bool:
         if self._is_plain is None:
@@ -97,96 +96,3 @@ class Decoder:
         # Weights that are cast and cached here, without gradients, are not for the training in the caller's autocast.
         kind = self.model.device.type
         return torch.autocast(kind, dtype=self._autocast_dtype, cache_enabled=not torch.is_autocast_enabled(kind))
-
-
-class _Prompts:
-    """Prefilled prompts whose rows have not all joined yet."""
-
-    def __init__(self, forward: Forward, groups: Sequence[list[Row]]) -> None:
-        prompts = [group[0].prompt_ids for group in groups]
-        logits, self.cache = forward.prefill(prompts)
-        self.logits = logits.float()
-        self.waiting = deque((place, row) for place, group in enumerate(groups) for row in group)
-
-    def take(self, count: int) -> list[tuple[int, Row]]:
-        return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
-
-
-class _Batch:
-    """The rows that are decoded now, and those that wait: their prompts from the longest to the shortest."""
-
-    def __init__(self, forward: Forward, rows: Sequence[Row], how: Draw, max_rows: int, bar: Any) -> None:
-        self.forward = forward
-        self.how = how
-        self.max_rows = min(max_rows, len(rows))  # the cache has room for them all
-        self.bar = bar
-        self.groups = _groups(rows)
-        self.prompts: _Prompts | None = None
-        self.running: list[Row] = []
-        self.cache: RowCache | None = None
-
-    def run(self) -> None:
-        while self._admit() or self.running:
-            assert self.cache is not None
-            logits = self.forward.step([row.response.ids[-1] for row in self.running], self.cache)
-            self._leave(choose(self.running, logits, self.how))
-
-    @property
-    def _has_waiting(self) -> bool:
-        return bool(self.groups or (self.prompts and self.prompts.waiting))
-
-    def _admit(self) -> bool:
-        """Fill the free rows, if they are enough; returns whether anything runs."""
-        free = self.max_rows - len(self.running)
-        if self.running and free < max(1, self.max_rows // FREE_SHARE):
-            return True
-        while self._has_waiting and len(self.running) < self.max_rows:
-            if self.prompts is None or not self.prompts.waiting:
-                self.prompts = None  # its KV is freed before the next is made
-                self.prompts = _Prompts(self.forward, self._next_groups(self.max_rows - len(self.running)))
-            self._join(self.prompts)
-        return bool(self.running)
-
-    def _next_groups(self, free: int) -> list[list[Row]]:
-        """Return the groups to prefill: those that fill the free rows, within PREFILL_TOKENS."""
-        longest = len(self.groups[0][0].prompt_ids)
-        found = [self.groups.popleft()]
-        count = len(found[0])
-        while self.groups and count < free and (len(found) + 1) * longest <= PREFILL_TOKENS:
-            found.append(self.groups.popleft())
-            count += len(found[-1])
-        return found
-
-    def _join(self, prompts: _Prompts) -> None:
-        """Draw the first token of rows that wait, as many as are free; those that go on join the batch."""
-        taken = prompts.take(self.max_rows - len(self.running))
-        places = torch.tensor([place for place, _ in taken], device=prompts.logits.device)
-        ends = choose([row for _, row in taken], prompts.logits[places], self.how)
-        self.bar.update(sum(ends))
-        staying: dict[int, list[Row]] = {}
-        for (place, row), end in zip(taken, ends, strict=True):
-            if not end:
-                staying.setdefault(place, []).append(row)
-        for place, rows in staying.items():
-            if self.cache is None:
-                self.cache = RowCache(self.max_rows, len(prompts.cache.layers))
-            self.cache.join(prompts.cache, place, len(rows[0].prompt_ids), len(rows))
-            self.running += rows
-
-    def _leave(self, ends: list[bool]) -> None:
-        if not any(ends):
-            return
-        assert self.cache is not None
-        gone = [number for number, end in enumerate(ends) if end]
-        self.bar.update(len(gone))
-        if not self._has_waiting:
-            self.cache.finish_joining()
-        self.running = [self.running[number] for number in self.cache.leave(gone)]
-
-
-def _groups(rows: Sequence[Row]) -> deque[list[Row]]:
-    """Return the rows of equal prompts together, the longest prompts first: in a pass, equal ones need no padding."""
-    groups: dict[tuple[int, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.prompt_ids), []).append(row)
-    return deque(sorted(groups.values(), key=lambda group: -len(group[0].prompt_ids)))

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llmtune.inference.engine import pad_left
 from llmtune.inference.row_cache import RowCache
 
 PROBE_LENGTH = 6
@@ -91,3 +90,11 @@ def has_plain_cache(forward: Forward) -> bool:
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
         return False
     return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=1e-6))
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return left-padded prompts: `input_ids` and `attention_mask`, [B, T]."""
+    length = max(map(len, prompts))
+    ids = [[pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from llmtune.inference.decode_forward import pad_left
 from llmtune.inference.decode_rows import Row, choose
 from llmtune.inference.draws import Draw
-from llmtune.inference.engine import pad_left
 
 
 def decode_by_generate(

@@ -108,6 +108,10 @@ class Row:
         self.stop_ids = stops.token_ids
         self._words = stops.words()
 
+    @property
+    def last_id(self) -> int:
+        return self.response.ids[-1]
+
     def add(self, token: int, logp: float) -> bool:
         """Append the next token; True where the response ends with it."""
         response = self.response

@@ -13,12 +13,19 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from llmtune.arguments.service import BASE_NAME
+from llmtune.inference.answering import generations, with_seeds
+from llmtune.inference.decode_forward import pad_left
 from llmtune.inference.generation import Generation, Written
 from llmtune.inference.sampling import RowSampler, Sampling
 from llmtune.inference.texts import response_text
 from llmtune.templates.chat import ChatTemplate
 from llmtune.templates.tools import tool_format_of
 from llmtune.types import Conversation, Encoded
+
+BEAM_ROWS = 4
+"""Rows of a batch of beam search, unless a flag says otherwise: each has several beams."""
+ENCODED_ROWS = 4096
+"""Rows whose prompts are encoded at a time."""
 
 
 class Engine:
@@ -37,23 +44,39 @@ class Engine:
         self.adapters = adapters or Adapters(model, template)
         self.busy = threading.Lock()
         """Held by a batch of generations; whoever changes the model holds it too."""
+        self.moves_rows: bool | None = None
+        """Whether rows may join and leave a batch; None until tried."""
 
-    def answer(self, rows: Sequence[Conversation], sampling: Sampling, *, batch_size: int = 1) -> Iterator[str]:
-        """Return responses in the order of the rows, generated `batch_size` at a time with left padding."""
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            prompts = self.template.prompts(batch)
-            if sampling.num_beams > 1:
-                yield from self._search(prompts, sampling)
-                continue
-            settings = [sampling_with_tools(row, sampling, self.template) for row in batch]
-            frame = self.template.answer_frame
-            written = [
-                Generation(prompt, one, self.template, frame=frame)
-                for prompt, one in zip(prompts, settings, strict=True)
-            ]
-            self.advance(written)
-            yield from (row.text for row in written)
+    def answer(
+        self,
+        rows: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        batch_size: int | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[str]:
+        """Yield responses in the order of the rows; one that ends makes room for the next.
+
+        Args:
+            batch_size: Rows at a time; None: as many as memory allows.
+            seeds: One per row, for sampling; None: drawn from torch's global generator.
+        """
+        if sampling.num_beams > 1:
+            size = batch_size or BEAM_ROWS
+            for start in range(0, len(rows), size):
+                yield from self._search(self.template.prompts(rows[start : start + size]), sampling)
+            return
+        for start in range(0, len(rows), ENCODED_ROWS):
+            part = slice(start, start + ENCODED_ROWS)
+            written = self._started(rows[part], with_seeds(sampling, len(rows[part]), seeds and seeds[part]))
+            yield from (row.text for row in generations(self, written, max_rows=batch_size))
+
+    def _started(self, rows: Sequence[Conversation], settings: Sequence[Sampling]) -> list[Generation]:
+        template = self.template
+        return [
+            Generation(prompt, sampling_with_tools(row, one, template), template, frame=template.answer_frame)
+            for row, prompt, one in zip(rows, template.prompts(rows), settings, strict=True)
+        ]
 
     def stream(
         self, row: Conversation, sampling: Sampling, *, adapter: str | None = None
@@ -102,7 +125,7 @@ class Engine:
         whole = [Encoded(row.prompt.input_ids + row.ids, media=row.prompt.media) for row in rows]
         length = max(len(prompt.input_ids) for prompt in whole)
         starts = [length - len(prompt.input_ids) for prompt in whole]
-        with self.busy, self.adapters.use(adapter), self._generating():
+        with self.using(adapter):
             options = self._common_options(rows[0].sampling, rows[0].stop_token_ids)
             self.model.generate(
                 **self._batch(whole),
@@ -117,13 +140,13 @@ class Engine:
         options: dict[str, Any] = {"generation_config": self.generation_config(sampling)}
         if self.template.stop_strings:
             options |= {"stop_strings": self.template.stop_strings, "tokenizer": self.tokenizer}
-        with self.busy, self._generating():
+        with self.using(None):
             output = self.model.generate(**batch, **options)
         return [response_text(self.template, ids[batch["input_ids"].shape[1] :].tolist()) for ids in output]
 
     def _batch(self, prompts: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the inputs of `generate`, on the model's device; pixels in its dtype."""
-        batch = pad_left([prompt.input_ids for prompt in prompts], self._pad_token_id)
+        batch = pad_left([prompt.input_ids for prompt in prompts], self.pad_token_id)
         if self.template.media is not None:
             media = [one for prompt in prompts for one in prompt.media]
             batch |= self.template.media.inputs(media, batch["input_ids"])
@@ -151,13 +174,19 @@ class Engine:
             "num_beams": 1,
             "repetition_penalty": 1.0,
             "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
-            "pad_token_id": self._pad_token_id,
+            "pad_token_id": self.pad_token_id,
             "eos_token_id": list(stop_token_ids),
         }
 
     @property
-    def _pad_token_id(self) -> int:
+    def pad_token_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Hold the model for generation with an adapter. Not reentrant."""
+        with self.busy, self.adapters.use(adapter), self._generating():
+            yield
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
@@ -191,14 +220,6 @@ def sampling_with_tools(row: Conversation, sampling: Sampling, template: ChatTem
     if tool_format is None or not tool_format.stop_words:
         return sampling
     return replace(sampling, stop=(*sampling.stop, *tool_format.stop_words))
-
-
-def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Return left-padded prompts: `input_ids` and `attention_mask`, [B, T]."""
-    length = max(map(len, prompts))
-    ids = [[pad_token_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
 # Several adapters of one base model

@@ -110,8 +110,8 @@ def _answer_rows(
 
 
 def _answers(engine: Engine, sampling: Sampling, rows: list[Conversation], args: InferArguments) -> Iterator[str]:
-    """Yield responses, printed as they are generated: streamed one by one, or batch by batch."""
-    streams = args.stream and args.infer_batch_size == 1 and sampling.num_beams == 1
+    """Yield responses in order, printed as they are generated: streamed one by one, or each as it is whole."""
+    streams = args.streams_rows and sampling.num_beams == 1
     answers = iter(()) if streams else engine.answer(rows, sampling, batch_size=args.infer_batch_size)
     for row in rows:
         sys.stdout.write(f"[PROMPT]{engine.template.render(row, generation=True)}[OUTPUT]")

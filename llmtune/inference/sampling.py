@@ -104,6 +104,11 @@ def next_scores(row: Generation, logits: Tensor, ids: Tensor | None = None) -> T
     return _scores(row, ids, logits)
 
 
+def is_greedy(row: Generation) -> bool:
+    """Whether the next token is that of the highest logit, and nothing else is asked of it."""
+    return _is_plain(row) and row.sampling.top_logprobs is None and not row.sampling.no_repeat_ngram_size
+
+
 def _is_plain(row: Generation) -> bool:
     one = row.sampling
     penalties = one.frequency_penalty or one.presence_penalty or one.repetition_penalty != 1

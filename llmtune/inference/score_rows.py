@@ -47,7 +47,7 @@ def score_rows(args: InferArguments) -> list[ScoreResult]:
     scorer = load_scorer(args)
     log, started, results = get_logger(), time.perf_counter(), []
     with file.open("w", encoding="utf-8") as out:
-        for index, _, scores in scored(scorer, rows, args, args.infer_batch_size):
+        for index, _, scores in scored(scorer, rows, args, args.infer_batch_size or 16):
             result = score_result(rows[index], scores, scorer.template)
             out.write(json.dumps(result, ensure_ascii=False) + "\n")
             out.flush()

@@ -15,8 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llmtune.errors import ModelError
-from llmtune.models.heads import outputs_per_token
+from llmtune.errors import ModelError, one_line
+from llmtune.models.heads import inner_model, outputs_per_token
 from llmtune.utils.accelerator import accelerator
 
 VARLEN = "varlen"
@@ -211,33 +211,43 @@ HALF_TOLERANCE = 5e-2
 def check_isolation(model: Any, flag: str, *, longest: int = 0) -> None:
     """Compare the logits of two short packed sequences with those of each alone.
 
-    Some classes ignore `position_ids` in their masks (Bloom, GPT-OSS), and custom code may not take them.
-
     Args:
         longest: Tokens of the longest sample of the run.
 
     Raises:
-        ModelError: They differ, or the model takes no `position_ids`, or the longest row would change how the others
-            are rotated; names the class, and what to do without `flag`.
+        ModelError: See `why_not_apart`; names the class, and what to do without `flag`.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    limit = _rotation_limit(inner_model(model).config) if hasattr(inner_model(model), "config") else None
+    if reason := why_not_apart(model, longest=longest):
+        advice = f"Train it with {flag} false; --group_by_length true saves much of the padding."
+        if limit is not None and longest > limit:
+            advice = f"Use --max_length {limit}, or {flag} false with --batch_size 1."
+        raise ModelError(f"{reason}. {advice}")
+
+
+def why_not_apart(model: Any, *, longest: int = 0) -> str:
+    """Why packed sequences would affect each other; "" if they stay apart.
+
+    Some classes ignore `position_ids` in their masks (Bloom, GPT-OSS), custom code may not take them, and some rescale
+    RoPE by the longest row.
+    """
+    inner = inner_model(model)
     name = type(inner).__name__
     limit = _rotation_limit(inner.config) if hasattr(inner, "config") else None
     if limit is not None and longest > limit:
-        raise ModelError(
+        return (
             f"{name} rescales RoPE of all packed sequences once the longest exceeds {limit:,} tokens, and a sample "
-            f"here has {longest:,}. Use --max_length {limit}, or {flag} false with --batch_size 1."
+            f"here has {longest:,}"
         )
     was_training = model.training
     model.eval()
     try:
         is_apart = keeps_rows_apart(model)
     except (TypeError, ValueError) as err:
-        raise ModelError(f"{name} does not take position_ids of packed sequences ({err}). {_next(flag)}") from err
+        return f"{name} does not take position_ids of packed sequences ({one_line(err, 120)})"
     finally:
         model.train(was_training)
-    if not is_apart:
-        raise ModelError(f"{name} does not separate packed sequences: each attends to those before it. {_next(flag)}")
+    return "" if is_apart else f"{name} does not separate packed sequences: each attends to those before it"
 
 
 @torch.no_grad()
@@ -310,7 +320,3 @@ def _rotation_limit(config: Any) -> int | None:
         if kind.get("rope_type") in ("dynamic", "longrope")
     ]
     return min(limits, default=None)
-
-
-def _next(flag: str) -> str:
-    return f"Train it with {flag} false; --group_by_length true saves much of the padding."

@@ -11,6 +11,7 @@ import torch
 from llmtune.arguments.online import OnlineStage, PpoArguments
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of
 from llmtune.errors import LlmtuneError
+from llmtune.models.kv import CHOICE_BYTES, kv_bytes
 from llmtune.models.ports import native_config
 from llmtune.rewards.specs import parse_rewards
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 TRAINED_BYTES = 16
 """Bytes of a trained parameter in fp32: weight, gradient, and the two states of Adam."""
 PREFILL_TOKENS = 4096
-"""Tokens of prompts that are computed in one pass, as in `inference.decode`."""
-CHOICE_BYTES = 16
-"""Bytes per row and token of the vocabulary while a token is drawn: logits and shares in fp32, their sums in fp64."""
+"""Tokens of prompts that are computed in one pass, as in `inference.refill`."""
 
 
 def with_rollouts(estimate: Estimate, args: OnlineStage, batch: Batch, folder: Path, dtype: torch.dtype) -> Estimate:
@@ -54,14 +53,6 @@ def rollout_bytes(args: OnlineStage, config: Any, length: int, dtype: torch.dtyp
 def rows_at_a_time(args: OnlineStage) -> int:
     """Return the responses that a device generates at a time."""
     return min(args.rollout_batch_size, args.step_size(1) * args.num_mini_batches)
-
-
-def kv_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of one token in all layers."""
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return 2 * int(config.num_hidden_layers) * groups * width * dtype.itemsize
 
 
 def roles_of(args: OnlineStage, estimate: Estimate) -> dict[str, int]:

@@ -348,8 +348,8 @@ def _changes(args: StageArguments) -> Iterator[Change]:
         yield _flag("gradient_checkpointing", "full")
     yield from _batches(args)
     yield from _rollout_batches(args)
-    if args.batch_size > 1 and not (args.padding_free or args.packing):
-        yield _flag("padding_free", True)
+    if args.batch_size > 1 and not args.concatenates and not args.may_have_vision:
+        yield _flag("padding_free", "true")
     full = args.sft_type == "full"
     if not full and not args.quantization_bit and args.lora_init == "default" and not args.use_dora:
         yield _flag("quantization_bit", 4)

@@ -122,7 +122,7 @@ def _batch(
     args: StageArguments, size: int, length: int, tokens: int, trainable_share: float, *, padded: bool = True
 ) -> Batch:
     trainable = math.ceil(tokens * trainable_share)
-    if args.padding_free and not args.packing:
+    if args.is_padding_free:
         return Batch(1, tokens, trainable, packed=True)
     return Batch(size, length, trainable, padded=padded and size > 1 and not args.packing, packed=args.packing)
 
@@ -131,7 +131,7 @@ def _padded(args: StageArguments, lengths: Any) -> int:
     """Tokens of one epoch, padding included, for one random order."""
     if args.packing:
         return int(-(-int(lengths.sum()) // args.max_length) * args.max_length)
-    if args.padding_free or args.batch_size == 1:
+    if args.is_padding_free or args.batch_size == 1:
         return int(lengths.sum())
     order = np.sort(lengths) if args.group_by_length else np.random.default_rng(args.seed).permutation(lengths)
     parts = np.array_split(order, np.arange(args.batch_size, len(order), args.batch_size))

@@ -101,7 +101,7 @@ def sample_order(args: StageArguments) -> Kind:
     """Return the kind of order of the flags."""
     if args.test_oom_error:
         return "longest_first"
-    return "by_length" if args.group_by_length and not (args.packing or args.padding_free) else "random"
+    return "by_length" if args.group_by_length and not (args.packing or args.padding_free == "true") else "random"
 
 
 class SetEpoch(TrainerCallback):

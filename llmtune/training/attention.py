@@ -65,7 +65,7 @@ def settle_attention(
     decisions.choose("Attention", value or active, reason)
     if asked and active != asked:
         get_logger().warning("Attention %s was requested, but the model uses %s.", asked, active)
-    if (args.packing or args.padding_free) and on_gpu and active in ("sdpa", "eager"):
+    if (args.packing or args.padding_free == "true") and on_gpu and active in ("sdpa", "eager"):
         get_logger().warning(
             "Attention %s separates packed sequences with a max_length x max_length mask, which costs time and memory; "
             "--attn_impl varlen needs none%s.",

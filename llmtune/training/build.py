@@ -14,7 +14,7 @@ from llmtune.models.devices import first_device, spread_options
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.packed_attention import VARLEN, check_isolation, shares_prompts, takes_one_sequence
+from llmtune.models.packed_attention import VARLEN, shares_prompts, takes_one_sequence
 from llmtune.models.quantization import is_quantized, quantization_note, quantization_options
 from llmtune.models.score import install_scores, score_options
 from llmtune.models.supervised_loss import has_sharded_weights, install_supervised_loss
@@ -26,7 +26,6 @@ from llmtune.training.attention import active_attention, attention_options, sett
 from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_tuner
 from llmtune.tuners.vocabulary import NewRows, grow_vocabulary, start_new_rows
-from llmtune.utils.logging import get_logger
 
 
 def build_model(
@@ -95,29 +94,14 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
 # Batches
 
 
-def check_packed(args: StageArguments, samples: Prepared, model: Any) -> None:
-    """Check that packed sequences are attended to separately; warn of what packing changes.
-
-    Raises:
-        ModelError: They are not.
-    """
-    if not (args.packing or args.padding_free):
-        return
-    stores = [store for store in (samples.train_tokens, samples.validation_tokens) if store is not None]
-    longest = max(int(store.lengths.max()) for store in stores)
-    check_isolation(model, "--packing" if args.packing else "--padding_free", longest=longest)
-    if args.neftune_noise_alpha:
-        text = "NEFTune's noise shrinks with the sequence length, which packing increases: raise %s."
-        get_logger().warning(text, "--neftune_noise_alpha")
-
-
 def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
     """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
     padding = samples.tokenizer.pad_token_id
-    if not (args.packing or args.padding_free):
+    is_flat = args.padding_free == "true"
+    if not (args.packing or is_flat):
         return PaddingCollator(padding, samples.template.media)
     one_sequence = takes_one_sequence(model)
-    return PackingCollator(padding, flat=args.padding_free or one_sequence, with_segments=one_sequence)
+    return PackingCollator(padding, flat=is_flat or one_sequence, with_segments=one_sequence)
 
 
 def comparison_collator(
@@ -137,7 +121,7 @@ def comparison_collator(
         decisions.choose("Prompts", "computed once for all responses", "" if asked == "true" else "attention allows it")
         return ComparisonCollator(PackingCollator(padding, flat=True), shares_prompt=True)
     decisions.choose("Prompts", "computed for each response", problem)
-    if args.packing or args.padding_free:
+    if args.packing or args.padding_free == "true":
         return ComparisonCollator(PackingCollator(padding, flat=True, with_segments=takes_one_sequence(model)))
     return ComparisonCollator(PaddingCollator(padding, samples.template.media))
 

@@ -34,8 +34,9 @@ def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dic
     if not rows:
         return {}
     engine = Engine(model, prepared.template)
+    size = args.eval_batch_size if "eval_batch_size" in args.given else None
     with without_compiling(model):
-        answers = list(engine.answer(rows, Sampling.of(args), batch_size=args.eval_batch_size or 1))
+        answers = list(engine.answer(rows, Sampling.of(args), batch_size=size))
     return text_metrics(answers, [_reference(row) for row in rows])
 
 

@@ -37,7 +37,7 @@ from llmtune.samples.prepare import Prepared, data_identity, note_positions
 from llmtune.samples.sampler import Numbered, sample_order
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.samples.watched import watched_rows
-from llmtune.training.build import build_model, check_packed
+from llmtune.training.build import build_model
 from llmtune.training.callbacks import (
     AtStart,
     EarlyStopping,
@@ -51,6 +51,7 @@ from llmtune.training.callbacks import (
 from llmtune.training.following import NoteStatus, WatchSamples
 from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.objective import Objective
+from llmtune.training.padding import check_packed, settle_padding
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
@@ -135,8 +136,7 @@ class Stage(Generic[ArgumentsT]):
         args, samples = self.args, self.samples
         self.record.note(state="loading")
         model = build_model(args, samples.info, self.decisions, samples.num_steps(args), samples.new_rows)
-        if not has_sharded_weights(model):
-            check_packed(args, samples, model)
+        args = self.args = settle_padding(args, samples, model, self.decisions)
         compile_layers(model, args, self.decisions)
         self.folder = broadcast_from_rank0(self.record.folder)
         if is_first():

@@ -86,6 +86,8 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--optim adafactor", {"optim": "adafactor"}),
     ("--deepspeed zero2", {"deepspeed_config_path": "zero2"}),
     ("--gradient_checkpointing True", {"gradient_checkpointing": "full"}),
+    ("--padding_free", {"padding_free": "true"}),
+    ("--no_padding_free", {"padding_free": "false"}),
     ("--activation_checkpointing False", {"gradient_checkpointing": "none"}),
     ("--neft_alpha 5", {"neftune_noise_alpha": 5.0}),
     ("--neftune_noise_alpha 5", {"neftune_noise_alpha": 5.0}),

@@ -17,6 +17,7 @@ TINY = ["--model_type", "llmtune-tiny"]
 
 
 OF_STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("dpo", ["--share_prompt"], {"share_prompt": "true"}),
     ("dpo", ["--pref_beta", "0.3"], {"beta": 0.3}),
     ("dpo", ["--orpo_beta", "0.3"], {"beta": 0.3}),
     ("dpo", ["--pref_loss", "simpo", "--simpo_gamma", "0.5"], {"loss": ["simpo"], "gamma": 0.5}),

@@ -23,7 +23,7 @@ from transformers import (
 
 from llmtune import InferArguments
 from llmtune.errors import ModelError
-from llmtune.inference import decode
+from llmtune.inference import refill
 from llmtune.inference.decode import Decoder
 from llmtune.inference.decode_forward import Forward, has_plain_cache
 from llmtune.inference.draws import Draw
@@ -147,8 +147,8 @@ def test_the_ids_of_plain_passes_for_any_number_of_rows(qwen2, alone, max_rows):
 @pytest.mark.parametrize("prefill_tokens", [1, 30])
 @pytest.mark.parametrize("free_share", [1, 2, 1000])
 def test_when_rows_join_changes_no_id(qwen2, alone, monkeypatch, prefill_tokens, free_share):
-    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
-    monkeypatch.setattr(decode, "FREE_SHARE", free_share)
+    monkeypatch.setattr(refill, "PREFILL_TOKENS", prefill_tokens)
+    monkeypatch.setattr(refill, "FREE_SHARE", free_share)
     check(run(qwen2, requests(), max_rows=6)[0], alone)
 
 

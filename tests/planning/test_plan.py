@@ -252,12 +252,12 @@ def work(**options: Any) -> Workload:
 
 
 def test_work_of_padded_rows():
-    found = work()
+    found = work(padding_free=False)
     assert found.batch == Batch(2, 64, 62, padded=True)
     assert found.steps == 3
     assert found.useful == 10 + 30 + 20 + 40 + 64 + 60
     assert found.useful <= found.computed <= 3 * 2 * 64
-    assert work(group_by_length=True).computed == 2 * 20 + 2 * 40 + 2 * 64
+    assert work(padding_free=False, group_by_length=True).computed == 2 * 20 + 2 * 40 + 2 * 64
     assert work(num_train_epochs=2).useful == 2 * found.useful
     assert work(ranks=3).steps == 1
 
@@ -266,6 +266,7 @@ def test_work_of_packs_and_padding_free():
     assert work(packing=True).batch == Batch(2, 64, 64, packed=True)
     assert work(packing=True).steps == 2
     assert work(padding_free=True).batch == Batch(1, 124, 62, packed=True)
+    assert work() == work(padding_free=True), "where the flags do not say that padding stays"
     assert work(padding_free=True).computed == work().useful
     assert work(batch_size=1).batch == Batch(1, 64, 32)
     assert work(batch_size=1).contexts == sum(n * (n + 1) // 2 for n in (10, 30, 20, 40, 64, 60))
@@ -273,7 +274,7 @@ def test_work_of_packs_and_padding_free():
 
 def test_without_rows_samples_are_assumed_at_max_length():
     found = Workload.of(SftArguments(model_type="llmtune-tiny", batch_size=2, max_length=128), None)
-    assert found.batch == Batch(2, 128, 154, padded=True)
+    assert found.batch == Batch(1, 256, 154, packed=True)
     assert found.steps is None
     limited = Workload.of(SftArguments(model_type="llmtune-tiny", batch_size=2, max_length=128, max_steps=5), None)
     assert limited.steps == 5

@@ -110,7 +110,7 @@ def test_saved_arguments_repeat_the_run(lora, tmp_path):
 
     again = parse(SftArguments, ["--config", str(lora.output_dir / "sft_args.json")], command="sft")
     original = SftArguments(**(QUICK | {"output_dir": str(lora.output_dir.parents[1]), "lora_target_modules": ["ALL"]}))
-    decided = {"dtype": "fp32", "gradient_checkpointing": "none"}
+    decided = {"dtype": "fp32", "gradient_checkpointing": "none", "padding_free": "true"}
     assert again == dataclasses.replace(original, **decided)
 
 

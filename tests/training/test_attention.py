@@ -124,7 +124,10 @@ class OnGpu:
         ({"packing": True}, torch.bfloat16, None, "varlen", False),
         ({"padding_free": True}, torch.float16, None, "varlen", False),
         ({"packing": True}, torch.float32, None, "sdpa", True),
-        ({}, torch.bfloat16, None, "sdpa", False),
+        ({"batch_size": 2}, torch.bfloat16, None, "varlen", False),
+        ({"batch_size": 2}, torch.float32, None, "sdpa", False),
+        ({"batch_size": 2, "padding_free": False}, torch.bfloat16, None, "sdpa", False),
+        ({"batch_size": 1}, torch.bfloat16, None, "sdpa", False),
         ({"packing": True}, torch.bfloat16, "flash_attention_2", "varlen", False),  # installed, and does not load here
     ],
 )

@@ -27,6 +27,7 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "truncation_strategy": ("left", "right"), "loss_on": ("auto", "all"), "special_tokens_in_text": ("text", "special"),
     "quantization_bit": (8, 4), "quant_method": ("bnb", "torchao"), "bnb_4bit_comp_dtype": ("bf16", "fp16"),
     "bnb_4bit_quant_type": ("nf4", "fp4"), "rope_scaling": ("linear", "yarn"), "lora_bias": ("none", "all"),
+    "padding_free": ("true", "false"),
     "lora_init": ("default", "pissa"), "gradient_checkpointing": ("none", "full"), "on_nan": ("stop", "skip"),
     "eval_strategy": ("steps", "epoch"), "save_strategy": ("steps", "epoch"), "attn_impl": ("sdpa", "eager"),
     "report_to": (["tensorboard"], ["none"]), "lr_scheduler_type": ("cosine", "linear"),
