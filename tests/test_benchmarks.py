@@ -24,12 +24,18 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("loss.py", "--vocabulary 20000 --hidden 64 --tokens 600 --repeats 1", "times as fast"),
         ("board.py", "--visits 1", "a changed field until its command"),
         ("encode.py", "TOKENIZER --rows 20 --repeats 1", "CPU-s a 1,000 rows"),
+        ("answers.py", "--model llmtune-tiny --rows 5 --max_rows 2 --longest 9 --repeats 1", "times as fast"),
+        (
+            "gpu/acceptance.py",
+            "--shape tiny --device cpu --one_process --steps 2 --rows 40 --parts doctor embedded attention full grpo",
+            "| full: full fine-tuning, --pure_bf16 | ok |",
+        ),
         ("gpu/levers.py", "--shape tiny --device cpu --modes lora --levers packed --steps 2 --warmup 1", "\n| packed"),
     ],
 )
 def test_runs(script, flags, said, assets, tmp_path):
     words = flags.replace("TOKENIZER", str(assets / "tokenizers/qwen2_5")).split()
-    words += ["--scratch", str(tmp_path / "scratch")] if script == "gpu/levers.py" else []
+    words += ["--scratch", str(tmp_path / "scratch")] if script.startswith("gpu/") else []
     folder = tmp_path / "said"
     folder.mkdir()
     if script == "loss.py":  # it measures how its process grows: a prepared one holds more than it ever needs

@@ -18,26 +18,14 @@ import dataclasses
 import importlib.util
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-SHAPES: dict[str, dict[str, Any]] = {
-    # https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/config.json
-    "7b": {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-        "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
-    },
-    "tiny": {
-        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 8192, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
-    },
-}  # fmt: skip
-LENGTH = {"7b": 4096, "tiny": 256}
+from timed import SHAPES, make_inputs, run_flags, timed
+
 PADDED_BATCH = 8
 """Rows of a batch that is not packed: of about as many tokens, with its padding, as a pack."""
 
@@ -70,88 +58,22 @@ MEANING = {
     "liger": "... with Liger's kernels",
     "compile": "... varlen, layers compiled",
 }
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "data",
-    "model",
-    "time",
-    "which",
-    "learning",
-    "你好",
-    "我们",
-    "模型",
-    "训练",
-    "return",
-    "=",
-]
-
 
 # One lever, in a process of its own
 
 
 def measure(options: argparse.Namespace) -> None:
-    import torch
-
     from llmtune import SftArguments, sft
     from llmtune.models import chunked_loss as loss
-    from llmtune.training import build, throughput
+    from llmtune.training import build
 
-    folder = Path(options.scratch)
     flags = MODES[options.mode] | LEVERS[options.lever]
-    args = SftArguments(**({
-        "model_type": "qwen2.5-7b-instruct", "model_id_or_path": str(folder / options.shape), "template_type": "chatml",
-        "dataset": [str(folder / "rows.jsonl")], "dataset_test_ratio": 0, "train_dataset_sample": -1,
-        "max_length": LENGTH[options.shape], "gradient_accumulation_steps": 1, "max_steps": options.steps,
-        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "report_to": ["none"],
-        "output_dir": str(folder / "output"), "lr_scheduler_type": "constant", "warmup_ratio": 0,
-    } | flags))  # fmt: skip
-    estimate, limit = estimated(args)
-    if estimate > limit:
-        answer({"skipped": f"plan says {estimate / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"})
-        return
+    args = SftArguments(**(run_flags(Path(options.scratch), options.shape, options.steps) | flags))
     if options.lever == "reference":
         build.install_supervised_loss = lambda _: None
     if options.lever == "logits at once":
         loss.CHUNK_POSITIONS = 10**9
-    before = resident()
-    marks: list[tuple[float, int, float]] = []
-    own = throughput.Throughput.on_step_end
-
-    def on_step_end(self: Any, *given: Any, **named: Any) -> None:
-        own(self, *given, **named)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        marks.append((time.perf_counter(), self.useful, self.done))
-
-    throughput.Throughput.on_step_end = on_step_end
-    found = sft(args)
-    records = [json.loads(line) for line in (found.output_dir / "logging.jsonl").read_text().splitlines()]
-    (start, useful, done), (end, all_useful, all_done) = marks[min(options.warmup, len(marks) - 2)], marks[-1]
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else found.metrics["peak_memory_gib"] * 2**30
-    answer({
-        "tokens/s": (all_useful - useful) / (end - start), "tflops": (all_done - done) / (end - start) / 1e12,
-        "peak": peak - (0 if torch.cuda.is_available() else before), "plan": estimate,
-        "padding": found.metrics["padding_share"], "losses": [one["loss"] for one in records if "loss" in one],
-        "peak_tflops": throughput._peak_tflops(),
-    })  # fmt: skip
-
-
-def estimated(args: Any) -> tuple[int, float]:
-    """Bytes that the run takes by the estimate, and those that are there."""
-    from llmtune.planning.plan import make_plan
-    from llmtune.utils.logging import quiet_libraries
-
-    quiet_libraries()
-    plan = make_plan(args)
-    return plan.estimate.total, plan.limit
-
-
-def resident() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    answer(timed(sft, args, options.warmup))
 
 
 def answer(found: dict[str, Any]) -> None:
@@ -174,35 +96,6 @@ def missing(lever: dict[str, Any], mode: dict[str, Any]) -> str:
     needs += ["bitsandbytes"] if "bnb" in str(mode.get("optim")) else []
     gone = [package for package in needs if importlib.util.find_spec(package) is None]
     return f"{', '.join(gone)} is not installed" if gone else ""
-
-
-def make_inputs(options: argparse.Namespace) -> None:
-    """The model with random weights, and rows of the lengths that chats have: 420 tokens on average, at 7B's length."""
-    import shutil
-
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from llmtune.models.tiny import tiny_folder
-
-    scratch = Path(options.scratch)
-    folder = scratch / options.shape
-    scratch.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.json").is_file():
-        torch.manual_seed(0)
-        config = Qwen2Config(**SHAPES[options.shape], tie_word_embeddings=False)
-        with torch.device(options.device):
-            dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-            Qwen2ForCausalLM._from_config(config, dtype=dtype).save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(tiny_folder() / name, folder / name)
-    draw = random.Random(0)
-    scale = LENGTH[options.shape] / 4096
-    with (scratch / "rows.jsonl").open("w", encoding="utf-8") as out:
-        for _ in range(options.rows):
-            words = max(int(draw.lognormvariate(5.0, 0.8) * scale), 3)
-            question, response = (" ".join(draw.choices(WORDS, k=max(words * part // 10, 1))) for part in (3, 7))
-            out.write(json.dumps({"query": question, "response": response}, ensure_ascii=False) + "\n")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -266,7 +159,7 @@ def main() -> None:
     parser.add_argument("--lever", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
-        make_inputs(options)
+        make_inputs(Path(options.scratch), options.shape, options.device, options.rows)
     elif options.lever:
         measure(options)
     else:
