@@ -16,6 +16,7 @@ FILES = sorted((ROOT / "llmtune").rglob("*.py"))
 # A package may import those below it, within functions as well; what is for type checkers alone does not count.
 LAYERS = [
     {"errors", "types", "moved"},
+    {"compat"},
     {"utils"},
     {"registry", "checkpoint"},
     {"hub", "metrics", "losses", "rewards", "tool_functions", "distributed"},

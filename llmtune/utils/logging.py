@@ -73,7 +73,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
     transformers_logging.set_verbosity_error()
-    quiet_gptqmodel()  # peft imports it wherever it is installed
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     # upstream: bitsandbytes 0.50.2 bitsandbytes/autograd/_functions.py: warns at every 8-bit matmul of rounded inputs

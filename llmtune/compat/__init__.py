@@ -1,0 +1,1 @@
+"""Patches of other libraries that are more than one place's own."""
