@@ -76,7 +76,7 @@ setup(
         "safetensors>=0.8",
         "pyyaml>=6.0.1",
         "tensorboardX>=2.6.2.2",
-        "matplotlib>=3.9",
+        "pillow>=10.1",
         "tiktoken>=0.9",
         "tqdm>=4.66.3",
         "numpy>=2",
@@ -97,7 +97,7 @@ setup(
         "math": ["math-verify"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         # The image processors of some families, Qwen's for instance, are torchvision's.
-        "vision": ["pillow>=10", "torchvision"],
+        "vision": ["torchvision"],
         "board": ["nicegui>=3.4", "httpx>=0.27"],
         "web": ["streamlit>=1.67"],
         "tensorboard": ["tensorboard>=2.16"],

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from llmtune.cli.list import REGISTRIES
 from llmtune.losses.info import LOSS_MAPPING
-from llmtune.run import curves
+from llmtune.run import plot
 
 from .prepared import SAMPLE_TOKENS, paint_nothing
 from .tiny_vision import make_vision
@@ -113,7 +113,7 @@ def _nothing_is_painted_or_synced() -> Iterator[None]:
     tests/prepared.py forks wait for the disk, the others do both.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves._Sheet, "_write", paint_nothing)
+        patch.setattr(plot.Sheet, "draw", paint_nothing)
         patch.setattr(os, "fsync", lambda handle: None)
         yield
 

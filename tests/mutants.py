@@ -81,7 +81,7 @@ COVERED = {
 """Modules that matter, and the tests that hold them."""
 
 PRELOADED = (
-    "pytest hypothesis openai datasets uvicorn matplotlib.backends.backend_agg torch.utils.tensorboard "
+    "pytest hypothesis openai datasets uvicorn torch.utils.tensorboard "
     "llmtune.stages.sft llmtune.inference.infer llmtune.serving.service llmtune.exporting.export llmtune.cli.stages"
 )
 OPTIONS = ("-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider")

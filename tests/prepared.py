@@ -30,7 +30,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([
     *("llmtune.cli.stages", "llmtune.cli.checkpoints", "llmtune.stages.sft", "llmtune.inference.infer"),
     *("deepspeed", "gptqmodel.nn_modules.qlinear", "torch.utils.tensorboard"),
-    *("matplotlib.backends.backend_agg", "matplotlib.figure"),
+    *("PIL.Image", "PIL.ImageDraw", "PIL.ImageFont"),
 ])  # fmt: skip
 
 
@@ -118,19 +118,20 @@ def _of_torchrun(nproc: int) -> list[dict[str, str]]:
 SAMPLE_TOKENS = 4
 
 
-def paint_nothing(sheet: Any, path: Path) -> None:
+def paint_nothing(sheet: Any, title: str, lines: Any, path: Path) -> Path:
     path.write_bytes(b"\x89PNG")
+    return path
 
 
 def _run(argv: Sequence[str], out: Path, err: Path, cwd: Path, environment: dict[str, str]) -> None:
-    from llmtune.run import curves
+    from llmtune.run import plot
     from llmtune.training import following, generation_eval
 
     for number, path in ((1, out), (2, err)):
         with path.open("ab") as file:
             os.dup2(file.fileno(), number)
     gc.freeze()  # else each collection would look at all that was imported, and copy the memory it is in
-    curves._Sheet._write = paint_nothing  # type: ignore[method-assign, assignment]
+    plot.Sheet.draw = paint_nothing  # type: ignore[method-assign, assignment]
     generation_eval.SAMPLE_TOKENS = following.WATCHED_TOKENS = SAMPLE_TOKENS
     os.chdir(cwd)
     os.environ.clear()

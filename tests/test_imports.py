@@ -36,7 +36,7 @@ LAYERS = [
     {"__main__"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
-HEAVY = {"accelerate", "datasets", "matplotlib", "modelscope", "peft", "pyarrow", "torch", "transformers"}
+HEAVY = {"accelerate", "datasets", "PIL", "modelscope", "peft", "pyarrow", "torch", "transformers"}
 DATA_MAY = {"datasets", "pyarrow"}
 LIGHT = {*set().union(*LAYERS[:4]), "data", "templates", "models", "arguments", "launch", "board", "cli", "__main__"}
 """Packages that import nothing heavy at module level, apart from the files below."""

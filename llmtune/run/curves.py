@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llmtune.errors import OutputError
+from llmtune.run.plot import Line, Sheet
 from llmtune.utils.files import read_records
 
 RAW_COLOUR = "#FFE2D9"
@@ -40,8 +40,8 @@ def draw_curves(log_file: Path, folder: Path) -> list[Path]:
     try:
         curves = read_scalars(log_file)
         folder.mkdir(parents=True, exist_ok=True)
-        sheet = _Sheet()
-        return [sheet.draw(name, curve, folder) for name, curve in curves.items()]
+        sheet = Sheet()
+        return [sheet.draw(name, _lines(name, curve), _file(folder, name)) for name, curve in curves.items()]
     except OSError as err:
         raise OutputError(f"The curves of {log_file} cannot be drawn into {folder}: {err.strerror or err}.") from err
 
@@ -79,42 +79,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-class _Sheet:
-    """A figure reused for all curves: new axes cost as much as drawing.
+def _lines(name: str, curve: Curve) -> list[Line]:
+    points = list(curve.items())
+    if name not in SMOOTHED or len(points) == 1:
+        return [(points, SMOOTH_COLOUR)]
+    smoothed = zip(curve, smooth(list(curve.values())), strict=True)
+    return [(points, RAW_COLOUR), (list(smoothed), SMOOTH_COLOUR)]
 
-    It is not pyplot's: a notebook's backend is left alone, and no figure stays open.
-    """
 
-    def __init__(self) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.canvas = FigureCanvasAgg(Figure(figsize=(8, 5), dpi=100))
-        self.axes = self.canvas.figure.add_subplot()
-        self.axes.set_xlabel("step")
-
-    def draw(self, name: str, curve: Curve, folder: Path) -> Path:
-        steps, values = list(curve), list(curve.values())
-        self.axes.set_title(name, y=1.0)  # a place of its own spares a search for one
-        if len(steps) == 1:
-            drawn = [self.axes.scatter(steps, values, color=SMOOTH_COLOUR)]
-        elif name in SMOOTHED:
-            drawn = [*self.axes.plot(steps, values, color=RAW_COLOUR)]
-            drawn += self.axes.plot(steps, smooth(values), color=SMOOTH_COLOUR)
-        else:
-            drawn = [*self.axes.plot(steps, values, color=SMOOTH_COLOUR)]
-        prefix = "" if name.startswith("eval_") else "train_"
-        path = folder / f"{prefix}{name.replace('/', '_')}.png"
-        self._write(path)
-        for artist in drawn:
-            artist.remove()
-        self.axes.relim()
-        return path
-
-    def _write(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            self.canvas.print_png(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+def _file(folder: Path, name: str) -> Path:
+    prefix = "" if name.startswith("eval_") else "train_"
+    return folder / f"{prefix}{name.replace('/', '_')}.png"
