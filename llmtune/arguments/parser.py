@@ -51,10 +51,10 @@ def parse(cls: type[ArgumentsT], argv: Sequence[str], *, command: str, summary: 
         UsageError: An unknown flag (with the nearest one), a value of the wrong type, or what `cls` refuses.
         SystemExit: After `--help`.
     """
-    parser = build_parser(cls, command=command, summary=summary)
     if any(token in ("-h", "--help") for token in argv):
-        parser.print_help()
+        build_parser(cls, command=command, summary=summary).print_help()
         raise SystemExit(0)
+    parser = build_parser(cls, command=command, with_help=False)
     synonyms = getattr(cls, "SYNONYMS", {})
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     given = [(synonyms.get(flag, flag), values) for flag, values in _split(_with_config(argv))]
@@ -108,7 +108,8 @@ def _merge(
     return merged, list(problems)
 
 
-def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.ArgumentParser:
+def build_parser(cls: type, *, command: str, summary: str = "", with_help: bool = True) -> argparse.ArgumentParser:
+    """Make the parser of a class of arguments; its help is read from the sources, which takes longer than all else."""
     parser = _Parser(
         prog=f"llmtune {command}",
         description=textwrap.dedent(summary).strip(),
@@ -124,7 +125,7 @@ def build_parser(cls: type, *, command: str, summary: str = "") -> argparse.Argu
     hints = typing.get_type_hints(cls)
     for owner, names in fields_by_owner(cls):
         group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0].rstrip("."))
-        helps = field_help(owner)
+        helps = field_help(owner) if with_help else {}
         for name in names:
             field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
             group.add_argument(f"--{name}", **_argument(hints[name], field, helps.get(name, "")))

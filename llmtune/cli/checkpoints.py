@@ -16,6 +16,7 @@ from llmtune.arguments.service import ServeArguments
 from llmtune.checkpoint import checkpoint_of
 from llmtune.cli.dry_run import DryRunArguments, show_eval, show_export, show_infer, show_merge, show_serve
 from llmtune.cli.main import Command
+from llmtune.compat.optional import uncollected_imports
 from llmtune.errors import UsageError
 from llmtune.utils.system import need
 
@@ -30,7 +31,8 @@ def _infer(args: InferCommand) -> None:
         check_sources(args)
     if args.dry_run:
         return show_infer(args)
-    from llmtune.inference.infer import infer
+    with uncollected_imports():
+        from llmtune.inference.infer import infer
 
     infer(args)
 

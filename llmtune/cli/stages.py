@@ -18,6 +18,7 @@ from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.stages import BY_FLAG, LOSSES, STAGES, stage_arguments
 from llmtune.cli.dry_run import DryRunArguments, show_stage
 from llmtune.cli.sweep import SweepArguments, queue_sweep
+from llmtune.compat.optional import uncollected_imports
 from llmtune.distributed.launch import check_launch, hand_over, is_handed_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
@@ -133,7 +134,8 @@ class StageCommand:
             hand_over_folder(stage)
             hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
         with recorded(stage):  # before torch is imported, which takes seconds
-            run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
+            with uncollected_imports():
+                run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")
             result = run(stage)
         return 130 if result.interrupted == "Ctrl-C" else 0  # a scheduler's SIGTERM is no failure
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ STOOD_IN: dict[str, tuple[str, ...]] = {
     "bitsandbytes": (),
     # upstream: accelerate 1.15.0 accelerate/commands/config/sagemaker.py: imports boto3 to ask for a configuration
     "boto3": (),
+    "botocore": (),
+    "botocore.exceptions": (),
     # upstream: transformers 5.23.0 transformers/loss/loss_for_object_detection.py: imports scipy with every model
     "scipy.optimize": ("linear_sum_assignment",),
     # upstream: transformers 5.23.0 transformers/quantizers/quantizer_torchao.py: imports torchao with every model
@@ -32,6 +35,8 @@ STOOD_IN: dict[str, tuple[str, ...]] = {
     ),
 }
 """Module: the functions that are taken from it by name."""
+
+AMAZON = ("boto3", "botocore", "botocore.exceptions")
 
 ASKED_BY_PEFT = {
     "is_bnb_available": "bitsandbytes",
@@ -45,16 +50,41 @@ ASKED_BY_PEFT = {
 @functools.cache
 def import_libraries() -> None:
     """Import transformers' models and peft without the optional packages that they merely find installed."""
-    with stood_in():
+    with stood_in(*STOOD_IN):
         import peft
         import transformers.modeling_utils  # noqa: F401
     _ask_when_loaded(peft.__name__)
 
 
+def import_tensorboard() -> None:
+    """Import torch's writer of TensorBoard's files, where tensorboard is installed; transformers would take it next."""
+    # upstream: tensorboard 2.21.0 tensorboard/compat/tensorflow_stub/io/gfile.py: imports boto3 for files in S3
+    with contextlib.suppress(ImportError), stood_in(*AMAZON):
+        import torch.utils.tensorboard  # noqa: F401
+
+
 @contextlib.contextmanager
-def stood_in() -> Iterator[None]:
-    """Put stand-ins into `sys.modules`, for those packages that are installed and not imported yet."""
-    placed = [_StandIn(name, functions) for name, functions in STOOD_IN.items() if _is_only_installed(name)]
+def uncollected_imports() -> Iterator[None]:
+    """Import within the block without garbage collections, and spare later ones what was imported.
+
+    A million objects that stay are looked at again in each full collection, 0.3 s of them. For commands, whose process
+    is their own: what a program holds otherwise stays out of it.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextlib.contextmanager
+def stood_in(*names: str) -> Iterator[None]:
+    """Put stand-ins into `sys.modules`, for those modules that are installed and not imported yet."""
+    placed = [_StandIn(name, STOOD_IN[name]) for name in names if _is_only_installed(name)]
     sys.modules.update({stand_in.__name__: stand_in for stand_in in placed})
     try:
         yield
@@ -69,7 +99,7 @@ class _StandIn(ModuleType):
     def __init__(self, name: str, functions: tuple[str, ...]) -> None:
         super().__init__(name)
         top, _, below = name.partition(".")
-        self._own = () if functions else ("__path__", "__version__")
+        self._own = () if below else ("__path__", "__version__")
         self.__spec__ = ModuleSpec(name, None) if below else find_spec(top)  # is what checks of availability ask for
         for function in functions:
             setattr(self, function, functools.partial(self._call, function))
@@ -77,7 +107,8 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in self._own:  # inspect asks each module for its file
             raise AttributeError(f"module {self.__name__!r} is not imported yet: {name}")
-        return getattr(self._real(), name)
+        real, below = self._real(), f"{self.__name__}.{name}"
+        return importlib.import_module(below) if below in STOOD_IN else getattr(real, name)
 
     def _call(self, function: str, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._real(), function)(*args, **kwargs)

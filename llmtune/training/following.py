@@ -70,12 +70,16 @@ class WatchSamples(TrainerCallback):
     """Appends the responses to a few prompts to samples.jsonl at each evaluation, greedily generated.
 
     All processes generate, since the weights may be sharded; the first one writes.
+
+    Attributes:
+        latest: The optimizer step of the newest evaluation, and its records.
     """
 
     def __init__(self, rows: Sequence[Conversation], template: ChatTemplate, file: Path) -> None:
         self.rows = rows
         self.template = template
         self.file = file
+        self.latest: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
         was_training = model.training
@@ -83,11 +87,14 @@ class WatchSamples(TrainerCallback):
         with without_compiling(model):
             found = list(Engine(model, self.template).answer(self.rows, sampling, batch_size=len(self.rows)))
         model.train(was_training)
+        step = state.global_step
+        pairs = enumerate(zip(self.rows, found, strict=True))
+        self.latest = step, [_record(step, index, row, response) for index, (row, response) in pairs]
         if not is_first():
             return
         with self.file.open("a", encoding="utf-8") as out:
-            for index, (row, response) in enumerate(zip(self.rows, found, strict=True)):
-                out.write(json.dumps(_record(state.global_step, index, row, response), ensure_ascii=False) + "\n")
+            for record in self.latest[1]:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _record(step: int, index: int, row: Conversation, response: str) -> dict[str, Any]:

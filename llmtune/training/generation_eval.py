@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmtune.arguments.stage import StageArguments
@@ -40,8 +40,14 @@ def _answer_metrics(model: Any, prepared: Prepared, args: StageArguments) -> dic
     return text_metrics(answers, [_reference(row) for row in rows])
 
 
-def sample_answers(model: Any, prepared: Prepared) -> list[tuple[str, str, str]]:
-    """Return (prompt, reference, greedy generation) of the first rows, truncated."""
+def sample_answers(model: Any, prepared: Prepared, known: Sequence[dict[str, Any]] = ()) -> list[tuple[str, str, str]]:
+    """Return (prompt, reference, greedy generation) of the first rows, truncated.
+
+    Args:
+        known: Records of these rows from the last evaluation, if no step followed it: they need not be generated again.
+    """
+    if known:
+        return [(one["prompt"], one["reference"], one["response"]) for one in known[:NUM_SAMPLES]]
     source = prepared.validation if prepared.validation is not None else prepared.train
     rows = [conversation_of(source[index]) for index in range(min(NUM_SAMPLES, len(source)))]
     rows = _askable(prepared, [row for row in rows if row.turns[0].role == "user"])

@@ -84,11 +84,19 @@ def leave_report(
     decisions: Decisions,
     throughput: Throughput,
     started: float,
+    watched: tuple[int, list[dict[str, Any]]],
 ) -> None:
-    """Write report, metrics and curves, and log the checkpoints."""
+    """Write report, metrics and curves, and log the checkpoints.
+
+    Args:
+        started: By `time.perf_counter`.
+        watched: The step of the last responses to the first validation rows, and their records.
+    """
     run, metrics = result.output_dir, result.metrics
     scores = is_reward_model(trainer.model)
-    generations = [] if result.interrupted or scores else sample_answers(trainer.model, prepared)
+    step, records = watched
+    known = records if step == trainer.state.global_step else []
+    generations = [] if result.interrupted or scores else sample_answers(trainer.model, prepared, known)
     if not is_first():
         return
     trainable, parameters = count_parameters(trainer.model)

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
+from llmtune.compat.optional import import_tensorboard
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
 from llmtune.errors import UsageError
@@ -73,7 +74,7 @@ class Stage(Generic[ArgumentsT]):
             `auto` values are resolved before the model is built.
         started: Start by `time.perf_counter`.
         folder: The run folder, once created.
-        watched: Prompts whose responses are written down at each evaluation.
+        watched: Prompts whose responses are written down at each evaluation, by `watch`; None without any.
         at_start: Work that needs the model as the trainer has wrapped it, before the first step.
     """
 
@@ -88,6 +89,7 @@ class Stage(Generic[ArgumentsT]):
     arguments: TrainingArguments = field(init=False)
     samples: Prepared = field(init=False)
     watched: list[Conversation] = field(init=False)
+    watch: WatchSamples | None = None
     folder: Path = field(init=False)
 
     @classmethod
@@ -172,7 +174,7 @@ class Stage(Generic[ArgumentsT]):
         result = result_of(trainer, self.folder, metrics, self.interrupt)
         if result.interrupted:
             self.record.note(state="stopping")
-        leave_report(result, self.samples, trainer, self.decisions, throughput, self.started)
+        leave_report(result, self.samples, trainer, self.decisions, throughput, self.started, self._latest())
         if self.push is not None:
             self.push.finish(result.last_checkpoint)
         return result
@@ -193,6 +195,8 @@ class Stage(Generic[ArgumentsT]):
         callbacks = [throughput, log, Progress(throughput), LastStep(), self.interrupt, watch, *tuner_callbacks(args)]
         callbacks += self._watchers()
         padding, train_set = samples.tokenizer.pad_token_id, samples.train_set
+        if "tensorboard" in args.report_to:
+            import_tensorboard()
         trainer = StageTrainer(
             model=model,
             args=self.arguments,
@@ -226,11 +230,16 @@ class Stage(Generic[ArgumentsT]):
             trainer.add_callback(self.push)
         return trainer
 
+    def _latest(self) -> tuple[int, list[dict[str, Any]]]:
+        """The step of the last responses to the first validation rows, which the report has too, and their records."""
+        return (-1, []) if self.watch is None or self.args.watch_prompts else self.watch.latest
+
     def _watchers(self) -> list[TrainerCallback]:
         """The callbacks of evaluations: the responses to `--watch_prompts`, and early stopping."""
         found: list[TrainerCallback] = []
         if self.watched:
-            found.append(WatchSamples(self.watched, self.samples.template, self.folder / SAMPLES_FILE))
+            self.watch = WatchSamples(self.watched, self.samples.template, self.folder / SAMPLES_FILE)
+            found.append(self.watch)
         patience = self.args.early_stopping_patience
         return found if patience is None else [*found, EarlyStopping(patience)]
 
