@@ -36,6 +36,9 @@ STOOD_IN: dict[str, tuple[str, ...]] = {
 }
 """Module: the functions that are taken from it by name."""
 
+NEW_OBJECTS = 20_000
+"""Between two garbage collections, while importing."""
+
 AMAZON = ("boto3", "botocore", "botocore.exceptions")
 
 ASKED_BY_PEFT = {
@@ -65,7 +68,7 @@ def import_tensorboard() -> None:
 
 @contextlib.contextmanager
 def uncollected_imports() -> Iterator[None]:
-    """Import within the block without garbage collections, and spare later ones what was imported.
+    """Import within the block with garbage collections of new objects only, and spare later ones what was imported.
 
     A million objects that stay are looked at again in each full collection, 0.3 s of them. For commands, whose process
     is their own: what a program holds otherwise stays out of it.
@@ -73,12 +76,13 @@ def uncollected_imports() -> Iterator[None]:
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
-    gc.disable()
+    usual = gc.get_threshold()
+    gc.set_threshold(NEW_OBJECTS, 1_000, 1_000)
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        gc.set_threshold(*usual)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.compat.tokenizers import drop_copies, give_back_memory
 from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError, one_line
 from llmtune.hub.clients import HubOptions
 from llmtune.models.dtypes import resolve_dtype
@@ -93,6 +94,8 @@ def get_model_tokenizer(
     )
     if load_tokenizer:
         _complete_tokenizer(tokenizer, folder)
+        drop_copies(tokenizer)
+    give_back_memory()  # what files were read into
     return (model if load_model else None), (tokenizer if load_tokenizer else None)
 
 

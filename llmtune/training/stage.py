@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainingArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.compat.optional import import_tensorboard
+from llmtune.compat.tokenizers import give_back_memory
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
 from llmtune.errors import UsageError
@@ -147,6 +148,7 @@ class Stage(Generic[ArgumentsT]):
         self.arguments.run_name = args.run_name or self.folder.name
         note_steps(self.decisions, args, self.arguments, samples, self.run.resume)
         self.decisions.fact("Run folder", str(self.folder))
+        give_back_memory()  # what the weights were read by
         return model
 
     def train(
