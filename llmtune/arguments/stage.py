@@ -15,6 +15,7 @@ from llmtune.arguments.groups import (
     PromptArguments,
     QuantizationArguments,
 )
+from llmtune.arguments.optimizers import check_optimizer, fill_optimizer
 from llmtune.arguments.training_groups import (
     TRACKERS,
     CheckpointPushArguments,
@@ -94,6 +95,7 @@ class StageArguments(
         fill_model(self, problems)
         check_rules(self, problems)
         _check_sharding(self, problems)
+        check_optimizer(self, problems)
         for text in self.freeze_parameters:
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is not a valid regular expression.")
         for target in self.report_to:
@@ -116,6 +118,7 @@ class StageArguments(
             self.eval_batch_size = self.batch_size
         if self.only_save_model is None:
             self.only_save_model = self.sft_type == "full" and not self.fsdp
+        fill_optimizer(self)
 
     def loss_text(self) -> str:
         """Describe what is minimised, where a stage has a choice."""

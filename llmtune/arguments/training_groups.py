@@ -49,7 +49,13 @@ class TrainingFlags:
     warmup_ratio: float = taken(0.05, within=between(0, 1))
     """Fraction of the steps over which the learning rate warms up from 0."""
     optim: str | None = fixed(None)
-    """Optimizer, by its transformers name. Default: adamw_torch_fused on GPU, adamw_torch on CPU."""
+    """Optimizer, by its transformers name, or muon (full fine-tuning: Muon for the matrices of the layers, AdamW for
+    the rest). Default: adamw_torch_fused on GPU, adamw_torch on CPU."""
+    pure_bf16: bool = fixed(False, only=only(sft_type="full"))
+    """Full fine-tuning: weights and gradients in bf16 without fp32 master weights, updates rounded stochastically
+    (--optim adamw_torch_8bit, its default, or adamw_torch_4bit) or compensated (stable_adamw)."""
+    optim_offload: bool = fixed(False, only=only(sft_type="full"))
+    """Full fine-tuning on one GPU: fp32 master weights and AdamW's states in CPU memory, where the step runs."""
     weight_decay: float = taken(0.01, within=at_least(0))
     """Weight decay of AdamW."""
     max_grad_norm: float = taken(1.0, within=at_least(0))

@@ -79,12 +79,6 @@ def need_bitsandbytes(flag: str) -> None:
     need("bitsandbytes", flag, extra="quant")
 
 
-def is_bitsandbytes_optimizer(name: str) -> bool:
-    """Whether transformers takes the optimizer of this name from bitsandbytes; `adamw_torch_8bit` is torchao's."""
-    parts = name.split("_")
-    return bool({"bnb", "paged", "8bit", "ademamix"} & set(parts) or name == "lion_32bit") and "torch" not in parts
-
-
 def is_quantized(model: Any) -> bool:
     return getattr(model, "quantization_method", None) is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmtune.arguments.optimizers import offloads
 from llmtune.arguments.pretraining import document_of, joins_documents
 from llmtune.arguments.stage import StageArguments
 from llmtune.distributed.ranks import is_distributed, world_size
@@ -108,7 +109,8 @@ def note_steps(
     warmup = arguments.get_warmup_steps(num_steps)
     schedule = f"{arguments.lr_scheduler_type.value}, {warmup:,} warmup step{'' if warmup == 1 else 's'}"
     decisions.fact("Steps", f"{text}; learning rate {args.learning_rate:g}, {schedule}")
-    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    optimizer = args.optim or str(getattr(arguments.optim, "value", arguments.optim))
+    optimizer += ", fp32 master weights and states in CPU memory" if offloads(args) else ""
     clipping = f"gradient norm clipped to {args.max_grad_norm:g}" if args.max_grad_norm else "no gradient clipping"
     decisions.fact("Optimizer", f"{optimizer}, weight decay {args.weight_decay:g}, {clipping}")
     kept = "all kept" if args.save_total_limit == -1 else f"{args.save_total_limit} kept"

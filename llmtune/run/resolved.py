@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmtune.arguments.checks import check_sources
 from llmtune.arguments.online import OnlineStage, check_groups
+from llmtune.arguments.optimizers import need_optimizer
 from llmtune.arguments.pretraining import PtArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.training_groups import TRACKERS
@@ -23,9 +24,7 @@ from llmtune.run.folder import check_flat_folder
 from llmtune.run.model_files import ModelFiles, find_model, noted
 from llmtune.run.resume import resume_run
 from llmtune.tuners.named_layers import check_named_layers, check_peft_path
-from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import ensure_writable_folder
-from llmtune.utils.logging import get_logger
 from llmtune.utils.system import missing_packages, need
 
 
@@ -69,6 +68,8 @@ class Run:
         with noted(lacks):
             _need_quantizer(args)
         with noted(lacks):
+            need_optimizer(args, planned_processes(args.nproc, os.environ))
+        with noted(lacks):
             need_trackers(args.report_to)
         if args.deepspeed_config_path is not None:
             with noted(lacks):
@@ -87,10 +88,11 @@ class Run:
             LlmtuneError: The run cannot start here.
         """
         from llmtune.models.layers import check_kernels
+        from llmtune.run.optimizer import check_optimizer_device
         from llmtune.run.training_arguments import check_processes
 
         check_kernels(self.args)
-        _warn_of_paging(self.args)
+        check_optimizer_device(self.args)
         parent = Path(self.args.output_dir).expanduser() if self.resume is None else self.resume.parent
         if self.args.output_dir_flat and self.resume is None:
             check_flat_folder(parent)
@@ -112,20 +114,13 @@ def _settle_rope(args: StageArguments, folder: Path) -> None:
     args.rope_factor = rope_factor(config, str(args.rope_scaling), args.rope_factor, args.max_length)
 
 
-def _warn_of_paging(args: StageArguments) -> None:
-    if args.optim is not None and "paged" in args.optim and not accelerator().is_gpu:
-        get_logger().warning("--optim %s does not page on a CPU: it works without paging.", args.optim)
-
-
 def _need_quantizer(args: StageArguments) -> None:
-    from llmtune.models.quantization import is_bitsandbytes_optimizer, need_bitsandbytes, need_torchao
+    from llmtune.models.quantization import need_bitsandbytes, need_torchao
 
     if args.quantization_bit and args.quant_method == "torchao":
         need_torchao()
     elif args.quantization_bit:
         need_bitsandbytes(f"--quantization_bit {args.quantization_bit}")
-    if args.optim is not None and is_bitsandbytes_optimizer(args.optim):
-        need_bitsandbytes(f"--optim {args.optim}")
 
 
 def need_trackers(report_to: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ from llmtune.distributed.ranks import is_distributed
 from llmtune.errors import UsageError, one_line
 from llmtune.models.dtypes import resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.layers import LIGER_SETTINGS, checkpointing_kwargs, default_optimizer
+from llmtune.models.layers import LIGER_SETTINGS, checkpointing_kwargs
+from llmtune.run.optimizer import optimizer_fields
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger
 
@@ -82,7 +83,7 @@ def _fields(args: StageArguments, run: Path, has_validation: bool) -> dict[str, 
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.lr_scheduler_type,
         "warmup_steps": min(args.warmup_ratio, BELOW_ONE),  # below 1 it is a fraction of the steps
-        "optim": args.optim or default_optimizer(),
+        **optimizer_fields(args),
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
         "use_cache": True,  # else Trainer would write use_cache: false into the checkpoint's config.json

@@ -8,6 +8,7 @@ import torch
 from transformers import set_seed
 
 from llmtune.arguments.groups import rope_options
+from llmtune.arguments.optimizers import COMPENSATES, in_bf16, offloads
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import ModelError, one_line
 from llmtune.models.devices import first_device, spread_options
@@ -52,7 +53,7 @@ def build_model(
 def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     """Load the model onto its device, in the dtype that training needs.
 
-    Full fine-tuning keeps fp32 master weights and computes in `--dtype` by autocast.
+    Full fine-tuning keeps fp32 master weights and computes in `--dtype` by autocast, but with `--pure_bf16`.
     """
     assert args.model_type is not None
     dtype, reason = resolve_dtype(MODEL_MAPPING[args.model_type], args.dtype)
@@ -61,7 +62,9 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     attention = attention_options(args)
     if args.rope_scaling is not None:
         decisions.fact("RoPE scaling", f"{args.rope_scaling}, factor {args.rope_factor:g}")
-    if args.sft_type == "full" and dtype is not torch.float32:
+    if in_bf16(args):
+        decisions.choose("Master weights", *_without_masters(args))
+    elif args.sft_type == "full" and dtype is not torch.float32:
         decisions.choose("Master weights", "fp32", f"{dtype_name(dtype)} would lose small updates")
         dtype = torch.float32
     device = first_device()
@@ -89,6 +92,13 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
     if is_quantized(model):
         decisions.fact("Quantisation", quantization_note(model))
     return model
+
+
+def _without_masters(args: StageArguments) -> tuple[str, str]:
+    if offloads(args):
+        return "fp32, in CPU memory", "--optim_offload"
+    kept = "compensates for rounding" if args.optim in COMPENSATES else "rounds stochastically"
+    return "none", f"--pure_bf16: {args.optim} {kept}, so that small updates are kept"
 
 
 # Batches

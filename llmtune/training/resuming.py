@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
@@ -50,7 +51,7 @@ Rates = list[tuple[float, float]]
 
 def rates_of(optimizer: Any) -> Rates:
     """Return the rates of an optimizer whose scheduler exists."""
-    return [(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in optimizer.param_groups]
+    return [(float(group.get("initial_lr", group["lr"])), group["weight_decay"]) for group in optimizer.param_groups]
 
 
 def follow_rates(optimizer: Any, scheduler: Any, rates: Rates) -> None:
@@ -67,6 +68,11 @@ def follow_rates(optimizer: Any, scheduler: Any, rates: Rates) -> None:
         )
     scheduler.base_lrs = [peak for peak, _ in rates]
     for group, schedule, (peak, decay) in zip(optimizer.param_groups, scheduler.lr_lambdas, rates, strict=True):
-        group |= {"initial_lr": peak, "weight_decay": decay, "lr": peak * schedule(scheduler.last_epoch)}
+        rate = peak * schedule(scheduler.last_epoch)
+        if isinstance(group["lr"], torch.Tensor):  # as torchao's optimizers keep it
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+        group |= {"initial_lr": peak, "weight_decay": decay}
     # upstream: torch 2.13.0 torch/optim/lr_scheduler.py: rates changed in place reach get_last_lr at the next step only
-    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+    scheduler._last_lr = [float(group["lr"]) for group in optimizer.param_groups]

@@ -53,12 +53,13 @@ from llmtune.training.callbacks import (
 from llmtune.training.following import NoteStatus, WatchSamples
 from llmtune.training.hub_push import HubPush, hub_push
 from llmtune.training.objective import Objective
+from llmtune.training.optimizers import lora_plus, own_optimizer
 from llmtune.training.padding import check_packed, settle_padding
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import Loop, StageTrainer
-from llmtune.tuners.tune import tuner_callbacks, tuner_optimizer
+from llmtune.tuners.tune import tuner_callbacks
 from llmtune.types import Conversation
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import quiet_libraries
@@ -199,6 +200,7 @@ class Stage(Generic[ArgumentsT]):
         padding, train_set = samples.tokenizer.pad_token_id, samples.train_set
         if "tensorboard" in args.report_to:
             import_tensorboard()
+        optimizer = lora_plus(model, self.arguments, args)
         trainer = StageTrainer(
             model=model,
             args=self.arguments,
@@ -210,7 +212,8 @@ class Stage(Generic[ArgumentsT]):
             objective=objective,
             throughput=throughput,
             settings=settings,
-            optimizers=(tuner_optimizer(model, self.arguments, args), None),
+            optimizers=(optimizer, None),
+            optimizer_cls_and_kwargs=own_optimizer(model, self.arguments, args) if optimizer is None else None,
             watch=watch,
             order=sample_order(args),
             async_save=args.async_save,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from llmtune.errors import UsageError
 from llmtune.models.heads import output_head, task_type
@@ -18,8 +18,6 @@ from llmtune.tuners.lora import add_lora, attach, load_adapter
 from llmtune.tuners.targets import freeze_by_name, freeze_parts, frozen_parts, linear_names, target_modules
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     from llmtune.arguments.stage import StageArguments
     from llmtune.models.info import ModelInfo
 
@@ -79,17 +77,6 @@ def _numel(parameter: Any) -> int:
 
 def tuner_callbacks(args: StageArguments) -> list[TrainerCallback]:
     return [AllocateRanks()] if args.sft_type == "adalora" else []
-
-
-def tuner_optimizer(model: Any, arguments: TrainingArguments, args: StageArguments) -> torch.optim.Optimizer | None:
-    """The optimizer of LoRA+, with a higher learning rate for B matrices (arXiv 2402.12354); None: the usual one."""
-    if args.lorap_lr_ratio is None or args.sft_type != "lora":
-        return None
-    from peft.optimizers import create_loraplus_optimizer
-
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    options["loraplus_weight_decay"] = arguments.weight_decay
-    return create_loraplus_optimizer(model, optimizer_class, loraplus_lr_ratio=args.lorap_lr_ratio, **options)
 
 
 # Preparation of a quantised model for training adapters
