@@ -94,11 +94,11 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }  # fmt: skip
 """What `--optim` takes: transformers' names, and muon, which is torch's own."""
 
-ROUNDS = ("adamw_torch_8bit", "adamw_torch_4bit")
+ROUNDING = ("adamw_torch_8bit", "adamw_torch_4bit")
 """Optimizers that round bf16 weights stochastically."""
-COMPENSATES = ("stable_adamw",)
+COMPENSATING = ("stable_adamw",)
 """Optimizers that keep what rounding bf16 weights loses, by Kahan summation."""
-OFFLOADS = ("adamw_torch", "adamw_torch_fused")
+OFFLOADABLE = ("adamw_torch", "adamw_torch_fused")
 """Optimizers that --optim_offload runs on the CPU."""
 
 
@@ -133,7 +133,7 @@ def check_optimizer(args: Any, problems: Problems) -> None:
         _check_pure_bf16(args, problems)
     if offloads(args):
         problems.need(
-            name is None or name in OFFLOADS,
+            name is None or name in OFFLOADABLE,
             f"--optim_offload true runs AdamW on the CPU: remove --optim {name}, which then need not save GPU memory.",
         )
         for flag in _sharding(args):
@@ -167,8 +167,10 @@ def _check_named(name: str, one: Optimizer, args: Any, problems: Problems) -> No
 
 
 def _check_pure_bf16(args: Any, problems: Problems) -> None:
-    problems.need(args.dtype in (None, "bf16"), f"--pure_bf16 true keeps the weights in bf16: remove --dtype {args.dtype}.")
-    takes = (*ROUNDS, *COMPENSATES)
+    problems.need(
+        args.dtype in (None, "bf16"), f"--pure_bf16 true keeps the weights in bf16: remove --dtype {args.dtype}."
+    )
+    takes = (*ROUNDING, *COMPENSATING)
     problems.need(
         args.optim in (None, *takes) or args.optim_offload,
         f"--pure_bf16 true with --optim {args.optim} would lose small updates, which round to nothing in bf16. Use "
@@ -192,7 +194,7 @@ def fill_optimizer(args: Any) -> None:
     if in_bf16(args):
         args.dtype = "bf16"
         if args.optim is None and not offloads(args):
-            args.optim = ROUNDS[0]
+            args.optim = ROUNDING[0]
     if is_schedule_free(args.optim) and "lr_scheduler_type" not in args.given:
         args.lr_scheduler_type = "constant_with_warmup"
 

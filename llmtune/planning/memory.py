@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from llmtune.arguments.online import OnlineStage
+from llmtune.arguments.optimizers import in_bf16, offloads
 from llmtune.models.flops import ModelFlops, model_flops
+from llmtune.models.heads import output_head
 from llmtune.models.info import ModelInfo
 from llmtune.models.loading import layer_count
 from llmtune.models.ports import native_config
@@ -73,7 +76,7 @@ class Estimator:
 
     Attributes:
         folder: With config.json.
-        dtype: Compute dtype: bf16, fp16 or fp32. Full fine-tuning keeps fp32 master weights.
+        dtype: Compute dtype: bf16, fp16 or fp32. Full fine-tuning keeps fp32 master weights, but with --pure_bf16.
         on_gpu: Whether the device is a GPU, where optimizers work differently.
     """
 
@@ -102,7 +105,7 @@ class Estimator:
         computed = self.dtype if sharding.weights > 1 else kept
         passes = self._passes(args, batch, key, computed)
         tensors = static.trained
-        optimizer = args.optim or DEFAULT_OPTIMIZER
+        optimizer = OFFLOADED if offloads(args) else args.optim or DEFAULT_OPTIMIZER
         states = state_bytes(optimizer, tensors, self.on_gpu)
         # DDP copies gradients into buckets
         buckets = static.gradients if sharding.ranks > 1 and sharding.gradients == 1 else 0
@@ -157,13 +160,13 @@ class Estimator:
 
     def _kept(self, args: StageArguments) -> torch.dtype:
         """Dtype of the stored weights: see `llmtune.training.build`."""
-        return torch.float32 if args.sft_type == "full" else self.dtype
+        return torch.float32 if args.sft_type == "full" and not in_bf16(args) else self.dtype
 
     def _key(self, args: StageArguments) -> Any:
         names = (
             *("sft_type", "quantization_bit", "bnb_4bit_use_double_quant", "lora_rank", "lora_target_modules"),
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
-            *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p"),
+            *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p", "pure_bf16"),
         )
         others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method", "new_tokens_file"))
         return (*(str(getattr(args, name)) for name in names), *others)
@@ -176,6 +179,15 @@ class Estimator:
         return bool(args.use_flash_attn) or str(chosen).startswith(("flash", "varlen", "flex"))
 
 
+class Trained(NamedTuple):
+    """A trainable tensor. `size`: bytes per number. `embedding`, `head`: whether it is one's weight."""
+
+    shape: tuple[int, ...]
+    size: int
+    embedding: bool = False
+    head: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Static:
     """Counts from the shapes, without a pass."""
@@ -186,7 +198,7 @@ class _Static:
     parameters: int
     saved: int
     largest_layer: int
-    trained: list[tuple[tuple[int, ...], int, bool]]
+    trained: list[Trained]
     flops: ModelFlops
     fullest_share: float
 
@@ -194,6 +206,8 @@ class _Static:
     def of(cls, model: Any, args: StageArguments, spread: int) -> _Static:
         found = list(weight_bytes(model))
         embeddings = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
+        head = output_head(model)
+        heads = {id(one) for one in ([] if head is None else head.parameters())}
         trained = [one for one, _ in found if one.requires_grad]
         buffers = sum(one.numel() * one.element_size() for one in model.buffers())
         whole = args.sft_type == "full"
@@ -209,7 +223,10 @@ class _Static:
             parameters=sum(one.numel() for one, _ in found),
             saved=sum(one.numel() * one.element_size() for one, _ in found if whole or one.requires_grad),
             largest_layer=max(layers.values(), default=0),
-            trained=[(tuple(one.shape), one.element_size(), id(one) in embeddings) for one in trained],
+            trained=[
+                Trained(tuple(one.shape), one.element_size(), id(one) in embeddings, id(one) in heads)
+                for one in trained
+            ],
             flops=model_flops(model),
             fullest_share=fullest_share(inner, spread),
         )
@@ -228,22 +245,25 @@ def _uniform(config: Any) -> bool:
 DEFAULT_OPTIMIZER = "adamw_torch_fused"
 """Default of `--optim` on GPUs. The CPU default keeps the same states."""
 
+OFFLOADED = "offloaded"
+"""AdamW of `--optim_offload`: fp32 master weights and states in CPU memory."""
+
 _BLOCK = 256
-"""Block size of an 8-bit state: numbers per fp32 scale, in bitsandbytes and torchao."""
+"""Numbers per fp32 scale of an 8-bit state, in bitsandbytes and torchao; of a 4-bit one, as transformers sets it."""
 
 _SMALL = 4096
-"""Tensors below this size keep fp32 states in 8-bit optimizers of bitsandbytes and torchao."""
+"""Tensors below this size keep whole states in 8-bit optimizers of bitsandbytes (fp32) and torchao (their dtype)."""
 
 
-def state_bytes(name: str, tensors: Iterable[tuple[Sequence[int], int, bool]], on_gpu: bool = True) -> int:
+def state_bytes(name: str, tensors: Iterable[Trained], on_gpu: bool = True) -> int:
     """Return the bytes of the optimizer states after the first step.
 
     Args:
-        name: `--optim`, one of transformers' OptimizerNames.
-        tensors: Shape, bytes per number, and whether it is an embedding, which bitsandbytes keeps in fp32.
-        on_gpu: Paged optimizers page on GPUs only: their states then count as CPU memory.
+        name: `--optim`, or OFFLOADED.
+        tensors: bitsandbytes keeps the states of embeddings in fp32, Muon has one for each matrix of the layers.
+        on_gpu: Paged and offloaded states then count as CPU memory. Paged optimizers page on GPUs only.
     """
-    return sum(_of_tensor(name, list(shape), size, embedding, on_gpu) for shape, size, embedding in tensors)
+    return sum(_of_tensor(name, tensor, on_gpu) for tensor in tensors)
 
 
 def step_bytes(name: str, gradients: int, on_gpu: bool) -> int:
@@ -251,20 +271,29 @@ def step_bytes(name: str, gradients: int, on_gpu: bool) -> int:
     return gradients if on_gpu and name in ("adamw_torch", "adamax", "rmsprop", "adagrad") else 0
 
 
-def _of_tensor(name: str, shape: list[int], size: int, embedding: bool, on_gpu: bool) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    if "paged" in name and on_gpu:
+def _of_tensor(name: str, tensor: Trained, on_gpu: bool) -> int:
+    shape, size = tensor.shape, tensor.size
+    count = math.prod(shape)
+    if on_gpu and ("paged" in name or name == OFFLOADED):
         return 0
-    states = 1 if any(part in name for part in ("lion", "rmsprop", "adagrad")) else 2
+    if name == OFFLOADED:
+        return 3 * 4 * count
     if name == "sgd":
         return 0
     if "adafactor" in name:
         return 4 * (sum(shape[-2:]) if len(shape) >= 2 else count)
-    if "4bit" in name:
-        return states * (count // 2 + count * 4 // 128) if count >= _SMALL else states * count * 4
-    if "8bit" in name or name == "adamw_bnb_8bit":
-        small = count < _SMALL or (embedding and "torch" not in name)
-        return states * count * 4 if small else states * (count + count * 4 // _BLOCK)
+    states = 1 if any(part in name for part in ("lion", "rmsprop", "adagrad")) else 2
+    if name == "muon":
+        states = 1 if len(shape) == 2 and not (tensor.embedding or tensor.head) else 2
+    if name == "stable_adamw" and size < 4:
+        states = 3  # what rounding lost is the third
+    if "torch" in name and "bit" in name:
+        small = count < _SMALL or count % _BLOCK
+        bits = 4 if "4bit" in name else 8
+        return states * (count * size if small else count * bits // 8 + count * 4 // _BLOCK)
+    if "8bit" in name:
+        small = count < _SMALL or tensor.embedding
+        return states * (count * 4 if small else count + count * 4 // _BLOCK)
+    if "32bit" in name:
+        size = 4
     return states * count * size

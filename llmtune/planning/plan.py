@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from llmtune.models.devices import Gpu, find_gpus, gib, gpu_of_device
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
-from llmtune.planning.memory import DEFAULT_OPTIMIZER, Estimate, Estimator
+from llmtune.planning.changes import Change, possible_changes
+from llmtune.planning.memory import Estimate, Estimator
 from llmtune.planning.online import rows_at_a_time
 from llmtune.planning.workload import SampleLengths, Workload, sample_lengths, sharding_of
 from llmtune.run.resolved import Run
@@ -211,7 +212,8 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
             args.gradient_checkpointing = mode
             notes.append(f"--gradient_checkpointing auto resolves to {mode}.")
         estimate = estimator.estimate(args, work.batch, sharding)
-        suggestions = suggest(args, total_of, limit) if estimate.total > limit else []
+        bf16 = dtype is torch.bfloat16
+        suggestions = suggest(args, total_of, limit, bf16=bf16) if estimate.total > limit else []
     except LlmtuneError:
         raise
     except (RuntimeError, TypeError, AttributeError, ValueError, KeyError, IndexError) as err:
@@ -273,17 +275,6 @@ WORTH = 0.99
 ROUNDS = 2
 """Rounds over all changes: one that does not help at first may help together with others."""
 
-RANKS = (2, 4, 8, 16)
-
-
-@dataclass(frozen=True)
-class Change:
-    """`text`: the flags. `values`: the arguments they set. `kind`: only one change per kind is used."""
-
-    text: str
-    values: dict[str, Any]
-    kind: str
-
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
@@ -293,17 +284,20 @@ class Suggestion:
     total: int
 
 
-def suggest(args: StageArguments, total_of: Callable[[StageArguments], int], limit: float) -> list[Suggestion]:
+def suggest(
+    args: StageArguments, total_of: Callable[[StageArguments], int], limit: float, *, bf16: bool = True
+) -> list[Suggestion]:
     """Return flags that bring the peak memory per device below `limit`.
 
     Args:
         total_of: Estimates the total for other arguments.
+        bf16: Whether the run computes in bf16.
 
     Returns:
         Single changes, the least invasive first; else one combination; empty if none is found.
     """
     start = total_of(args)
-    changes = list(_changes(args))
+    changes = list(possible_changes(args, bf16=bf16))
     tried = [(change, total_of(_with(args, [change]))) for change in changes]
     alone = [Suggestion(change.text, total) for change, total in tried if total <= limit]
     if alone:
@@ -339,56 +333,3 @@ def _with(args: StageArguments, changes: list[Change]) -> StageArguments:
         for name, value in change.values.items():
             setattr(changed, name, value)
     return changed
-
-
-def _changes(args: StageArguments) -> Iterator[Change]:
-    if args.gradient_checkpointing == "none":
-        yield _flag("gradient_checkpointing", "selective")
-    if args.gradient_checkpointing in ("none", "selective"):
-        yield _flag("gradient_checkpointing", "full")
-    yield from _batches(args)
-    yield from _rollout_batches(args)
-    if args.batch_size > 1 and not args.concatenates and not args.may_have_vision:
-        yield _flag("padding_free", "true")
-    full = args.sft_type == "full"
-    if not full and not args.quantization_bit and args.lora_init == "default" and not args.use_dora:
-        yield _flag("quantization_bit", 4)
-    if full:
-        if (args.optim or DEFAULT_OPTIMIZER).startswith("adamw_torch"):
-            yield _flag("optim", "adamw_bnb_8bit")
-            yield _flag("optim", "paged_adamw_8bit")
-        lora = {"sft_type": "lora", "freeze_layers": 0, "freeze_parameters": [], "only_save_model": False}
-        yield Change("--sft_type lora", lora, "sft_type")
-        yield Change("--sft_type lora --quantization_bit 4", lora | {"quantization_bit": 4}, "sft_type")
-    length = args.max_length if args.max_length > 0 else 4096
-    while length >= 512 * 2:
-        length //= 2
-        yield _flag("max_length", length)
-    if getattr(args, "nproc", 0) == 1 and not args.quantization_bit:
-        for ranks in RANKS:
-            yield Change(
-                f"--nproc {ranks} --deepspeed_config_path zero3",
-                {"nproc": ranks, "deepspeed_config_path": "zero3"},
-                "ranks",
-            )
-
-
-def _batches(args: StageArguments) -> Iterator[Change]:
-    size = args.batch_size
-    while size > 1:
-        size //= 2
-        steps = args.gradient_accumulation_steps * args.batch_size // size
-        values = {"batch_size": size, "gradient_accumulation_steps": steps}
-        yield Change(f"--batch_size {size} --gradient_accumulation_steps {steps}", values, "batch_size")
-
-
-def _rollout_batches(args: StageArguments) -> Iterator[Change]:
-    size = getattr(args, "rollout_batch_size", 1)
-    while size > 1:
-        size //= 2
-        yield _flag("rollout_batch_size", size)
-
-
-def _flag(name: str, value: Any) -> Change:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return Change(f"--{name} {text}", {name: value}, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.arguments.optimizers import OPTIMIZERS, ROUNDS, is_low_rank, offloads
+from llmtune.arguments.optimizers import OPTIMIZERS, ROUNDING, is_low_rank, offloads
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import UsageError
 from llmtune.models.layers import default_optimizer
@@ -27,7 +27,7 @@ def check_optimizer_device(args: StageArguments) -> None:
     one = OPTIMIZERS[name]
     if one.needs_gpu and not found.is_cuda:
         raise UsageError(f"--optim {name} needs an NVIDIA or AMD GPU: {one.needs_gpu}.")
-    if name in ROUNDS and found.is_gpu:
+    if name in ROUNDING and found.is_gpu:
         if not found.needs_triton:
             raise UsageError(f"--optim {name} is compiled by Triton, which {found.name} lacks. Use another --optim.")
         need("triton", f"--optim {name}")

@@ -8,7 +8,7 @@ import torch
 from transformers import set_seed
 
 from llmtune.arguments.groups import rope_options
-from llmtune.arguments.optimizers import COMPENSATES, in_bf16, offloads
+from llmtune.arguments.optimizers import COMPENSATING, in_bf16, offloads
 from llmtune.arguments.stage import StageArguments
 from llmtune.errors import ModelError, one_line
 from llmtune.models.devices import first_device, spread_options
@@ -97,7 +97,7 @@ def load_weights(args: StageArguments, decisions: Decisions) -> Any:
 def _without_masters(args: StageArguments) -> tuple[str, str]:
     if offloads(args):
         return "fp32, in CPU memory", "--optim_offload"
-    kept = "compensates for rounding" if args.optim in COMPENSATES else "rounds stochastically"
+    kept = "compensates for rounding" if args.optim in COMPENSATING else "rounds stochastically"
     return "none", f"--pure_bf16: {args.optim} {kept}, so that small updates are kept"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from llmtune.arguments.optimizers import ROUNDS, in_bf16, is_schedule_free, offloads
+from llmtune.arguments.optimizers import ROUNDING, in_bf16, is_schedule_free, offloads
 from llmtune.arguments.stage import StageArguments
 from llmtune.training.muon import MuonAndAdamW, matrices_of
 from llmtune.training.offload import OffloadedAdamW
@@ -23,10 +23,13 @@ def own_optimizer(model: Any, arguments: TrainingArguments, args: StageArguments
         return OffloadedAdamW, _of_adamw(arguments, model)
     if args.optim == "muon":
         return MuonAndAdamW, {"matrices": matrices_of(model), **_of_adamw(arguments, model)}
-    if args.optim in ROUNDS:
+    if args.optim in ROUNDING:
         found, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         rounds = in_bf16(args)
-        return seeded(found), options | {"bf16_stochastic_round": rounds, "rounding_seed": args.seed if rounds else None}
+        return seeded(found), options | {
+            "bf16_stochastic_round": rounds,
+            "rounding_seed": args.seed if rounds else None,
+        }
     if is_schedule_free(args.optim):
         found, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         # upstream: transformers 5.23.0 transformers/trainer_optimizer.py: passes the fraction of the steps as a number

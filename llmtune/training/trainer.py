@@ -367,6 +367,8 @@ class StageTrainer(Trainer):
 
         At the barrier, other ranks would wait for a rank 0 that has failed.
         """
+        if callable(averages := getattr(self.optimizer, "eval", None)):
+            averages()  # schedule-free optimizers train at other weights than those to save; the next step swaps back
         self.save_model(str(made), _internal_call=True)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(made))
