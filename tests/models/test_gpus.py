@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.errors import UsageError
 from llmtune.models.devices import GPUS, find_gpu, gib, gpu_of_device
-from llmtune.planning.memory import state_bytes
+from llmtune.planning.memory import OFFLOADED, Trained, state_bytes
 from llmtune.planning.workload import Sharding, sharding_of
 
 
@@ -92,14 +92,19 @@ def test_ranks_of_torchrun(monkeypatch):
         ("adamw_torch", 8.0), ("adamw_torch_fused", 8.0), ("sgd", 0.0), ("adamw_bnb_8bit", 2 + 8 / 256),
         ("adamw_8bit", 2 + 8 / 256), ("adamw_torch_8bit", 2 + 8 / 256), ("paged_adamw_8bit", 0.0),
         ("lion_8bit", 1 + 4 / 256),
-        ("adafactor", 4 * 2048 / 1024**2), ("adamw_torch_4bit", 1 + 8 / 128), ("lion_32bit", 4.0),
+        ("adafactor", 4 * 2048 / 1024**2), ("adamw_torch_4bit", 1 + 8 / 256), ("lion_32bit", 4.0),
+        ("muon", 4.0), (OFFLOADED, 0.0), ("stable_adamw", 8.0),
     ],
 )  # fmt: skip
 def test_bytes_of_states(name, count):
-    assert state_bytes(name, [((1024, 1024), 4, False)]) / 1024**2 == pytest.approx(count)
+    assert state_bytes(name, [Trained((1024, 1024), 4)]) / 1024**2 == pytest.approx(count)
 
 
 def test_small_tensors_and_embeddings_stay_whole():
-    assert state_bytes("adamw_bnb_8bit", [((64,), 4, False)]) == 64 * 8
-    assert state_bytes("adamw_bnb_8bit", [((1024, 64), 4, True)]) == 1024 * 64 * 8
-    assert state_bytes("paged_adamw_8bit", [((64,), 4, False)], on_gpu=False) == 64 * 8
+    assert state_bytes("adamw_torch_8bit", [Trained((64,), 2)]) == 64 * 2 * 2
+    assert state_bytes("muon", [Trained((64, 8), 4, head=True)]) == 64 * 8 * 8
+    assert state_bytes(OFFLOADED, [Trained((64, 8), 2)], on_gpu=False) == 64 * 8 * 12
+    assert state_bytes("stable_adamw", [Trained((64, 8), 2)]) == 64 * 8 * 6
+    assert state_bytes("adamw_bnb_8bit", [Trained((64,), 4)]) == 64 * 8
+    assert state_bytes("adamw_bnb_8bit", [Trained((1024, 64), 4, embedding=True)]) == 1024 * 64 * 8
+    assert state_bytes("paged_adamw_8bit", [Trained((64,), 4)], on_gpu=False) == 64 * 8

@@ -23,6 +23,7 @@ from llmtune.planning.memory import Estimator
 from llmtune.planning.workload import Batch
 from llmtune.run.log import Decisions
 from llmtune.training.build import build_model
+from llmtune.training.optimizers import seeded
 
 TOLERANCE = 0.04
 BATCH, LENGTH, LEARNED = 2, 384, 300
@@ -164,6 +165,29 @@ def test_states_in_8_bits(folder: Path):
             if isinstance(one, torch.Tensor) and name.startswith(("state", "absmax"))]  # fmt: skip
     measured = sum(one.numel() * one.element_size() for one in held)
     assert estimated(args, torch.float32).optimizer == pytest.approx(measured, rel=0.02)
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(CUDA, reason="the CPU's allocator is measured")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_full_fine_tuning_in_bf16(folder: Path, bits: int):
+    """Weights, gradients and torchao's states; its states keep a table of 256 numbers or fewer per tensor."""
+    torchao = pytest.importorskip("torchao.optim")
+    args = arguments(folder, sft_type="full", pure_bf16=True, optim=f"adamw_torch_{bits}bit")
+    found = estimated(args, torch.bfloat16)
+    model, run = passes(args, torch.bfloat16, masked=False)
+    run()
+    one = seeded(torchao.AdamW8bit if bits == 8 else torchao.AdamW4bit)
+    optimizer: Any = one(model.parameters(), block_size=256, rounding_seed=0)  # type: ignore[call-arg]
+    optimizer.step()
+    values = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    inner = [getattr(value, name) for value in values for name in getattr(value, "tensor_attrs", ()) if name != "qmap"]
+    plain = [value for value in values if not hasattr(value, "tensor_attrs")]
+    measured = sum(value.numel() * value.element_size() for value in [*inner, *plain])
+    assert found.optimizer == pytest.approx(measured, rel=0.02)
+    own = list(model.parameters())
+    assert found.gradients == sum(value.grad.numel() * value.grad.element_size() for value in own)
+    assert found.gradients == 2 * found.trainable
 
 
 @pytest.mark.medium

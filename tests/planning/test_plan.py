@@ -19,6 +19,7 @@ from llmtune.models.devices import Gpu, find_gpu
 from llmtune.models.flops import model_flops
 from llmtune.models.info import MODEL_MAPPING
 from llmtune.models.tiny import tiny_folder
+from llmtune.planning.changes import possible_changes
 from llmtune.planning.memory import Estimator
 from llmtune.planning.plan import make_plan, suggest
 from llmtune.planning.trace import shapes
@@ -128,6 +129,47 @@ def test_suggestions_are_pruned():
     ]
     assert both[0].total == 20
     assert suggest(args, total, 5) == []
+
+
+@pytest.mark.medium
+def test_a_7b_model_is_trained_in_full_on_one_80_gb_gpu(qwen):
+    """By --pure_bf16: 14 GiB of weights, of gradients, and of states in 8 bits; and it is among the flags offered."""
+    h100, options = find_gpu("80GB"), {"sft_type": "full", "max_length": 512, "gradient_checkpointing": "full"}
+    masters = make_plan(args_of(qwen, **options), h100)
+    assert not masters.fits
+    assert [one.text for one in masters.suggestions] == [
+        "--pure_bf16 true", "--optim paged_adamw_8bit", "--optim_offload true"
+    ]  # fmt: skip
+    pure = make_plan(args_of(qwen, pure_bf16=True, **options), h100)
+    assert pure.fits
+    parts = pure.estimate.weights, pure.estimate.gradients, pure.estimate.optimizer
+    assert [size / 2**30 for size in parts] == pytest.approx([14.2, 14.2, 14.4], abs=0.1)
+    assert pure.estimate.total == masters.suggestions[0].total
+
+
+@pytest.mark.parametrize(
+    ("options", "bf16", "offered"),
+    [
+        ({}, True, ["--optim adamw_bnb_8bit", "--pure_bf16 true", "--optim paged_adamw_8bit", "--optim_offload true",
+                    "--pure_bf16 true --optim_offload true"]),
+        ({}, False, ["--optim adamw_bnb_8bit", "--optim paged_adamw_8bit", "--optim_offload true"]),
+        ({"optim": "adamw_torch"}, True, ["--optim adamw_bnb_8bit", "--pure_bf16 true --optim adamw_torch_8bit",
+                                          "--optim paged_adamw_8bit", "--optim_offload true",
+                                          "--pure_bf16 true --optim_offload true"]),
+        ({"pure_bf16": True}, True, ["--optim_offload true"]),
+        ({"optim_offload": True}, True, []), ({"optim": "sgd"}, True, []),
+        ({"fsdp": True, "nproc": 2}, True, ["--optim adamw_bnb_8bit", "--optim paged_adamw_8bit"]),
+    ],
+)  # fmt: skip
+def test_optimizers_that_are_offered(options, bf16, offered):
+    args = SftArguments(**{"model_type": "llmtune-tiny", "sft_type": "full"} | options)
+    found = [one for one in possible_changes(args, bf16=bf16) if one.kind == "optim"]
+    assert [one.text for one in found] == offered
+    for one in found:  # as typed, the flags set what the estimate was made with
+        words = one.text.split()
+        typed = {name[2:]: value == "true" or value for name, value in zip(words[::2], words[1::2], strict=True)}
+        parsed = SftArguments(**{"model_type": "llmtune-tiny", "sft_type": "full"} | options | typed)
+        assert {name: getattr(parsed, name) for name in one.values} == one.values
 
 
 @pytest.mark.medium

@@ -17,7 +17,7 @@ from llmtune.inference.load import load_engine
 from llmtune.merging.merge import merge_and_save
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.models.loading import get_model_tokenizer
-from llmtune.models.quantization import is_bitsandbytes_optimizer, quantization_options
+from llmtune.models.quantization import quantization_options
 from llmtune.models.tiny import tiny_folder
 from llmtune.training import build
 from llmtune.training import stage as stage_module
@@ -172,14 +172,6 @@ def test_bitsandbytes_optimizers_train_and_warn_that_a_cpu_does_not_page(tmp_pat
     values = losses(found.output_dir)
     assert values[-1] < values[0] - 0.2
     assert ("does not page on a CPU" in capfd.readouterr().err) == optim.startswith("paged")
-
-
-def test_which_optimizers_are_bitsandbytes_own():
-    from transformers.training_args import OptimizerNames
-
-    found = {name.value for name in OptimizerNames if is_bitsandbytes_optimizer(name.value)}
-    assert {"adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "paged_lion_32bit", "lion_8bit", "rmsprop_bnb"} <= found
-    assert not found & {"adamw_torch", "adamw_torch_8bit", "adafactor", "sgd", "adamw_torch_fused"}
 
 
 def test_modules_that_an_entry_leaves_whole():
