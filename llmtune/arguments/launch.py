@@ -39,8 +39,8 @@ class LaunchArguments:
     """File to write. Default: JOB_NAME.sbatch, .sky.yaml or .ray.py in this folder; with --dry_run, none."""
     job_name: str | None = None
     """Name of the job. Default: the model's."""
-    nodes: int = limited(1, at_least(1))
-    """Number of machines."""
+    nodes: str = "1"
+    """Number of machines; auto: as few as the run fits on, by its plan for the GPUs of --accelerator."""
     gpus: int = limited(1, at_least(0))
     """GPUs per machine, one process each; 0: one CPU process per machine."""
     accelerator: str | None = None
@@ -82,6 +82,16 @@ class LaunchArguments:
             f"{' and '.join(chosen)}: use one of them." if chosen else "Choose a scheduler: --slurm, --sky or --ray.",
         )
         check_rules(self, problems)
+        self.nodes = str(self.nodes)
+        problems.need(
+            self.nodes == "auto" or (self.nodes.isdecimal() and int(self.nodes) > 0),
+            f"--nodes must be a number of machines, or auto, not {self.nodes!r}.",
+        )
+        problems.need(
+            self.nodes != "auto" or bool(self.gpus and self.accelerator),
+            "--nodes auto plans for the GPUs of a machine: give --gpus and --accelerator, e.g. A100-80 (the names of "
+            "`llmtune plan --gpu`).",
+        )
         self._check_texts(problems)
         problems.need(
             not (self.sky and self.gpus and not self.accelerator),
@@ -132,6 +142,11 @@ class LaunchArguments:
     @property
     def scheduler(self) -> Scheduler:
         return next(name for name in FOREIGN if getattr(self, name))
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines, once `auto` is resolved."""
+        return int(self.nodes)
 
     def processes(self) -> int:
         """Processes per machine."""

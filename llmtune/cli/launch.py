@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     with _inside(launch.workdir):  # where the run will look for its files
         args = parse(SftArguments, words, command="sft")
         _check_run(args)
+        _settle_nodes(launch, args)
     job = make_job(launch, args, words)
     for warning in [*job.warnings, *_left_behind(job, args)]:
         get_logger().warning(warning)
@@ -68,6 +69,17 @@ def _check_run(args: SftArguments) -> None:
     begun = copy.copy(args)
     begun.resume_from_checkpoint = None
     Run.resolve(begun, offline=True)
+
+
+def _settle_nodes(launch: LaunchArguments, args: SftArguments) -> None:
+    """Resolve `--nodes auto`."""
+    if launch.nodes != "auto":
+        return
+    from llmtune.launch.nodes import least_nodes, note
+
+    nodes, found = least_nodes(args, str(launch.accelerator), launch.gpus)
+    launch.nodes = str(nodes)
+    get_logger().info(note(nodes, launch.gpus, found))
 
 
 def write_job(job: Job) -> str:

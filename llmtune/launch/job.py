@@ -38,7 +38,7 @@ class Job:
 
     def size(self) -> str:
         """Describe the machines."""
-        nodes, gpus = self.launch.nodes, self.launch.gpus
+        nodes, gpus = self.launch.num_nodes, self.launch.gpus
         each = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "one process on the CPU"
         return f"{nodes} machine{'s' * (nodes > 1)} with {each}{' each' * (nodes > 1)}"
 

@@ -79,7 +79,7 @@ def _slurm_settings(job: Job) -> list[str]:
     kind = f"{launch.accelerator}:" if launch.accelerator else ""
     lines: list[tuple[str, object]] = [
         ("job-name", job.name),
-        ("nodes", launch.nodes),
+        ("nodes", launch.num_nodes),
         ("ntasks-per-node", 1),
         ("gpus-per-node", f"{kind}{launch.gpus}" if launch.gpus else None),
         ("cpus-per-task", launch.cpus),
@@ -148,7 +148,7 @@ def _sky_task(job: Job) -> dict[str, Any]:
     setup = launch.setup or (None if launch.container else "pip install llmtune")
     task = {
         "name": job.name,
-        "num_nodes": launch.nodes,
+        "num_nodes": launch.num_nodes,
         "workdir": launch.workdir or ".",
         "resources": _present(
             accelerators=f"{launch.accelerator}:{launch.gpus}" if launch.gpus else None,
@@ -252,7 +252,7 @@ RAY_FAILURES = 3
 def ray_text(job: Job, workdir: str) -> str:
     """Return the job file. `workdir`: the default working folder."""
     launch = job.launch
-    scaling: dict[str, Any] = {"num_workers": launch.nodes * launch.processes(), "use_gpu": launch.gpus > 0}
+    scaling: dict[str, Any] = {"num_workers": launch.num_nodes * launch.processes(), "use_gpu": launch.gpus > 0}
     if launch.cpus:
         scaling["resources_per_worker"] = {"CPU": max(launch.cpus // launch.processes(), 1)}
         if launch.gpus:

@@ -63,7 +63,10 @@ def test_flags_of_sft_in_a_file(words, capsys, tmp_path):
         (["--slurm", *SFT, "--batchsize", "2"], "Unknown flag --batchsize. Did you mean --batch_size"),
         (["--slurm", *SFT, "--batch_size", "0"], "--batch_size must be 1 or more"),
         (["--slurm", "--nodse", "2", *SFT], "Unknown flag --nodse. Did you mean --nodes"),
-        (["--slurm", "--nodes", "0", "--gpus", "-1", *SFT], "--nodes must be 1 or more, not 0.\n--gpus must be"),
+        (
+            ["--slurm", "--nodes", "0", "--gpus", "-1", *SFT],
+            "--gpus must be 0 or more, not -1.\n--nodes must be a number",
+        ),
         (["--slurm", "--time", "tomorrow", *SFT], "--time tomorrow is not a time limit"),
         (["--slurm", "--partition", "a b", *SFT], "--partition 'a b' must not contain spaces"),
         (["--slurm", "--partition", "a\n#SBATCH", *SFT], "must not contain spaces"),
