@@ -3,8 +3,9 @@
     python benchmarks/optimizers.py [--steps 200] [--seeds 0 1 2] [--learning_rate 2e-5] [--model FOLDER]
         [--ways masters 8bit 4bit offloaded plain]
 
-All train the same rows in the same order and compute in bf16, by default a random Qwen2 of one layer, hidden 32. `plain` is 8bit with weights rounded to nearest. The loss
-is the mean over the last tenth of the steps; the noise that a difference is to be held against is that of the seeds.
+All train the same rows in the same order and compute in bf16; the model is a random Qwen2 of one layer, hidden 32,
+unless given. `plain` is 8bit with weights rounded to nearest. The loss is the mean over the last tenth of the steps;
+the noise that a difference is to be held against is that of the seeds.
 """
 
 from __future__ import annotations

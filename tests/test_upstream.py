@@ -46,6 +46,7 @@ STILL_SAYS: dict[str, str] = {
     "self._load_rng_state(resume_from_checkpoint)",
     "templates/fast_bpe.py:FastBPE.ids": "return self._core_bpe.encode(text, allowed_special) "
     "except UnicodeEncodeError:",
+    "training/optimizers.py:own_optimizer": 'additional_optim_kwargs["warmup_steps"] = ctx.args.warmup_steps',
     "training/resuming.py:follow_rates": "return self._last_lr",
     "training/trainer.py:StageTrainer.__init__": "self.model_accepts_loss_kwargs = unwrapped_model.accepts_loss_kwargs",
     "training/trainer.py:StageTrainer._determine_best_metric": "if self.args.save_strategy == SaveStrategy.BEST: "

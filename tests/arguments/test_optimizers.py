@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import Any
 
 import pytest
 from transformers.training_args import OptimizerNames
 
 from llmtune import SftArguments
-from llmtune.arguments import optimizers
 from llmtune.arguments.optimizers import OPTIMIZERS, need_optimizer
 from llmtune.errors import MissingPackageError, UsageError
-from llmtune.utils.accelerator import accelerator
+from llmtune.run.optimizer import check_optimizer_device
 
 FULL: dict[str, Any] = {"model_type": "llmtune-tiny", "sft_type": "full", "gradient_accumulation_steps": 1}
 
@@ -37,10 +37,9 @@ def test_a_missing_package_is_named_with_its_pip_command(name, monkeypatch):
     if not one.packages:
         need_optimizer(args, 1)
         return
-    with pytest.raises(
-        MissingPackageError, match=f"--optim {name} needs {one.packages[0]}.*pip install {one.install}"[:60]
-    ):
+    with pytest.raises(MissingPackageError, match=re.escape(f"Install it with: pip install {one.install}")) as refused:
         need_optimizer(args, 1)
+    assert str(refused.value).startswith(f"--optim {name} needs {one.packages[0]}")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +96,6 @@ def test_what_they_imply():
 
 
 def test_devices(monkeypatch):
-    from llmtune.run.optimizer import check_optimizer_device
-
     class Mac:
         kind, is_gpu, is_cuda, needs_triton, name = "mps", True, False, False, "Apple M5"
 
@@ -107,5 +104,3 @@ def test_devices(monkeypatch):
         check_optimizer_device(args_of(pure_bf16=True))
     with pytest.raises(UsageError, match="needs an NVIDIA or AMD GPU"):
         check_optimizer_device(args_of(optim="paged_ademamix_8bit"))
-    assert optimizers.in_bf16(args_of(pure_bf16=True))
-    assert accelerator is not Mac

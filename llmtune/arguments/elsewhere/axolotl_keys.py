@@ -6,7 +6,7 @@ from llmtune.arguments.elsewhere.translation import Harmless, Lacks, Rule
 
 CUSTOM_OPTIMIZERS = (
     *("optimi_adamw", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8", "adopt_adamw", "adamc", "came_pytorch"),
-    *("muon", "dion", "sinkgd", "polora", "flash_adamw", "q_galore_adamw8bit", "lion_pytorch"),
+    *("dion", "sinkgd", "polora", "flash_adamw", "q_galore_adamw8bit", "lion_pytorch"),
 )
 RENAMED: dict[str, Rule] = {
     "base_model": "model_id_or_path",
