@@ -16,8 +16,8 @@ FILES = sorted((ROOT / "llmtune").rglob("*.py"))
 # A package may import those below it, within functions as well; what is for type checkers alone does not count.
 LAYERS = [
     {"errors", "types", "moved"},
-    {"compat"},
     {"utils"},
+    {"compat"},
     {"registry", "checkpoint"},
     {"hub", "metrics", "losses", "rewards", "tool_functions", "distributed"},
     {"data"},

@@ -24,6 +24,13 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 STILL_SAYS: dict[str, str] = {
     # place: text of the file that its comment names, or file: text
+    "compat/optional.py#1": "try: import bitsandbytes as bnb",
+    "compat/optional.py#2": "if is_boto3_available(): import boto3",
+    "compat/optional.py#3": "if is_scipy_available(): from scipy.optimize import linear_sum_assignment",
+    "compat/optional.py#4": "if is_torchao_available(): from torchao.prototype.safetensors.safetensors_support import",
+    "compat/optional.py:_ask_when_loaded": "if is_gptqmodel_available() and is_gptqmodel_awq_layer(target_base_layer)",
+    "compat/optional.py:import_tensorboard": "try: import botocore.exceptions import boto3",
+    "compat/tokenizers.py:drop_copies": "self._merges = merges or []",
     "distributed/deepspeed.py:leave_unimported": "if is_deepspeed_available(): from deepspeed import DeepSpeedEngine",
     "distributed/deepspeed.py:ready_deepspeed": 'if torch.xpu.is_available(): accelerator_name = "xpu"',
     "distributed/launch.py:main": "torch/distributed/elastic/rendezvous/dynamic_rendezvous.py: "

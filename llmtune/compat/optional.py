@@ -1,9 +1,9 @@
 """Optional packages stay unimported until something needs them.
 
-transformers, accelerate and peft import quantisation libraries, scipy and boto3 wherever they are installed: seconds and
-a hundred MiB of each run that uses none. Here they are imported with stand-ins for those packages, which import the real
-one at first use. Nothing of it stays in `sys.modules`: who imports such a package afterwards gets the package itself.
-What was imported before, by a notebook say, stays as it is.
+transformers, accelerate and peft import quantisation libraries, scipy and boto3 wherever they are installed: seconds
+and a hundred MiB of each run that uses none. Here they are imported with stand-ins for those packages, which import the
+real one at first use. Nothing of it stays in `sys.modules`: who imports such a package afterwards gets the package
+itself. What was imported before, by a notebook say, stays as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+import llmtune.utils.logging  # noqa: F401 (what the libraries say as they are imported is silenced there)
 
 STOOD_IN: dict[str, tuple[str, ...]] = {
     # upstream: peft 0.21.2 peft/helpers.py: imports bitsandbytes and with it torch._inductor, 1 to 2 s and 45 MiB

@@ -6,9 +6,9 @@ Written by `python tests/templates/verify_bpe.py FOLDER`, with the libraries of 
 from __future__ import annotations
 
 VERIFIED: dict[str, str] = {
-    "2669ee66b3245ba3617bf1edf9d369ac": "llama3_1",
-    "e08d891f2ab1422408c2ea3ae73457fd": "qwen1_5",
-    "05dc528ae5df51f26ebaee622244f86d": "qwen2_5",
-    "19abc5cbd664291ed5b2b4996948d71a": "qwen3",
+    "b6205d4e5cb4b2adeabe4f50ab5b1cd1": "llama3_1",
+    "68ca0b7d9367a07eee00f71bb6b1cf4c": "qwen1_5",
+    "a25457798c46340eac6c91d018e9d55d": "qwen2_5",
+    "4583c41e0d2e144975218577fd51fa94": "qwen3",
 }
 """Key (see `fast_bpe.verified_key`): the family whose tokenizer.json it is."""

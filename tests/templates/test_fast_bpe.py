@@ -13,7 +13,10 @@ from llmtune.templates import fast_bpe as module
 from llmtune.templates.encode import MANY_TEXTS, TextEncoder
 from llmtune.templates.fast_bpe import fast_bpe
 from llmtune.templates.lookup import get_template
+from llmtune.templates.verified_bpe import VERIFIED
 from llmtune.types import Conversation, Message
+
+from .verify_bpe import FILE, ROOT, loaded, verified, written
 
 pytest.importorskip("tiktoken")
 
@@ -109,7 +112,7 @@ def test_tokenizers_that_ask_for_more(real_tokenizer, change):
 )
 def test_models_that_are_no_ranks(tiny_tokenizer, change):
     spec = spec_of(tiny_tokenizer)
-    assert module._ranks(spec) is not None
+    assert module._ranks(copy.deepcopy(spec)) is not None
     change(spec["model"])
     assert module._ranks(spec) is None
 
@@ -130,3 +133,52 @@ def test_one_other_id_and_it_is_not_taken(tiny_tokenizer, monkeypatch):
 def test_without_tiktoken_transformers_encodes(tiny_tokenizer, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tiktoken", None)
     assert fast_bpe(tiny_tokenizer) is None
+
+
+def test_known_tokenizers_are_not_checked(tiny_tokenizer, monkeypatch):
+    key = module.verified_key(tiny_tokenizer.backend_tokenizer.to_str())
+    monkeypatch.setattr(module, "_agrees", lambda *_: pytest.fail("it is listed"))
+    monkeypatch.setattr(module, "VERIFIED", {key: "tiny"})
+    assert fast_bpe(tiny_tokenizer) is not None
+
+
+def test_unknown_tokenizers_checks_and_releases_have_keys_of_their_own(monkeypatch, tmp_path):
+    def key(described: str = "a", versions: str = "0.14.0 0.23.3") -> str:
+        monkeypatch.setattr(module, "_versions", lambda: versions)
+        return module.verified_key(described)
+
+    assert key() == key(versions="0.14.9 0.23.0")
+    other = tmp_path / "fast_bpe.py"
+    other.write_text("another check")
+    keys = {key(), key("b"), key(versions="0.15.0 0.23.3"), key(versions="0.14.0 0.24.0")}
+    monkeypatch.setattr(module, "__file__", str(other))
+    assert len(keys | {key()}) == 5
+
+
+def of_the_pinned_libraries() -> bool:
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    releases = [".".join(one.split(".")[:2]) for one in module._versions().split(" ")]
+    return all(
+        f"{name}=={release}." in pins for name, release in zip(("tiktoken", "tokenizers"), releases, strict=True)
+    )
+
+
+@pytest.mark.medium
+def test_the_list_of_known_tokenizers_is_current(assets):
+    """Else: python tests/templates/verify_bpe.py FOLDER, after a look at what changed."""
+    if not of_the_pinned_libraries():
+        pytest.skip("the list is that of the libraries in requirements.txt")
+    keys = {
+        module.verified_key(tokenizer.backend_tokenizer.to_str()): name
+        for name, tokenizer in loaded(assets / "tokenizers", skipped=("baichuan2", "chatglm3", "internlm2"))
+    }
+    assert keys == VERIFIED
+    assert written(VERIFIED) == FILE.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_known_tokenizers_pass_the_check(assets):
+    found = verified(dict(loaded(assets / "tokenizers")))
+    assert sorted(found.values()) == sorted(VERIFIED.values())
+    if of_the_pinned_libraries():
+        assert found == VERIFIED

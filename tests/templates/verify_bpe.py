@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,14 @@ def verified(tokenizers: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def loaded(folder: Path) -> Iterator[tuple[str, Any]]:
+def loaded(folder: Path, skipped: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     """Yield (name, tokenizer) of the subfolders, as llmtune loads them."""
     from llmtune.models.ports.tokenizers import tokenizer_loader
 
     for file in sorted(folder.glob("*/tokenizer.json")):
-        loader = tokenizer_loader(file.parent)
-        yield file.parent.name, loader.from_pretrained(str(file.parent), trust_remote_code=False)
+        if file.parent.name not in skipped:
+            loader = tokenizer_loader(file.parent)
+            yield file.parent.name, loader.from_pretrained(str(file.parent), trust_remote_code=False)
 
 
 def written(found: dict[str, str]) -> str:
