@@ -80,7 +80,7 @@ def _is_number(value: object) -> bool:
 
 
 def _lines(name: str, curve: Curve) -> list[Line]:
-    points = list(curve.items())
+    points: list[tuple[float, float]] = [(step, value) for step, value in curve.items()]
     if name not in SMOOTHED or len(points) == 1:
         return [(points, SMOOTH_COLOUR)]
     smoothed = zip(curve, smooth(list(curve.values())), strict=True)
