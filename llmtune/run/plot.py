@@ -21,7 +21,7 @@ NICE = (1, 2, 2.5, 5, 10)
 BLACK = "#000000"
 
 Point = tuple[float, float]
-Line = tuple[list[Point], str]
+Line = tuple[Sequence[Point], str]
 """Points (step, value), and a colour."""
 
 

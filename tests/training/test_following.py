@@ -18,7 +18,7 @@ from llmtune.errors import UsageError
 from llmtune.run.found import find_runs, resume_command
 from llmtune.run.record import RunRecord
 from llmtune.run.status import read_status
-from llmtune.training import following
+from llmtune.training import following, generation_eval
 
 from .. import prepared
 from ..waiting import SECONDS
@@ -49,6 +49,7 @@ def test_a_run_goes_through_its_states_and_names_its_end(tmp_path, monkeypatch):
             states.append(self.state)
 
     monkeypatch.setattr(RunRecord, "note", noted)
+    monkeypatch.setattr(generation_eval, "Engine", lambda *_: pytest.fail("the last evaluation has the responses"))
     result = sft(SftArguments(**SETTINGS, output_dir=str(tmp_path), run_name="mine"))
     assert result.output_dir.name == "v0-mine"
     kept = [state for state, former in zip(states, ["", *states], strict=False) if state != former]
@@ -58,6 +59,9 @@ def test_a_run_goes_through_its_states_and_names_its_end(tmp_path, monkeypatch):
     assert status is not None
     assert (status.step, status.max_steps, status.resumable, status.eta_seconds) == (6, 6, True, None)
     assert result.checkpoint is not None
+    report = (result.output_dir / "report.md").read_text(encoding="utf-8")
+    last = [one["prompt"] for one in samples(result.output_dir) if one["step"] == 6]
+    assert [prompt in report for prompt in last] == [True, True, True, False], "three of four, of this step"
     assert (status.best_checkpoint, status.last_checkpoint) == (result.checkpoint.name, "checkpoint-6")
     assert {"loss", "eval_loss", "learning_rate"} <= status.metrics.keys()
     assert status.tokens_per_second
