@@ -92,7 +92,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     **dict.fromkeys(("schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"), _FREE),
     "stable_adamw": Optimizer(packages=("optimi",), install="torch-optimi"),
 }  # fmt: skip
-"""What `--optim` takes: transformers' names, and muon, which is torch's own."""
+"""Optimizers that `--optim` takes: transformers' names, and muon, which is torch's own."""
 
 ROUNDING = ("adamw_torch_8bit", "adamw_torch_4bit")
 """Optimizers that round bf16 weights stochastically."""
