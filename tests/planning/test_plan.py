@@ -131,7 +131,7 @@ def test_suggestions_are_pruned():
     assert suggest(args, total, 5) == []
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_7b_model_is_trained_in_full_on_one_80_gb_gpu(qwen):
     """By --pure_bf16: 14 GiB of weights, of gradients, and of states in 8 bits; and it is among the flags offered."""
     h100, options = find_gpu("80GB"), {"sft_type": "full", "max_length": 512, "gradient_checkpointing": "full"}
