@@ -22,7 +22,7 @@ def args_of(**options: Any) -> SftArguments:
 
 
 def test_the_table_has_every_name_of_transformers():
-    assert set(OPTIMIZERS) == {one.value for one in OptimizerNames} | {"muon"}
+    assert {one.value for one in OptimizerNames} | {"muon"} <= set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
