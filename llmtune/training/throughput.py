@@ -54,7 +54,8 @@ class Throughput(TrainerCallback):
         else:
             contexts = (positions + 1).sum()
         trainable = (batch["labels"] != IGNORE_INDEX).sum()
-        fillers = 0 if samples is None else (samples == FILLER).sum()
+        # without a mask, a sample of one token is counted like padding, which has position 0
+        fillers = 0 if samples is None or "attention_mask" not in batch else (samples == FILLER).sum()
         sums = torch.stack([num_useful(batch) - fillers, trainable, contexts])
         self._sums = sums if self._sums is None else self._sums + sums
 

@@ -244,6 +244,7 @@ SFT = """
 output_dir output_dir_flat resume_from_checkpoint num_train_epochs max_steps batch_size eval_batch_size
 gradient_accumulation_steps learning_rate lr_scheduler_type warmup_ratio optim weight_decay max_grad_norm
 gradient_checkpointing neftune_noise_alpha packing padding_free group_by_length dataloader_num_workers test_oom_error
+pure_bf16 optim_offload
 eval_strategy eval_steps save_strategy save_steps save_total_limit only_save_model logging_steps
 predict_with_generate early_stopping_patience watch_prompts run_name report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
