@@ -75,7 +75,7 @@ def _settle_nodes(launch: LaunchArguments, args: SftArguments) -> None:
     """Resolve `--nodes auto`."""
     if launch.nodes != "auto":
         return
-    from llmtune.launch.nodes import least_nodes, note
+    from llmtune.planning.nodes import least_nodes, note
 
     nodes, found = least_nodes(args, str(launch.accelerator), launch.gpus)
     launch.nodes = str(nodes)

@@ -19,7 +19,7 @@ from llmtune.inference.decode_forward import Forward, has_plain_cache
 from llmtune.inference.generation import Generation
 from llmtune.inference.refill import RefillBatch
 from llmtune.inference.sampling import Sampling, is_greedy, next_scores
-from llmtune.models.kv import rows_that_fit
+from llmtune.planning.kv import rows_that_fit
 from llmtune.utils.logging import get_logger, log_once
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from llmtune.arguments.online import OnlineStage, PpoArguments
 from llmtune.checkpoint import base_of, checkpoint_kind, checkpoint_of
 from llmtune.errors import LlmtuneError
-from llmtune.models.kv import CHOICE_BYTES, kv_bytes
 from llmtune.models.ports import native_config
+from llmtune.planning.kv import CHOICE_BYTES, kv_bytes
 from llmtune.rewards.specs import parse_rewards
 
 if TYPE_CHECKING:

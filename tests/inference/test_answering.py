@@ -16,7 +16,7 @@ from llmtune.inference.engine import Engine
 from llmtune.inference.generation import Generation
 from llmtune.inference.load import load_engine
 from llmtune.inference.sampling import Sampling
-from llmtune.models.kv import MOST_ROWS, UNKNOWN, kv_bytes, rows_that_fit
+from llmtune.planning.kv import MOST_ROWS, UNKNOWN, kv_bytes, rows_that_fit
 from llmtune.types import Conversation, Message
 
 ROWS = [
@@ -136,7 +136,7 @@ def test_rows_are_chosen_from_memory(engine, monkeypatch):
     by_row = 1000 * kv_bytes(config, torch.float32) + 16 * config.vocab_size
     for fits in (0.5, 1.5, 7.2, 5000):
         free = SimpleNamespace(free_memory=lambda fits=fits: fits * by_row * 4)
-        monkeypatch.setattr("llmtune.models.kv.accelerator", lambda free=free: free)
+        monkeypatch.setattr("llmtune.planning.kv.accelerator", lambda free=free: free)
         assert rows_that_fit(engine.model, 1000) == min(max(int(fits), 1), MOST_ROWS["cpu"])
     other = SimpleNamespace(device=engine.model.device, dtype=torch.float32, config=SimpleNamespace())
     other.config.get_text_config = lambda: SimpleNamespace(vocab_size=5)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Qwen
 from llmtune import GrpoArguments, PpoArguments
 from llmtune.inference.refill import PREFILL_TOKENS as of_decoding
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.kv import kv_bytes
 from llmtune.models.tiny import tiny_folder
+from llmtune.planning.kv import kv_bytes
 from llmtune.planning.memory import Estimate, Estimator
 from llmtune.planning.online import PREFILL_TOKENS, TRAINED_BYTES
 from llmtune.planning.workload import Batch

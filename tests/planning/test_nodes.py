@@ -10,7 +10,7 @@ import pytest
 from llmtune import SftArguments
 from llmtune.arguments.launch import LaunchArguments
 from llmtune.errors import UsageError
-from llmtune.launch.nodes import least_nodes, note
+from llmtune.planning.nodes import least_nodes, note
 from llmtune.utils.files import write_json
 
 QWEN_72B = {
