@@ -100,7 +100,7 @@ class Axis:
 
 
 def thinned(line: Sequence[Point]) -> Sequence[Point]:
-    """Return the lowest and the highest point of each stretch of a line that has more points than can be seen."""
+    """Return the lowest and the highest point of each interval of a line that has more points than can be seen."""
     stretch = math.ceil(2 * len(line) / MOST_POINTS)
     if stretch <= 2:
         return line
