@@ -6,7 +6,6 @@ longest response.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from llmtune.inference.generation import Generation
 from llmtune.inference.refill import RefillBatch
 from llmtune.inference.sampling import Sampling, is_greedy, next_scores
 from llmtune.planning.kv import rows_that_fit
+from llmtune.utils.accelerator import accelerator
 from llmtune.utils.logging import get_logger, log_once
 
 if TYPE_CHECKING:
@@ -98,13 +98,8 @@ def _refilled(engine: Engine, rows: Sequence[Generation], max_rows: int) -> Iter
                     max_rows = max(1, max_rows // 2)
                     get_logger().warning("Out of memory: continuing with %d rows at a time.", max_rows)
             if batch is None:
-                _free_memory()
+                accelerator().empty_cache()
         yield wanted
-
-
-def _free_memory() -> None:
-    with contextlib.suppress(RuntimeError, AssertionError):
-        torch.accelerator.empty_cache()
 
 
 def _choose(rows: Sequence[_Row], logits: Tensor) -> list[bool]:

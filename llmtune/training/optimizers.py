@@ -86,6 +86,7 @@ def seeded(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer
 @contextlib.contextmanager
 def _seeded_by(seed: int, step: int) -> Any:
     found = accelerator()
-    with torch.random.fork_rng(range(found.count), device_type=found.kind if found.is_gpu else "cuda"):
+    kind = {"device_type": found.kind} if found.is_gpu else {}
+    with torch.random.fork_rng(range(found.count) if kind else [], **kind):
         torch.manual_seed(random.Random(f"{seed}-{step}").getrandbits(32))  # a CPU's generator takes 32 bits
         yield
