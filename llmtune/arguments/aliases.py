@@ -277,6 +277,7 @@ _RENAMED = {
     "use_liger_kernel": "use_liger",
     "enable_liger_kernel": "use_liger",
     "dataset_dir": "dataset",
+    "preprocessing_num_workers": "dataset_num_proc",
 }
 _CONVERTED: dict[str, Converter] = {
     "torch_dtype": _dtype,
@@ -329,8 +330,6 @@ _NO_EFFECT = {
     "remove_unused_columns": "only the columns that the model needs are passed on",
     "ignore_pad_token_for_loss": "padding never contributes to the loss",
     "use_fast_tokenizer": "fast tokenizers are always used",
-    "preprocessing_num_workers": "the tokenizer's own threads are used",
-    "dataset_num_proc": "the tokenizer's own threads are used",
     "lazy_preprocess": "rows are encoded once and cached; --streaming true encodes them during training",
     "lazy_tokenize": "rows are encoded once and cached; --streaming true encodes them during training",
     "logging_dir": "curves are written to runs/ in the run folder",

@@ -165,6 +165,9 @@ class DataArguments:
     """Author that replaces {{AUTHOR}}: the Chinese and the other form, or one for both."""
     overwrite_cache: bool = free(False)
     """Read and encode the data again, even if an earlier run cached it."""
+    dataset_num_proc: int = free(1, within=at_least(1))
+    """Processes per machine that encode more than 500,000 rows, in shards. Several jobs and machines that share a cache
+    folder (LLMTUNE_CACHE) share the shards, too."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         *(Rule(_has_no_empty_item(name), EMPTY.format(name=name)) for name in ("dataset", "val_dataset")),

@@ -19,7 +19,7 @@ from llmtune.data.items import check_source, expand, is_hub_source, local_parts,
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
-from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, cached_report, is_damaged, open_cached, store
+from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, cached_report, is_damaged, open_cached, store, writing
 from llmtune.data.rows import LoadReport, new_digest, write_rows
 from llmtune.data.snapshot import SplitFiles, read_split
 from llmtune.data.values import without_nulls
@@ -200,9 +200,13 @@ def _load_files(
     kept = None if options.overwrite_cache else cached_report(key)
     if kept is not None:
         return _finish(key, LoadReport.from_json(source, kept), options)
-    if not options.overwrite_cache and is_damaged(key):
-        get_logger().warning(f"{source}: its cached rows are damaged; reading them again")
-    return _finish(*_write(rows, source, rules, options, key=key), options)
+    with writing(key):
+        kept = None if options.overwrite_cache else cached_report(key)  # another job may have read them meanwhile
+        if kept is not None:
+            return _finish(key, LoadReport.from_json(source, kept), options)
+        if not options.overwrite_cache and is_damaged(key):
+            get_logger().warning(f"{source}: its cached rows are damaged; reading them again")
+        return _finish(*_write(rows, source, rules, options, key=key), options)
 
 
 IDENTITY = 3

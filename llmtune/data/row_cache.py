@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from llmtune.utils.files import (
     temporary_folder,
     write_json,
 )
+from llmtune.utils.locks import hold_lock
 
 if TYPE_CHECKING:
     import datasets
@@ -48,9 +50,24 @@ def store(fill: Callable[[Path], str]) -> str:
             write_json(temporary / SEAL_FILE, seal)
             publish_over(temporary, row_folder(key))
     except OSError as err:
-        reason = err.strerror or err
-        raise OutputError(f"Cannot write into {root} ({reason}). Set LLMTUNE_CACHE to another folder.") from err
+        raise _cannot_write(root, err) from err
     return key
+
+
+@contextlib.contextmanager
+def writing(key: str) -> Iterator[None]:
+    """Let one job at a time read the rows of a key, on all machines that share the cache."""
+    folder = row_folder(key)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(folder.with_name(f"{folder.name}.lock")))
+        except OSError as err:
+            raise _cannot_write(folder.parent, err) from err
+        yield
+
+
+def _cannot_write(root: Path, err: OSError) -> OutputError:
+    return OutputError(f"Cannot write into {root} ({err.strerror or err}). Set LLMTUNE_CACHE to another folder.")
 
 
 def cached_report(key: str) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from llmtune.errors import DataError
@@ -85,6 +86,13 @@ class EncodeReport:
         self.num_tokens += sum(len(sample.input_ids) for sample in row.samples)
         self.num_trainable += sum(sample.num_trainable for sample in row.samples)
         self.num_weighted += sum(sample.weights is not None for sample in row.samples)
+
+
+def merged(reports: Sequence[EncodeReport]) -> EncodeReport:
+    """Return the counts of several shards together."""
+    names = [field.name for field in fields(EncodeReport) if field.name != "problems"]
+    sums = {name: sum(getattr(report, name) for report in reports) for name in names}
+    return EncodeReport(**sums, problems=[line for report in reports for line in report.problems][:5])
 
 
 def count_comparison(report: EncodeReport, row: EncodedComparison, name: str) -> None:

@@ -6,12 +6,13 @@ of the templates.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +23,22 @@ import pyarrow as pa
 
 from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record, prompt_of
 from llmtune.errors import DataError, OutputError
-from llmtune.samples.encode_report import EncodeReport, count_comparison, count_prompt, tell_report
+from llmtune.samples.encode_report import EncodeReport, count_comparison, count_prompt, merged, tell_report
+from llmtune.samples.shards import Shard, lock_of, make_shards, shards_of
 from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
 from llmtune.templates.prompts import encode_prompts
 from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
-from llmtune.utils.files import cache_root, is_whole, publish, read_json, seal_of, sweep, temporary_file, write_json
+from llmtune.utils.files import (
+    ENDS_SEAL,
+    cache_root,
+    is_whole,
+    publish,
+    read_json,
+    seal_of,
+    sweep,
+    temporary_file,
+    write_json,
+)
 from llmtune.utils.logging import get_logger
 from llmtune.utils.progress import progress_bar
 
@@ -67,10 +79,19 @@ class TokenStore:
     prompt's first; `ranks`, int32 [number of responses]; `label` and `margin`, None where the data has none.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, shards: Sequence[Shard] = ()) -> None:
+        """Open the files of a store.
+
+        Args:
+            file: Its name is the key of the content.
+            shards: The files, if they are several.
+        """
         self.file = file
-        self.report = EncodeReport(**read_json(_report_file(file))["report"])
-        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        files = [shard.file for shard in shards] or [file]
+        reports = [EncodeReport(**read_json(_report_file(one))["report"]) for one in files]
+        self.report = reports[0] if len(reports) == 1 else merged(reports)
+        parts = [pa.ipc.open_file(pa.memory_map(str(one))).read_all() for one in files]
+        table = pa.concat_tables(parts)  # without copying
         self._comparison = {name: table.column(name) for name in COMPARISON_COLUMNS.names if name in table.schema.names}
         self._ids = table.column("input_ids").chunks
         self._labels = table.column("labels").chunks
@@ -128,6 +149,7 @@ def encode_dataset(
     strict: bool = False,
     overwrite: bool = False,
     required: bool = True,
+    processes: int = 1,
 ) -> TokenStore:
     """Encode a canonical dataset, or open the tokens that an earlier run encoded.
 
@@ -136,15 +158,25 @@ def encode_dataset(
         strict: Stop at the first row that the template cannot express.
         overwrite: Encode again, even if the tokens are cached.
         required: Raise if no sample is left.
+        processes: That encode, of more rows than a shard has.
 
     Raises:
         DataError: No sample is left and one is required, or `strict` and a row is bad.
     """
     file = cache_root() / "tokens" / f"{_key(dataset, template)}.arrow"
-    store = None if overwrite else _kept(file, name)
-    if store is None:
-        _encode(dataset, template, file, name=name)
-        store = TokenStore(file)
+    shards = shards_of(file, len(dataset))
+    if overwrite:
+        for shard in shards:
+            _report_file(shard.file).unlink(missing_ok=True)
+    elif any(map(_is_damaged, shards)):
+        get_logger().warning(f"The encoded {name} rows in the cache are damaged; encoding them again.")
+
+    def make(shard: Shard) -> None:
+        _encode(dataset, template, shard, name=name, quiet=len(shards) > 1)
+
+    with _writing(file):
+        make_shards(shards, make, _is_made, processes=processes, name=name)
+    store = TokenStore(file, shards)
     tell_report(store.report, template, name=name, strict=strict)
     if len(store) == 0:
         text = f"No {name} sample is left of {store.report.num_rows:,} rows. Look at the lines above."
@@ -154,34 +186,30 @@ def encode_dataset(
     return store
 
 
-def _kept(file: Path, name: str) -> TokenStore | None:
-    """Return the store of an earlier run; None where it is missing or damaged."""
-    beside = _report_file(file)
-    if not os.path.lexists(file) and not os.path.lexists(beside):
-        return None
-    saved = read_json(beside)
-    if is_whole(file, saved.get("seal")) and saved.get("check") == _check(saved.get("report")):
-        return TokenStore(file)
-    get_logger().warning(f"The encoded {name} rows in the cache are damaged; encoding them again.")
-    return None
+def _is_made(shard: Shard) -> bool:
+    """Whether a shard is there and whole."""
+    saved = read_json(_report_file(shard.file))
+    if saved.get("check") != _check(saved.get("report")):
+        return False
+    return is_whole(shard.file, saved.get("seal"), ends_only=len(saved.get("seal") or ()) == ENDS_SEAL)
+
+
+def _is_damaged(shard: Shard) -> bool:
+    there = any(map(os.path.lexists, (shard.file, _report_file(shard.file))))
+    busy = lock_of(shard.file).exists()
+    return there and not busy and not _is_made(shard)
 
 
 def _check(report: Any) -> int:
     return zlib.crc32(json.dumps(report, sort_keys=True).encode())
 
 
-def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) -> None:
-    report = EncodeReport()
-    template.expect(len(dataset))
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         sweep(file.parent, is_ours=True)
-        with temporary_file(file) as temporary:
-            _write(dataset, template, temporary, report, name=name)
-            saved = asdict(report)
-            about = {"seal": seal_of(temporary), "check": _check(saved), "report": saved}
-            publish(temporary, file)
-        write_json(_report_file(file), about)
+        yield
     except OSError as err:
         raise OutputError(
             f"The encoded rows cannot be written to {file.parent} ({err.strerror or err}). "
@@ -189,7 +217,29 @@ def _encode(dataset: Dataset, template: ChatTemplate, file: Path, *, name: str) 
         ) from err
 
 
-def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeReport, *, name: str) -> None:
+def _encode(dataset: Dataset, template: ChatTemplate, shard: Shard, *, name: str, quiet: bool) -> None:
+    report = EncodeReport()
+    template.expect(shard.stop - shard.start)
+    shard.file.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_file(shard.file) as temporary:
+        _write(dataset, template, temporary, report, shard, name=name, quiet=quiet)
+        saved = asdict(report)
+        # a whole checksum of hundreds of GB would delay each start by minutes
+        about = {"seal": seal_of(temporary, ends_only=quiet), "check": _check(saved), "report": saved}
+        publish(temporary, shard.file)
+    write_json(_report_file(shard.file), about)
+
+
+def _write(
+    dataset: Dataset,
+    template: ChatTemplate,
+    file: Path,
+    report: EncodeReport,
+    shard: Shard,
+    *,
+    name: str,
+    quiet: bool,
+) -> None:
     schema, encode = SCHEMA, _conversations
     if "columns" in dataset.column_names:
         encode = _prompts
@@ -198,10 +248,10 @@ def _write(dataset: Dataset, template: ChatTemplate, file: Path, report: EncodeR
     with (
         pa.OSFile(str(file), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
-        _bar(len(dataset), name) as bar,
+        _bar(0 if quiet else shard.stop - shard.start, name) as bar,
     ):
-        for start in range(0, len(dataset), BATCH_ROWS):
-            records = _records(dataset[start : start + BATCH_ROWS])
+        for start in range(shard.start, shard.stop, BATCH_ROWS):
+            records = _records(dataset[start : min(start + BATCH_ROWS, shard.stop)])
             columns = encode(records, template, start, report)
             writer.write_batch(pa.record_batch(columns, schema=schema))
             bar.update(len(records))

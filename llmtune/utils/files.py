@@ -284,7 +284,7 @@ def _is_left(entry: os.DirEntry[str], is_ours: bool) -> bool:
     match = TEMPORARY.fullmatch(entry.name)
     if match is None:
         return is_ours and _is_old(entry)
-    if match[1] == _place():
+    if match[1] == machine_id():
         return not is_alive(int(match[2]))
     return _is_old(entry)
 
@@ -311,11 +311,11 @@ def _remove(entry: os.DirEntry[str]) -> None:
 
 def _temporary_name(target: Path) -> Path:
     name = os.fsdecode(os.fsencode(target.name)[:NAME_BYTES])
-    return target.parent / f".{name}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return target.parent / f".{name}.{machine_id()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
 @lru_cache(maxsize=1)
-def _place() -> str:
+def machine_id() -> str:
     """Return an id of the machine's boot and container, within which process ids are unique."""
     parts = [platform.node()]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
@@ -327,18 +327,33 @@ def _place() -> str:
 # Seals
 
 
-def seal_of(file: Path) -> list[int]:
-    """Size and checksum of a file, to detect damage."""
+ENDS_SEAL = 3
+"""Numbers of a seal of a file's ends."""
+
+
+def seal_of(file: Path, *, ends_only: bool = False) -> list[int]:
+    """Size and checksum of a file, to detect damage.
+
+    Args:
+        ends_only: Of its first and its last MiB, one each: for files that are too large to be read at each start.
+    """
     size = check = 0
     with file.open("rb") as opened:
+        if ends_only:
+            size = os.fstat(opened.fileno()).st_size
+            first = zlib.crc32(opened.read(CHUNK_BYTES))
+            opened.seek(max(size - CHUNK_BYTES, 0))
+            return [size, first, zlib.crc32(opened.read(CHUNK_BYTES))]
         while chunk := opened.read(CHUNK_BYTES):
             size, check = size + len(chunk), zlib.crc32(chunk, check)
     return [size, check]
 
 
-def is_whole(file: Path, seal: Any) -> bool:
+def is_whole(file: Path, seal: Any, *, ends_only: bool = False) -> bool:
     """Return whether a file is the one that was sealed."""
     try:
-        return isinstance(seal, list) and [file.stat().st_size] == seal[:1] and seal_of(file) == seal
+        if not isinstance(seal, list) or [file.stat().st_size] != seal[:1]:
+            return False
+        return seal_of(file, ends_only=ends_only) == seal
     except OSError:
         return False

@@ -42,8 +42,7 @@ NEIGHBOURS: list[tuple[str, dict[str, Any] | str]] = [
     ("--max_train_samples -1 --max_eval_samples 9", {"train_dataset_sample": -1, "val_dataset_sample": 9}),
     ("--validation_split_percentage 5", {"dataset_test_ratio": 0.05}),
     ("--validation_split_percentage 1", NOTHING),  # 0.01 is the default
-    ("--preprocessing_num_workers 4", IGNORED),
-    ("--dataset_num_proc 4", IGNORED),
+    ("--preprocessing_num_workers 4", {"dataset_num_proc": 4}),
     ("--overwrite_cache", {"overwrite_cache": True}),
     ("--lazy_preprocess True", IGNORED),
     ("--add_version false", {"output_dir_flat": True}),

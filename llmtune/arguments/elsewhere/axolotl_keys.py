@@ -41,11 +41,12 @@ _LOGGED = Harmless("logging only")
 _WATCHED = Harmless("a loss that diverges stops the run")
 _RAY = Harmless("start a Ray job with `llmtune launch --ray true`")
 HARMLESS: dict[str, Rule] = {
+    "dataset_processes": "dataset_num_proc",
     **dict.fromkeys(("model_type", "type_of_model", "tokenizer_type", "processor_type"), _FILES_SAY),
     **dict.fromkeys(("is_llama_derived_model",), _FILES_SAY),
     **dict.fromkeys(("is_falcon_derived_model", "is_mistral_derived_model", "is_qwen_derived_model"), _FILES_SAY),
     **dict.fromkeys(("base_model_config", "num_labels", "eot_tokens", "lora_fan_in_fan_out"), _FILES_SAY),
-    **dict.fromkeys(("dataset_prepared_path", "dataset_processes", "dataset_keep_in_memory"), _CACHED),
+    **dict.fromkeys(("dataset_prepared_path", "dataset_keep_in_memory"), _CACHED),
     **dict.fromkeys(("skip_prepare_dataset", "num_dataset_shards_to_save", "push_dataset_to_hub"), _CACHED),
     **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_offloading", "layer_offloading"), _MEMORY),
     **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), _MEMORY),
