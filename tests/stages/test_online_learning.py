@@ -100,7 +100,7 @@ def test_manners_are_learned_from_a_reward_model_within_a_bounded_kl(seed, roles
     policy, reward = roles
     args = PpoArguments(
         **TINY, model_id_or_path=policy, dataset=["tiny-pairs"], rewards=[f"rm:{reward}"], max_new_tokens=32,
-        batch_size=32, num_iterations=2, max_steps=50, learning_rate=5e-4, critic_learning_rate=1e-3, beta=0.05,
+        batch_size=32, num_iterations=2, max_steps=80, learning_rate=5e-4, critic_learning_rate=1e-3, beta=0.05,
         kl_target=8.0, lr_scheduler_type="constant", eval_strategy="no", save_strategy="no", logging_steps=1,
         seed=seed, output_dir=str(tmp_path),
     )  # fmt: skip
