@@ -63,7 +63,7 @@ def test_plan_prints_parameters_memory_steps_and_fit(capsys):
     assert "usable on a T4" in found["total"]
     assert "at 40% MFU on a T4" in found["FLOPs"]
     assert "fp16" in found["model"]
-    assert found["largest batch"].startswith("4 x ")
+    assert found["largest batch"].startswith("1 x 376 tokens"), "four samples, without padding"
 
 
 @pytest.mark.medium
