@@ -53,9 +53,14 @@ def test_demo_asks_before_and_after(run, tmp_path: Path) -> None:
 
 
 def test_the_pipeline_walks_all_stages_with_the_flags_of_the_guide(run, tmp_path: Path) -> None:
-    """Two steps of each; what the stages learn is shown in tests/stages."""
-    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
-    out = run("env", path, "bash", EXAMPLES / "pipeline/run.sh", tmp_path / "work", "--max_steps", "2")
+    """Two steps of each; what the stages learn is shown in tests/stages.
+
+    In two steps a model finds no right number, and an adapter that is unchanged is not merged: another reward differs.
+    """
+    reward = tmp_path / "variety.py"
+    reward.write_text("def variety(completions, **_):\n    return [len(set(str(one))) / 100 for one in completions]\n")
+    names = (f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}", f"REWARD={reward}:variety")
+    out = run("env", *names, "bash", EXAMPLES / "pipeline/run.sh", tmp_path / "work", "--max_steps", "2")
     results = out[out.index("== pt") :]
     stages = [line.removeprefix("== ") for line in results.splitlines() if line.startswith("== ")]
     assert stages == ["pt", "sft", "rm", "dpo", "ppo", "grpo"]

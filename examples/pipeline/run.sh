@@ -3,6 +3,7 @@
 # pt -> merge -> sft -> merge -> rm, then dpo, ppo and grpo, each from the same merged model.
 # Needs: two cores, 2 GB of memory, no GPU, nothing to download; some minutes. Run it from the top of the repository.
 #   bash examples/pipeline/run.sh [folder for all that is written] [further flags for each stage]
+#   REWARD=my_rewards.py:function bash examples/pipeline/run.sh    another reward for grpo
 set -euo pipefail
 
 WORK=${1:-output/pipeline}
@@ -46,7 +47,7 @@ llmtune merge --base_model "$WORK/merged-sft" --lora_model "$(newest "$WORK/ppo"
 
 # 6. GRPO on sums with a known answer, rewarded by a function of rewards.py; a real model can start at temperature 1.
 llmtune grpo $COMMON --model_name_or_path "$WORK/merged-sft" --train_file_dir "$WORK/data/grpo" \
-    --reward_funcs "$HERE/rewards.py:number" --num_generations 8 --gradient_accumulation_steps 16 --temperature 0.7 \
+    --reward_funcs "${REWARD:-$HERE/rewards.py:number}" --num_generations 8 --gradient_accumulation_steps 16 --temperature 0.7 \
     --template_name chatml --max_prompt_length 192 --max_completion_length 32 --num_train_epochs 2 \
     --learning_rate 5e-4 --output_dir "$WORK/grpo"
 llmtune merge --base_model "$WORK/merged-sft" --lora_model "$(newest "$WORK/grpo")" --output_dir "$WORK/merged-grpo"
