@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -68,7 +69,17 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 def read_run(folder: Path) -> FoundRun | None:
     """Return the run of a folder; None if it has none."""
     status = read_status(folder) or _old_status(folder)
-    return None if status is None else FoundRun(folder, status)
+    if status is None:
+        return None
+    return FoundRun(folder, status if status.is_alive else _with_checkpoint(folder, status))
+
+
+def _with_checkpoint(folder: Path, status: RunStatus) -> RunStatus:
+    """The status with the checkpoint that is there: a run may be killed between saving it and noting so."""
+    newest = last_checkpoint(folder)
+    if newest is None or newest.name == status.last_checkpoint:
+        return status
+    return dataclasses.replace(status, last_checkpoint=newest.name, resumable=not what_is_missing(newest))
 
 
 def _old_status(folder: Path) -> RunStatus | None:

@@ -84,6 +84,7 @@ def test_mlflow_files_are_in_the_run_folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_wandb_files_are_in_the_run_folder(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # of a test before it in this process, whose service may have ended
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 8 + SECRET + "0" * 12)
     folder = run(tmp_path, "wandb")
