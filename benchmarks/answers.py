@@ -12,13 +12,11 @@ are response tokens/s and their ratio.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from rollouts import by_generate, make_model, make_requests
+from rollouts import by_generate, compare, make_model, make_requests
 from transformers import GenerationConfig
 
 from llmtune.inference.answering import generations
@@ -61,19 +59,7 @@ def main() -> None:
     model = make_model(args)
     model.generation_config = GenerationConfig()  # no stop token
     requests = make_requests(args, model.config.vocab_size)
-    lengths = [one.max_tokens for one in requests]
-    said = f"{sum(lengths):,} tokens, median {statistics.median(lengths):g}, longest {max(lengths)}"
-    print(f"{len(lengths)} responses: {said}")
-    rates: dict[str, list[float]] = {"generate": [], "llmtune": []}
-    for _ in range(args.repeats):
-        for name, way in {"generate": partial(by_generate, sampled=False), "llmtune": by_llmtune}.items():
-            began = time.perf_counter()
-            count = way(model, requests, args.max_rows)
-            rates[name].append(count / (time.perf_counter() - began))
-    ratios = [ours / theirs for ours, theirs in zip(rates["llmtune"], rates["generate"], strict=True)]
-    for name, found in rates.items():
-        print(f"{name}: {statistics.median(found):,.0f} tokens/s ({', '.join(f'{rate:,.0f}' for rate in found)})")
-    print(f"llmtune is {statistics.median(ratios):.2f} times as fast ({', '.join(f'{one:.2f}' for one in ratios)})")
+    compare({"generate": partial(by_generate, sampled=False), "llmtune": by_llmtune}, model, requests, args)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +97,23 @@ def by_llmtune(model: Any, requests: list[RolloutRequest], max_rows: int) -> int
     return sum(len(one.ids) for one in engine.sample(requests))
 
 
+def compare(ways: dict[str, Callable[..., int]], model: Any, requests: list[Any], args: argparse.Namespace) -> None:
+    """Print the tokens and the rates of both ways, run in turn, and their ratio. `ways`: generate, then llmtune."""
+    lengths = [one.max_tokens for one in requests]
+    said = f"{sum(lengths):,} tokens, median {statistics.median(lengths):g}, longest {max(lengths)}"
+    print(f"{len(lengths)} responses: {said}")
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.repeats):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            count = way(model, requests, args.max_rows)
+            rates[name].append(count / (time.perf_counter() - began))
+    ratios = [ours / theirs for ours, theirs in zip(rates["llmtune"], rates["generate"], strict=True)]
+    for name, found in rates.items():
+        print(f"{name}: {statistics.median(found):,.0f} tokens/s ({', '.join(f'{rate:,.0f}' for rate in found)})")
+    print(f"llmtune is {statistics.median(ratios):.2f} times as fast ({', '.join(f'{one:.2f}' for one in ratios)})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2", choices=["qwen2", "llmtune-tiny"])
@@ -108,19 +126,7 @@ def main() -> None:
     model = make_model(args)
     model.generation_config = GenerationConfig()  # no stop token
     requests = make_requests(args, model.config.vocab_size)
-    lengths = [one.max_tokens for one in requests]
-    said = f"{sum(lengths):,} tokens, median {statistics.median(lengths):g}, longest {max(lengths)}"
-    print(f"{len(lengths)} responses: {said}")
-    rates: dict[str, list[float]] = {"generate": [], "llmtune": []}
-    for _ in range(args.repeats):
-        for name, way in {"generate": by_generate, "llmtune": by_llmtune}.items():
-            began = time.perf_counter()
-            count = way(model, requests, args.max_rows)
-            rates[name].append(count / (time.perf_counter() - began))
-    ratios = [ours / theirs for ours, theirs in zip(rates["llmtune"], rates["generate"], strict=True)]
-    for name, found in rates.items():
-        print(f"{name}: {statistics.median(found):,.0f} tokens/s ({', '.join(f'{rate:,.0f}' for rate in found)})")
-    print(f"llmtune is {statistics.median(ratios):.2f} times as fast ({', '.join(f'{one:.2f}' for one in ratios)})")
+    compare({"generate": by_generate, "llmtune": by_llmtune}, model, requests, args)
 
 
 if __name__ == "__main__":

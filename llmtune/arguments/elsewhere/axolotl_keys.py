@@ -9,6 +9,7 @@ CUSTOM_OPTIMIZERS = (
     *("dion", "sinkgd", "polora", "flash_adamw", "q_galore_adamw8bit", "lion_pytorch"),
 )
 RENAMED: dict[str, Rule] = {
+    "dataset_processes": "dataset_num_proc",
     "base_model": "model_id_or_path",
     "revision_of_model": "model_revision",
     "tokenizer_config": "tokenizer_id_or_path",
@@ -41,7 +42,6 @@ _LOGGED = Harmless("logging only")
 _WATCHED = Harmless("a loss that diverges stops the run")
 _RAY = Harmless("start a Ray job with `llmtune launch --ray true`")
 HARMLESS: dict[str, Rule] = {
-    "dataset_processes": "dataset_num_proc",
     **dict.fromkeys(("model_type", "type_of_model", "tokenizer_type", "processor_type"), _FILES_SAY),
     **dict.fromkeys(("is_llama_derived_model",), _FILES_SAY),
     **dict.fromkeys(("is_falcon_derived_model", "is_mistral_derived_model", "is_qwen_derived_model"), _FILES_SAY),
