@@ -166,16 +166,18 @@ def encode_dataset(
     file = cache_root() / "tokens" / f"{_key(dataset, template)}.arrow"
     shards = shards_of(file, len(dataset))
     if overwrite:
-        for shard in shards:
-            _report_file(shard.file).unlink(missing_ok=True)
-    elif any(map(_is_damaged, shards)):
+        with _writing(file):
+            for shard in shards:
+                _report_file(shard.file).unlink(missing_ok=True)
+    missing = [shard for shard in shards if not _is_made(shard)]
+    if not overwrite and any(map(_is_damaged, missing)):
         get_logger().warning(f"The encoded {name} rows in the cache are damaged; encoding them again.")
 
     def make(shard: Shard) -> None:
         _encode(dataset, template, shard, name=name, quiet=len(shards) > 1)
 
-    with _writing(file):
-        make_shards(shards, make, _is_made, processes=processes, name=name)
+    with _writing(file) if missing else contextlib.nullcontext():
+        make_shards(missing, make, _is_made, processes=processes, name=name)
     store = TokenStore(file, shards)
     tell_report(store.report, template, name=name, strict=strict)
     if len(store) == 0:
@@ -195,9 +197,9 @@ def _is_made(shard: Shard) -> bool:
 
 
 def _is_damaged(shard: Shard) -> bool:
+    """Whether a shard that is not whole has files, and nobody is making it."""
     there = any(map(os.path.lexists, (shard.file, _report_file(shard.file))))
-    busy = lock_of(shard.file).exists()
-    return there and not busy and not _is_made(shard)
+    return there and not lock_of(shard.file).exists()
 
 
 def _check(report: Any) -> int:
