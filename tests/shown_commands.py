@@ -70,8 +70,14 @@ def filled(line: str) -> str:
         .split(" > ")[0]
     )
     line = re.sub(r'"\$\(newest "[^"]+"\)"', "checkpoint", line)
-    line = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}|\$(\w+)", lambda found: VARIABLES[found[1] or found[2]], line)
+    line = re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}|\$(\w+)", _value, line)
     return re.sub(r"\s#.*", "", line)
+
+
+def _value(found: re.Match[str]) -> str:
+    """What stands for a variable, else its own default, which may name another."""
+    name, kind, default = found[1] or found[4], found[2], found[3]
+    return filled(default) if kind == "-" and name not in VARIABLES else VARIABLES[name]
 
 
 def is_taken(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,11 +165,13 @@ def encode_dataset(
     """
     file = cache_root() / "tokens" / f"{_key(dataset, template)}.arrow"
     shards = shards_of(file, len(dataset))
-    if overwrite:
-        with _writing(file):
-            for shard in shards:
-                _report_file(shard.file).unlink(missing_ok=True)
-    missing = [shard for shard in shards if not _is_made(shard)]
+    # others may be reading the old files: they stay until new ones replace them
+    old = {shard: _version(shard) for shard in shards} if overwrite else {}
+
+    def is_made(shard: Shard) -> bool:
+        return _is_made(shard) and (shard not in old or _version(shard) != old[shard])
+
+    missing = [shard for shard in shards if not is_made(shard)]
     if not overwrite and any(map(_is_damaged, missing)):
         get_logger().warning(f"The encoded {name} rows in the cache are damaged; encoding them again.")
 
@@ -177,7 +179,7 @@ def encode_dataset(
         _encode(dataset, template, shard, name=name, quiet=len(shards) > 1)
 
     with _writing(file) if missing else contextlib.nullcontext():
-        make_shards(missing, make, _is_made, processes=processes, name=name)
+        make_shards(missing, make, is_made, processes=processes, name=name)
     store = TokenStore(file, shards)
     tell_report(store.report, template, name=name, strict=strict)
     if len(store) == 0:
@@ -194,6 +196,15 @@ def _is_made(shard: Shard) -> bool:
     if saved.get("check") != _check(saved.get("report")):
         return False
     return is_whole(shard.file, saved.get("seal"), ends_only=len(saved.get("seal") or ()) == ENDS_SEAL)
+
+
+def _version(shard: Shard) -> tuple[int, int] | None:
+    """Return what changes whenever a shard is made anew; None if it was never made."""
+    try:
+        state = _report_file(shard.file).stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns
 
 
 def _is_damaged(shard: Shard) -> bool:

@@ -247,6 +247,23 @@ def test_a_damaged_store_is_encoded_again(tokenizer, monkeypatch, tmp_path, suff
     assert "are damaged" not in capsys.readouterr().err
 
 
+def test_a_store_can_be_read_while_it_is_encoded_again(tokenizer, monkeypatch):
+    template = get_template("chatml", tokenizer)
+    file = encode_dataset(rows(), template).file
+    before = file.stat().st_ino
+    read = []
+
+    def encode(*args, **kwargs):
+        read.append(len(TokenStore(file)))
+        write(*args, **kwargs)
+
+    write = store_module._encode
+    monkeypatch.setattr(store_module, "_encode", encode)
+    again = encode_dataset(rows(), template, overwrite=True)
+    assert read == [len(again)]
+    assert file.stat().st_ino != before
+
+
 RACE = """
 import sys
 import datasets

@@ -161,7 +161,9 @@ def test_stop_keeps_the_text_so_far(page):
     seen = [plain(text) for text in page.evaluate("() => window.seen")]
     assert seen, "it was not shown while it was written"
     assert seen[0].startswith("very")
-    assert all(later.startswith(text) for text, later in pairwise([*seen, stopped]))
+    assert stopped.startswith(seen[-1])
+    # the slider's value may arrive in mid-response on a slow machine, which starts it anew: the same text once more
+    assert [pair for pair in pairwise(sorted(seen, key=len)) if not pair[1].startswith(pair[0])] == []
 
 
 def test_two_models_respond_side_by_side(page, expected):
