@@ -49,6 +49,7 @@ WORK_ON_TENSORS = {
         "models.packed_attention",
         "models.chunked_loss",
         "models.score",
+        "models.sequence_parallel",
         "models.supervised_loss",
     ),
     *("models.ports.modeling_llama_alibi", "models.ports.tensors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from llmtune.arguments.training_groups import (
     VisionArguments,
 )
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
+from llmtune.distributed.launch import planned_processes
 from llmtune.errors import UsageError
 from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.types import RowKind
@@ -95,6 +97,7 @@ class StageArguments(
         fill_model(self, problems)
         check_rules(self, problems)
         _check_sharding(self, problems)
+        _check_sequence_parallel(self, problems)
         check_optimizer(self, problems)
         for text in self.freeze_parameters:
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is not a valid regular expression.")
@@ -132,7 +135,7 @@ class StageArguments(
     @property
     def concatenates(self) -> bool:
         """Whether a sequence may hold several samples, which must not attend to each other."""
-        return self.packing or self.is_padding_free
+        return self.packing or self.is_padding_free or self.sequence_parallel_size > 1
 
     @property
     def is_padding_free(self) -> bool:
@@ -143,6 +146,8 @@ class StageArguments(
 
     def why_padded(self) -> str:
         """Why `--padding_free auto` keeps the padding, by the flags alone; "" where the model decides."""
+        if self.sequence_parallel_size > 1:
+            return ""
         if self.KIND == "conversations" and max(self.batch_size, self.eval_batch_size or self.batch_size) == 1:
             return "batches hold one sample"
         if self.shift_attn:
@@ -155,7 +160,35 @@ class StageArguments(
 
     def step_size(self, processes: int) -> int:
         """Samples, or packs, per optimizer step, over all processes."""
-        return self.batch_size * self.gradient_accumulation_steps * processes
+        return self.batch_size * self.gradient_accumulation_steps * self.data_ranks(processes)
+
+    def processes_text(self, processes: int) -> str:
+        """The last factor of `step_size`, as ` x 2 processes`; "" for one."""
+        ranks, size = self.data_ranks(processes), self.sequence_parallel_size
+        if size == 1:
+            return f" x {ranks} processes" if ranks > 1 else ""
+        return f" x {ranks} group{'' if ranks == 1 else 's'} of {size} processes"
+
+    def data_ranks(self, processes: int) -> int:
+        """How many of all processes, or groups of them under --sequence_parallel_size, have batches of their own."""
+        return max(processes // self.sequence_parallel_size, 1)
+
+    def why_unshared(self) -> list[str]:
+        """Reasons why the flags exclude --sequence_parallel_size."""
+        reasons = {
+            f"it is for sft, pt, dpo and kto, and {self.STAGE} cannot share its sequences out": self.SCORES
+            or self.KIND == "prompts",
+            "--padding_free false keeps several rows in a batch, and one sequence is shared out: remove it": not (
+                self.packing or self.padding_free != "false"
+            ),
+            f"--attn_impl {self.attn_impl} does not take the bounds of sequences: remove it, or give varlen or "
+            "flash": self.attn_impl in ("sdpa", "eager"),
+            "--shift_attn true attends within parts of a sequence: use one of them": self.shift_attn,
+            "NEFTune's noise depends on the length of a sequence, of which each process has a part: remove "
+            "--neftune_noise_alpha": bool(self.neftune_noise_alpha),
+            "--device_map spreads one process over several GPUs: use one of them": self.device_map is not None,
+        }
+        return [text for text, holds in reasons.items() if holds]
 
     def unused_flags(self) -> list[str]:
         """Flags that differ from their defaults and have no effect in this run."""
@@ -185,6 +218,22 @@ def _check_sharding(args: StageArguments, problems: Problems) -> None:
         f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
         "remove one of the two.",
     )
+
+
+def _check_sequence_parallel(args: StageArguments, problems: Problems) -> None:
+    """Check that the processes can be divided into groups, and that the stage's loss can be."""
+    size = args.sequence_parallel_size
+    if size < 2:
+        return
+    for reason in args.why_unshared():
+        problems.need(False, f"--sequence_parallel_size {size}: {reason}.")
+    processes = planned_processes(args.nproc, os.environ)
+    if args.nproc != 0 and processes is not None:
+        problems.need(
+            processes % size == 0,
+            f"--sequence_parallel_size {size} divides {processes} process{'' if processes == 1 else 'es'} into groups "
+            f"of {size}: give a multiple of it, e.g. --nproc {size}.",
+        )
 
 
 # The arguments of `sft()` and `llmtune sft`: one dataclass, three spellings (Python, flags, YAML)

@@ -250,6 +250,9 @@ class LongContextArguments(RopeArguments):
     shift_attn: bool = fixed(False)
     """LongLoRA's shifted sparse attention in training: groups of max_length / 4 tokens, half of the heads shifted by
     half a group."""
+    sequence_parallel_size: int = free(1, within=at_least(1))
+    """Processes that share each batch (Ulysses sequence parallelism): each computes a part of its tokens, and keeps the
+    activations of that part alone. Their number divides --nproc and the attention heads."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

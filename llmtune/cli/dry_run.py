@@ -263,8 +263,7 @@ def _step(args: StageArguments) -> str:
     processes = planned_processes(args.nproc, os.environ)
     if processes is None:
         return f"{factors} {what} per GPU"
-    many = f" x {processes} processes" if processes > 1 else ""
-    return f"{args.step_size(processes):,} {what} ({factors}{many})"
+    return f"{args.step_size(processes):,} {what} ({factors}{args.processes_text(processes)})"
 
 
 def _resume(args: StageArguments, checkpoint: Path | None) -> str:

@@ -25,6 +25,8 @@ CANNOT = ("softcap", "s_aux", "position_bias")
 
 def register_varlen() -> None:
     """Register `varlen` with transformers. A second call does nothing."""
+    if VARLEN in ALL_ATTENTION_FUNCTIONS:
+        return  # perhaps in a form that shares sequences out, see `models.sequence_parallel`
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, _varlen_mask)
 
@@ -217,7 +219,7 @@ def check_isolation(model: Any, flag: str, *, longest: int = 0) -> None:
     Raises:
         ModelError: See `why_not_apart`; names the class, and what to do without `flag`.
     """
-    limit = _rotation_limit(inner_model(model).config) if hasattr(inner_model(model), "config") else None
+    limit = rotation_limit(inner_model(model).config) if hasattr(inner_model(model), "config") else None
     if reason := why_not_apart(model, longest=longest):
         advice = f"Train it with {flag} false; --group_by_length true saves much of the padding."
         if limit is not None and longest > limit:
@@ -233,7 +235,7 @@ def why_not_apart(model: Any, *, longest: int = 0) -> str:
     """
     inner = inner_model(model)
     name = type(inner).__name__
-    limit = _rotation_limit(inner.config) if hasattr(inner, "config") else None
+    limit = rotation_limit(inner.config) if hasattr(inner, "config") else None
     if limit is not None and longest > limit:
         return (
             f"{name} rescales RoPE of all packed sequences once the longest exceeds {limit:,} tokens, and a sample "
@@ -263,7 +265,7 @@ def shares_prompts(model: Any) -> bool:
     bounds = branches([(sizes[0], 0), *((size, sizes[0]) for size in sizes[1:])])
     device = model.device
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in bounds.items()}
-    with _half_on_kernels(model):
+    with half_on_kernels(model):
         together = outputs_per_token(
             model, input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False, **inputs
         )[0]
@@ -271,11 +273,11 @@ def shares_prompts(model: Any) -> bool:
             outputs_per_token(model, input_ids=torch.cat([prompt, answer])[None].to(device), use_cache=False)[0]
             for answer in answers
         ]
-    return _alike(together[sizes[0] :], torch.cat([one[sizes[0] :] for one in alone]))
+    return alike(together[sizes[0] :], torch.cat([one[sizes[0] :] for one in alone]))
 
 
 @contextlib.contextmanager
-def _half_on_kernels(model: Any) -> Iterator[None]:
+def half_on_kernels(model: Any) -> Iterator[None]:
     """Kernels of that kind compute in half precision, and weights that are trained whole lie in fp32."""
     kind = model.device.type
     casts = takes_one_sequence(model) and kind == "cuda" and model.dtype is torch.float32
@@ -284,7 +286,7 @@ def _half_on_kernels(model: Any) -> Iterator[None]:
         yield
 
 
-def _alike(ours: Tensor, theirs: Tensor) -> bool:
+def alike(ours: Tensor, theirs: Tensor) -> bool:
     scale = theirs.float().abs().max().clamp(min=1e-6)
     gap = (ours.float() - theirs.float()).abs().max() / scale
     return bool(gap < TOLERANCES.get(theirs.dtype, HALF_TOLERANCE))
@@ -296,11 +298,11 @@ def keeps_rows_apart(model: Any) -> bool:
     rows = [torch.arange(1, 9, device=model.device)[None], torch.arange(9, 16, device=model.device)[None]]
     positions = torch.cat([torch.arange(row.shape[1], device=model.device) for row in rows])[None]
     bounds = segments(positions) if takes_one_sequence(model) else {}
-    with _half_on_kernels(model):
+    with half_on_kernels(model):
         alone = torch.cat([outputs_per_token(model, input_ids=row, use_cache=False) for row in rows], 1)
         packed = {"input_ids": torch.cat(rows, 1), "position_ids": positions, "use_cache": False}
         together = outputs_per_token(model, **packed, **bounds)
-    return _alike(together, alone)
+    return alike(together, alone)
 
 
 def takes_one_sequence(model: Any) -> bool:
@@ -309,7 +311,7 @@ def takes_one_sequence(model: Any) -> bool:
     return name == VARLEN or "flash" in name
 
 
-def _rotation_limit(config: Any) -> int | None:
+def rotation_limit(config: Any) -> int | None:
     """Tokens up to which rotary positions do not depend on the longest row, where they ever do."""
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.utils import ModelOutput
 
 from llmtune.models.chunked_loss import LogitMap, supervised_cross_entropy, token_logps
+from llmtune.models.sequence_parallel import GROUP, SequenceGroup
 from llmtune.types import IGNORE_INDEX
 from llmtune.utils.logging import get_logger
 
@@ -84,16 +85,18 @@ def install_supervised_loss(model: nn.Module) -> None:
         wants_entropies = kwargs.pop("token_entropies", False)
         mapped = replace(logit_map, temperature=kwargs.pop("temperature", 1.0))
         kwargs["use_cache"] = False
-        trainable = labels[:, 1:] != IGNORE_INDEX
+        aims = _Aims.of(labels, bits, getattr(self, GROUP, None))
+        if aims.group is not None:
+            kwargs = aims.group.inputs(kwargs)
         if is_exact():
             # The decoder of a model that sees is its language part alone; the images enter around it.
             body = inner.base_model if "pixel_values" in kwargs else inner.get_decoder()
             states, head = body(*args, **kwargs).last_hidden_state, inner.get_output_embeddings()
         else:
             states, head = own_forward(*args, **kwargs).logits, None
-        trainable = trainable.to(states.device)  # the model may lie on several devices
-        targets = labels[:, 1:].to(states.device)[trainable]
-        states = states[:, :-1][trainable]
+        aims = aims.to(states.device)  # the model may lie on several devices
+        targets, weights = aims.targets, aims.weights
+        states = states[aims.trainable]
         if per_token:
             entropies = torch.zeros(len(targets), device=states.device) if wants_entropies else None
             if head is None:  # the model's own logits are mapped already
@@ -103,17 +106,19 @@ def install_supervised_loss(model: nn.Module) -> None:
                 if type(head) is nn.Linear
                 else token_logps(states, head or nn.Identity(), targets, mapped, entropies)
             )
-            return SupervisedLoss(token_logps=logps, entropies=entropies)
-        weights = None if bits is None else bits.view(torch.float32)[:, 1:].to(states.device)[trainable]
+            return SupervisedLoss(
+                token_logps=aims.whole(logps), entropies=None if entropies is None else aims.whole(entropies)
+            )
         if head is None:
             total, correct = supervised_cross_entropy(states, nn.Identity(), targets, weights=weights)
         elif type(head) is nn.Linear:
             total, correct = head(states, targets, logit_map, weights)
         else:
             total, correct = supervised_cross_entropy(states, head, targets, logit_map, weights)
-        count = torch.tensor(len(targets), device=total.device)
-        weight = count if weights is None else weights.sum()
-        divisor: Any = max(len(targets), 1) if weights is None or not len(targets) else weight
+        total, correct = aims.total(total), aims.total(correct)
+        count = torch.tensor(aims.number, device=total.device)
+        weight = count if aims.weight is None else aims.weight
+        divisor: Any = max(aims.number, 1) if aims.weight is None or not aims.number else weight
         if num_items is not None:
             divisor = torch.as_tensor(num_items, device=total.device)
         return SupervisedLoss(loss=total / divisor, num_trainable=count, num_correct=correct, total_weight=weight)
@@ -122,6 +127,66 @@ def install_supervised_loss(model: nn.Module) -> None:
     forward.__signature__ = inspect.signature(type(inner).forward)  # type: ignore[attr-defined]
     # upstream: transformers 5.23.0 transformers/models/llama/modeling_llama.py: its loss takes all logits, ours states
     inner.forward = types.MethodType(forward, inner)
+
+
+@dataclass(frozen=True)
+class _Aims:
+    """Trainable positions of a batch, or of the part of it that this process computes.
+
+    Attributes:
+        trainable: Positions whose next token has a label, [B, T].
+        targets, weights: Of these positions, in their order; weights in fp32, None where all are 1.
+        start, number: Trainable positions before this part; of the whole batch, K.
+        weight: Sum of the weights of the whole batch; None where all are 1.
+        group: That shares the batch out; None without.
+    """
+
+    trainable: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    start: int
+    number: int
+    weight: Tensor | None
+    group: SequenceGroup | None = None
+
+    @classmethod
+    def of(cls, labels: Tensor, bits: Tensor | None, group: SequenceGroup | None) -> _Aims:
+        """Args: `bits`: the weights of the tokens, as `samples.collate` has them."""
+        following = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        weights = None if bits is None else functional.pad(bits[:, 1:], (0, 1)).view(torch.float32)
+        trainable = following != IGNORE_INDEX
+        whole = cls(
+            trainable,
+            following[trainable],
+            None if weights is None else weights[trainable],
+            start=0,
+            number=0,
+            weight=None,
+        )
+        number = len(whole.targets)
+        weight = None if whole.weights is None else whole.weights.sum()
+        if group is None:
+            return replace(whole, number=number, weight=weight)
+        own = group.part(trainable, False)
+        before = int(trainable[:, : group.place * own.shape[1]].sum())
+        part = slice(before, before + int(own.sum()))
+        weights = None if whole.weights is None else whole.weights[part]
+        return cls(own, whole.targets[part], weights, before, number, weight, group)
+
+    def to(self, device: torch.device) -> _Aims:
+        moved = {
+            name: value.to(device)
+            for name in ("trainable", "targets", "weights", "weight")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The numbers of all trainable positions, of those of this part."""
+        return values if self.group is None else self.group.whole(values, self.start, self.number)
+
+    def total(self, value: Tensor) -> Tensor:
+        return value if self.group is None else self.group.total(value)
 
 
 def has_sharded_weights(model: nn.Module) -> bool:

@@ -51,6 +51,7 @@ def possible_changes(args: StageArguments, *, bf16: bool) -> Iterator[Change]:
     while length >= 512 * 2:
         length //= 2
         yield _flag("max_length", length)
+    yield from _sequence_parallel(args)
     if getattr(args, "nproc", 0) == 1 and not args.quantization_bit:
         for ranks in RANKS:
             yield Change(
@@ -58,6 +59,18 @@ def possible_changes(args: StageArguments, *, bf16: bool) -> Iterator[Change]:
                 {"nproc": ranks, "deepspeed_config_path": "zero3"},
                 "ranks",
             )
+
+
+def _sequence_parallel(args: StageArguments) -> Iterator[Change]:
+    """Groups of the processes that there are: the steps hold as many samples."""
+    nproc, size = int(getattr(args, "nproc", 1)), args.sequence_parallel_size
+    if args.why_unshared():
+        return
+    for more in (count for count in RANKS if count > size and nproc % count == 0):
+        steps = args.gradient_accumulation_steps * more // size
+        values = {"sequence_parallel_size": more, "gradient_accumulation_steps": steps}
+        text = f"--sequence_parallel_size {more} --gradient_accumulation_steps {steps}"
+        yield Change(text, values, "sequence_parallel_size")
 
 
 def _optimizers(args: StageArguments, *, bf16: bool) -> Iterator[Change]:

@@ -31,7 +31,10 @@ ASSUMED_LENGTH = 2048
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Largest batch of a run: B sequences of T tokens, K of them trainable. `packed`: sequences of several samples."""
+    """Largest batch of a run: B sequences of T tokens, K of them trainable. `packed`: sequences of several samples.
+
+    Of processes that share their batches, the part of one.
+    """
 
     size: int
     length: int
@@ -79,14 +82,14 @@ class Workload:
     @classmethod
     def of(cls, args: StageArguments, rows: SampleLengths | None, ranks: int = 1) -> Workload:
         if rows is None:
-            return cls._without_rows(args, ranks)
+            return cls._without_rows(args, args.data_ranks(ranks))
         lengths = rows.cut(args)
         batch = _largest(args, lengths, rows.trainable_share)
         total = int(lengths.sum())
         items = -(-total // args.max_length) if args.packing else len(lengths)
         places = args.num_places(items, ranks) if isinstance(args, OnlineStage) else items
         steps = total_steps(places, args, ranks)
-        passes = steps * args.batch_size * args.gradient_accumulation_steps * ranks / max(items, 1)
+        passes = steps * args.step_size(ranks) / max(items, 1)
         padded = _padded(args, lengths)
         return cls(
             batch,
@@ -122,6 +125,8 @@ def _batch(
     args: StageArguments, size: int, length: int, tokens: int, trainable_share: float, *, padded: bool = True
 ) -> Batch:
     trainable = math.ceil(tokens * trainable_share)
+    if (parts := args.sequence_parallel_size) > 1:
+        return Batch(1, -(-tokens // parts), -(-trainable // parts), packed=True)
     if args.is_padding_free:
         return Batch(1, tokens, trainable, packed=True)
     return Batch(size, length, trainable, padded=padded and size > 1 and not args.packing, packed=args.packing)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmtune.arguments.optimizers import offloads
 from llmtune.arguments.pretraining import document_of, joins_documents
 from llmtune.arguments.stage import StageArguments
-from llmtune.distributed.ranks import is_distributed, world_size
+from llmtune.distributed.ranks import world_size
 from llmtune.models.devices import device_name
 from llmtune.samples.blocks import blocks_text
 from llmtune.samples.encode_report import EncodeReport, comparisons_text
@@ -98,8 +98,8 @@ def note_steps(
     """Note batch arithmetic, steps and schedule."""
     num_steps = prepared.num_steps(args)
     unit = unit_of(args)
-    many = f" x {world_size()} processes" if is_distributed() else ""
-    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation{many}"
+    factors = f"{args.batch_size} per device x {args.gradient_accumulation_steps} accumulation"
+    factors += args.processes_text(world_size())
     decisions.fact("Batch", f"{args.step_size(world_size()):,} {unit} per optimizer step ({factors})")
     items = prepared.train_set
     epochs = (

@@ -243,7 +243,7 @@ def total_steps(num_samples: int, args: StageArguments, processes: int | None = 
 
 def steps_per_epoch(num_samples: int, args: StageArguments, processes: int | None = None) -> int:
     """Return the optimizer steps per epoch, over all ranks."""
-    batches = -(-num_samples // (args.batch_size * (processes or world_size())))
+    batches = -(-num_samples // (args.batch_size * args.data_ranks(processes or world_size())))
     return -(-batches // args.gradient_accumulation_steps)
 
 

@@ -62,22 +62,39 @@ class EpochOrder(Sampler[int]):
         seed: Of the chance in it.
         step_size: Samples of an optimizer step, those that are of like length under by_length.
         fill_to: The pass is filled up to a multiple of that.
+        copies: How often each batch of `batch_size` comes: processes that share batches take one copy each.
     """
 
-    def __init__(self, samples: Samples, kind: Kind, *, seed: int, step_size: int = 1, fill_to: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        kind: Kind,
+        *,
+        seed: int,
+        step_size: int = 1,
+        fill_to: int = 1,
+        batch_size: int = 1,
+        copies: int = 1,
+    ) -> None:
         self.epoch = 0
         self._samples = samples
         self._kind = kind
         self._seed = seed
         self._step = step_size
         self._num_fillers = -len(samples) % fill_to
+        self._batch_size = batch_size
+        self._copies = copies
 
     def __len__(self) -> int:
-        return len(self._samples) + self._num_fillers
+        return (len(self._samples) + self._num_fillers) * self._copies
 
     def __iter__(self) -> Iterator[int]:
-        yield from self._order().tolist()
-        yield from [FILLER] * self._num_fillers
+        order = self._order().tolist() + [FILLER] * self._num_fillers
+        if self._copies == 1:
+            yield from order
+            return
+        for start in range(0, len(order), self._batch_size):
+            yield from order[start : start + self._batch_size] * self._copies
 
     def _order(self) -> NDArray[np.int64]:
         if self._kind == "longest_first":

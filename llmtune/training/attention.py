@@ -60,7 +60,7 @@ def settle_attention(
         _switch_to_varlen(model)
         value, reason = "varlen" if kind == "cuda" else f"varlen, one call per sequence on {kind.upper()}", ""
     elif asked is None and packs and _suits_rows(model.device.type, dtype, args.torch_compile):
-        reason = _switch_to_best(model) or reason
+        reason = _switch_to_best(model, needed=args.sequence_parallel_size > 1) or reason
     active = active_attention(model)
     decisions.choose("Attention", value or active, reason)
     if asked and active != asked:
@@ -88,12 +88,16 @@ def active_attention(model: Any) -> str:
     return str(getattr(model.config, "_attn_implementation", None) or "custom")
 
 
-def _switch_to_best(model: Any) -> str:
-    """Switch to FlashAttention if installed, else to varlen. Return the reason, "" if neither works."""
+def _switch_to_best(model: Any, *, needed: bool) -> str:
+    """Switch to FlashAttention if installed, else to varlen. Return the reason, "" if neither works.
+
+    Args:
+        needed: Switch to varlen even if it cannot be tried yet.
+    """
     before = active_attention(model)
     flash = best_flash() if model.device.type == "cuda" else None
     for name in (flash, VARLEN):
-        if name == VARLEN and has_sharded_weights(model):
+        if name == VARLEN and has_sharded_weights(model) and not needed:
             continue  # it is tried on the model first, whose weights are still sharded
         try:
             if name == VARLEN:
@@ -115,6 +119,8 @@ def _switch_to_varlen(model: Any) -> None:
         raise ModelError(f"{type(model).__name__} uses attention dropout, which varlen attention does not support.")
     register_varlen()
     _switch(model, VARLEN)
+    if has_sharded_weights(model):
+        return  # it is tried when they can be gathered
     was_training = model.training
     model.eval()
     try:

@@ -107,7 +107,7 @@ def _without_masters(args: StageArguments) -> tuple[str, str]:
 def collator_of(args: StageArguments, samples: Prepared, model: Any) -> PackingCollator | PaddingCollator:
     """The collator for rows, padded, or for packed sequences as this model's attention takes them."""
     padding = samples.tokenizer.pad_token_id
-    is_flat = args.padding_free == "true"
+    is_flat = args.padding_free == "true" or args.sequence_parallel_size > 1
     if not (args.packing or is_flat):
         return PaddingCollator(padding, samples.template.media)
     one_sequence = takes_one_sequence(model)
@@ -131,7 +131,7 @@ def comparison_collator(
         decisions.choose("Prompts", "computed once for all responses", "" if asked == "true" else "attention allows it")
         return ComparisonCollator(PackingCollator(padding, flat=True), shares_prompt=True)
     decisions.choose("Prompts", "computed for each response", problem)
-    if args.packing or args.padding_free == "true":
+    if args.packing or args.padding_free == "true" or args.sequence_parallel_size > 1:
         return ComparisonCollator(PackingCollator(padding, flat=True, with_segments=takes_one_sequence(model)))
     return ComparisonCollator(PaddingCollator(padding, samples.template.media))
 

@@ -23,6 +23,8 @@ def settle_padding(args: ArgumentsT, samples: Prepared, model: Any, decisions: D
     Raises:
         ModelError: A flag asks for packed sequences, and the model does not separate them.
     """
+    if args.sequence_parallel_size > 1:
+        return args  # see share_sequences
     if args.packing or args.padding_free != "auto":
         if not has_sharded_weights(model):
             check_packed(args, samples, model)

@@ -56,6 +56,7 @@ class ReferencePass:
         dtype: Of autocast; None: the weights' own.
         tail_weight: See `PreferenceLoss`.
         together: All ranks compute each batch in step, since the weights are sharded.
+        sharing: Neighbouring ranks that compute each batch together.
     """
 
     collator: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
@@ -63,6 +64,7 @@ class ReferencePass:
     dtype: torch.dtype | None = None
     tail_weight: float = 1.0
     together: bool = False
+    sharing: int = 1
 
     def over(self, model: Any, samples: ComparisonSamples, key: str) -> NDArray[np.float32]:
         """Return the log-probabilities of all responses, from the cache as far as it has them. Collective.
@@ -76,8 +78,9 @@ class ReferencePass:
         kept = [_kept(folder, shard, samples) for shard in shards] if is_first() else []
         missing: list[int] = broadcast_from_rank0([at for at, values in enumerate(kept) if values is None])
         found: dict[int, NDArray[np.float32]] = {at: one for at, one in enumerate(kept) if one is not None}
-        own = [at for at in missing if at % world_size() == rank()]
-        rounds = max((sum(at % world_size() == one for at in missing) for one in range(world_size())), default=0)
+        groups, group = world_size() // self.sharing, rank() // self.sharing
+        own = [at for at in missing if at % groups == group]
+        rounds = max((sum(at % groups == one for at in missing) for one in range(groups)), default=0)
         with _evaluating(model), self._autocast(model), _bar(len(missing) * SHARD_ROWS) as bar:
             for number in range(rounds):
                 # With sharded weights, a rank without work computes another's batches too: gathering needs all ranks.
@@ -87,7 +90,7 @@ class ReferencePass:
                 at = missing[0] if idle else own[number]
                 values = self._shard(model, samples, shards[at])
                 bar.update(SHARD_ROWS)
-                if not idle:
+                if not idle and rank() % self.sharing == 0:
                     found[at] = values
                     _publish(values, folder / f"{shards[at].start}.npy")
         return _gathered(found, shards, samples)
@@ -218,7 +221,7 @@ class Reference:
         if not self._is_wanted() or self._from_run() or args.reference is None:
             return
         model, folders = load_reference(args)
-        self._fill(model, comparison_collator(args, samples, model, Decisions()), folders)
+        self._fill(model, comparison_collator(args, samples, model, Decisions()), folders, sharing=1)
         del model
         gc.collect()
         accelerator().empty_cache()
@@ -255,7 +258,15 @@ class Reference:
             self._fill(trainer.model_wrapped, collator, self._own_folders(), together=True)
         self._keep()
 
-    def _fill(self, model: Any, collator: Any, folders: Sequence[Path], *, together: bool = False) -> None:
+    def _fill(
+        self,
+        model: Any,
+        collator: Any,
+        folders: Sequence[Path],
+        *,
+        together: bool = False,
+        sharing: int | None = None,
+    ) -> None:
         args = self.stage.args
         dtype = resolve_dtype(self.stage.samples.info, args.dtype)[0]
         work = ReferencePass(
@@ -264,6 +275,7 @@ class Reference:
             None if dtype is torch.float32 else dtype,
             self.objective.tail_weight,
             together,
+            args.sequence_parallel_size if sharing is None else sharing,
         )
         settings = [str(dtype), *(getattr(args, name, None) for name in SETTINGS)]
         for samples in self._sets().values():

@@ -25,7 +25,9 @@ from llmtune.errors import UsageError
 from llmtune.models.devices import device_name, first_device
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.flops import model_flops
+from llmtune.models.heads import inner_model
 from llmtune.models.layers import compile_layers, note_kernels
+from llmtune.models.sequence_parallel import GROUP
 from llmtune.models.supervised_loss import has_sharded_weights
 from llmtune.planning.auto import resolve_checkpointing
 from llmtune.run.folder import args_record, clear_run_folder
@@ -57,6 +59,7 @@ from llmtune.training.optimizers import lora_plus, own_optimizer
 from llmtune.training.padding import check_packed, settle_padding
 from llmtune.training.result import SftResult, last_evaluation, leave_report, result_of
 from llmtune.training.resuming import resuming_callbacks
+from llmtune.training.sequences import check_shared_out, share_sequences
 from llmtune.training.throughput import Throughput
 from llmtune.training.trainer import Loop, StageTrainer
 from llmtune.tuners.tune import tuner_callbacks
@@ -141,6 +144,7 @@ class Stage(Generic[ArgumentsT]):
         self.record.note(state="loading")
         model = build_model(args, samples.info, self.decisions, samples.num_steps(args), samples.new_rows)
         args = self.args = settle_padding(args, samples, model, self.decisions)
+        share_sequences(args, samples, model, self.decisions)
         compile_layers(model, args, self.decisions)
         self.folder = broadcast_from_rank0(self.record.folder)
         if is_first():
@@ -166,7 +170,8 @@ class Stage(Generic[ArgumentsT]):
             generate_metrics: Computes additional metrics of an evaluation from the model.
             loop: Samples the responses of an online stage.
         """
-        throughput = Throughput(model_flops(model), since=self.started)
+        sharing = self.args.sequence_parallel_size
+        throughput = Throughput(model_flops(model), since=self.started, sharing=sharing)
         trainer = self._trainer(model, objective, collator, throughput, generate_metrics, loop)
         note_kernels(model, self.args, self.decisions)
         with placed_trackers(self.args.report_to, self.folder):
@@ -222,6 +227,7 @@ class Stage(Generic[ArgumentsT]):
             generate_metrics=generate_metrics,
             media=samples.media,
             loop=loop,
+            sharing=args.sequence_parallel_size,
         )
         for callback in resuming_callbacks(trainer, self.run.resume):
             trainer.add_callback(callback)
@@ -231,6 +237,8 @@ class Stage(Generic[ArgumentsT]):
         trainer.add_callback(NoteStatus(self.record, self.interrupt, throughput, trainer.best_checkpoint))
         if has_sharded_weights(model):  # only now can they be gathered to try it
             trainer.add_callback(AtStart(lambda: check_packed(args, samples, trainer.model)))
+            if (group := getattr(inner_model(model), GROUP, None)) is not None:
+                trainer.add_callback(AtStart(lambda: check_shared_out(trainer.model, group, samples)))
         if self.push is not None:
             trainer.add_callback(self.push)
         return trainer

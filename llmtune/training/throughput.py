@@ -29,10 +29,12 @@ class Throughput(TrainerCallback):
     Args:
         flops: Of the model; without them, there is no TFLOP/s and no MFU.
         since: Start of the run by `time.perf_counter`, for the time to the first step.
+        sharing: Ranks that share each batch, and count it.
     """
 
-    def __init__(self, flops: ModelFlops | None = None, since: float | None = None) -> None:
+    def __init__(self, flops: ModelFlops | None = None, since: float | None = None, sharing: int = 1) -> None:
         self.flops = flops
+        self.sharing = sharing
         self.since = time.perf_counter() if since is None else since
         self.started = self.first_step = self.last_step = 0.0
         self.tokens_per_second = 0.0
@@ -91,7 +93,8 @@ class Throughput(TrainerCallback):
         """FLOPs of this process so far."""
         if self.flops is None:
             return 0.0
-        return self.flops.of(self.computed, self.trainable, self._sum(2) + self._contexts_of_padded)
+        done = self.flops.of(self.computed, self.trainable, self._sum(2) + self._contexts_of_padded)
+        return done / self.sharing
 
     def summary(self) -> dict[str, float]:
         """Return token counts, rates and shares of the steps so far. Collective: every rank has to call it.
@@ -101,7 +104,8 @@ class Throughput(TrainerCallback):
         """
         stepping = max(self.stepping, 1e-9)
         own = [self.useful, self.computed, self.trainable, self._sum(2) + self._contexts_of_padded]
-        useful, computed, trainable, contexts = map(int, sum_over_ranks([float(value) for value in own]))
+        counted = sum_over_ranks([float(value) for value in own])
+        useful, computed, trainable, contexts = (int(value) // self.sharing for value in counted)
         self._note_rate(useful)
         found = {
             "useful_tokens": useful,

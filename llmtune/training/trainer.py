@@ -79,6 +79,7 @@ class StageTrainer(Trainer):
         generate_metrics: Computes additional metrics of an evaluation from the model.
         media: Saved with each checkpoint.
         loop: Samples what an online stage trains on; None: batches are those of the dataset.
+        sharing: Ranks that share each batch, by sequence parallelism.
     """
 
     loop: Loop | None = None
@@ -97,9 +98,11 @@ class StageTrainer(Trainer):
         generate_metrics: GenerateMetrics | None = None,
         media: MediaReader | None = None,
         loop: Loop | None = None,
+        sharing: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._sharing = sharing
         # upstream: transformers 5.23.0 transformers/trainer.py: follows the class (Qwen2.5-VL: False), not our loss
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
@@ -148,7 +151,7 @@ class StageTrainer(Trainer):
         tokens = torch.stack([count.tokens for count in counts]).sum()
         if self.args.world_size > 1:
             own = torch.stack([sequences.to(device, tokens.dtype), tokens.to(device)])
-            sequences, tokens = self.accelerator.gather(own).reshape(-1, 2).sum(0)
+            sequences, tokens = self.accelerator.gather(own).reshape(-1, 2)[:: self._sharing].sum(0)
         self._totals = Totals(sequences.to(device), _whole(tokens).to(device))
         if self.objective.measures:
             self._measure(batch_samples)
@@ -164,14 +167,17 @@ class StageTrainer(Trainer):
                     found = self.objective.measure(self.model_wrapped, inputs)
                 sums = found if sums is None else sums + found
         assert sums is not None
-        total = sum_over_ranks(sums.tolist())
+        total = [value / self._sharing for value in sum_over_ranks(sums.tolist())]
         self.objective.settle(torch.tensor(total, dtype=torch.float32, device=sums.device))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        """Return the share of a micro-batch, times the world size, by which the model's wrapper divides gradients."""
+        """Return the share of a micro-batch, times the world size, by which the model's wrapper divides gradients.
+
+        Of ranks that share the batch, each has its whole loss, and a part of the gradient times their number.
+        """
         share = self.objective.share(model, inputs, self._totals)
         self._train_metrics.add(share.metrics)
-        return share.loss * self.args.world_size
+        return share.loss * self._data_ranks
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -201,13 +207,15 @@ class StageTrainer(Trainer):
     def _sampler(self, dataset: Any, kind: Kind) -> EpochOrder:
         evaluates = dataset is not self.train_dataset
         batch_size = self.args.per_device_eval_batch_size if evaluates else self._train_batch_size
-        together = batch_size * self.args.world_size
+        together = batch_size * self._data_ranks
         return EpochOrder(
             dataset.samples,
             kind,
             seed=self.args.data_seed,
             step_size=together if evaluates else self._step_size(),
             fill_to=together if self.args.world_size > 1 else 1,
+            batch_size=batch_size,
+            copies=self._sharing,
         )
 
     # Evaluation
@@ -391,7 +399,12 @@ class StageTrainer(Trainer):
             self.loop.save(made, self.state.global_step)
 
     def _step_size(self) -> int:
-        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self._data_ranks
+
+    @property
+    def _data_ranks(self) -> int:
+        """Ranks, or groups of those that share batches."""
+        return self.args.world_size // self._sharing
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 from llmtune import SftArguments
 from llmtune.cli.main import main
 from llmtune.cli.plan import _advice
+from llmtune.errors import ModelError
 from llmtune.models.devices import Gpu, find_gpu
 from llmtune.models.flops import model_flops
 from llmtune.models.info import MODEL_MAPPING
@@ -312,6 +314,39 @@ def test_work_of_packs_and_padding_free():
     assert work(padding_free=True).computed == work().useful
     assert work(batch_size=1).batch == Batch(1, 64, 32)
     assert work(batch_size=1).contexts == sum(n * (n + 1) // 2 for n in (10, 30, 20, 40, 64, 60))
+
+
+def test_work_of_processes_that_share_their_batches(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    found = work(ranks=4, sequence_parallel_size=4)
+    assert found.batch == Batch(1, 124 // 4, -(-62 // 4), packed=True)
+    assert (found.steps, found.useful) == (work().steps, work().useful), "one group has the batches of one process"
+    assert work(ranks=4, sequence_parallel_size=2).steps == work(ranks=2).steps
+
+
+@pytest.mark.medium
+def test_sharing_sequences_divides_activations_and_logits(qwen):
+    args = args_of(qwen, gradient_checkpointing="none", packing=True, nproc=4)
+    lengths = SampleLengths(np.full(64, 4096), 0.5)
+    estimator = Estimator(MODEL_MAPPING["qwen2.5-7b-instruct"], qwen, torch.bfloat16, True)
+    args.max_length = 4096
+    one, four = (
+        estimator.estimate(part, Workload.of(part, lengths, 4).batch, Sharding(4))
+        for part in (args, dataclasses.replace(args, sequence_parallel_size=4))
+    )
+    assert four.weights == one.weights
+    assert four.activations / one.activations == pytest.approx(1 / 4, rel=0.1)
+    offered = [change.text for change in possible_changes(args, bf16=True)]
+    assert "--sequence_parallel_size 4 --gradient_accumulation_steps 64" in offered
+    assert not any("sequence_parallel" in one.text for one in possible_changes(args_of(qwen, nproc=1), bf16=True))
+
+
+def test_heads_that_cannot_be_divided(qwen):
+    args = args_of(qwen, nproc=8, sequence_parallel_size=8)
+    with pytest.raises(
+        ModelError, match=r"28 attention heads, with 4 of keys.*8 processes; 2 or 4 or 7 or 14 or 28 could"
+    ):
+        make_plan(args, find_gpu("80GB"))
 
 
 def test_without_rows_samples_are_assumed_at_max_length():

@@ -34,6 +34,8 @@ RENAMED: dict[str, Rule] = {
     "kto_undesirable_weight": "undesirable_weight",
     "use_kernels": "use_kernels",
     "noisy_embedding_alpha": "neftune_noise_alpha",
+    "context_parallel_size": "sequence_parallel_size",
+    "sequence_parallel_degree": "sequence_parallel_size",
 }
 _FILES_SAY = Harmless("the model's files say it")
 _CACHED = Harmless("rows are encoded once and cached")
@@ -137,8 +139,6 @@ LACKS: dict[str, Rule] = {
     "quantize_moe_experts": _lacks("quantisation of experts"),
     "model_quantization_config": _lacks("such quantisation of the base", "Use --quantization_bit."),
     "bnb_config_kwargs": _lacks("such mapping", "Use --bnb_4bit_quant_type and --bnb_4bit_use_double_quant."),
-    "context_parallel_size": _lacks("context parallelism", off=("1",)),
-    "sequence_parallel_degree": _lacks("sequence parallelism", off=("1",)),
     "tensor_parallel_size": _lacks("tensor parallelism", "Use --fsdp true.", off=("1",)),
     "expert_parallel_size": _lacks("expert parallelism", "Use --fsdp true.", off=("1",)),
     "dp_shard_size": _lacks("mesh of devices", "Use --fsdp true.", off=("1",)),

@@ -1,0 +1,63 @@
+"""`--sequence_parallel_size`: what excludes it is said before anything is read, and all at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtune.arguments.stage import SftArguments
+from llmtune.arguments.stages import STAGES, stage_arguments
+from llmtune.errors import UsageError
+
+SHARED = {"model_type": "llmtune-tiny", "nproc": 4, "sequence_parallel_size": 2}
+TAKE_IT = {"sft", "pt", "dpo", "kto"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"nproc": 3}, r"--sequence_parallel_size 2 divides 3 processes into groups of 2: .* --nproc 2"),
+        ({"nproc": 1}, r"divides 1 process into groups of 2"),
+        ({"sequence_parallel_size": 0}, r"--sequence_parallel_size must be 1 or more"),
+        ({"padding_free": False}, r"remove it"),
+        ({"attn_impl": "sdpa"}, r"--attn_impl sdpa does not take the bounds"),
+        ({"attn_impl": "eager"}, r"--attn_impl eager does not take the bounds"),
+        ({"shift_attn": True, "max_length": 64}, r"--shift_attn true attends within parts"),
+        ({"neftune_noise_alpha": 5.0}, r"remove --neftune_noise_alpha"),
+        ({"device_map": "auto", "nproc": 2}, r"--device_map spreads"),
+    ],
+)
+def test_what_excludes_it(options, said):
+    with pytest.raises(UsageError, match=said):
+        SftArguments(**SHARED | options)
+    if options.keys() != {"nproc"} and "sequence_parallel_size" not in options:
+        SftArguments(**{"model_type": "llmtune-tiny", "nproc": 4} | options)
+
+
+def test_all_reasons_at_once():
+    with pytest.raises(UsageError) as caught:
+        SftArguments(**SHARED, attn_impl="sdpa", neftune_noise_alpha=5.0)
+    assert "--attn_impl sdpa" in str(caught.value)
+    assert "NEFTune" in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_whose_loss_can_be_shared_out(stage, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    arguments = stage_arguments(stage)
+    if stage in TAKE_IT:
+        args = arguments(**SHARED)
+        assert args.concatenates
+        assert args.step_size(4) == arguments(**SHARED | {"sequence_parallel_size": 1}).step_size(2)
+        return
+    with pytest.raises(UsageError, match=f"it is for sft, pt, dpo and kto, and {stage} cannot"):
+        arguments(**SHARED)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "text"),
+    [(1, 1, ""), (1, 4, " x 4 processes"), (2, 2, " x 1 group of 2 processes"), (2, 4, " x 2 groups of 2 processes")],
+)
+def test_the_factor_of_a_step(size, processes, text, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    args = SftArguments(model_type="llmtune-tiny", sequence_parallel_size=size)
+    assert args.processes_text(processes) == text
