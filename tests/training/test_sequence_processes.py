@@ -25,13 +25,7 @@ SHARED = {"nproc": 2, "sequence_parallel_size": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {},
     "packed": {"sft_type": "full", "packing": True, "max_length": 128, "batch_size": 1, "predict_with_generate": False},
-    "pt": {
-        "dataset": ["tiny-text#60"],
-        "join_documents": True,
-        "max_length": 64,
-        "max_steps": 6,
-        "predict_with_generate": False,
-    },
+    "pt": {"dataset": ["tiny-text#60"], "join_documents": True, "max_length": 64, "max_steps": 6, "eval_steps": 3},
     "dpo": {"dataset": ["tiny-pairs#21"], "max_steps": 5, "eval_steps": 3, "save_steps": 3, "val_dataset_sample": 7},
 }
 CASES = [
