@@ -207,7 +207,12 @@ def test_heads_are_divided(heads, key_heads, size, repeats):
 
 @pytest.mark.parametrize(
     ("heads", "key_heads", "size", "advice"),
-    [(14, 2, 4, "2 or 14 could"), (28, 4, 8, "2 or 4 or 28 could"), (3, 1, 2, "3 could"), (12, 3, 8, "2 or 3 or 4 or 6 or 12 could")],
+    [
+        (14, 2, 4, "2 or 7 or 14 could"),
+        (28, 4, 8, "2 or 4 or 7 or 14 or 28 could"),
+        (3, 1, 2, "3 could"),
+        (12, 3, 8, "2 or 3 or 4 or 6 or 12 could"),
+    ],
 )
 def test_heads_that_cannot_be_divided(heads, key_heads, size, advice):
     with pytest.raises(ValueError, match=rf"{heads} attention heads, with {key_heads} of keys.*{advice}"):
