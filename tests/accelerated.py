@@ -21,7 +21,14 @@ class Device:
         self.type = kind
 
 
-def device_module(kind: str, *, count: int = 1, bf16: bool = True, calls: list[Any] | None = None) -> types.ModuleType:
+def device_module(
+    kind: str,
+    *,
+    count: int = 1,
+    bf16: bool = True,
+    capability: tuple[int, int] = (9, 0),
+    calls: list[Any] | None = None,
+) -> types.ModuleType:
     """Return a module with the functions that torch's own of this kind has, and only those."""
     calls = [] if calls is None else calls
 
@@ -41,6 +48,8 @@ def device_module(kind: str, *, count: int = 1, bf16: bool = True, calls: list[A
             "memory_allocated": USED, "max_memory_allocated": PEAK, "mem_get_info": (FREE, TOTAL),
             "is_bf16_supported": bf16,
         }  # fmt: skip
+    if kind == "cuda":
+        names["get_device_capability"] = capability
     if kind == "xpu":
         names["get_device_properties"] = types.SimpleNamespace(has_fp64=False)
     module = types.ModuleType(f"torch.{kind}")
@@ -49,10 +58,12 @@ def device_module(kind: str, *, count: int = 1, bf16: bool = True, calls: list[A
     return module
 
 
-def pretend(monkeypatch: Any, kind: str, *, count: int = 1, bf16: bool = True) -> list[Any]:
+def pretend(
+    monkeypatch: Any, kind: str, *, count: int = 1, bf16: bool = True, capability: tuple[int, int] = (9, 0)
+) -> list[Any]:
     """Let torch say that this machine has an accelerator; return the calls of its module."""
     calls: list[Any] = []
-    module = device_module(kind, count=count, bf16=bf16, calls=calls)
+    module = device_module(kind, count=count, bf16=bf16, capability=capability, calls=calls)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind != "cpu")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: None if kind == "cpu" else Device(kind))
     if kind == "mps":

@@ -45,6 +45,7 @@ WORK_ON_TENSORS = {
     *("losses.policy", "losses.preference", "losses.terms", "losses.unpaired"),
     *(
         "models.flops",
+        "models.fp8",
         "models.layers",
         "models.packed_attention",
         "models.chunked_loss",

@@ -63,7 +63,7 @@ def compile_layers(model: nn.Module, args: StageArguments, decisions: Decisions)
     """
     if not args.torch_compile:
         return
-    layers = [module for module in model.modules() if _is_layer(module)]
+    layers = [module for module in model.modules() if is_decoder_layer(module)]
     if not layers:
         get_logger().warning("--torch_compile has no effect: %s has no decoder layers.", type(model).__name__)
         return
@@ -108,7 +108,8 @@ def _comes_from(module: nn.Module, package: str) -> bool:
     return not any(place.split(".")[0] in ours for place in places[1:])
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_decoder_layer(module: nn.Module) -> bool:
+    """Whether a module is a block of a decoder, or of a vision tower."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return isinstance(module, GradientCheckpointingLayer)
@@ -122,7 +123,7 @@ def _compilers() -> tuple[str, ...]:
 
 
 _ATEN = torch.ops.aten
-_MATMULS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1}
+_MATMULS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1, _ATEN._scaled_mm: 0}
 """Matmuls, and the index of their first factor among the arguments."""
 
 CHEAP = 8

@@ -71,6 +71,16 @@ class Accelerator:
     # Numbers
 
     @property
+    def capability(self) -> tuple[int, int] | None:
+        """Compute capability of the current NVIDIA GPU; None on other devices."""
+        import torch
+
+        if not self.is_cuda or torch.version.hip:
+            return None
+        major, minor = self._module.get_device_capability()
+        return int(major), int(minor)
+
+    @property
     def has_bf16(self) -> bool:
         """Whether it computes in bf16 itself: emulation is slower than fp16."""
         import torch
