@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -22,7 +23,7 @@ from llmtune.arguments.groups import (
 from llmtune.arguments.inheritance import WITHOUT, check_register_file, check_saved_types, check_strange_paths
 from llmtune.checkpoint import adapter_kind, checkpoint_of, is_reward, read_settings
 from llmtune.errors import UsageError
-from llmtune.utils.logging import get_logger
+from llmtune.utils.logging import get_logger, log_once
 
 INHERITED = [
     *("model_type", "model_id_or_path", "model_revision", "tokenizer_id_or_path", "template_type"),
@@ -128,6 +129,9 @@ class LoadArguments(
     def _inherit(self, folder: Path) -> None:
         """Inherit arguments that were not given from the run that wrote the checkpoint."""
         saved = read_settings(folder)
+        if saved.get("fp8_base"):
+            text = f"{folder} was trained on a base in fp8 (--fp8_base); here, its base is not rounded."
+            log_once(text, level=logging.INFO)
         rope = () if self.sft_type == "full" else OF_ROPE  # whole weights have it in their config.json
         own = {item.name for item in fields(self)}
         names = [name for name in (*self._wanted(), *rope) if name in own]

@@ -218,6 +218,11 @@ def _check_sharding(args: StageArguments, problems: Problems) -> None:
         f"{sharding} shards the weights, which --lora_init {args.lora_init} and --sft_type adalora need unsharded: "
         "remove one of the two.",
     )
+    problems.need(
+        not (sharding and args.fp8_base),
+        f"{sharding} shards the weights, which --fp8_base true needs unsharded: remove one of the two; zero2 and DDP "
+        "work with it.",
+    )
 
 
 def _check_sequence_parallel(args: StageArguments, problems: Problems) -> None:

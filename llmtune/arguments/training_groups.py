@@ -241,6 +241,26 @@ class SpeedArguments:
     """Replace layers by kernels from Hugging Face's kernel hub (GPU and hub access needed)."""
     torch_compile: bool = taken(False)
     """Compile the decoder layers: minutes before the first step, faster steps after it."""
+    fp8_base: bool = fixed(False)
+    """Adapters: compute the frozen linear layers in fp8, faster on NVIDIA GPUs from Ada on (compute capability 8.9)."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            lambda args: not (args.fp8_base and args.sft_type == "full"),
+            "--fp8_base true rounds frozen weights, and --sft_type full trains them: use --sft_type lora, or remove "
+            "--fp8_base.",
+        ),
+        Rule(
+            lambda args: not (args.fp8_base and args.quantization_bit),
+            "--fp8_base true and --quantization_bit {quantization_bit} both round the frozen weights: remove one of "
+            "the two.",
+        ),
+        Rule(
+            lambda args: not args.fp8_base or (args.lora_init == "default" and not args.use_dora),
+            "--fp8_base true keeps the base's weights in fp8 alone, and --use_dora and --lora_init pissa and olora "
+            "need them unrounded: remove one of the two.",
+        ),
+    )
 
 
 @dataclass(kw_only=True)

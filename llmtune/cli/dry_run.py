@@ -150,7 +150,7 @@ def show_stage(args: StageArguments) -> None:
         "reference": _reference(args),
         **_online(args),
         "dtype": _dtype(args),
-        "quantisation": _quantization(args),
+        "quantisation": "fp8, the frozen layers under the adapter" if args.fp8_base else _quantization(args),
         **_data_rows(args, args),
         "rows": _rows(args),
         "processes": _processes(args),

@@ -153,14 +153,14 @@ def saved_quantization_name(config: Mapping[str, Any]) -> str:
     return NAMES.get(method, method) + (f", {bits} bits" if bits else "")
 
 
-def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: int) -> None:
+def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: int, fp8_base: bool = False) -> None:
     """Refuse what weights that are already quantised do not support.
 
     Args:
         sft_type: None in inference.
 
     Raises:
-        UsageError: Full fine-tuning, or quantising again. MissingPackageError: The package that reads them.
+        UsageError: Full fine-tuning, or quantising again, to fp8 too. MissingPackageError: The package that reads them.
     """
     found = saved_quantization(folder)
     if not found:
@@ -174,6 +174,11 @@ def check_prequantized(folder: Path, *, sft_type: str | None, quantization_bit: 
     if quantization_bit:
         raise UsageError(
             f"--quantization_bit {quantization_bit}: {folder} is already quantised ({name}). Remove the flag."
+        )
+    if fp8_base:
+        raise UsageError(
+            f"--fp8_base true: {folder} is already quantised ({name}). Remove the flag, or give the folder of the same "
+            "model before it was quantised."
         )
     modules, command = PACKAGES.get(_method(found), ((), ""))
     missing = [module for module in modules if importlib.util.find_spec(module) is None]

@@ -41,7 +41,7 @@ def possible_changes(args: StageArguments, *, bf16: bool) -> Iterator[Change]:
         yield _flag("padding_free", "true")
     full = args.sft_type == "full"
     if not full and not args.quantization_bit and args.lora_init == "default" and not args.use_dora:
-        yield _flag("quantization_bit", 4)
+        yield _quantized(args)
     if full:
         yield from _optimizers(args, bf16=bf16)
         lora = {"sft_type": "lora", "freeze_layers": 0, "freeze_parameters": [], "only_save_model": False}
@@ -52,7 +52,7 @@ def possible_changes(args: StageArguments, *, bf16: bool) -> Iterator[Change]:
         length //= 2
         yield _flag("max_length", length)
     yield from _sequence_parallel(args)
-    if getattr(args, "nproc", 0) == 1 and not args.quantization_bit:
+    if getattr(args, "nproc", 0) == 1 and not args.quantization_bit and not args.fp8_base:
         for ranks in RANKS:
             yield Change(
                 f"--nproc {ranks} --deepspeed_config_path zero3",
@@ -71,6 +71,13 @@ def _sequence_parallel(args: StageArguments) -> Iterator[Change]:
         values = {"sequence_parallel_size": more, "gradient_accumulation_steps": steps}
         text = f"--sequence_parallel_size {more} --gradient_accumulation_steps {steps}"
         yield Change(text, values, "sequence_parallel_size")
+
+
+def _quantized(args: StageArguments) -> Change:
+    if not args.fp8_base:
+        return _flag("quantization_bit", 4)
+    values = {"quantization_bit": 4, "fp8_base": False}
+    return Change("--quantization_bit 4 --fp8_base false", values, "quantization_bit")
 
 
 def _optimizers(args: StageArguments, *, bf16: bool) -> Iterator[Change]:

@@ -167,6 +167,7 @@ class Estimator:
             *("sft_type", "quantization_bit", "bnb_4bit_use_double_quant", "lora_rank", "lora_target_modules"),
             *("modules_to_save", "lora_bias", "use_dora", "freeze_layers", "freeze_parameters", "freeze_vit"),
             *("freeze_aligner", "peft_path", "new_special_tokens", "use_flash_attn", "lora_dropout_p", "pure_bf16"),
+            "fp8_base",
         )
         others = tuple(str(getattr(args, name, None)) for name in ("attn_impl", "quant_method", "new_tokens_file"))
         return (*(str(getattr(args, name)) for name in names), *others)

@@ -234,6 +234,8 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
         ) from err
     if gpus > sharding.ranks * sharding.spread:
         notes.append(f"Some of the {gpus} GPUs are idle: --nproc {gpus} or --device_map auto uses all of them.")
+    if args.fp8_base:
+        notes.append("--fp8_base keeps two fp8 copies of each weight, for forward and backward: as many bytes as bf16.")
     if args.device_map == "sequential":
         notes.append("--device_map sequential fills the first GPU first; these figures are for auto.")
     if read_json(folder / "config.json").get("vision_config"):

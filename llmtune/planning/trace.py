@@ -29,6 +29,7 @@ from llmtune.models.layers import checkpointing_kwargs
 from llmtune.models.loading import from_config, with_layers
 from llmtune.models.ports import native_config
 from llmtune.models.score import score_options
+from llmtune.tuners.fp8_base import convert_base
 from llmtune.tuners.lora import attach
 from llmtune.tuners.tune import prepare_tuner
 from llmtune.tuners.vocabulary import grow_vocabulary, tokens_of_file
@@ -298,10 +299,14 @@ def shapes(
         plain = copy.copy(args)
         plain.lora_init = "default"  # the others have the same shapes, but compute them from weights
         if args.peft_path is not None:
-            return _like_checkpoint(model, Path(args.peft_path)).train()
-        rows = model.get_input_embeddings().weight.shape[0]
-        new = range(rows - num_new, rows) if num_new else ()
-        return prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new)).train()
+            tuned = _like_checkpoint(model, Path(args.peft_path))
+        else:
+            rows = model.get_input_embeddings().weight.shape[0]
+            new = range(rows - num_new, rows) if num_new else ()
+            tuned = prepare_tuner(model, plain, info, num_steps=100, new_token_ids=list(new))
+        if args.fp8_base:
+            convert_base(tuned)
+        return tuned.train()
 
 
 def num_new_tokens(args: Any) -> int:

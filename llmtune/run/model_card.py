@@ -23,7 +23,7 @@ SHOWN = (
     *("sft_type", "lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "use_rslora", "use_dora"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "optim", "num_train_epochs", "max_steps"),
     *("batch_size", "gradient_accumulation_steps", "max_length", "packing", "dtype", "quantization_bit", "seed"),
-    *("neftune_noise_alpha", "loss_on", "truncation_strategy", "model_revision", "dataset_test_ratio"),
+    *("fp8_base", "neftune_noise_alpha", "loss_on", "truncation_strategy", "model_revision", "dataset_test_ratio"),
     *("train_dataset_sample", "rope_scaling", "rope_factor", "new_special_tokens"),
 )
 """Flags that describe how a model was made. All others are omitted: paths, tokens, machine names."""

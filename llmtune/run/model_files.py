@@ -57,11 +57,18 @@ class ModelFiles:
     folder: Path | None
 
 
-def find_model(args: ModelArguments, *, bits: int, sft_type: str | None, lacks: list[str] | None = None) -> ModelFiles:
+def find_model(
+    args: ModelArguments,
+    *,
+    bits: int,
+    sft_type: str | None,
+    fp8_base: bool = False,
+    lacks: list[str] | None = None,
+) -> ModelFiles:
     """Find the folder of a model, with its configuration and tokenizer, and check that it can be used in this way.
 
     Args:
-        bits: Of `--quantization_bit`. sft_type: What is trained; None: nothing.
+        bits: Of `--quantization_bit`. sft_type: What is trained; None: nothing. fp8_base: The base is rounded to fp8.
         lacks: Collects what is missing on this machine; nothing is then fetched or made. None: it is, or raises.
 
     Raises:
@@ -90,5 +97,5 @@ def find_model(args: ModelArguments, *, bits: int, sft_type: str | None, lacks: 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     with noted(lacks):
-        check_prequantized(folder, sft_type=sft_type, quantization_bit=bits)
+        check_prequantized(folder, sft_type=sft_type, quantization_bit=bits, fp8_base=fp8_base)
     return ModelFiles(str(folder), folder)

@@ -74,7 +74,9 @@ class Run:
         if args.deepspeed_config_path is not None:
             with noted(lacks):
                 need_deepspeed()
-        model = find_model(args, bits=args.quantization_bit, sft_type=args.sft_type, lacks=lacks)
+        model = find_model(
+            args, bits=args.quantization_bit, sft_type=args.sft_type, fp8_base=args.fp8_base, lacks=lacks
+        )
         if args.rope_scaling is not None and model.folder is not None and not offline:
             _settle_rope(args, model.folder)
         check_named_layers(args, model.folder)
@@ -87,11 +89,14 @@ class Run:
         Raises:
             LlmtuneError: The run cannot start here.
         """
+        from llmtune.models.fp8 import check_fp8
         from llmtune.models.layers import check_kernels
         from llmtune.run.optimizer import check_optimizer_device
         from llmtune.run.training_arguments import check_processes
 
         check_kernels(self.args)
+        if self.args.fp8_base:
+            check_fp8()
         check_optimizer_device(self.args)
         parent = Path(self.args.output_dir).expanduser() if self.resume is None else self.resume.parent
         if self.args.output_dir_flat and self.resume is None:

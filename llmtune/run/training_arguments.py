@@ -129,6 +129,8 @@ def _processes(args: StageArguments) -> dict[str, Any]:
     fields["ddp_backend"] = args.ddp_backend or accelerator().backend
     # A trained vision tower may get a batch without images; no other trainable parameter stays unused.
     fields["ddp_find_unused_parameters"] = not (args.freeze_vit and args.freeze_aligner)
+    if args.fp8_base:  # half of its weights are buffers, which DDP would send before every forward pass
+        fields["ddp_broadcast_buffers"] = False
     return fields
 
 

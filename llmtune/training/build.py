@@ -24,6 +24,7 @@ from llmtune.samples.collate import PackingCollator, PaddingCollator
 from llmtune.samples.comparisons import ComparisonCollator
 from llmtune.samples.prepare import Prepared
 from llmtune.training.attention import active_attention, attention_options, settle_attention
+from llmtune.tuners.fp8_base import convert_base
 from llmtune.tuners.targets import settle_routers
 from llmtune.tuners.tune import count_parameters, keep_unpacked, prepare_tuner
 from llmtune.tuners.vocabulary import NewRows, grow_vocabulary, start_new_rows
@@ -39,6 +40,8 @@ def build_model(
         grow_vocabulary(model, max(new_rows) + 1)
         start_new_rows(model, new_rows)
     model = prepare_tuner(model, args, info, num_steps=num_steps, new_token_ids=list(new_rows or ()))
+    if args.fp8_base and (note := convert_base(model)):
+        decisions.fact("Base", note)
     if note := settle_routers(model, args):
         decisions.fact("MoE routers", note)
     if args.SCORES:

@@ -202,6 +202,7 @@ REFERENCE_FILE = "reference.npz"
 SETTINGS = (
     *("dtype", "sft_type", "quantization_bit", "quant_method", "bnb_4bit_comp_dtype", "bnb_4bit_quant_type"),
     *("bnb_4bit_use_double_quant", "rope_scaling", "rope_factor", "new_special_tokens", "max_pixels", "ld_alpha"),
+    "fp8_base",
 )
 """Flags that change what the reference computes."""
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from llmtune.distributed.ranks import is_first
 from llmtune.errors import CheckpointError
+from llmtune.models.fp8 import has_fp8
 from llmtune.models.heads import inner_model
 from llmtune.models.quantization import is_quantized
 from llmtune.models.score import load_reward_model
@@ -55,6 +56,8 @@ class CheckScores(TrainerCallback):
             return "the weights are sharded"
         if is_quantized(model):
             return "they are computed on quantised weights here"
+        if has_fp8(model):
+            return "they are computed on a base in fp8 here"
         size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         return "" if free_memory() > 2 * size else "there is no memory for a second model"
 

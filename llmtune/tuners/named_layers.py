@@ -100,7 +100,8 @@ def check_peft_path(args: StageArguments, folder: Path | None) -> None:
     """Refuse an adapter that is missing, of another kind, or of another model, by its files' names and shapes.
 
     Raises:
-        CheckpointError: It is missing, incomplete, or does not fit. UsageError: --sft_type is not its kind.
+        CheckpointError: It is missing, incomplete, or does not fit. UsageError: --sft_type is not its kind, or a
+            flag excludes it.
     """
     if args.peft_path is None:
         return
@@ -118,8 +119,14 @@ def check_peft_path(args: StageArguments, folder: Path | None) -> None:
         raise UsageError(f"--peft_path {args.peft_path} is another kind of adapter: use --sft_type {kind}.")
     inner = adapter_folder(place)
     file = inner / ADAPTER_FILE
-    if not read_adapter_config(place):
+    config = read_adapter_config(place)
+    if not config:
         raise CheckpointError(f"{inner / ADAPTER_CONFIG} is damaged. Use another checkpoint of the run.")
+    if args.fp8_base and config.get("use_dora"):
+        raise UsageError(
+            f"--peft_path {args.peft_path} is DoRA, which reads the base's weights in training, and --fp8_base true "
+            "has them in fp8 alone: remove --fp8_base."
+        )
     if not file.is_file():
         if (inner / "adapter_model.bin").is_file():
             return

@@ -251,7 +251,7 @@ predict_with_generate early_stopping_patience watch_prompts run_name report_to
 lora_target_modules lora_rank lora_alpha lora_dropout_p lora_bias lora_init use_rslora use_dora lorap_lr_ratio
 modules_to_save new_special_tokens peft_path
 freeze_layers freeze_parameters freeze_vit freeze_aligner on_nan streaming
-use_liger use_kernels torch_compile shift_attn sequence_parallel_size
+use_liger use_kernels torch_compile fp8_base shift_attn sequence_parallel_size
 nproc max_restarts ddp_backend deepspeed_config_path fsdp fsdp_offload async_save
 push_to_hub hub_model_id hub_private_repo push_hub_strategy train_args
 """

@@ -131,7 +131,7 @@ LACKS: dict[str, Rule] = {
     "reinit_weights": _lacks("training from random weights"),
     "chat_template_jinja": _lacks("template in the file", "Put it into the tokenizer, and use --template_type auto."),
     "tokenizer_use_mistral_common": _lacks("mistral-common tokenizer", "The tokenizer of transformers is used."),
-    "fp8": _lacks("FP8 training", "Use --dtype bf16."),
+    "fp8": _lacks("FP8 training", "Use --dtype bf16, or under adapters --fp8_base true."),
     "fp8_config": _lacks("FP8 training", with_key="fp8"),
     "fp8_enable_fsdp_float8_all_gather": _lacks("FP8 training", with_key="fp8"),
     "qat": _lacks("quantisation-aware training"),

@@ -189,7 +189,7 @@ RULES: dict[str, Rule] = {
     "eaft_alpha": Lacks("EAFT loss", with_key="use_eaft_loss"),
     "use_adam_mini": Lacks("Adam-mini", "Choose another with --optim."),
     "use_muon": _when("optim", "muon"),
-    "fp8": Lacks("FP8 training", "Use --dtype bf16."),
+    "fp8": Lacks("FP8 training", "Use --dtype bf16, or under adapters --fp8_base true."),
     "fp8_backend": Lacks("FP8 training", with_key="fp8"),
     "fp8_enable_fsdp_float8_all_gather": Lacks("FP8 training", with_key="fp8"),
     "use_kt": Lacks("KTransformers"),
