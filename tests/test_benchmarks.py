@@ -28,7 +28,8 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("answers.py", "--model llmtune-tiny --rows 5 --max_rows 2 --longest 9 --repeats 1", "times as fast"),
         (
             "gpu/acceptance.py",
-            "--shape tiny --device cpu --one_process --steps 2 --rows 40 --parts doctor embedded attention full grpo",
+            "--shape tiny --device cpu --one_process --steps 2 --rows 40 "
+            "--parts doctor embedded attention full fp8 grpo",
             "| full: full fine-tuning, --pure_bf16 | ok |",
         ),
         ("gpu/levers.py", "--shape tiny --device cpu --modes lora --levers packed --steps 2 --warmup 1", "\n| packed"),

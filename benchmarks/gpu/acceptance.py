@@ -72,7 +72,12 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
 def in_process(options: argparse.Namespace, name: str) -> dict[str, Any]:
     seconds = PARTS[name][1]
     command = [sys.executable, __file__, f"--part={name}", f"--scratch={options.scratch}", f"--shape={options.shape}"]
-    command += [f"--device={options.device}", f"--steps={options.steps}", f"--rows={options.rows}"]
+    command += [
+        f"--out={options.out}",
+        f"--device={options.device}",
+        f"--steps={options.steps}",
+        f"--rows={options.rows}",
+    ]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=os.environ | hidden)

@@ -46,6 +46,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "varlen": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen"},
     "liger": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen", "use_liger": True},
     "compile": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen", "torch_compile": True},
+    "fp8": PACKED | {"gradient_checkpointing": "none", "attn_impl": "varlen", "fp8_base": True},
 }
 MEANING = {
     "plain": f"{PADDED_BATCH} padded rows, full checkpointing",
@@ -57,6 +58,7 @@ MEANING = {
     "varlen": "no checkpointing, torch's varlen attention",
     "liger": "... with Liger's kernels",
     "compile": "... varlen, layers compiled",
+    "fp8": "... varlen, the frozen base in fp8",
 }
 
 # One lever, in a process of its own
@@ -91,6 +93,8 @@ def missing(lever: dict[str, Any], mode: dict[str, Any]) -> str:
     unknown = [f"--{name}" for name in lever if name not in known]
     if unknown:
         return f"this version has no {' '.join(unknown)}"
+    if lever.get("fp8_base") and (mode["sft_type"] == "full" or mode.get("quantization_bit")):
+        return "its base is not frozen in bf16"
     needed = [("quantization_bit", "bitsandbytes"), ("use_liger", "liger_kernel")]
     needs = [package for name, package in needed if (lever | mode).get(name)]
     needs += ["bitsandbytes"] if "bnb" in str(mode.get("optim")) else []

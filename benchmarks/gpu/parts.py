@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ LORA = PACKED | {"sft_type": "lora", "lora_rank": 16, "lora_target_modules": ["A
 FULL = PACKED | {"sft_type": "full", "pure_bf16": True, "learning_rate": 1e-5}
 GOAL_TOKENS = 18_000
 """Useful tokens/s of LoRA at 4096 on an H200: 58 % MFU, what a well-fused bf16 stack can reach."""
+GOAL_FP8 = 20_000
+"""The same with the base in fp8: more than the matmuls of bf16 would allow at their peak."""
+BESIDE_BF16 = 0.05
+"""How far the losses of a base in fp8 may be from those in bf16, step by step; both runs are over the same rows."""
 PLAN = 0.15
 """How far the peak may be from the plan's estimate."""
 SHARED = 1.8
@@ -134,9 +139,23 @@ def measured(options: Any, flags: Found, *, reference: bool = False) -> Found:
 
 
 def lora(options: Any) -> Found:
-    found = measured(options, LORA)
-    goal = options.shape != "7b" or found.get("tokens/s", 0) >= GOAL_TOKENS
-    return {**found, "goal": GOAL_TOKENS, "reached": goal}
+    return with_goal(options, measured(options, LORA), GOAL_TOKENS)
+
+
+def with_goal(options: Any, found: Found, goal: int) -> Found:
+    return {**found, "goal": goal, "reached": options.shape != "7b" or found.get("tokens/s", 0) >= goal}
+
+
+def fp8(options: Any, *, torch_compile: bool = False) -> Found:
+    """LoRA on a base in fp8, its losses beside those of the part `lora`, where it has run."""
+    flags = LORA | {"fp8_base": True, "torch_compile": torch_compile}
+    found = with_goal(options, measured(options, flags), GOAL_FP8)
+    done = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    theirs = done.get("lora", {}).get("losses")
+    if not theirs or not found.get("losses"):
+        return found
+    apart = max(abs(ours - one) for ours, one in zip(found["losses"], theirs, strict=False))
+    return {**found, "ok": found["ok"] and apart < BESIDE_BF16, "losses apart": apart}
 
 
 def reference(options: Any) -> Found:
@@ -280,6 +299,7 @@ PARTS: dict[str, tuple[Any, int, str]] = {
     "embedded": (embedded, 40, "LoRA of the embedded model"),
     "attention": (attention, 40, "packed rows by SDPA, varlen and FlashAttention beside rows alone"),
     "lora": (lora, 75, f"LoRA, rank 16, packed at {LENGTH['7b']}"),
+    "fp8": (fp8, 90, "... with --fp8_base true"),
     "reference": (reference, 75, "... by plain transformers' forward and cross entropy"),
     "full": (full, 90, "full fine-tuning, --pure_bf16"),
     "qlora": (qlora, 75, "QLoRA, nf4"),
@@ -290,5 +310,6 @@ PARTS: dict[str, tuple[Any, int, str]] = {
     "process group": (one_process_group, 40, "one process of a process group"),
     "liger": (liger, 75, "LoRA with Liger's kernels"),
     "compile": (compiled, 120, "LoRA, layers compiled"),
+    "fp8 compile": (partial(fp8, torch_compile=True), 120, "... with --fp8_base true"),
 }
 """Name -> (work, seconds that it may take, what it shows), in order of worth."""
