@@ -16,18 +16,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.canonical import FORMATS_VERSION, comparison_of, from_record, prompt_of
+from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.errors import DataError, OutputError
-from llmtune.samples.encode_report import EncodeReport, count_comparison, count_prompt, merged, tell_report
+from llmtune.samples.encode_report import EncodeReport, merged, tell_report
 from llmtune.samples.shards import Shard, lock_of, make_shards, shards_of
-from llmtune.templates.comparisons import EncodedComparison, encode_comparisons
-from llmtune.templates.prompts import encode_prompts
-from llmtune.types import IGNORE_INDEX, MEDIA_COLUMNS, Encoded, Media, media_columns
+from llmtune.samples.token_batches import COMPARISON_COLUMNS, layout_of
+from llmtune.types import MEDIA_COLUMNS, Media
 from llmtune.utils.files import (
     ENDS_SEAL,
     cache_root,
@@ -50,25 +49,6 @@ if TYPE_CHECKING:
 
 
 BATCH_ROWS = 1000
-SCHEMA = pa.schema(
-    [
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("row", pa.int64()),
-        *((column, pa.list_(pa.string())) for column in MEDIA_COLUMNS.values()),
-        ("loss_weights", pa.list_(pa.float32())),
-    ]
-)
-
-
-COMPARISON_COLUMNS = pa.schema(
-    [
-        ("parts", pa.list_(pa.int32())),
-        ("ranks", pa.list_(pa.int32())),
-        ("label", pa.bool_()),
-        ("margin", pa.float64()),
-    ]
-)
 
 
 class TokenStore:
@@ -253,11 +233,7 @@ def _write(
     name: str,
     quiet: bool,
 ) -> None:
-    schema, encode = SCHEMA, _conversations
-    if "columns" in dataset.column_names:
-        encode = _prompts
-    elif "answers" in dataset.column_names:
-        schema, encode = pa.schema([*SCHEMA, *COMPARISON_COLUMNS]), _comparisons
+    schema, encode = layout_of(dataset.column_names)
     with (
         pa.OSFile(str(file), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
@@ -265,77 +241,8 @@ def _write(
     ):
         for start in range(shard.start, shard.stop, BATCH_ROWS):
             records = _records(dataset[start : min(start + BATCH_ROWS, shard.stop)])
-            columns = encode(records, template, start, report)
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(pa.record_batch(encode(records, template, start, report), schema=schema))
             bar.update(len(records))
-
-
-Numbered: TypeAlias = "list[tuple[int, Encoded]]"
-"""Encoded samples, each with the index of its row."""
-
-
-def _conversations(
-    records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport
-) -> list[pa.Array]:
-    conversations = [from_record(record) for record in records]
-    report.num_with_images += sum(bool(conversation.media) for conversation in conversations)
-    samples: Numbered = []
-    for index, row in enumerate(template.encode_rows(conversations), start):
-        report.count(row, f"row {index}")
-        samples += [(index, sample) for sample in (row.samples if row.problem is None else ())]
-    return _columns(samples)
-
-
-def _comparisons(
-    records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport
-) -> list[pa.Array]:
-    rows = [comparison_of(record) for record in records]
-    report.num_with_images += sum(bool(row.prompt.media) for row in rows)
-    kept: list[tuple[int, EncodedComparison]] = []
-    for index, row in enumerate(encode_comparisons(rows, template, template.max_length), start):
-        count_comparison(report, row, f"row {index}")
-        if row.responses:
-            kept.append((index, row))
-    ids = [len(row.prompt) for _, row in kept]
-    parts = [[size, *(len(one.input_ids) for one in row.responses)] for size, (_, row) in zip(ids, kept, strict=True)]
-    return [
-        *_columns([(index, row.joined()) for index, row in kept]),
-        _lists(parts),
-        _lists([[one.rank for one in row.responses] for _, row in kept]),
-        pa.array([row.responses[0].label for _, row in kept], pa.bool_()),
-        pa.array([row.margin for _, row in kept], pa.float64()),
-    ]
-
-
-def _prompts(records: list[dict[str, Any]], template: ChatTemplate, start: int, report: EncodeReport) -> list[pa.Array]:
-    rows = [prompt_of(record).conversation for record in records]
-    report.num_with_images += sum(bool(row.media) for row in rows)
-    samples: Numbered = []
-    for index, row in enumerate(encode_prompts(rows, template, template.max_length), start):
-        count_prompt(report, row, f"row {index}")
-        if row.input_ids:
-            samples.append((index, Encoded(row.input_ids, [IGNORE_INDEX] * len(row.input_ids), row.media)))
-    return _columns(samples)
-
-
-def _columns(samples: Numbered) -> list[pa.Array]:
-    """Return the columns of SCHEMA."""
-    return [
-        _lists([sample.input_ids for _, sample in samples]),
-        _lists([sample.labels for _, sample in samples]),
-        pa.array([index for index, _ in samples], pa.int64()),
-        *(
-            pa.array([media_columns(sample.media).get(column, []) for _, sample in samples], pa.list_(pa.string()))
-            for column in MEDIA_COLUMNS.values()
-        ),
-        pa.array([sample.weights for _, sample in samples], pa.list_(pa.float32())),
-    ]
-
-
-def _lists(values: list[list[int]]) -> pa.ListArray:
-    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    flat = np.fromiter((token for value in values for token in value), np.int32, count=int(offsets[-1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
 def _records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -412,7 +319,8 @@ def code_digest() -> str:
 
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(llmtune.templates.__file__).parent
-    for file in sorted([*folder.rglob("*.py"), Path(__file__)]):
+    here = Path(__file__)
+    for file in sorted([*folder.rglob("*.py"), here, here.with_name("token_batches.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
