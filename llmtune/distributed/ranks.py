@@ -98,7 +98,7 @@ def first_on_this_machine(what: str) -> Iterator[None]:
     if not is_distributed() or local_world_size() == 1:
         yield
         return
-    mark = cache_root() / "turns" / f"{_run()}-{what}"
+    mark = cache_root() / "turns" / f"{run_key()}-{what}"
     if local_rank() > 0:
         if _wait_for(mark) != "done":
             raise LlmtuneError("The first process of this machine failed; see its message.")
@@ -121,8 +121,8 @@ def _wait_for(mark: Path) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _run() -> str:
-    """Return an id of this run on the machine: its address, and the launcher of its processes."""
+def run_key() -> str:
+    """Return an id of this run on the machine: of its address, and of the launcher of its processes."""
     values = [os.environ.get(name, "") for name in RUN_VARIABLES]
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         values.append(_birth_of(os.getppid()))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 ORDER = (
-    *("Model", "Device", "Distributed", "Data", "Comparisons", "Documents", "Packs", "Blocks", "Validation"),
-    *("Training", "Trainable parameters", "Loss", "Reference", "Rollouts", "Rewards"),
+    *("Model", "Device", "Distributed", "Data", "Streaming", "Comparisons", "Documents", "Packs", "Blocks"),
+    *("Validation", "Training", "Trainable parameters", "Loss", "Reference", "Rollouts", "Rewards"),
     *("Batch", "Steps", "Optimizer", "Checkpoints", "Memory"),
 )
 """Facts in the order of the block; others follow as they come."""
@@ -166,6 +166,8 @@ def log_data(prepared: Prepared, args: StageArguments, decisions: Decisions) -> 
     )
     count = 0 if prepared.validation_tokens is None else len(prepared.validation_tokens)
     decisions.fact("Validation", f"{count:,} sample{'' if count == 1 else 's'}" if count else "none")
+    if isinstance(prepared.train_set, StreamedSamples):
+        decisions.fact("Streaming", prepared.train_set.describe())
     if comparisons := comparisons_text(report):
         decisions.fact("Comparisons", comparisons)
     if documents := documents_text(report):

@@ -1,36 +1,34 @@
 """Samples encoded during training (`--streaming`), in an order that can be resumed anywhere.
 
-Rows come in windows of a fixed number. A window is encoded as a whole, its samples (or packs) are shuffled, and the
-next one is prepared in the background. A position in the stream is a window and an offset: to resume there, the rows
-before it are read but not encoded.
+Rows come in windows of a fixed number. Of each window, each process of a machine encodes one part; the samples (or
+packs) of the whole are shuffled, and the next one is prepared in the background. A position in the stream is a window
+and an offset: to resume there, the rows before it are read but not encoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from llmtune.arguments.pretraining import document_of, joins_documents
-from llmtune.data.canonical import comparison_of, from_record
 from llmtune.errors import DataError
 from llmtune.samples.blocks import join_blocks
-from llmtune.samples.comparisons import (
-    COMPARISONS,
-    drawn_partners,
-    pack_capacity,
-    stored_comparison,
-    with_partner,
-)
-from llmtune.samples.encode_report import EncodeReport, count_comparison
+from llmtune.samples.comparisons import COMPARISONS, drawn_partners, pack_capacity, with_partner
+from llmtune.samples.encode_report import EncodeReport, merged
 from llmtune.samples.packing import join_rows, plan_packs
-from llmtune.templates.comparisons import encode_comparisons
+from llmtune.samples.part_exchange import PartExchange, exchange_on_this_machine
+from llmtune.samples.token_batches import layout_of, samples_of
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -43,6 +41,9 @@ WINDOW_ROWS = 4096
 
 PLACE_FILE = "stream.json"
 """File of the stream's position in a checkpoint."""
+
+REPORT = b"report"
+"""Key of the counts in the metadata of an encoded part."""
 
 Record = dict[str, Any]
 Sample = dict[str, Any]
@@ -70,6 +71,7 @@ class StreamedSamples(IterableDataset[Sample]):
         capacity: Tokens of a pack, or of a block; None for rows as they are.
         join: Cut blocks from the joined rows of a window instead of packing them.
         partners: Each comparison gets a response of another row of its window, see `ComparisonSamples`.
+        exchange: With the processes that encode parts of each window; None: this one encodes all.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class StreamedSamples(IterableDataset[Sample]):
         partners: bool = False,
         rows: int = WINDOW_ROWS,
         join: bool = False,
+        exchange: PartExchange | None = None,
     ) -> None:
         self.report = EncodeReport()
         self.capacity = capacity
@@ -91,6 +94,7 @@ class StreamedSamples(IterableDataset[Sample]):
         self._seed = seed
         self._rows = rows
         self._partners = partners
+        self._exchange = PartExchange() if exchange is None else exchange
         self._first = (0, 0)
         self._begins: list[tuple[int, int]] = [(0, 0)]  # of windows met so far: number, samples before it
 
@@ -104,12 +108,23 @@ class StreamedSamples(IterableDataset[Sample]):
         window, before = max(begin for begin in self._begins if begin[1] <= num_samples)
         return {"window": window, "offset": num_samples - before, "samples": num_samples}
 
+    def describe(self) -> str:
+        """Describe in one line who encodes what."""
+        windows, count = f"windows of {self._rows:,} rows", self._exchange.count
+        if count == 1:
+            return f"{windows}, each encoded while the one before it is trained on"
+        return f"each of the {count} processes of a machine encodes 1/{count} of the rows, in {windows}"
+
     def __iter__(self) -> Iterator[Sample]:
         first, offset = self._first
         windows = enumerate(self._windows())
-        for _ in range(first):
-            next(windows)
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as worker:
+        with (
+            self._exchange.open() as exchange,
+            ThreadPoolExecutor(1, thread_name_prefix="encode") as worker,
+            contextlib.closing(exchange),
+        ):
+            for _ in range(first):
+                next(windows)
             coming = worker.submit(self._next, windows)
             while True:
                 number, samples = coming.result()
@@ -120,7 +135,8 @@ class StreamedSamples(IterableDataset[Sample]):
 
     def _next(self, windows: Iterator[tuple[int, tuple[int, list[Record]]]]) -> tuple[int, list[Sample]]:
         number, (start, records) = next(windows)
-        return number, self._samples(number, start, records)
+        table = self._encoded(number, start, records)
+        return number, self._arranged(number, samples_of(table))
 
     def _windows(self) -> Iterator[tuple[int, list[Record]]]:
         """Yield the number of each window's first row in its epoch, and its rows; endless."""
@@ -134,34 +150,33 @@ class StreamedSamples(IterableDataset[Sample]):
             if self.report.num_rows > encoded and self.report.num_samples == before:
                 raise DataError(f"None of {start:,} rows has trainable tokens. Inspect them with llmtune check.")
 
-    def _samples(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
-        if "answers" in records[0]:
-            return self._shuffled(number, self._comparisons(number, start, records))
-        found: list[Sample] = []
-        for row, encoded in enumerate(self._template.encode_rows([from_record(record) for record in records]), start):
-            self.report.count(encoded, f"row {row}")
-            for sample in encoded.samples if encoded.problem is None else ():
-                ids, labels = np.array(sample.input_ids, np.int32), np.array(sample.labels, np.int32)
-                one = {"input_ids": ids, "labels": labels, "sample": row}
-                if sample.weights is not None:
-                    one["loss_weights"] = np.array(sample.weights, np.float32)
-                found.append(one)
-        if self.capacity is not None:
-            found = self._collect(found, self.capacity)
-        return self._shuffled(number, found)
+    def _encoded(self, number: int, start: int, records: Sequence[Record]) -> pa.Table:
+        """Encode a window whose first row is row `start`, together with the other processes of the machine."""
+        parts = self._exchange.parts(number, records, lambda first, rows: self._encode(start + first, rows))
+        reports = [EncodeReport(**json.loads(part.schema.metadata[REPORT])) for part in parts]
+        self.report = merged([self.report, *reports])
+        return pa.Table.from_batches([part.replace_schema_metadata() for part in parts])
 
-    def _shuffled(self, number: int, samples: Sequence[Sample]) -> list[Sample]:
-        order = np.random.default_rng([self._seed, number]).permutation(len(samples))
-        return [samples[place] for place in order]
+    def _encode(self, start: int, records: Sequence[Record]) -> pa.RecordBatch:
+        """Encode rows of which the first is row `start`, with a report on them."""
+        report = EncodeReport()
+        schema, encode = layout_of(records[0])
+        columns = encode(list(records), self._template, start, report)
+        return pa.record_batch(columns, schema=schema.with_metadata({REPORT: json.dumps(asdict(report))}))
 
-    def _comparisons(self, number: int, start: int, records: Sequence[Record]) -> list[Sample]:
+    def _arranged(self, number: int, rows: list[Sample]) -> list[Sample]:
+        """Return the samples of a window, or packs or blocks of them, in the order of training."""
+        for one in rows:
+            one["sample"] = one.pop("row")
+        if rows and "parts" in rows[0]:
+            rows = self._comparisons(number, rows)
+        elif self.capacity is not None:
+            rows = self._collect(rows, self.capacity)
+        order = np.random.default_rng([self._seed, number]).permutation(len(rows))
+        return [rows[place] for place in order]
+
+    def _comparisons(self, number: int, found: list[Sample]) -> list[Sample]:
         """Items of comparisons, alone or in packs; their reference is computed in the step."""
-        rows = [comparison_of(record) for record in records]
-        found: list[Sample] = []
-        for row, encoded in enumerate(encode_comparisons(rows, self._template, self._template.max_length), start):
-            count_comparison(self.report, encoded, f"row {row}")
-            if encoded.responses:
-                found.append(stored_comparison(encoded) | {"sample": row})
         if self._partners:
             partners = drawn_partners(len(found), self._seed + number)
             found = [with_partner(one, found[at]) for one, at in zip(found, partners.tolist(), strict=True)]
@@ -189,7 +204,15 @@ def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArg
     join = joins_documents(args)
     capacity = args.max_length if join else pack_capacity(args) if args.packing else None
     partners = args.KIND == "labels"
-    return StreamedSamples(records, template, seed=args.seed, capacity=capacity, partners=partners, join=join)
+    return StreamedSamples(
+        records,
+        template,
+        seed=args.seed,
+        capacity=capacity,
+        partners=partners,
+        join=join,
+        exchange=exchange_on_this_machine(),
+    )
 
 
 def _packed(samples: Sequence[Sample], capacity: int) -> list[Sample]:
