@@ -28,9 +28,10 @@ from llmtune.utils.processes import is_alive
 START_SECONDS = 60.0
 """For which a process waits for the folder of another one. One that has a folder is waited for until it removes it."""
 POLL_SECONDS = 0.02
-KEPT = 2
-"""Newest parts that a process keeps. It begins a window once it has all parts of the one before, so that every other
-process has at least begun that one, and has all parts of those before it."""
+KEPT = 3
+"""Newest parts that a process keeps. It begins a window once it has all parts of the one before: every other process
+has then begun that one, and has those before it; at the end of a pass, where rows may be too few for a part of each,
+it may be one behind."""
 
 Rows: TypeAlias = "Sequence[dict[str, Any]]"
 Encode: TypeAlias = "Callable[[int, Rows], pa.RecordBatch]"
@@ -104,11 +105,11 @@ class PartExchange:
         try:
             with pa.OSFile(str(made), "wb") as sink, pa.ipc.new_file(sink, part.schema) as writer:
                 writer.write_batch(part)
-            made.replace(self._folder / _name(number, rows))
             for file in _files(self._folder):
                 if _number_of(file) <= number - KEPT:
                     with contextlib.suppress(PermissionError):  # on Windows, while another process reads it
                         file.unlink()
+            made.replace(self._folder / _name(number, rows))
         except OSError as err:
             self._write_no_more(err)
 
