@@ -25,8 +25,9 @@ from llmtune.utils.files import TEMPORARY, cache_root, machine_id, temporary_fol
 from llmtune.utils.logging import get_logger
 from llmtune.utils.processes import is_alive
 
-START_SECONDS = 60.0
-"""For which a process waits for the folder of another one. One that has a folder is waited for until it removes it."""
+PATIENCE_SECONDS = 30.0
+"""For which a process waits for parts of a window, of processes that live. Also a limit to how long the thread that
+waits can hold up the end of a process that failed."""
 POLL_SECONDS = 0.02
 KEPT = 3
 """Newest parts that a process keeps. It begins a window once it has all parts of the one before: every other process
@@ -47,10 +48,10 @@ class PartExchange:
         place: Of this process among them.
         count: Number of them.
         name: Of the exchange, the same in all of them and in no other exchange.
-        patience_s: Seconds to wait for a process that has not begun.
+        patience_s: Seconds to wait for the parts of a window.
     """
 
-    def __init__(self, place: int = 0, count: int = 1, name: str = "", *, patience_s: float = START_SECONDS) -> None:
+    def __init__(self, place: int = 0, count: int = 1, name: str = "", *, patience_s: float = PATIENCE_SECONDS) -> None:
         self.place, self.count = place, count
         self._root = cache_root() / "streams"
         self._name = name
@@ -88,14 +89,16 @@ class PartExchange:
             CancelledError: The exchange was closed meanwhile.
         """
         bounds = itertools.pairwise(len(rows) * place // self.count for place in range(self.count + 1))
-        spans = {place: span for place, span in enumerate(bounds) if span[0] < span[1]}
+        spans = {place: slice(*span) for place, span in enumerate(bounds) if span[0] < span[1]}
         made: dict[int, pa.RecordBatch] = {}
-        for place in sorted(spans, key=lambda place: place != self.place):  # the others wait for the own one
-            first, end = spans[place]
-            part = None if place == self.place else self._take(number, rows[first:end], place)
-            made[place] = encode(first, rows[first:end]) if part is None else part
-            if place == self.place:
-                self._give(number, rows[first:end], made[place])
+        if own := spans.get(self.place):
+            made[self.place] = encode(own.start, rows[own])
+            self._give(number, rows[own], made[self.place])
+        until = time.monotonic() + self._patience_s
+        for place, span in spans.items():
+            if place != self.place:
+                part = self._take(number, rows[span], place, until)
+                made[place] = encode(span.start, rows[span]) if part is None else part
         return [made[place] for place in spans]
 
     def _give(self, number: int, rows: Rows, part: pa.RecordBatch) -> None:
@@ -113,20 +116,22 @@ class PartExchange:
         except OSError as err:
             self._write_no_more(err)
 
-    def _take(self, number: int, rows: Rows, place: int) -> pa.RecordBatch | None:
-        """Wait for the part that another process makes of these rows; None if it does not come."""
-        begun = time.monotonic()
+    def _take(self, number: int, rows: Rows, place: int, until: float) -> pa.RecordBatch | None:
+        """Wait for the part that another process makes of these rows; None if it does not come.
+
+        Who has had no folder until then is not waited for again.
+        """
         while not self._closed.is_set():
             folder = self._folder_of(place)
-            if folder is None and (place in self._absent or time.monotonic() - begun > self._patience_s):
-                self._absent.add(place)
-                return None
             if folder is not None:
                 is_past = any(_number_of(file) >= number for file in _files(folder))
                 with contextlib.suppress(OSError, pa.ArrowInvalid):
                     return _read(folder / _name(number, rows))
                 if is_past:  # it made a part of other rows, or removed this one
                     return None
+            if place in self._absent or time.monotonic() > until:
+                self._absent |= {place} if folder is None else set()
+                return None
             self._closed.wait(POLL_SECONDS)
         raise CancelledError
 
@@ -138,6 +143,7 @@ class PartExchange:
             if not found:
                 return None
             self._others[place] = found[0]
+            self._absent.discard(place)
         folder = self._others[place]
         if folder.is_dir() and _is_of_living(folder):
             return folder

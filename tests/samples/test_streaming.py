@@ -16,6 +16,7 @@ from llmtune.errors import DataError, UsageError
 from llmtune.models.loading import get_model_tokenizer
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.templates.lookup import get_template
+from llmtune.utils.files import cache_root
 
 from ..launched import launch, records
 
@@ -133,3 +134,7 @@ def test_two_processes_read_the_same_stream(tmp_path, files):
     alone = sft(SftArguments(**settings, output_dir=str(tmp_path / "one")))
     together = launch(tmp_path / "two", **settings | {"nproc": 2, "gradient_accumulation_steps": 1})
     assert records(together) == pytest.approx(records(alone.output_dir), rel=1e-5)
+    assert (
+        "Streaming: each of the 2 processes of a machine encodes 1/2 of the rows" in (together / "run.log").read_text()
+    )
+    assert list(cache_root().joinpath("streams").iterdir()) == []  # used, and tidied up
