@@ -29,6 +29,7 @@ from llmtune.samples.encode_report import EncodeReport, merged
 from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.part_exchange import PartExchange, exchange_on_this_machine
 from llmtune.samples.token_batches import layout_of, samples_of
+from llmtune.templates.encode import MANY_TEXTS
 
 if TYPE_CHECKING:
     from llmtune.arguments.stage import StageArguments
@@ -152,6 +153,8 @@ class StreamedSamples(IterableDataset[Sample]):
 
     def _encoded(self, number: int, start: int, records: Sequence[Record]) -> pa.Table:
         """Encode a window whose first row is row `start`, together with the other processes of the machine."""
+        if number == self._first[0] + 1:  # more than a few rows: they are worth the preparation
+            self._template.expect(MANY_TEXTS)
         parts = self._exchange.parts(number, records, lambda first, rows: self._encode(start + first, rows))
         reports = [EncodeReport(**json.loads(part.schema.metadata[REPORT])) for part in parts]
         self.report = merged([self.report, *reports])
