@@ -40,12 +40,12 @@ COVERED = {
     "models/test_supervised_loss training/test_equalities training/test_weights models/test_vision",
     "samples/packing samples/collate": "samples/test_packing training/test_equalities training/test_weights",
     "samples/sampler": "samples/test_sampler training/test_packed_runs stages/test_sft",
-    "samples/streaming": "samples/test_streaming",
+    "samples/streaming samples/part_exchange": "samples/test_streaming samples/test_part_exchange",
     "training/trainer": "training/test_checkpoint stages/test_sft training/test_resume training/test_weights "
     "training/test_throughput training/test_equalities",
     "checkpoint run/resume": "training/test_checkpoint training/test_resume cli/test_doors",
     "run/folder": "training/test_lock",
-    "samples/store": "samples/test_store",
+    "samples/store samples/token_batches": "samples/test_store",
     "data/formats data/formats_messages data/contents data/contents data/shapes data/values":
     "data/test_formats data/test_messages data/test_turns data/test_canonical",
     "data/canonical data/rows": "data/test_canonical data/test_loading data/test_row_cache data/test_messages",

@@ -128,13 +128,13 @@ WAYS = {
 def test_several_processes_give_what_one_gives(opened, way):
     alone = opened(way=way)
     expected = values(list(islice(alone, NUM_SAMPLES)))
-    streams = [opened(PartExchange(place, 3, RUN, patience_s=600), way) for place in range(3)]
+    streams = [opened(PartExchange(place, 3, RUN, patience_s=120), way) for place in range(3)]
     assert together(streams) == [expected] * 3
     assert streams[0].place_after(70) == streams[2].place_after(70) == alone.place_after(70)
 
 
 def test_each_row_is_encoded_by_one_process(opened):
-    streams = [opened(PartExchange(place, 3, RUN, patience_s=600)) for place in range(3)]
+    streams = [opened(PartExchange(place, 3, RUN, patience_s=120)) for place in range(3)]
     together(streams, 70)
     windows = [range(start, min(start + ROWS, 70)) for start in range(0, 70, ROWS)]
     for place, stream in enumerate(streams):
@@ -159,7 +159,7 @@ def test_counts_and_numbers_of_rows_are_those_of_one_process(opened, files):
     assert expected[0][-1]["row"] == 100 + len(records) - 1
     with ThreadPoolExecutor(2) as pool:
         assert (
-            list(pool.map(encoded, (opened(PartExchange(at, 2, RUN, patience_s=600)) for at in range(2))))
+            list(pool.map(encoded, (opened(PartExchange(at, 2, RUN, patience_s=120)) for at in range(2))))
             == [expected] * 2
         )
 
@@ -169,7 +169,7 @@ def test_resumed_with_another_number_of_processes(opened):
     expected = values(list(islice(alone, NUM_SAMPLES)))
     for stop in (0, 15, 16, 33, 70):
         place = json.loads(json.dumps(alone.place_after(stop)))
-        streams = [opened(PartExchange(at, 2, f"resumed at {stop}", patience_s=600)) for at in range(2)]
+        streams = [opened(PartExchange(at, 2, f"resumed at {stop}", patience_s=120)) for at in range(2)]
         for stream in streams:
             stream.go_on_from(place)
         assert together(streams, NUM_SAMPLES - stop) == [expected[stop:]] * 2
@@ -204,7 +204,7 @@ def test_a_process_that_never_comes_or_was_killed_is_done_without(opened):
 
 def test_a_process_that_stops_is_done_without(opened):
     expected = values(list(islice(opened(), NUM_SAMPLES)))
-    stays, leaves = (opened(PartExchange(place, 2, RUN, patience_s=600)) for place in range(2))
+    stays, leaves = (opened(PartExchange(place, 2, RUN, patience_s=120)) for place in range(2))
     with ThreadPoolExecutor(1) as pool:
         running = iter(leaves)
         first = pool.submit(lambda: list(islice(running, 20)))
@@ -218,7 +218,7 @@ def test_a_process_that_stops_is_done_without(opened):
 def test_a_process_with_other_rows_is_not_waited_for(opened, files):
     ways = [Way([str(files[0])]), Way([str(files[1])])]
     expected = [values(list(islice(opened(way=way), 40))) for way in ways]
-    found = together([opened(PartExchange(place, 2, RUN, patience_s=600), way) for place, way in enumerate(ways)], 40)
+    found = together([opened(PartExchange(place, 2, RUN, patience_s=120), way) for place, way in enumerate(ways)], 40)
     assert found == expected
 
 
@@ -226,9 +226,9 @@ def test_a_process_with_other_rows_is_not_waited_for(opened, files):
 def test_a_full_disk_costs_only_time(opened, breaks, caplog):
     """What cannot be written is encoded by all, and nobody waits for it."""
     expected = values(list(islice(opened(), NUM_SAMPLES)))
-    exchanges = [PartExchange(place, 2, RUN, patience_s=600) for place in range(2)]
+    exchanges = [PartExchange(place, 2, RUN, patience_s=120) for place in range(2)]
     if breaks == "at the start":
-        cache_root().mkdir(parents=True)
+        cache_root().mkdir(parents=True, exist_ok=True)
         cache_root().joinpath("streams").write_text("not a folder")
         found = together([opened(exchange) for exchange in exchanges])
     else:
