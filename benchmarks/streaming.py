@@ -3,7 +3,8 @@
     python benchmarks/streaming.py TOKENIZER_FOLDER          CPU-seconds per 1,000 rows of each process, and as ratios
 
 The rows are those of encode.py, in a file. Each process takes all samples of some windows from the stream, as a rank
-does, and does nothing else. Reading alone, which every process does for all rows, is measured in the same run.
+does, and does nothing else. What every process does for all rows, to read them and to convert them to messages, is
+measured alone in the same run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from encode import generated
@@ -26,18 +27,22 @@ WINDOW_ROWS = 4096
 
 
 def measure(tokenizer_folder: str, file: Path, num_rows: int) -> None:
-    """Print CPU-seconds of this process, for reading alone and for the whole way to samples."""
+    """Print CPU-seconds of this process: for reading, for reading and converting, and for the whole way to samples."""
     from transformers import AutoTokenizer
 
     from llmtune import get_template
+    from llmtune.data.readers import read_rows
     from llmtune.data.streaming import RecordStream
     from llmtune.samples.part_exchange import exchange_on_this_machine
     from llmtune.samples.streaming import StreamedSamples
 
     template = get_template("qwen2.5", AutoTokenizer.from_pretrained(tokenizer_folder))
-    begun = time.process_time()
+    template.expect(10**6)  # once per process, a second: not counted
+    marks = [time.process_time()]
+    deque(read_rows(file), maxlen=0)
+    marks.append(time.process_time())
     deque(RecordStream([str(file)]), maxlen=0)
-    read = time.process_time()
+    marks.append(time.process_time())
     stream = StreamedSamples(
         RecordStream([str(file)]),
         template,
@@ -48,13 +53,13 @@ def measure(tokenizer_folder: str, file: Path, num_rows: int) -> None:
     )
     running = iter(stream)
     deque(islice(running, num_rows), maxlen=0)
-    done = time.process_time()
-    sys.stdout.write(json.dumps([read - begun, done - read]) + "\n")
+    marks.append(time.process_time())
+    sys.stdout.write(json.dumps([after - before for before, after in pairwise(marks)]) + "\n")
     sys.stdout.flush()
     sys.stdin.readline()  # until all are done, as ranks are
 
 
-def together(count: int, tokenizer_folder: str, file: Path, num_rows: int) -> list[tuple[float, float]]:
+def together(count: int, tokenizer_folder: str, file: Path, num_rows: int) -> list[list[float]]:
     """Measure this many processes at a time."""
     started = []
     for place in range(count):
@@ -67,7 +72,7 @@ def together(count: int, tokenizer_folder: str, file: Path, num_rows: int) -> li
     found = [json.loads(process.stdout.readline()) for process in started]
     for process in started:
         process.communicate("\n")
-    return [(read, whole) for read, whole in found]
+    return found
 
 
 def main() -> None:
@@ -86,16 +91,19 @@ def main() -> None:
         file = Path(folder) / "rows.jsonl"
         with file.open("w", encoding="utf-8") as opened:
             opened.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in generated(options.rows))
-        alone = 0.0
+        alone: tuple[float, float] | None = None
         for count in options.processes:
             runs = [together(count, options.tokenizer, file, options.rows) for _ in range(options.repeats)]
-            read, whole = (
-                statistics.median(one[column] for run in runs for one in run) / options.rows * 1000 for column in (0, 1)
+            read, converted, whole = (
+                statistics.median(one[column] for run in runs for one in run) / options.rows * 1000
+                for column in range(3)
             )
-            alone = alone or whole
+            encoded = whole - converted
+            alone = alone or (whole, encoded)
             print(
-                f"{count} processes: {whole:.3f} CPU-s per 1,000 rows and process, {alone / whole:.2f} times less than "
-                f"{options.processes[0]}; reading alone {read:.3f}"
+                f"{count} processes: {whole:.3f} CPU-s per 1,000 rows and process, {alone[0] / whole:.2f} times less than "
+                f"{options.processes[0]}; without reading and converting {encoded:.3f}, {alone[1] / encoded:.2f} times "
+                f"less; to read {read:.3f}, to read and convert {converted:.3f}"
             )
 
 

@@ -66,7 +66,7 @@ class PartExchange:
     def open(self) -> Iterator[PartExchange]:
         """Exchange the parts of a pass over the windows within the block; all processes open as often."""
         self._openings += 1
-        self._others, self._absent = {}, set()
+        self._folder, self._others, self._absent = None, {}, set()
         self._closed.clear()
         with contextlib.ExitStack() as stack:
             if self.count > 1:
@@ -76,7 +76,6 @@ class PartExchange:
                 except OSError as err:
                     self._write_no_more(err)
             yield self
-        self._folder = None
 
     def close(self) -> None:
         """Let no thread wait for parts any more."""
