@@ -101,9 +101,9 @@ def main() -> None:
             encoded = whole - converted
             alone = alone or (whole, encoded)
             print(
-                f"{count} processes: {whole:.3f} CPU-s per 1,000 rows and process, {alone[0] / whole:.2f} times less than "
-                f"{options.processes[0]}; without reading and converting {encoded:.3f}, {alone[1] / encoded:.2f} times "
-                f"less; to read {read:.3f}, to read and convert {converted:.3f}"
+                f"{count} processes: {whole:.3f} CPU-s per 1,000 rows and process, {alone[0] / whole:.2f} times less; "
+                f"without reading and converting {encoded:.3f}, {alone[1] / encoded:.2f} times less; "
+                f"to read {read:.3f}, to read and convert {converted:.3f}"
             )
 
 
