@@ -137,8 +137,7 @@ class PartExchange:
     def _folder_of(self, place: int) -> Path | None:
         """Return the folder of a process that is alive and writes parts."""
         if place not in self._others:
-            pattern = f".{self._target(place).name}.{machine_id()}-*.tmp"
-            found = [folder for folder in self._root.glob(pattern) if _is_of_living(folder)]
+            found = list(self._root.glob(f".{self._target(place).name}.{machine_id()}-*.tmp"))
             if not found:
                 return None
             self._others[place] = found[0]

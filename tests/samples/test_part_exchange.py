@@ -164,6 +164,20 @@ def test_counts_and_numbers_of_rows_are_those_of_one_process(opened, files):
         )
 
 
+def test_loss_weights_reach_all_processes(opened, tmp_path):
+    rows = [
+        [{"role": "user", "content": "how many"}, {"role": "assistant", "content": f"{at}", "weight": weight}]
+        for at, weight in enumerate([0.5, 1.0, 1.0, 2.0])
+    ]
+    (tmp_path / "weighted.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    way = Way([str(tmp_path / "weighted.jsonl")], rows=4)
+    found = together([opened(PartExchange(place, 2, RUN, patience_s=120), way) for place in range(2)], 4)
+    assert found[0] == found[1]
+    most = {one["sample"]: max(one["loss_weights"][1]) for one in found[0] if "loss_weights" in one}
+    least = {one["sample"]: min(one["loss_weights"][1]) for one in found[0] if "loss_weights" in one}
+    assert (most, least) == ({0: 1.0, 3: 2.0}, {0: 0.5, 3: 1.0})
+
+
 def test_resumed_with_another_number_of_processes(opened):
     alone = opened()
     expected = values(list(islice(alone, NUM_SAMPLES)))
