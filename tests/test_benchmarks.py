@@ -23,6 +23,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("rollouts.py", "--model llmtune-tiny --prompts 2 --group 2 --longest 9 --repeats 1", "times as fast"),
         ("loss.py", "--vocabulary 20000 --hidden 64 --tokens 600 --repeats 1", "times as fast"),
         ("optimizers.py", "--steps 2 --seeds 0 --ways masters 8bit plain", "\n| plain | "),
+        ("memory.py", "--hidden 64 --layers 2 --vocabulary 20000 --ways packed", "\npacked  "),
         ("board.py", "--visits 1", "a changed field until its command"),
         ("encode.py", "TOKENIZER --rows 20 --repeats 1", "CPU-s a 1,000 rows"),
         ("streaming.py", "TOKENIZER --rows 20 --processes 2 --repeats 1", "CPU-s per 1,000 rows and process"),
@@ -41,7 +42,10 @@ def test_runs(script, flags, said, assets, tmp_path):
     words += ["--scratch", str(tmp_path / "scratch")] if script.startswith("gpu/") else []
     folder = tmp_path / "said"
     folder.mkdir()
-    if script == "loss.py":  # it measures how its process grows: a prepared one holds more than it ever needs
+    if script in (
+        "loss.py",
+        "memory.py",
+    ):  # it measures how its process grows: a prepared one holds more than it ever needs
         command = [sys.executable, str(BENCHMARKS / script), *words]
         out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=SECONDS, check=True).stdout
     else:

@@ -24,6 +24,7 @@ from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
 from llmtune.run.record import hand_over_folder, recorded
 from llmtune.utils.logging import get_logger
+from llmtune.utils.memory import map_large_blocks
 
 COMMON = """`llmtune check {name}` with the same flags shows {shown}.
 `--dry_run true` checks the flags and prints what would run.
@@ -133,6 +134,7 @@ class StageCommand:
             check_launch(args.nproc, os.environ)
             hand_over_folder(stage)
             hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
+        map_large_blocks()
         with recorded(stage):  # before torch is imported, which takes seconds
             with uncollected_imports():
                 run = resolve_reference(STAGES[self.name].function, what=f"The stage {self.name!r}")

@@ -1,9 +1,7 @@
-"""Fast tokenizers without the Python copy of their vocabulary, and memory that is given back."""
+"""Fast tokenizers without the Python copy of their vocabulary."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any
@@ -21,12 +19,6 @@ def drop_copies(tokenizer: Any) -> None:
             if name in vars(tokenizer) and not _is_read(type(tokenizer), name):
                 # upstream: transformers 5.23.0 transformers/models/qwen2/tokenization_qwen2.py: keeps both for good
                 delattr(tokenizer, name)
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system where the C library can: glibc keeps what lies below a block still in use."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_read(cls: type, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.compat.tokenizers import drop_copies, give_back_memory
+from llmtune.compat.tokenizers import drop_copies
 from llmtune.errors import LlmtuneError, MissingPackageError, ModelError, UsageError, one_line
 from llmtune.hub.clients import HubOptions
 from llmtune.models.dtypes import resolve_dtype
@@ -21,6 +21,7 @@ from llmtune.models.whole_weights import check_loaded
 from llmtune.registry import resolve_reference
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger, quiet_gptqmodel
+from llmtune.utils.memory import give_back_memory
 
 if TYPE_CHECKING:
     import torch

@@ -73,6 +73,7 @@ class StreamedSamples(IterableDataset[Sample]):
         join: Cut blocks from the joined rows of a window instead of packing them.
         partners: Each comparison gets a response of another row of its window, see `ComparisonSamples`.
         exchange: With the processes that encode parts of each window; None: this one encodes all.
+        batch_size, copies: How often each batch comes: ranks that share batches take one copy each.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class StreamedSamples(IterableDataset[Sample]):
         rows: int = WINDOW_ROWS,
         join: bool = False,
         exchange: PartExchange | None = None,
+        batch_size: int = 1,
+        copies: int = 1,
     ) -> None:
         self.report = EncodeReport()
         self.capacity = capacity
@@ -96,6 +99,7 @@ class StreamedSamples(IterableDataset[Sample]):
         self._rows = rows
         self._partners = partners
         self._exchange = PartExchange() if exchange is None else exchange
+        self._batch_size, self._copies = batch_size, copies
         self._first = (0, 0)
         self._begins: list[tuple[int, int]] = [(0, 0)]  # of windows met so far: number, samples before it
 
@@ -117,6 +121,14 @@ class StreamedSamples(IterableDataset[Sample]):
         return f"each of the {count} processes of a machine encodes 1/{count} of the rows, in {windows}"
 
     def __iter__(self) -> Iterator[Sample]:
+        if self._copies == 1:
+            yield from self._in_order()
+            return
+        samples = self._in_order()
+        while batch := list(itertools.islice(samples, self._batch_size)):
+            yield from batch * self._copies
+
+    def _in_order(self) -> Iterator[Sample]:
         first, offset = self._first
         windows = enumerate(self._windows())
         with (
@@ -215,6 +227,8 @@ def stream_samples(records: RecordStream, template: ChatTemplate, args: StageArg
         partners=partners,
         join=join,
         exchange=exchange_on_this_machine(),
+        batch_size=args.batch_size,
+        copies=args.sequence_parallel_size,
     )
 
 

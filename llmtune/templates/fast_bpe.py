@@ -17,9 +17,9 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.compat.tokenizers import give_back_memory
 from llmtune.templates.verified_bpe import VERIFIED
 from llmtune.utils.files import cache_root, read_json, write_json
+from llmtune.utils.memory import give_back_memory
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

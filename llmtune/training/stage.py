@@ -18,7 +18,6 @@ from transformers import TrainerCallback, TrainingArguments
 from llmtune.arguments.stage import StageArguments
 from llmtune.checkpoint import write_settings
 from llmtune.compat.optional import import_tensorboard
-from llmtune.compat.tokenizers import give_back_memory
 from llmtune.distributed.collectives import broadcast_from_rank0
 from llmtune.distributed.ranks import first_on_this_machine, is_first, launch_id
 from llmtune.errors import UsageError
@@ -66,6 +65,7 @@ from llmtune.tuners.tune import tuner_callbacks
 from llmtune.types import Conversation
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import quiet_libraries
+from llmtune.utils.memory import give_back_memory, map_large_blocks
 
 ArgumentsT = TypeVar("ArgumentsT", bound=StageArguments)
 
@@ -107,6 +107,7 @@ class Stage(Generic[ArgumentsT]):
         """
         started = time.perf_counter()
         quiet_libraries()
+        map_large_blocks()
         with recorded(args) as record:
             run = Run.resolve(args)
             run.check_start()

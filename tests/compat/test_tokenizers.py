@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
-from llmtune.compat.tokenizers import drop_copies, give_back_memory
+from llmtune.compat.tokenizers import drop_copies
 
 VOCABULARY = {"a": 0, "b": 1, "ab": 2, "<e>": 3}
 
@@ -60,4 +60,3 @@ def test_what_a_method_reads_stays() -> None:
 
 def test_other_objects_are_left_alone() -> None:
     drop_copies(object())
-    give_back_memory()

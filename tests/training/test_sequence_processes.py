@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {},
     "packed": {"sft_type": "full", "packing": True, "max_length": 128, "batch_size": 1, "predict_with_generate": False},
     "pt": {"dataset": ["tiny-text#60"], "join_documents": True, "max_length": 64, "max_steps": 6, "eval_steps": 3},
+    "streamed": {"streaming": True, "val_dataset": ["tiny-qa#9"], "max_steps": 6, "eval_steps": 3},
     "dpo": {"dataset": ["tiny-pairs#21"], "max_steps": 5, "eval_steps": 3, "save_steps": 3, "val_dataset_sample": 7},
 }
 CASES = [
@@ -33,6 +34,7 @@ CASES = [
     pytest.param("sft", {"deepspeed_config_path": "zero3"}, id="sft-zero3", marks=has_deepspeed),
     pytest.param("packed", {}, id="packed-ddp"),
     pytest.param("pt", {}, id="pt-ddp"),
+    pytest.param("streamed", {}, id="streamed-ddp"),
     pytest.param("dpo", {}, id="dpo-ddp"),
     pytest.param("dpo", {"fsdp": True}, id="dpo-fsdp"),
 ]
