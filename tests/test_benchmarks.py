@@ -42,10 +42,7 @@ def test_runs(script, flags, said, assets, tmp_path):
     words += ["--scratch", str(tmp_path / "scratch")] if script.startswith("gpu/") else []
     folder = tmp_path / "said"
     folder.mkdir()
-    if script in (
-        "loss.py",
-        "memory.py",
-    ):  # it measures how its process grows: a prepared one holds more than it ever needs
+    if script in ("loss.py", "memory.py"):  # they measure a process: a prepared one holds more than they need
         command = [sys.executable, str(BENCHMARKS / script), *words]
         out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=SECONDS, check=True).stdout
     else:
