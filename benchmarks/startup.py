@@ -57,8 +57,8 @@ def measure(arguments: list[str], folder: Path) -> Figures:
     return used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1024
 
 
-def real_jobs(tokenizer: Path, folder: Path) -> dict[str, list[str]]:
-    """Make a model with the tokenizer's vocabulary, and rows; return the commands of the jobs with it."""
+def make_model(tokenizer: Path, folder: Path) -> None:
+    """Make a model with the tokenizer's vocabulary."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -68,6 +68,14 @@ def real_jobs(tokenizer: Path, folder: Path) -> dict[str, list[str]]:
     Qwen2ForCausalLM(config).save_pretrained(folder / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / "model")
+
+
+def real_jobs(tokenizer: Path, folder: Path) -> dict[str, list[str]]:
+    """Make a model with the tokenizer's vocabulary, and rows; return the commands of the jobs with it.
+
+    In a process of its own: what this one holds would count as the peak of each that it starts.
+    """
+    subprocess.run([sys.executable, __file__, "--make", str(folder), "--tokenizer", str(tokenizer)], check=True)
     words = [{"query": f"What is {number} times 7?", "response": f"It is {number * 7}."} for number in range(5_100)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words), encoding="utf-8")
     model = ["--model_type", "qwen2.5-7b-instruct", "--model_id_or_path", str(folder / "model")]
@@ -79,7 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.make:
+        make_model(options.tokenizer, options.make)
+        return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling each time is no cost of ours
     with tempfile.TemporaryDirectory() as scratch:
