@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,7 +28,6 @@ from llmtune.arguments.training_groups import (
     VisionArguments,
 )
 from llmtune.distributed.deepspeed import deepspeed_file, packaged_configs, zero_stage
-from llmtune.distributed.launch import planned_processes
 from llmtune.errors import UsageError
 from llmtune.models.info import AUTO, MODEL_MAPPING
 from llmtune.types import RowKind
@@ -97,7 +95,8 @@ class StageArguments(
         fill_model(self, problems)
         check_rules(self, problems)
         _check_sharding(self, problems)
-        _check_sequence_parallel(self, problems)
+        for reason in self.why_unshared() if self.sequence_parallel_size > 1 else ():
+            problems.need(False, f"--sequence_parallel_size {self.sequence_parallel_size}: {reason}.")
         check_optimizer(self, problems)
         for text in self.freeze_parameters:
             problems.need(is_pattern(text), f"--freeze_parameters {text!r} is not a valid regular expression.")
@@ -187,6 +186,9 @@ class StageArguments(
             "NEFTune's noise depends on the length of a sequence, of which each process has a part: remove "
             "--neftune_noise_alpha": bool(self.neftune_noise_alpha),
             "--device_map spreads one process over several GPUs: use one of them": self.device_map is not None,
+            "--torch_compile true compiles layers, within which tokens are exchanged: use one of them": (
+                self.torch_compile
+            ),
         }
         return [text for text, holds in reasons.items() if holds]
 
@@ -223,22 +225,6 @@ def _check_sharding(args: StageArguments, problems: Problems) -> None:
         f"{sharding} shards the weights, which --fp8_base true needs unsharded: remove one of the two; zero2 and DDP "
         "work with it.",
     )
-
-
-def _check_sequence_parallel(args: StageArguments, problems: Problems) -> None:
-    """Check that the processes can be divided into groups, and that the stage's loss can be."""
-    size = args.sequence_parallel_size
-    if size < 2:
-        return
-    for reason in args.why_unshared():
-        problems.need(False, f"--sequence_parallel_size {size}: {reason}.")
-    processes = planned_processes(args.nproc, os.environ)
-    if args.nproc != 0 and processes is not None:
-        problems.need(
-            processes % size == 0,
-            f"--sequence_parallel_size {size} divides {processes} process{'' if processes == 1 else 'es'} into groups "
-            f"of {size}: give a multiple of it, e.g. --nproc {size}.",
-        )
 
 
 # The arguments of `sft()` and `llmtune sft`: one dataclass, three spellings (Python, flags, YAML)

@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"Nothing to run. Give {EXAMPLE}, or --config run.yaml with the flags of sft.")
     with _inside(launch.workdir):  # where the run will look for its files
         args = parse(SftArguments, words, command="sft")
-        _check_run(args)
+        _check_run(args, launch)
         _settle_nodes(launch, args)
     job = make_job(launch, args, words)
     for warning in [*job.warnings, *_left_behind(job, args)]:
@@ -64,10 +64,12 @@ def run(argv: Sequence[str]) -> int:
     replace_process(command)
 
 
-def _check_run(args: SftArguments) -> None:
+def _check_run(args: SftArguments, launch: LaunchArguments) -> None:
     """Refuse what the run would refuse; the checkpoint to resume from, and packages, are the cluster's."""
     begun = copy.copy(args)
     begun.resume_from_checkpoint = None
+    if args.nproc == 1:  # one for each GPU of the job; of how many machines, `--nodes auto` does not know yet
+        begun.nproc = args.sequence_parallel_size if launch.nodes == "auto" else launch.processes() * int(launch.nodes)
     Run.resolve(begun, offline=True)
 
 

@@ -65,6 +65,7 @@ class Run:
             args.check_files()
         if isinstance(args, OnlineStage):
             _check_groups(args)
+        _check_sharing(args)
         with noted(lacks):
             _need_quantizer(args)
         with noted(lacks):
@@ -109,6 +110,17 @@ def _check_groups(args: OnlineStage) -> None:
     processes = planned_processes(args.nproc, os.environ)
     if processes is not None and (problem := check_groups(args, processes)):
         raise UsageError(problem)
+
+
+def _check_sharing(args: StageArguments) -> None:
+    """Check that the processes can be divided into groups that share their batches."""
+    processes, size = planned_processes(args.nproc, os.environ), args.sequence_parallel_size
+    if processes is not None and processes % size:
+        what = "1 process" if processes == 1 else f"{processes} processes"
+        raise UsageError(
+            f"--sequence_parallel_size {size} divides the processes into groups of {size}, and the run has {what}: "
+            f"give --nproc {size}, or a multiple of it."
+        )
 
 
 def _settle_rope(args: StageArguments, folder: Path) -> None:

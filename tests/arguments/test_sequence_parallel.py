@@ -6,7 +6,9 @@ import pytest
 
 from llmtune.arguments.stage import SftArguments
 from llmtune.arguments.stages import STAGES, stage_arguments
+from llmtune.cli.main import main
 from llmtune.errors import UsageError
+from llmtune.run.resolved import Run
 
 SHARED = {"model_type": "llmtune-tiny", "nproc": 4, "sequence_parallel_size": 2}
 TAKE_IT = {"sft", "pt", "dpo", "kto"}
@@ -15,8 +17,6 @@ TAKE_IT = {"sft", "pt", "dpo", "kto"}
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"nproc": 3}, r"--sequence_parallel_size 2 divides 3 processes into groups of 2: .* --nproc 2"),
-        ({"nproc": 1}, r"divides 1 process into groups of 2"),
         ({"sequence_parallel_size": 0}, r"--sequence_parallel_size must be 1 or more"),
         ({"padding_free": False}, r"remove it"),
         ({"attn_impl": "sdpa"}, r"--attn_impl sdpa does not take the bounds"),
@@ -24,13 +24,30 @@ TAKE_IT = {"sft", "pt", "dpo", "kto"}
         ({"shift_attn": True, "max_length": 64}, r"--shift_attn true attends within parts"),
         ({"neftune_noise_alpha": 5.0}, r"remove --neftune_noise_alpha"),
         ({"device_map": "auto", "nproc": 2}, r"--device_map spreads"),
+        ({"torch_compile": True}, r"--torch_compile true compiles layers"),
     ],
 )
 def test_what_excludes_it(options, said):
     with pytest.raises(UsageError, match=said):
         SftArguments(**SHARED | options)
-    if options.keys() != {"nproc"} and "sequence_parallel_size" not in options:
+    if "sequence_parallel_size" not in options:
         SftArguments(**{"model_type": "llmtune-tiny", "nproc": 4} | options)
+
+
+@pytest.mark.parametrize(("nproc", "has"), [(1, "1 process"), (3, "3 processes")])
+def test_processes_that_cannot_be_divided(nproc, has):
+    with pytest.raises(UsageError, match=f"groups of 2, and the run has {has}: give --nproc 2, or a multiple"):
+        Run.resolve(SftArguments(**SHARED | {"nproc": nproc}), offline=True)
+    assert Run.resolve(SftArguments(**SHARED), offline=True)
+
+
+def test_a_job_has_the_processes_of_its_machines(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    job = ["launch", "--slurm", "true", "--dry_run", "--gpus", "4", "--", "sft", "--model_type", "llmtune-tiny"]
+    assert main([*job, "--sequence_parallel_size", "2"]) == 0
+    assert "--sequence_parallel_size 2" in capsys.readouterr().out
+    assert main([*job, "--sequence_parallel_size", "3"]) == 2
+    assert "the run has 4 processes" in capsys.readouterr().err
 
 
 def test_all_reasons_at_once():
