@@ -136,9 +136,9 @@ TOOLS = {
     ),
     "llama-factory": Tool(
         "LLaMA-Factory",
-        "Its YAML files run as they are: `llmtune train run.yaml`, or `llmtune sft run.yaml`. 22 of the 45 SFT "
+        "Its YAML files run as they are: `llmtune train run.yaml`, or `llmtune sft run.yaml`. 24 of the 45 SFT "
         "examples of 0.9.5, and all of its dpo, kto, rm and pt examples, pass `--dry_run true` with model and data "
-        "replaced; the other 23 each name a feature that llmtune does not have, and are refused with its name.",
+        "replaced; the other 21 each name a feature that llmtune does not have, and are refused with its name.",
         "# my_run.yaml for llamafactory-cli train\n"
         "model_name_or_path: Qwen/Qwen2.5-7B-Instruct\n"
         "stage: sft\n"

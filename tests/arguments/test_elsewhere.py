@@ -70,7 +70,7 @@ def replaced(stage: str) -> list[str]:
 def test_the_counts_that_the_docs_state():
     theirs = [one for one in EXAMPLES if one.tool == "LLaMA-Factory"]
     sft = [one for one in theirs if one.content["stage"] == "sft"]
-    assert (len(sft), len([one for one in sft if not one.refused])) == (45, 22)
+    assert (len(sft), len([one for one in sft if not one.refused])) == (45, 24)
     assert all(not one.refused for one in theirs if one.content["stage"] != "sft")
     assert len([one for one in PASSING if one.tool == "Axolotl"]) >= 25
 
@@ -140,12 +140,44 @@ def test_unknown_keys_of_our_own_file_are_told_at_once():
 
 
 def test_keys_of_a_feature_that_we_lack_are_refused_at_once_with_unknown_ones():
-    lines = refusals({**LF, "use_galore": True, "galore_rank": 8, "use_dft_loss": True, "cutof_len": 9}, "--seeed", "1")
+    content = {**LF, "use_badam": True, "badam_mode": "layer", "use_dft_loss": True, "cutof_len": 9}
+    lines = refusals(content, "--seeed", "1")
     assert [line.partition("run.yaml, ")[2].partition(":")[0] for line in lines[:3]] == [
-        "use_galore", "use_dft_loss", "cutof_len",
+        "use_badam", "use_dft_loss", "cutof_len",
     ]  # fmt: skip
     assert "Did you mean cutoff_len" in lines[2]
     assert "--seeed" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("keys", "optim", "settings"),
+    [
+        (
+            {"use_galore": True, "galore_rank": 128, "galore_layerwise": True},
+            "galore_adamw_layerwise",
+            "rank=128,update_proj_gap=200,scale=2.0,proj_type=std",
+        ),
+        (
+            {"use_apollo": True, "apollo_scale_type": "tensor", "apollo_target": "all"},
+            "apollo_adamw",
+            "rank=16,update_proj_gap=200,scale=32.0,proj=random,proj_type=std,scale_type=tensor",
+        ),
+    ],
+)
+def test_projected_gradients(keys, optim, settings):
+    content = {key: value for key, value in LF.items() if not key.startswith("lora")}
+    found = translation_of({**content, "finetuning_type": "full", **keys}, [])
+    assert found is not None
+    values = {line.flag: line.values for line in found.lines}
+    assert values["optim"] == (optim,)
+    assert values["train_args"] == (f"optim_args={settings}",)
+    assert not {key for key, _ in found.harmless} & keys.keys()
+
+
+def test_layers_to_project_are_named_by_ours():
+    (line,) = refusals({**LF, "finetuning_type": "full", "use_galore": True, "galore_target": "q_proj,v_proj"})
+    assert "galore_target" in line
+    assert "--train_args optim_target_modules=NAME" in line
 
 
 @pytest.mark.parametrize("off", [False, None, "none", "", 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmtune.arguments.elsewhere import projected
 from llmtune.arguments.elsewhere.templates import AUTO
 from llmtune.arguments.elsewhere.templates import LLAMA_FACTORY as TEMPLATES
 from llmtune.arguments.elsewhere.translation import Harmless, Lacks, Rule, Translation, as_list, is_off, is_on, text_of
@@ -98,7 +99,6 @@ def _when(flag: str, wanted: str) -> Any:
     return rule
 
 
-_OTHER_OPTIMIZERS = {"galore": "GaLore", "apollo": "APOLLO", "badam": "BAdam"}
 RULES: dict[str, Rule] = {
     "finetuning_type": _finetuning,
     "template": _template,
@@ -196,23 +196,13 @@ RULES: dict[str, Rule] = {
     "use_swanlab": _when("report_to", "swanlab"),
     "early_stopping_steps": "early_stopping_patience",
     "enable_torch_profiler": Harmless("profiling only"),
+    **projected.RULES,
+    "use_badam": Lacks("BAdam optimizer", "Choose another with --optim."),
     **{
-        f"use_{name}": Lacks(f"{title} optimizer", "Choose another with --optim.")
-        for name, title in _OTHER_OPTIMIZERS.items()
-    },
-    **{
-        f"{name}_{part}": Lacks(f"{_OTHER_OPTIMIZERS[name]} optimizer", with_key=f"use_{name}")
-        for name, parts in {
-            "galore": ("target", "rank", "update_interval", "scale", "proj_type", "layerwise"),
-            "apollo": (
-                *("target", "rank", "update_interval", "scale", "proj", "proj_type", "scale_type", "layerwise"),
-                "scale_front",
-            ),
-            "badam": (
-                *("mode", "start_block", "switch_mode", "switch_interval", "update_ratio", "mask_mode", "verbose"),
-            ),
-        }.items()
-        for part in parts
+        f"badam_{part}": Lacks("BAdam optimizer", with_key="use_badam")
+        for part in (
+            *("mode", "start_block", "switch_mode", "switch_interval", "update_ratio", "mask_mode", "verbose"),
+        )
     },
     **{
         f"kt_{part}": Lacks("KTransformers", with_key="use_kt")
