@@ -18,7 +18,7 @@ from llmtune.samples.shards import lock_of, make_shards, shards_of
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.utils import locks
 
-from ..waiting import SECONDS
+from ..waiting import SECONDS, until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="more processes that encode need fork")
 
@@ -74,15 +74,19 @@ def test_several_processes_make_the_same(rows, template, monkeypatch, cache):
     made.mkdir()
     own = store._encode
 
+    def workers() -> set[str]:
+        return {path.name.split("-")[1] for path in made.iterdir()}
+
     def encode(dataset: Any, template: Any, shard: Any, **options: Any) -> None:
         (made / f"{shard.start}-{os.getpid()}").touch()
+        until(lambda: len(workers()) > 1)  # one alone would be done before the others have started
         own(dataset, template, shard, **options)
 
     monkeypatch.setattr(store, "_encode", encode)
     assert samples_of(encode_dataset(rows, template, processes=3)) == expected
     by_shard = Counter(path.name.split("-")[0] for path in made.iterdir())
     assert set(by_shard.values()) == {1}, "each once"
-    assert len({path.name.split("-")[1] for path in made.iterdir()}) > 1
+    assert len(workers()) > 1
 
 
 def test_a_damaged_shard_alone_is_made_again(rows, template, monkeypatch, cache, capfd):
