@@ -83,6 +83,7 @@ class StageTrainer(Trainer):
     """
 
     loop: Loop | None = None
+    _sharing = 1
 
     def __init__(
         self,
