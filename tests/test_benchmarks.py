@@ -23,6 +23,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("rollouts.py", "--model llmtune-tiny --prompts 2 --group 2 --longest 9 --repeats 1", "times as fast"),
         ("loss.py", "--vocabulary 20000 --hidden 64 --tokens 600 --repeats 1", "times as fast"),
         ("optimizers.py", "--steps 2 --seeds 0 --ways masters 8bit plain", "\n| plain | "),
+        ("peers.py", "--tokenizer TOKENIZER --jobs short --repeats 1", "\n| llmtune | "),
         ("memory.py", "--hidden 64 --layers 2 --vocabulary 20000 --ways packed", "\npacked  "),
         ("board.py", "--visits 1", "a changed field until its command"),
         ("encode.py", "TOKENIZER --rows 20 --repeats 1", "CPU-s a 1,000 rows"),
