@@ -23,6 +23,7 @@ from llmtune.distributed.launch import check_launch, hand_over, is_handed_over
 from llmtune.errors import UsageError
 from llmtune.registry import resolve_reference
 from llmtune.run.record import hand_over_folder, recorded
+from llmtune.run.resolved import check_sharing
 from llmtune.utils.logging import get_logger
 from llmtune.utils.memory import map_large_blocks
 
@@ -132,6 +133,7 @@ class StageCommand:
         stage = only_the_stage(args)
         if is_handed_over(args.nproc, os.environ):
             check_launch(args.nproc, os.environ)
+            check_sharing(stage)  # said once, and not by each process
             hand_over_folder(stage)
             hand_over(self.name, argv, nproc=args.nproc, max_restarts=args.max_restarts)
         map_large_blocks()

@@ -65,7 +65,7 @@ class Run:
             args.check_files()
         if isinstance(args, OnlineStage):
             _check_groups(args)
-        _check_sharing(args)
+        check_sharing(args)
         with noted(lacks):
             _need_quantizer(args)
         with noted(lacks):
@@ -112,8 +112,12 @@ def _check_groups(args: OnlineStage) -> None:
         raise UsageError(problem)
 
 
-def _check_sharing(args: StageArguments) -> None:
-    """Check that the processes can be divided into groups that share their batches."""
+def check_sharing(args: StageArguments) -> None:
+    """Check that the processes can be divided into groups that share their batches.
+
+    Raises:
+        UsageError: They cannot.
+    """
     processes, size = planned_processes(args.nproc, os.environ), args.sequence_parallel_size
     if processes is not None and processes % size:
         what = "1 process" if processes == 1 else f"{processes} processes"

@@ -118,7 +118,8 @@ def sample_order(args: StageArguments) -> Kind:
     """Return the kind of order of the flags."""
     if args.test_oom_error:
         return "longest_first"
-    return "by_length" if args.group_by_length and not (args.packing or args.padding_free == "true") else "random"
+    pads = not (args.packing or args.padding_free == "true" or args.sequence_parallel_size > 1)
+    return "by_length" if args.group_by_length and pads else "random"
 
 
 class SetEpoch(TrainerCallback):

@@ -23,7 +23,18 @@ def resuming_callbacks(trainer: Any, checkpoint: Path | None) -> Iterator[Traine
     if isinstance(trainer.train_dataset, StreamedSamples):
         trainer.train_dataset.go_on_from(read_json(checkpoint / PLACE_FILE))
         yield RestoreRandomness(trainer, checkpoint)
+        yield EpochOfStream()
     yield FollowArguments(checkpoint)
+
+
+class EpochOfStream(TrainerCallback):
+    """On resume, the epoch of a stream is what it is in an uninterrupted run: the part of its steps that is done.
+
+    transformers, to which the resumed stream is a new one, counts from 0 again.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        state.epoch = state.global_step / state.max_steps
 
 
 class FollowArguments(TrainerCallback):

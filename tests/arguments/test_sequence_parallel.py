@@ -9,6 +9,7 @@ from llmtune.arguments.stages import STAGES, stage_arguments
 from llmtune.cli.main import main
 from llmtune.errors import UsageError
 from llmtune.run.resolved import Run
+from llmtune.samples.sampler import sample_order
 
 SHARED = {"model_type": "llmtune-tiny", "nproc": 4, "sequence_parallel_size": 2}
 TAKE_IT = {"sft", "pt", "dpo", "kto"}
@@ -39,6 +40,21 @@ def test_processes_that_cannot_be_divided(nproc, has):
     with pytest.raises(UsageError, match=f"groups of 2, and the run has {has}: give --nproc 2, or a multiple"):
         Run.resolve(SftArguments(**SHARED | {"nproc": nproc}), offline=True)
     assert Run.resolve(SftArguments(**SHARED), offline=True)
+
+
+def test_the_command_refuses_before_it_starts_processes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sft", "--model_type", "llmtune-tiny", "--nproc", "3", "--sequence_parallel_size", "2"]
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_are_in_the_order_of_a_run_without_padding():
+    shared = SftArguments(**SHARED, group_by_length=True)
+    alone = SftArguments(model_type="llmtune-tiny", padding_free=True)
+    assert sample_order(shared) == sample_order(alone) == "random"
+    assert sample_order(SftArguments(model_type="llmtune-tiny", group_by_length=True)) == "by_length"
 
 
 def test_a_job_has_the_processes_of_its_machines(tmp_path, monkeypatch, capsys):

@@ -118,11 +118,12 @@ def test_a_run_and_its_resumption(tmp_path, files, packing):
     settings = RUN | {"dataset": [str(file) for file in files], "val_dataset": [str(files[1])], "packing": packing}
     settings |= {"max_length": 128, "output_dir": str(tmp_path)}
     whole = sft(SftArguments(**settings, max_steps=22))
-    expected = records(whole.output_dir)
+    expected, epochs = records(whole.output_dir), records(whole.output_dir, "epoch")
     assert len(expected) == 22
     assert "eval_loss" in whole.metrics
     resumed = sft(SftArguments(**settings, max_steps=22, resume_from_checkpoint=str(whole.output_dir / "checkpoint-8")))
     assert records(resumed.output_dir) == expected
+    assert records(resumed.output_dir, "epoch") == pytest.approx(epochs, abs=1e-4)
     lines = (resumed.output_dir / "logging.jsonl").read_text().splitlines()
     assert sum('"loss"' in line for line in lines) == 22 + 14
 
