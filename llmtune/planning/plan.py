@@ -15,14 +15,12 @@ from llmtune.errors import HubError, LlmtuneError, ModelError, UsageError, one_l
 from llmtune.models.devices import Gpu, find_gpus, gib, gpu_of_device
 from llmtune.models.dtypes import dtype_name, resolve_dtype
 from llmtune.models.info import MODEL_MAPPING
-from llmtune.models.ports import native_config
-from llmtune.models.sequence_parallel import key_repeats
 from llmtune.planning.auto import CPU_SHARE, free_memory, least_checkpointing
 from llmtune.planning.changes import Change, possible_changes
 from llmtune.planning.memory import Estimate, Estimator
 from llmtune.planning.online import rows_at_a_time
 from llmtune.planning.workload import SampleLengths, Workload, sample_lengths, sharding_of
-from llmtune.run.resolved import Run
+from llmtune.run.resolved import Run, why_undivided
 from llmtune.samples.prepare import prepare
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import read_json
@@ -198,13 +196,11 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     limit, device, tflops = _device(gpu)
     dtype = _dtype(args, gpu)
     estimator = Estimator(info, folder, dtype, on_gpu=gpu is not None or accelerator().is_gpu)
-    if reason := _why_undivided(args, folder):
-        raise ModelError(f"--sequence_parallel_size does not work with {args.display_name()}: {reason}.")
 
     per_machine = accelerator().count if gpu is None else gpus
 
     def total_of(one: StageArguments) -> int:
-        if _why_undivided(one, folder):
+        if why_undivided(one, folder):
             return sys.maxsize
         sharding = sharding_of(one, per_machine)
         return estimator.estimate(one, Workload.of(one, rows, sharding.ranks).batch, sharding).total
@@ -243,19 +239,6 @@ def make_plan(args: StageArguments, gpu: Gpu | None = None, gpus: int = 1) -> Pl
     shared = (sharding.ranks, sharding.spread)
     reference = 0 if rows is None else int(rows.lengths.sum())
     return Plan(args, dtype_name(dtype), estimate, work, *shared, limit, device, tflops, suggestions, notes, reference)
-
-
-def _why_undivided(args: StageArguments, folder: Path) -> str:
-    """Why the processes of a group cannot share the attention heads; "" where they can, or nothing is shared."""
-    if args.sequence_parallel_size == 1:
-        return ""
-    config = native_config(folder, trust_remote_code=args.trust_remote_code).get_text_config()
-    heads = int(config.num_attention_heads)
-    try:
-        key_repeats(heads, int(getattr(config, "num_key_value_heads", None) or heads), args.sequence_parallel_size)
-    except ValueError as err:
-        return str(err)
-    return ""
 
 
 def _rows(args: StageArguments, folder: Path, notes: list[str]) -> SampleLengths | None:

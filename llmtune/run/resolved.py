@@ -18,7 +18,7 @@ from llmtune.arguments.stage import StageArguments
 from llmtune.arguments.training_groups import TRACKERS
 from llmtune.distributed.deepspeed import need_deepspeed
 from llmtune.distributed.launch import planned_processes
-from llmtune.errors import UsageError
+from llmtune.errors import ModelError, UsageError
 from llmtune.models.info import MODEL_MAPPING, ModelInfo
 from llmtune.run.folder import check_flat_folder
 from llmtune.run.model_files import ModelFiles, find_model, noted
@@ -80,6 +80,8 @@ class Run:
         )
         if args.rope_scaling is not None and model.folder is not None and not offline:
             _settle_rope(args, model.folder)
+        if model.folder is not None and not offline and (reason := why_undivided(args, model.folder)):
+            raise ModelError(f"--sequence_parallel_size does not work with {args.display_name()}: {reason}.")
         check_named_layers(args, model.folder)
         check_peft_path(args, model.folder)
         return cls(args=args, model=model, resume=resume, lacks=tuple(lacks or ()))
@@ -125,6 +127,24 @@ def check_sharing(args: StageArguments) -> None:
             f"--sequence_parallel_size {size} divides the processes into groups of {size}, and the run has {what}: "
             f"give --nproc {size}, or a multiple of it."
         )
+
+
+def why_undivided(args: StageArguments, folder: Path) -> str:
+    """Why the processes of a group cannot share the attention heads; "" where they can, or nothing is shared."""
+    if args.sequence_parallel_size == 1:
+        return ""
+    from llmtune.models.ports import native_config
+    from llmtune.models.sequence_parallel import key_repeats
+
+    config = native_config(folder, trust_remote_code=args.trust_remote_code).get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return ""  # the loaded model is tried
+    try:
+        key_repeats(heads, getattr(config, "num_key_value_heads", None) or heads, args.sequence_parallel_size)
+    except ValueError as err:
+        return str(err)
+    return ""
 
 
 def _settle_rope(args: StageArguments, folder: Path) -> None:

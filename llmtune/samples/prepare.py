@@ -147,11 +147,7 @@ def prepare(args: StageArguments) -> Prepared:
     check_no_images(args, template.media is not None)
     if stream is not None and template.media is not None:
         raise UsageError("--streaming true supports text models only. Remove it for vision models.")
-    options: dict[str, Any] = {
-        "strict": args.strict,
-        "overwrite": overwrite,
-        "processes": args.dataset_num_proc,
-    }
+    options: dict[str, Any] = {"strict": args.strict, "overwrite": overwrite, "processes": args.dataset_num_proc}
     train_tokens = encode_dataset(train, template, name="training", **options)
     validation_tokens = None
     if validation is not None:

@@ -6,8 +6,9 @@ epoch is filled up with one-token samples without a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from llmtune.types import IGNORE_INDEX
 
 FILLER = -1
 """Index of a filler sample."""
+
+ItemT = TypeVar("ItemT")
 
 Kind = Literal["random", "by_length", "longest_first"]
 
@@ -53,6 +56,13 @@ class Numbered(Dataset[dict[str, Any]]):
         return self._filler if index == FILLER else self.samples[index] | {"sample": index}
 
 
+def batches_in_copies(items: Iterable[ItemT], batch_size: int, copies: int) -> Iterator[ItemT]:
+    """Yield items batch by batch, each batch several times: ranks that share batches take one copy each."""
+    left = iter(items)
+    while batch := list(itertools.islice(left, batch_size)):
+        yield from batch * copies
+
+
 class EpochOrder(Sampler[int]):
     """Sampler that yields the indices of one epoch.
 
@@ -62,7 +72,7 @@ class EpochOrder(Sampler[int]):
         seed: Of the chance in it.
         step_size: Samples of an optimizer step, those that are of like length under by_length.
         fill_to: The pass is filled up to a multiple of that.
-        copies: How often each batch of `batch_size` comes: processes that share batches take one copy each.
+        batch_size, copies: See `batches_in_copies`.
     """
 
     def __init__(
@@ -90,11 +100,7 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = self._order().tolist() + [FILLER] * self._num_fillers
-        if self._copies == 1:
-            yield from order
-            return
-        for start in range(0, len(order), self._batch_size):
-            yield from order[start : start + self._batch_size] * self._copies
+        yield from batches_in_copies(order, self._batch_size, self._copies)
 
     def _order(self) -> NDArray[np.int64]:
         if self._kind == "longest_first":

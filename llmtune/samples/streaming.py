@@ -28,6 +28,7 @@ from llmtune.samples.comparisons import COMPARISONS, drawn_partners, pack_capaci
 from llmtune.samples.encode_report import EncodeReport, merged
 from llmtune.samples.packing import join_rows, plan_packs
 from llmtune.samples.part_exchange import PartExchange, exchange_on_this_machine
+from llmtune.samples.sampler import batches_in_copies
 from llmtune.samples.token_batches import layout_of, samples_of
 from llmtune.templates.encode import MANY_TEXTS
 
@@ -73,7 +74,7 @@ class StreamedSamples(IterableDataset[Sample]):
         join: Cut blocks from the joined rows of a window instead of packing them.
         partners: Each comparison gets a response of another row of its window, see `ComparisonSamples`.
         exchange: With the processes that encode parts of each window; None: this one encodes all.
-        batch_size, copies: How often each batch comes: ranks that share batches take one copy each.
+        batch_size, copies: See `batches_in_copies`.
     """
 
     def __init__(
@@ -121,12 +122,7 @@ class StreamedSamples(IterableDataset[Sample]):
         return f"each of the {count} processes of a machine encodes 1/{count} of the rows, in {windows}"
 
     def __iter__(self) -> Iterator[Sample]:
-        if self._copies == 1:
-            yield from self._in_order()
-            return
-        samples = self._in_order()
-        while batch := list(itertools.islice(samples, self._batch_size)):
-            yield from batch * self._copies
+        yield from batches_in_copies(self._in_order(), self._batch_size, self._copies)
 
     def _in_order(self) -> Iterator[Sample]:
         first, offset = self._first

@@ -7,7 +7,7 @@ import pytest
 from llmtune.arguments.stage import SftArguments
 from llmtune.arguments.stages import STAGES, stage_arguments
 from llmtune.cli.main import main
-from llmtune.errors import UsageError
+from llmtune.errors import ModelError, UsageError
 from llmtune.run.resolved import Run
 from llmtune.samples.sampler import sample_order
 
@@ -40,6 +40,12 @@ def test_processes_that_cannot_be_divided(nproc, has):
     with pytest.raises(UsageError, match=f"groups of 2, and the run has {has}: give --nproc 2, or a multiple"):
         Run.resolve(SftArguments(**SHARED | {"nproc": nproc}), offline=True)
     assert Run.resolve(SftArguments(**SHARED), offline=True)
+
+
+def test_heads_that_cannot_be_divided_are_refused_before_data_is_read():
+    args = SftArguments(**SHARED | {"nproc": 14, "sequence_parallel_size": 7})
+    with pytest.raises(ModelError, match=r"attention heads, with .* of keys, cannot be divided among 7 processes"):
+        Run.resolve(args)
 
 
 def test_the_command_refuses_before_it_starts_processes(tmp_path, monkeypatch, capsys):
