@@ -117,10 +117,10 @@ def test_what_no_command_line_can_say_is_said():
 def test_files_of_neighbours_are_read(tmp_path):
     file = tmp_path / "lf.yaml"
     file.write_text("stage: sft\nfinetuning_type: lora\nlora_rank: 16\ncutoff_len: 512\ntemplate: qwen\n"
-                    "dataset: tiny-qa\nmodel_name_or_path: Qwen/Qwen2-7B\nuse_galore: true\n")  # fmt: skip
+                    "dataset: tiny-qa\nmodel_name_or_path: Qwen/Qwen2-7B\nuse_badam: true\n")  # fmt: skip
     stage, values, lines = form.read_form(file)
     assert (stage, values["lora_rank"], values["max_length"]) == ("sft", "16", "512")
-    assert any("use_galore" in line for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["use_badam"]
 
 
 def test_every_text_of_the_board_is_shown_somewhere():
