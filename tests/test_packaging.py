@@ -13,6 +13,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def package() -> Mapping[str, Any]:
     finally:
         setuptools.setup = former
     return found
+
+
+ON_A_GPU_MACHINE = {
+    "aiohttp", "annotated-doc", "anyio", "attrs", "click", "filelock", "fsspec", "h11", "httpx", "huggingface-hub",
+    "numpy", "packaging", "pandas", "protobuf", "pyarrow", "pyyaml", "requests", "setuptools", "torch", "tqdm",
+    "typing-extensions", "urllib3", "xxhash",
+}  # fmt: skip
+"""What benchmarks/gpu/wheels.txt may leave out: other packages bring it, or it comes with torch and transformers."""
 
 
 def required(package: Mapping[str, Any], *extras: str) -> list[Requirement]:
@@ -188,3 +197,16 @@ def test_an_installed_llmtune_shows_types_and_finds_its_files(tmp_path, hook):
     names, file = json.loads(found.stdout)
     assert names == ["zero2", "zero2_offload", "zero3", "zero3_offload"]
     assert file == str((copy if hook == "build_editable" else site / "llmtune") / "ds_config" / "zero3.json")
+
+
+def test_wheels_for_a_gpu_machine_bring_what_they_need():
+    text = (ROOT / "benchmarks" / "gpu" / "wheels.txt").read_text(encoding="utf-8")
+    brought = {line.split("==")[0] for line in text.splitlines() if line and not line.startswith("#")}
+    names = {name.lower().replace("_", "-") for name in brought}
+    missing = {}
+    for name in brought - {"liger-kernel"}:  # asks for torch and triton
+        for one in map(Requirement, metadata.requires(name) or []):
+            needed = not one.marker or one.marker.evaluate({"extra": "", "python_version": "3.12"})
+            if needed and one.name.lower().replace("_", "-") not in names | ON_A_GPU_MACHINE:
+                missing[one.name] = name
+    assert missing == {"cryptography": "modelscope-hub"}  # for keys of a login, which no benchmark makes

@@ -33,6 +33,8 @@ TINY = 1e-30
 """Stands for the largest number of a row of zeros."""
 MULTIPLE = 16
 """Sides of a weight that the kernels take are multiples of it."""
+CPU_KERNEL = torch.__version__ >= "2.13"
+"""Whether torch's CPU kernel takes a scale per row: that of 2.11 takes one per tensor."""
 CAPABILITY = (8, 9)
 """Compute capability of the first NVIDIA GPUs with fp8, Ada's."""
 
@@ -130,14 +132,17 @@ def matmul_fp8(rows: Tensor, weight: Tensor, scale: Tensor, *, use_fast_accum: b
     Args:
         weight, scale: uint8 and int32, as Fp8Linear keeps them.
     """
+    columns, scale_of_columns = weight.view(E4M3).t(), scale.view(torch.float32).t()
     # On a CPU, the kernel multiplies in fp32, which autocast would turn into bf16.
     with torch.autocast(rows.device.type, enabled=False):
         rounded, scale_of_rows = _rounding(rows)(rows)
+        if rows.device.type == "cpu" and not CPU_KERNEL:
+            return (rounded.float() @ columns.float() * scale_of_rows * scale_of_columns).bfloat16()
         return torch._scaled_mm(
             rounded,
-            weight.view(E4M3).t(),
+            columns,
             scale_a=scale_of_rows,
-            scale_b=scale.view(torch.float32).t(),
+            scale_b=scale_of_columns,
             out_dtype=torch.bfloat16,
             use_fast_accum=use_fast_accum,
         )

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from llmtune.errors import MissingPackageError, UsageError
+from llmtune.models import fp8
 from llmtune.models.fp8 import check_fp8, round_rows, to_fp8
 from llmtune.models.layers import selective_contexts
 from tests.accelerated import pretend
@@ -191,6 +192,18 @@ def test_the_kernels_of_a_gpu_compute_what_the_cpu_does():
     found = both(ours.to("cuda"), inputs.cuda(), grad.cuda())
     for one, other in zip(found, wanted, strict=True):  # a number at the edge may be rounded to the other side
         assert apart(one.cpu(), other.float()).mean() < 4 * BF16
+
+
+def test_a_cpu_without_the_kernel_computes_the_same(monkeypatch):
+    _, ours = layers()
+    inputs, grad = tokens(torch.bfloat16), torch.randn(2, 20, 64).bfloat16()
+    found = {}
+    for has in (True, False):
+        monkeypatch.setattr(fp8, "CPU_KERNEL", has)
+        with Matmuls() as matmuls:
+            found[has] = both(ours, inputs, grad)
+        assert matmuls.count == (2 if has else 0)
+    assert all(torch.equal(*pair) for pair in zip(found[True], found[False], strict=True))
 
 
 def test_selective_checkpointing_keeps_its_matmuls():
