@@ -6,6 +6,7 @@ holds only without a cache and without an attention_mask, see collate.py; models
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,46 +23,88 @@ if TYPE_CHECKING:
     from llmtune.samples.store import TokenStore
 
 
-def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+def plan_packs(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> NDArray[np.int32]:
     """Best-fit decreasing over all samples: longest first, each into the fullest pack that still has room.
 
     Args:
-        lengths: Tokens of each row, none above `capacity`.
+        lengths: Tokens of each row, 1 to `capacity`.
         capacity: Tokens of a pack at most.
 
     Returns:
         The pack of each row, numbered from 0. The same lengths give the same packs: resuming relies on it.
     """
-    sizes = np.asarray(lengths, np.int64)
-    pack_of = np.empty(len(sizes), np.int64)
+    sizes = np.asarray(lengths, np.int32)
+    pack_of = np.empty(len(sizes), np.int32)
     if len(sizes) == 0:
         return pack_of
     shortest, longest = int(sizes.min()), int(sizes.max())
-    if longest > capacity:
-        raise ValueError(f"a sample of {longest} tokens does not fit into a pack of {capacity}")
-    rooms: list[int] = []  # sorted: every amount of room that some open pack has
-    packs_with: dict[int, list[int]] = {}
-    num_packs = 0
-    order = np.argsort(-sizes, kind="stable")
-    for row, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
-        place = bisect_left(rooms, size)
-        if place == len(rooms):
-            pack, room = num_packs, capacity
-            num_packs += 1
-        else:
-            room = rooms[place]
-            pack = packs_with[room].pop()
-            if not packs_with[room]:
-                del packs_with[room], rooms[place]
-        pack_of[row] = pack
-        left = room - size
-        if left < shortest:
-            continue
-        if left not in packs_with:
-            packs_with[left] = []
-            insort(rooms, left)
-        packs_with[left].append(pack)
+    if shortest < 1 or longest > capacity:
+        raise ValueError(f"a sample of {longest if shortest else 0} tokens does not fit into a pack of {capacity}")
+    packs = _OpenPacks(capacity, shortest)
+    counts = np.bincount(sizes)
+    found = np.flatnonzero(counts)[::-1]
+    groups = np.split(_longest_first(sizes, longest), np.cumsum(counts[found])[:-1])
+    for size, rows in zip(found.tolist(), groups, strict=True):
+        placed = 0
+        while placed < len(rows):
+            taken = packs.take(size, len(rows) - placed)
+            pack_of[rows[placed : placed + len(taken)]] = taken
+            placed += len(taken)
     return pack_of
+
+
+def _longest_first(sizes: NDArray[np.int32], longest: int) -> NDArray[np.int64]:
+    """Rows in order, the longest first; equal ones as they come. Small numbers are sorted by radix, in linear time."""
+    return np.argsort((longest - sizes).astype(np.min_scalar_type(longest)), kind="stable")
+
+
+class _OpenPacks:
+    """Packs by the room that is left in each.
+
+    Rows of one size are placed together: the fullest pack with room takes as many as it holds, since it stays the
+    fullest with room for the next; then the pack beside it of the same room does.
+    """
+
+    def __init__(self, capacity: int, shortest: int) -> None:
+        self._capacity = capacity
+        self._shortest = shortest
+        self._rooms: list[int] = []  # sorted: every amount of room that some open pack has
+        self._with: dict[int, array[int]] = {}
+        self._count = 0
+
+    def take(self, size: int, rows: int) -> NDArray[np.int32]:
+        """Return the packs of some of `rows` rows of `size` tokens: those that packs of equal room take."""
+        place = bisect_left(self._rooms, size)
+        room = self._rooms[place] if place < len(self._rooms) else self._capacity
+        per_pack = room // size
+        needed = -(-rows // per_pack)
+        if place < len(self._rooms):
+            packs = self._pop(place, needed)
+        else:
+            packs = np.arange(self._count, self._count + needed, dtype=np.int32)
+            self._count += needed
+        in_last = min(rows - (len(packs) - 1) * per_pack, per_pack)
+        self._put(packs[:-1], room - per_pack * size)
+        self._put(packs[-1:], room - in_last * size)
+        return np.repeat(packs, per_pack)[: (len(packs) - 1) * per_pack + in_last]
+
+    def _pop(self, place: int, most: int) -> NDArray[np.int32]:
+        """Take packs of a room, the last that came first."""
+        room = self._rooms[place]
+        stack = self._with[room]
+        found = np.array(stack[-most:], np.int32)[::-1]
+        del stack[-most:]
+        if not stack:
+            del self._with[room], self._rooms[place]
+        return found
+
+    def _put(self, packs: NDArray[np.int32], room: int) -> None:
+        if room < self._shortest or not len(packs):
+            return
+        if room not in self._with:
+            self._with[room] = array("i")
+            insort(self._rooms, room)
+        self._with[room].frombytes(packs.tobytes())
 
 
 class PackedDataset:

@@ -25,6 +25,9 @@ ItemT = TypeVar("ItemT")
 
 Kind = Literal["random", "by_length", "longest_first"]
 
+PART = 2**16
+"""Indices that are Python numbers at a time: all of 10^8 rows would take 4 GB in each process."""
+
 GROUP_STEPS = 50
 """Steps per group of samples sorted by length: enough for little padding, few enough to keep the order random."""
 
@@ -99,8 +102,10 @@ class EpochOrder(Sampler[int]):
         return (len(self._samples) + self._num_fillers) * self._copies
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order().tolist() + [FILLER] * self._num_fillers
-        yield from batches_in_copies(order, self._batch_size, self._copies)
+        order = self._order()
+        parts = (order[start : start + PART].tolist() for start in range(0, len(order), PART))
+        indices = itertools.chain(itertools.chain.from_iterable(parts), itertools.repeat(FILLER, self._num_fillers))
+        yield from batches_in_copies(indices, self._batch_size, self._copies)
 
     def _order(self) -> NDArray[np.int64]:
         if self._kind == "longest_first":

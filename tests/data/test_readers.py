@@ -6,7 +6,6 @@ import gzip
 import json
 import shlex
 import subprocess
-import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from llmtune.data.files import BadLine
 from llmtune.data.readers import read_rows
 from llmtune.errors import DataError
 
+from ..traced import traced_peak
 from .made import ROWS, error_of, rows_of
 from .made import write_raw as write
 
@@ -209,23 +209,18 @@ def test_glued_memory_is_flat(tmp_path):
     with path.open("w") as file:
         for _ in range(20_000):
             file.write(row)
-    tracemalloc.start()
-    assert sum(1 for _ in read_rows(path)) == 20_000
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < path.stat().st_size / 2
+    assert traced_peak(lambda: count_rows(path)) < path.stat().st_size / 2
 
 
 def test_array_memory_is_flat(tmp_path):
     path = tmp_path / "a.json"
     with path.open("w") as file:
         file.write("[" + ",".join(json.dumps({"text": "x" * 1000}) for _ in range(20_000)) + "]")
-    tracemalloc.start()
-    count = sum(1 for _ in read_rows(path))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 20_000
-    assert peak < path.stat().st_size / 2
+    assert traced_peak(lambda: count_rows(path)) < path.stat().st_size / 2
+
+
+def count_rows(path: Path) -> None:
+    assert sum(1 for _ in read_rows(path)) == 20_000
 
 
 def test_a_folder_gives_its_data_files_in_order(tmp_path):

@@ -11,11 +11,13 @@ from llmtune import SftArguments, sft
 from llmtune.samples.sampler import FILLER, EpochOrder, Numbered, sample_order
 from llmtune.training.callbacks import LossWatch
 
+from ..traced import traced_peak
+
 
 class Lengths:
     """Samples of which only the lengths matter."""
 
-    def __init__(self, lengths: list[int]) -> None:
+    def __init__(self, lengths: list[int] | np.ndarray) -> None:
         self.lengths = np.array(lengths)
 
     def __len__(self) -> int:
@@ -40,6 +42,13 @@ def test_each_sample_once_and_whole_batches_for_all(lengths, kind, epoch, step_s
     assert sorted(found[: len(lengths)]) == list(range(len(lengths)))
     assert set(found[len(lengths) :]) <= {FILLER}
     assert list(order) == found
+
+
+@pytest.mark.parametrize("kind", ["random", "by_length", "longest_first"])
+def test_the_order_of_many_rows_takes_few_bytes_of_each(kind):
+    samples = Lengths(np.random.default_rng(0).integers(1, 500, 500_000))
+    order = EpochOrder(samples, kind, seed=1, step_size=64)
+    assert traced_peak(lambda: next(iter(order))) / len(samples) < 32
 
 
 @given(lengths, kinds, st.integers(0, 3), st.integers(1, 8), st.integers(2, 4))
