@@ -28,6 +28,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("board.py", "--visits 1", "a changed field until its command"),
         ("encode.py", "TOKENIZER --rows 20 --repeats 1", "CPU-s a 1,000 rows"),
         ("streaming.py", "TOKENIZER --rows 20 --processes 2 --repeats 1", "CPU-s per 1,000 rows and process"),
+        ("many_rows.py", "--rows 2000", "| 2,000 | second run | "),
         ("answers.py", "--model llmtune-tiny --rows 5 --max_rows 2 --longest 9 --repeats 1", "times as fast"),
         (
             "gpu/acceptance.py",

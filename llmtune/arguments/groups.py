@@ -166,8 +166,8 @@ class DataArguments:
     overwrite_cache: bool = free(False)
     """Read and encode the data again, even if an earlier run cached it."""
     dataset_num_proc: int = free(1, within=at_least(1))
-    """Processes per machine that encode more than 500,000 rows, in shards. Several jobs and machines that share a cache
-    folder (LLMTUNE_CACHE) share the shards, too."""
+    """Processes per machine that read large files and folders by parts, and encode more than 500,000 rows, in shards.
+    Several jobs and machines that share a cache folder (LLMTUNE_CACHE) share the shards, too."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         *(Rule(_has_no_empty_item(name), EMPTY.format(name=name)) for name in ("dataset", "val_dataset")),

@@ -9,9 +9,10 @@ import os
 import re
 import shlex
 import stat
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -48,6 +49,8 @@ class BadLine:
 
 
 Located: TypeAlias = "tuple[str, dict[str, Any] | BadLine]"
+Part: TypeAlias = "Callable[[], Iterator[Located]]"
+"""Reads some of the rows of a source."""
 
 
 def data_files(path: Path) -> list[Path]:
@@ -136,13 +139,51 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line numbers from 1 and lines with their ends, split at newlines only; a byte order mark is removed."""
-    offset = 0
     with open_bytes(path) as file:
-        for number, raw in enumerate(file, start=1):
-            if number == 1 and raw.startswith(codecs.BOM_UTF8):
-                raw, offset = raw[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
-            yield number, decode(raw, path, line=number, offset=offset)
-            offset += len(raw)
+        yield from _decoded(path, file, Lines(0, sys.maxsize, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of a file: those that begin in bytes [start, stop), of which `before` lines are in front."""
+
+    start: int
+    stop: int
+    before: int
+
+
+def cut_lines(path: Path, size: int) -> list[Lines]:
+    """Cut a file that is not packed into parts of about `size` bytes, at the ends of lines."""
+    parts: list[Lines] = []
+    start = before = at = count = 0
+    with path.open("rb") as file:
+        while chunk := file.read(min(CHUNK_BYTES, size)):
+            if at + len(chunk) - start >= size and (end := chunk.rfind(b"\n") + 1):
+                count += chunk.count(b"\n", 0, end)
+                parts.append(Lines(start, at + end, before))
+                start, before = at + end, before + count
+                count = chunk.count(b"\n", end)
+            else:
+                count += chunk.count(b"\n")
+            at += len(chunk)
+    return [*parts, Lines(start, at, before)] if at > start else parts
+
+
+def read_part(path: Path, part: Lines) -> Iterator[tuple[int, str]]:
+    """Like `read_lines`, of a part."""
+    with path.open("rb") as file:
+        file.seek(part.start)
+        yield from _decoded(path, file, part)
+
+
+def _decoded(path: Path, file: IO[bytes], part: Lines) -> Iterator[tuple[int, str]]:
+    offset = part.start
+    for number, raw in enumerate(file, start=part.before + 1):
+        mark = len(codecs.BOM_UTF8) if offset == 0 and raw.startswith(codecs.BOM_UTF8) else 0
+        yield number, decode(raw[mark:], path, line=number, offset=offset + mark)
+        offset += len(raw)
+        if offset >= part.stop:
+            return
 
 
 def decode(raw: bytes, path: Path, *, line: int, offset: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from llmtune.data.contents import Found, arrange, check_turns, image_path
 from llmtune.data.formats_messages import IMAGE_KEYS, parse_message, parse_messages, transposed
 from llmtune.data.image_marks import named_images
-from llmtune.data.shapes import ANSWERS, LISTS, Shape, nearest_column, present, question_and_answer, recognise
+from llmtune.data.shapes import ANSWERS, LISTS, Shape, nearest_column, present, question_and_answer, recognise_cells
 from llmtune.data.values import json_text, kind_of, parse_literal, parse_tools, text_or_none
 from llmtune.errors import RowError
 from llmtune.types import Conversation, Json, Message, Role
@@ -36,8 +36,11 @@ def to_conversation(row: Mapping[str, Any], *, need_answer: bool = True, found: 
         RowError: The row has no known format or breaks its rules. The message holds the reason only.
     """
     cells = present(row)
-    shape = recognise(cells).shape
-    found = Found() if found is None else found
+    return conversation_of_cells(cells, recognise_cells(cells).shape, need_answer, Found() if found is None else found)
+
+
+def conversation_of_cells(cells: dict[str, Any], shape: Shape, need_answer: bool, found: Found) -> Conversation:
+    """Like `to_conversation`, for the cells that `shapes.present` returned and the format that they have."""
     messages = arrange(_messages_of(cells, shape, found, need_answer), found)
     messages = _with_system(messages, text_or_none(cells, "system"))
     check_turns(messages, need_answer=need_answer)
@@ -53,7 +56,7 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
     Raises:
         RowError: None fits.
     """
-    return recognise(present(row)).shape
+    return recognise_cells(present(row)).shape
 
 
 def rename_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def _preference(cells: dict[str, Any], found: Found) -> list[Message]:
     ):  # the whole conversation stands in `chosen`, as in TRL's implicit prompt
         return [*_untrainable(chosen[:-1]), chosen[-1]]
     rest = {key: value for key, value in cells.items() if key not in ("chosen", "rejected", *ANSWERS)}
-    shape = recognise(rest).shape
+    shape = recognise_cells(rest).shape  # still cells of `present`
     return [*_untrainable(_messages_of(rest, shape, found, need_answer=False)), *chosen]
 
 

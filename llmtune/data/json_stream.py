@@ -60,6 +60,15 @@ def read_json(path: Path) -> Iterator[Located]:
     yield from _read_lines(path, itertools.chain(head, lines))
 
 
+def is_cut_by_lines(path: Path) -> bool:
+    """Whether `read_json` reads a file line by line, each by itself, and its first line is JSON."""
+    lines = (line for _, line in _filled_lines(path))
+    first = next(lines, None)
+    if first is None or first == GLUED or first.lstrip().startswith("[") or _parse(first) is None:
+        return False
+    return next(lines, None) is not None
+
+
 def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank; of a first line of many megabytes (an array, say) only the head is read."""
     with open_bytes(path) as file:
@@ -118,8 +127,16 @@ def _not_an_object(item: Any) -> BadLine:
     return BadLine(f"not a JSON object but {kind}", excerpt(item))
 
 
-def _read_lines(path: Path, lines: Iterable[tuple[int, str]], whole: DataError | None = None) -> Iterator[Located]:
-    any_parsed, first_error = False, whole
+def read_json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Located]:
+    """Read some of the lines of a file that `is_cut_by_lines`."""
+    filled = ((number, line) for number, line in lines if line.strip())
+    return _read_lines(path, filled, is_whole=False)
+
+
+def _read_lines(
+    path: Path, lines: Iterable[tuple[int, str]], whole: DataError | None = None, *, is_whole: bool = True
+) -> Iterator[Located]:
+    any_parsed, first_error = not is_whole, whole
     for number, line in lines:
         try:
             row = json.loads(line)

@@ -8,20 +8,23 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 
-from llmtune.data.files import Located, extension_of, unpacked_folder
+from llmtune.data.canonical import schema_for
+from llmtune.data.files import Located, Part, extension_of, unpacked_folder
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, local_parts, parse_hub_source
 from llmtune.data.preprocess.common import Preprocess, cause_of, code_version, name_of
-from llmtune.data.readers import read_files
+from llmtune.data.readers import parts_of
+from llmtune.data.reading import read_parts
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, cached_report, is_damaged, open_cached, store, writing
-from llmtune.data.rows import LoadReport, new_digest, write_rows
-from llmtune.data.snapshot import SplitFiles, read_split
+from llmtune.data.rows import LoadReport, canonical_records, digested, new_digest
+from llmtune.data.snapshot import SplitFiles, split_parts
 from llmtune.data.values import without_nulls
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.hub.clients import HubOptions
@@ -56,6 +59,7 @@ class _Options:
     need_answer: bool
     kind: RowKind
     document: DocumentUnit
+    processes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def load_source(
     need_answer: bool = True,
     kind: RowKind = "conversations",
     document: DocumentUnit = "line",
+    processes: int = 1,
     hub: HubOptions = HubOptions(),  # noqa: B008 - it is frozen
 ) -> Loaded:
     """Load a registered key, a repository, a data file or a folder of files; a second run reads the cache.
@@ -89,6 +94,7 @@ def load_source(
         need_answer: Rows without a response are bad.
         kind: What rows are read as.
         document: Row of a `.txt` file.
+        processes: That read rows that are not cached.
         hub: The hub of registered datasets, and how to access it.
 
     Raises:
@@ -96,7 +102,7 @@ def load_source(
         LlmtuneError: A download that fails.
         UnknownKeyError: Neither a key nor anything that looks like a path.
     """
-    options = _Options(strict, overwrite_cache, need_answer, kind, document)
+    options = _Options(strict, overwrite_cache, need_answer, kind, document, processes)
     if text in DATASET_MAPPING:
         return _load_entry(text, DATASET_MAPPING[text], options, hub)
     check_source(text)
@@ -163,7 +169,11 @@ def _load_local(
     named = [
         (str(file.relative_to(folder)) if folder else extension_of(file) + file.suffix.lower(), file) for file in files
     ]
-    return _load_files(named, lambda: read_files(files, folder, options.document), source, rules, options)
+
+    def parts() -> list[Part]:
+        return parts_of(files, folder, options.document, cut=options.processes > 1)
+
+    return _load_files(named, parts, source, rules, options)
 
 
 def _load_hub(source: str, info: DatasetInfo, rules: Rules, options: _Options, hub: HubOptions) -> Loaded:
@@ -182,15 +192,15 @@ def _load_splits(
     # Rows hold the paths of unpacked files, so their location is part of the content.
     media = [str(unpacked_folder(split.media)) if split.media else "" for split in splits]
 
-    def rows() -> Iterator[Located]:
-        return itertools.chain.from_iterable(read_split(split, folder, options.document) for split in splits)
+    def parts() -> list[Part]:
+        return [part for split in splits for part in split_parts(split, folder, options.document)]
 
-    return _load_files(named, rows, source, rules, options, media)
+    return _load_files(named, parts, source, rules, options, media)
 
 
 def _load_files(
     named: list[tuple[str, Path]],
-    rows: Callable[[], Iterable[Located]],
+    parts: Callable[[], Sequence[Part]],
     source: str,
     rules: Rules,
     options: _Options,
@@ -206,7 +216,7 @@ def _load_files(
             return _finish(key, LoadReport.from_json(source, kept), options)
         if not options.overwrite_cache and is_damaged(key):
             get_logger().warning(f"{source}: its cached rows are damaged; reading them again")
-        return _finish(*_write(rows, source, rules, options, key=key), options)
+        return _finish(*_write(parts, source, rules, options, key=key), options)
 
 
 IDENTITY = 3
@@ -237,7 +247,7 @@ def _files_key(named: list[tuple[str, Path]], rules: Rules, options: _Options, m
 
 def _load_made(made: Any, source: str, rules: Rules, options: _Options) -> tuple[Dataset, LoadReport]:
     """Load the rows that a registered function returned. They are read again in each run; the key is their content."""
-    key, report = _write(lambda: located_rows(made, source), source, rules, options, key=None)
+    key, report = _write(lambda: [partial(located_rows, made, source)], source, rules, options, key=None)
     return _finish(key, report, options)
 
 
@@ -282,24 +292,31 @@ def located_rows(made: Any, source: str) -> Iterator[Located]:
 
 
 def _write(
-    rows: Callable[[], Iterable[Located]], source: str, rules: Rules, options: _Options, key: str | None
+    parts: Callable[[], Sequence[Part]], source: str, rules: Rules, options: _Options, key: str | None
 ) -> tuple[str, LoadReport]:
+    """Read rows into the cache, under a hash of their content if no key is given."""
     kept: list[LoadReport] = []
+    digest = new_digest("records")
 
-    def fill(folder: Path) -> str:
-        digest, report = write_rows(
-            rows(),
-            folder / ROWS_FILE,
-            source=source,
+    def convert(rows: Iterable[Located], report: LoadReport) -> Iterator[dict[str, Any]]:
+        records = canonical_records(
+            rows,
+            report,
             columns=rules.columns,
             preprocess=rules.preprocess,
             need_answer=options.need_answer,
             strict=options.strict,
             kind=options.kind,
         )
+        return records if key else digested(records, digest)
+
+    def fill(folder: Path) -> str:
+        schema = schema_for(options.kind)
+        report = read_parts(parts(), convert, folder / ROWS_FILE, schema, source=source, processes=options.processes)
+        report.check(strict=options.strict)
         write_json(folder / REPORT_FILE, report.to_json())
         kept.append(report)
-        return key or digest
+        return key or str(digest.hexdigest())
 
     return store(fill), kept[0]
 

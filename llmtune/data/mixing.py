@@ -38,6 +38,7 @@ class _Options:
     need_answer: bool
     kind: RowKind
     document: DocumentUnit
+    processes: int
     hub: HubOptions
     model_name: Sequence[str]
     model_author: Sequence[str]
@@ -58,6 +59,7 @@ def get_dataset(
     need_answer: bool = True,
     kind: RowKind = "conversations",
     document: DocumentUnit = "line",
+    dataset_num_proc: int = 1,
     use_hf: bool | None = None,
     hub_token: str | None = None,
     cache_dir: str | None = None,
@@ -81,6 +83,7 @@ def get_dataset(
         need_answer: Rows without a response are bad; False for rows that a model is to answer.
         kind: What rows are read as: conversations, comparisons of responses, or labelled responses.
         document: Row of a `.txt` file: each of its lines, or the whole file.
+        dataset_num_proc: Processes that read rows that are not cached.
         use_hf: Take registered datasets from Hugging Face; None lets the environment decide.
         hub_token: Token of the hub; None for that of the environment or the client.
         cache_dir: Folder of downloads; None for the client's own.
@@ -102,6 +105,7 @@ def get_dataset(
         need_answer,
         kind,
         document,
+        dataset_num_proc,
         hub,
         _forms(model_name),
         _forms(model_author),
@@ -157,6 +161,7 @@ def _load_all(names: Sequence[str], options: _Options) -> tuple[list[Dataset], l
             need_answer=options.need_answer,
             kind=options.kind,
             document=options.document,
+            processes=options.processes,
             hub=options.hub,
         )
         rows = with_image_folder(_filled(loaded.train, item.source, options), loaded.image_folder)

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtune.data.files import BadLine, Located, data_files, extension_of, open_bytes, read_lines
-from llmtune.data.json_stream import read_json
+from llmtune.data.files import (
+    BadLine,
+    Lines,
+    Located,
+    Part,
+    cut_lines,
+    data_files,
+    extension_of,
+    open_bytes,
+    read_lines,
+    read_part,
+)
+from llmtune.data.json_stream import is_cut_by_lines, read_json, read_json_lines
 from llmtune.data.shapes import is_known_column
 from llmtune.data.values import without_nulls
 from llmtune.errors import DataError
@@ -44,15 +57,55 @@ def read_rows(path: Path, document: DocumentUnit = "line") -> Iterator[Located]:
 
 def read_files(files: Sequence[Path], folder: Path | None = None, document: DocumentUnit = "line") -> Iterator[Located]:
     """Yield the rows of several files, named by their path in `folder`."""
+    return itertools.chain.from_iterable(part() for part in parts_of(files, folder, document))
+
+
+PART_BYTES = 16 << 20
+"""Of a file that several processes read: some seconds of work."""
+
+
+def parts_of(
+    files: Sequence[Path], folder: Path | None = None, document: DocumentUnit = "line", *, cut: bool = False
+) -> list[Part]:
+    """Return readers of the rows of several files, one behind the other.
+
+    Args:
+        cut: Into several parts, files whose lines are read each by itself.
+    """
+    parts: list[Part] = []
     for file in files:
         prefix = f"{file.relative_to(folder)} " if folder is not None else ""
-        count = 0
-        with _explained(file):
-            for location, row in _read_file(file, document):
-                count += 1
-                yield prefix + location, row
-        if not count:
-            raise DataError(f"{file} is empty: it has no rows. Give a file with at least one row.")
+        if cut and _can_be_cut(file, document):
+            parts += [partial(_read_cut, file, prefix, lines) for lines in cut_lines(file, PART_BYTES)]
+        else:
+            parts.append(partial(_read_whole, file, prefix, document))
+    return parts
+
+
+def _read_whole(file: Path, prefix: str, document: DocumentUnit) -> Iterator[Located]:
+    count = 0
+    with _explained(file):
+        for location, row in _read_file(file, document):
+            count += 1
+            yield prefix + location, row
+    if not count:
+        raise DataError(f"{file} is empty: it has no rows. Give a file with at least one row.")
+
+
+def _can_be_cut(file: Path, document: DocumentUnit) -> bool:
+    with _explained(file):
+        if file.suffix.lower() == ".gz" or file.stat().st_size < 2 * PART_BYTES:
+            return False
+        if extension_of(file) == ".txt":
+            return document == "line"
+        return extension_of(file) in (".jsonl", ".ndjson", ".json") and is_cut_by_lines(file)
+
+
+def _read_cut(file: Path, prefix: str, lines: Lines) -> Iterator[Located]:
+    found = read_part(file, lines)
+    with _explained(file):
+        for location, row in _text_rows(found) if extension_of(file) == ".txt" else read_json_lines(file, found):
+            yield prefix + location, row
 
 
 @contextmanager
@@ -72,12 +125,12 @@ def _read_file(path: Path, document: DocumentUnit) -> Iterator[Located]:
     if extension in (".csv", ".tsv"):
         return read_delimited(path, "\t" if extension == ".tsv" else ",")
     if extension == ".txt":
-        return _read_text(path) if document == "line" else _read_document(path)
+        return _text_rows(read_lines(path)) if document == "line" else _read_document(path)
     return read_json(path)
 
 
-def _read_text(path: Path) -> Iterator[Located]:
-    for number, line in read_lines(path):
+def _text_rows(lines: Iterable[tuple[int, str]]) -> Iterator[Located]:
+    for number, line in lines:
         if line.strip():
             yield f"line {number}", {"text": line.rstrip("\r\n")}
 

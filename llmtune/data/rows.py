@@ -1,9 +1,10 @@
-"""Stream rows into a canonical Arrow file on disk, with a report on recognised, filtered and bad rows."""
+"""From rows to canonical records and their Arrow file, with a report on recognised, filtered and bad rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pyarrow as pa
 
 from llmtune.data.canonical import (
     SCHEMA,
-    schema_for,
     to_comparison_record,
     to_prompt_record,
     to_record,
@@ -21,15 +21,13 @@ from llmtune.data.canonical import (
 from llmtune.data.comparisons import as_kind, compares, recognise_comparison, to_comparison, to_responses
 from llmtune.data.contents import Found
 from llmtune.data.files import BadLine, Located
-from llmtune.data.formats import rename_columns, to_conversation
+from llmtune.data.formats import conversation_of_cells, rename_columns
 from llmtune.data.preprocess.common import Drop, Preprocess, preprocess_row
 from llmtune.data.prompts import recognise_prompt, to_prompt
-from llmtune.data.shapes import Recognised, is_rejected, present, recognise
+from llmtune.data.shapes import Recognised, is_rejected, present, recognise, recognise_cells
 from llmtune.data.values import excerpt, printable
 from llmtune.errors import DataError, RowError
 from llmtune.types import RowKind
-from llmtune.utils.logging import get_logger
-from llmtune.utils.progress import progress_bar
 
 BATCH_ROWS = 1000
 EXCERPT_CHARS = 80
@@ -131,6 +129,20 @@ class LoadReport:
         fields = {**value, "first_bad": [BadRow(**bad) for bad in value["first_bad"]]}
         return cls(source=source, **fields)
 
+    def add_part(self, part: LoadReport) -> None:
+        """Add the counts of the rows behind those that were counted; as if one reader had read both."""
+        self.rows_read += part.rows_read
+        self.rows_kept += part.rows_kept
+        self.bad_rows += part.bad_rows
+        self.first_bad = [*self.first_bad, *part.first_bad][:SHOWN_BAD_ROWS]
+        for mine, theirs in ((self.filtered, part.filtered), (self.shapes, part.shapes), (self.notes, part.notes)):
+            mine.update({name: mine.get(name, 0) + count for name, count in theirs.items()})
+        for shape, columns in part.columns.items():
+            self.columns[shape] = list(dict.fromkeys([*self.columns.get(shape, ()), *columns]))
+        used = {printable(str(name)) for columns in self.columns.values() for name in columns}
+        unused = dict.fromkeys([*self.unused_columns, *part.unused_columns])
+        self.unused_columns = [name for name in unused if name not in used][:MOST_UNUSED]
+
     def _add(self, one: _Converted) -> None:
         self.rows_kept += 1
         self.shapes[one.seen.shape] = self.shapes.get(one.seen.shape, 0) + 1
@@ -150,37 +162,6 @@ def new_digest(*parts: object) -> Any:
     for part in parts:
         digest.update(repr(part).encode("utf-8", "surrogatepass") + b"\n")
     return digest
-
-
-def write_rows(
-    rows: Iterable[Located],
-    file: Path,
-    *,
-    source: str,
-    columns: Mapping[str, str],
-    preprocess: Preprocess | None = None,
-    need_answer: bool,
-    strict: bool,
-    kind: RowKind = "conversations",
-) -> tuple[str, LoadReport]:
-    """Write the good rows to an Arrow stream file, after renaming columns and `preprocess`.
-
-    Returns:
-        A digest of the written rows, and the report.
-
-    Raises:
-        DataError: No row is good, or `strict` and one is bad.
-    """
-    report = LoadReport(source)
-    quiet = not get_logger().isEnabledFor(20)
-    shown = progress_bar(rows, desc=f"reading {source}", unit=" rows", quiet=quiet, delay=2, leave=False)
-
-    records = canonical_records(
-        shown, report, columns=columns, preprocess=preprocess, need_answer=need_answer, strict=strict, kind=kind
-    )
-    digest = write_records(records, file, schema_for(kind))
-    report.check(strict=strict)
-    return digest, report
 
 
 def canonical_records(
@@ -227,14 +208,16 @@ class _Converted:
 
 
 def _conversations(made: Sequence[Mapping[str, Any]], need_answer: bool) -> list[_Converted] | Drop:
-    kept = [one for one in made if not (need_answer and is_rejected(present(one), recognise(one).shape))]
-    return [_converted(one, need_answer) for one in kept] if kept or not made else REJECTED
-
-
-def _converted(row: Mapping[str, Any], need_answer: bool) -> _Converted:
-    found = Found()
-    conversation = to_conversation(row, need_answer=need_answer, found=found)
-    return _Converted(recognise(row), present(row), found, to_record(conversation))
+    kept: list[_Converted] = []
+    for row in made:
+        cells = present(row)
+        seen = recognise_cells(cells)
+        if need_answer and is_rejected(cells, seen.shape):
+            continue
+        found = Found()
+        conversation = conversation_of_cells(cells, seen.shape, need_answer, found)
+        kept.append(_Converted(seen, cells, found, to_record(conversation)))
+    return kept if kept or not made else REJECTED
 
 
 def _prompt(row: Mapping[str, Any], original: Mapping[str, Any]) -> _Converted:
@@ -312,17 +295,16 @@ def _plain_reason(err: Exception) -> str:
     return "it holds text that is not valid Unicode"
 
 
-def write_records(records: Iterable[dict[str, Any]], file: Path, schema: pa.Schema = SCHEMA) -> str:
-    """Write canonical records as an Arrow stream in batches; return the digest of their values."""
-    digest = new_digest("records")
+def write_records(records: Iterable[dict[str, Any]], file: Path, schema: pa.Schema = SCHEMA) -> None:
+    """Write canonical records as an Arrow stream in batches."""
+    left = iter(records)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        batch: list[dict[str, Any]] = []
-        for record in records:
-            batch.append(record)
-            digest.update(repr(without_defaults(record)).encode("utf-8"))
-            if len(batch) == BATCH_ROWS:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                batch = []
-        if batch:
+        while batch := list(itertools.islice(left, BATCH_ROWS)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-    return str(digest.hexdigest())
+
+
+def digested(records: Iterable[dict[str, Any]], digest: Any) -> Iterator[dict[str, Any]]:
+    """Yield records; `digest` takes in their values."""
+    for record in records:
+        digest.update(repr(without_defaults(record)).encode("utf-8"))
+        yield record

@@ -60,9 +60,13 @@ class Recognised:
     columns: tuple[str, ...]
 
 
-def recognise(cells: Mapping[str, Any]) -> Recognised:
+def recognise(row: Mapping[str, Any]) -> Recognised:
     """Return the format of a row and the columns that it is read from."""
-    cells = present(cells)
+    return recognise_cells(present(row))
+
+
+def recognise_cells(cells: Mapping[str, Any]) -> Recognised:
+    """Like `recognise`, for the cells that `present` returned."""
     found = _recognise(cells)
     label = next((key for key in LABELS if key in cells), None)
     if label is None or _truth(cells[label]) is None or found.shape in UNLABELLED:

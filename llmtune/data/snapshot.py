@@ -12,11 +12,13 @@ A script in the repository is never run. `archives` unpacks the files that table
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from llmtune.data.files import (
     NOT_DATA,
     BadLine,
     Located,
+    Part,
     extension_of,
     has_data_extension,
     has_rows,
@@ -237,12 +240,23 @@ def _one_format(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
 # Rows
 
 
-def read_split(split: SplitFiles, folder: Path, document: DocumentUnit = "line") -> Iterator[Located]:
-    """Yield the rows of a split, located as `train.csv line 3`; a column `image:FILE` becomes `image`, a path."""
+def split_parts(split: SplitFiles, folder: Path, document: DocumentUnit = "line") -> list[Part]:
+    """Return readers of the rows of a split, one per file.
+
+    Rows are located as `train.csv line 3`; a column `image:FILE` becomes `image`, a path.
+    """
     media = unpack(split.media) if split.media is not None else None
-    for file in split.files:
-        name = file.relative_to(folder) if file.is_relative_to(folder) else file.name
-        for location, row in read_rows(file, document):
-            if not isinstance(row, BadLine) and any(key.endswith(FILE_COLUMN) for key in row):
-                row = with_paths(row, media)
-            yield f"{name} {location}", row
+    return [partial(_read_file, file, folder, media, document) for file in split.files]
+
+
+def read_split(split: SplitFiles, folder: Path, document: DocumentUnit = "line") -> Iterator[Located]:
+    """Yield the rows of a split."""
+    return itertools.chain.from_iterable(part() for part in split_parts(split, folder, document))
+
+
+def _read_file(file: Path, folder: Path, media: Path | None, document: DocumentUnit) -> Iterator[Located]:
+    name = file.relative_to(folder) if file.is_relative_to(folder) else file.name
+    for location, row in read_rows(file, document):
+        if not isinstance(row, BadLine) and any(key.endswith(FILE_COLUMN) for key in row):
+            row = with_paths(row, media)
+        yield f"{name} {location}", row

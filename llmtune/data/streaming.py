@@ -27,7 +27,7 @@ from llmtune.data.loading import (
 from llmtune.data.readers import read_files
 from llmtune.data.remote import fetch_parts, info_of_item
 from llmtune.data.row_cache import REPORT_FILE, ROWS_FILE, fill_record, identity_values, open_cached, store
-from llmtune.data.rows import LoadReport, canonical_records, new_digest, write_records
+from llmtune.data.rows import LoadReport, canonical_records, digested, new_digest, write_records
 from llmtune.data.snapshot import read_split
 from llmtune.errors import DataError
 from llmtune.hub.clients import HubOptions
@@ -102,9 +102,11 @@ class RecordStream:
         records = list(itertools.islice(self, num_records))
 
         def fill(folder: Path) -> str:
-            digest = write_records(iter(records), folder / ROWS_FILE, schema_of(records[0] if records else ()))
+            digest = new_digest("records")
+            schema = schema_of(records[0] if records else ())
+            write_records(digested(records, digest), folder / ROWS_FILE, schema)
             write_json(folder / REPORT_FILE, {"head": len(records)})
-            return str(new_digest("head", digest).hexdigest())
+            return str(new_digest("head", digest.hexdigest()).hexdigest())
 
         return open_cached(store(fill))
 

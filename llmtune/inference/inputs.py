@@ -57,6 +57,7 @@ def chosen_records(args: InferArguments, flag: str, kind: RowKind) -> Iterator[d
         "use_hf": args.use_hf,
         "hub_token": args.hub_token,
         "cache_dir": args.cache_dir,
+        "dataset_num_proc": args.dataset_num_proc,
     }
     whole = args.val_dataset or (args.dataset if args.dataset_test_ratio == 1 else [])
     if whole:

@@ -50,7 +50,7 @@ PARITY_ROWS = 20
 HEAD_ROWS = 1000
 DATA_FLAGS = (
     *("dataset_test_ratio", "dataset_seed", "train_dataset_sample", "val_dataset_sample", "val_dataset", "strict"),
-    *("model_name", "model_author", "use_hf", "hub_token", "cache_dir"),
+    *("model_name", "model_author", "use_hf", "hub_token", "cache_dir", "dataset_num_proc"),
 )
 DESCRIBED_ROWS = 4
 EXCERPT_CHARS = 60

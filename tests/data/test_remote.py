@@ -159,7 +159,7 @@ def test_second_run_reads_the_cache(hub, write_lines, monkeypatch):
     write_lines(hub.folder("org/ms") / "train.jsonl", [{"instruction": "i", "output": "o"}, {"instruction": "i"}])
     first = load_source(key)
     assert first.report.filtered == {"no output": 1}
-    monkeypatch.setattr("llmtune.data.loading.read_split", lambda *args: pytest.fail("read again"))
+    monkeypatch.setattr("llmtune.data.loading.split_parts", lambda *args: pytest.fail("read again"))
     second = load_source(key)
     assert second.train._fingerprint == first.train._fingerprint
     assert second.report == first.report

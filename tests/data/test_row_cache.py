@@ -11,6 +11,7 @@ import pytest
 from llmtune.data.info import DATASET_MAPPING, register_dataset
 from llmtune.data.loading import load_source, rules_of
 from llmtune.data.mixing import get_dataset
+from llmtune.data.reading import read_parts
 from llmtune.data.row_cache import row_folder
 from llmtune.data.streaming import RecordStream
 from llmtune.errors import DataError
@@ -27,16 +28,17 @@ def test_cache_is_used_and_overwritten(tmp_path, monkeypatch):
     file = first.train.cache_files[0]["filename"]
     assert str(cache_root()) in file
     with monkeypatch.context() as patch:
-        patch.setattr("llmtune.data.loading.read_files", lambda *_: pytest.fail("read again"))
+        patch.setattr("llmtune.data.loading.read_parts", lambda *_, **__: pytest.fail("read again"))
         again = load_source(name)
     assert again.train._fingerprint == first.train._fingerprint
     assert again.train.to_list() == first.train.to_list()
     read: list[object] = []
-    from llmtune.data.readers import read_files
 
-    monkeypatch.setattr(
-        "llmtune.data.loading.read_files", lambda path, *more: read.append(path) or read_files(path, *more)
-    )
+    def noted(parts, *more, **rest):
+        read.append(parts)
+        return read_parts(parts, *more, **rest)
+
+    monkeypatch.setattr("llmtune.data.loading.read_parts", noted)
     assert load_source(name, overwrite_cache=True).train.to_list() == first.train.to_list()
     assert len(read) == 1
     assert first.train.to_list() == again.train.to_list()
@@ -102,11 +104,11 @@ def test_filled_rows_are_normalised_too(tmp_path, monkeypatch):
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path, monkeypatch):
-    def rows(path, folder, document):
+    def rows():
         yield "line 1", {"foo": 1}
         pytest.fail("read on")
 
-    monkeypatch.setattr("llmtune.data.loading.read_files", rows)
+    monkeypatch.setattr("llmtune.data.loading.parts_of", lambda *_, **__: [rows])
     with pytest.raises(DataError, match="line 1: it has no known format"):
         load_source(write(tmp_path / "a.jsonl", [{"foo": 1}]), strict=True)
 
@@ -129,6 +131,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 RACE = """
 import sys
 from llmtune.data.loading import load_source
+from llmtune.data.reading import read_parts
 for _ in range(4):
     train = load_source(sys.argv[1], overwrite_cache=True).train
 print(len(train), train._fingerprint)

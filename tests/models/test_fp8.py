@@ -168,6 +168,10 @@ class Matmuls(TorchDispatchMode):
         return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="cuda")
 
 
+needs_the_cpu_kernel = pytest.mark.skipif(not fp8.CPU_KERNEL, reason="torch has the kernel on a CPU as of 2.13")
+
+
+@needs_the_cpu_kernel
 @pytest.mark.parametrize("length", [20, 1])
 def test_the_factors_have_the_layout_that_gpus_take(length):
     _, ours = layers()
@@ -194,6 +198,7 @@ def test_the_kernels_of_a_gpu_compute_what_the_cpu_does():
         assert apart(one.cpu(), other.float()).mean() < 4 * BF16
 
 
+@needs_the_cpu_kernel
 def test_a_cpu_without_the_kernel_computes_the_same(monkeypatch):
     _, ours = layers()
     inputs, grad = tokens(torch.bfloat16), torch.randn(2, 20, 64).bfloat16()
@@ -206,6 +211,7 @@ def test_a_cpu_without_the_kernel_computes_the_same(monkeypatch):
     assert all(torch.equal(*pair) for pair in zip(found[True], found[False], strict=True))
 
 
+@needs_the_cpu_kernel
 def test_selective_checkpointing_keeps_its_matmuls():
     _, ours = layers()
     inputs = tokens(torch.bfloat16).requires_grad_()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import signal
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_checkpoints_are_the_ecosystems_own(lora):
     saved = read_settings(lora.best_checkpoint)
     assert json.loads((lora.best_checkpoint / "generation_config.json").read_text()).get("use_cache", True)
     assert (saved["model_type"], saved["dtype"], saved["max_steps"]) == ("llmtune-tiny", "fp32", 6)
-    assert saved["_versions"]["torch"] == torch.__version__
+    assert saved["_versions"]["torch"] == metadata.version("torch")
 
 
 def test_saved_arguments_repeat_the_run(lora, tmp_path):
