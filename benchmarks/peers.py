@@ -3,15 +3,17 @@
     python benchmarks/peers.py --tokenizer FOLDER [--swift PYTHON] [--llama_factory PYTHON] [--repeats 3]
 
 `--swift`, `--llama_factory`: interpreters of environments with them and torch of the same version. The model
-is a random Qwen2 with Qwen2.5's tokenizer, the rows are chats of mixed lengths, written here. Two jobs:
+is a random Qwen2 with Qwen2.5's tokenizer, the rows are chats of mixed lengths, written here. The jobs:
 
+- help: the flags of the command that trains.
 - short: 5 steps of 2 rows, a model of 2 layers: what starting costs.
+- rows: 5,000 rows to the first step of 2, with empty caches and again.
 - training: the CPU-seconds of 8 steps of 4 rows, which are all, less those of 2 steps, a model of 6 layers: what a
   step costs, start and end left out; useful tokens, those of the rows without padding, per CPU-second.
 
-All train LoRA of rank 8 on all linear layers in fp32, without gradient checkpointing, evaluation and checkpoints, with
-their own defaults for the rest. Jobs run in turn (A B C A B C ...), after one that fills the caches; what is shown are
-medians, of CPU-seconds of a process and its children, and of the peak of the largest process.
+All that train do LoRA of rank 8 on all linear layers in fp32, without gradient checkpointing, evaluation and
+checkpoints, with their own defaults for the rest. Jobs run in turn (A B C A B C ...), after one that fills the caches,
+but for rows; shown are medians, of CPU-seconds of a process and its children, and of the peak of the largest process.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-ROWS, CUT = 32, 1024
+ROWS, MANY_ROWS, CUT = 32, 5_000, 1024
 SHORT = {"layers": 2, "hidden": 64, "batch": 2}
 TRAINING = {"layers": 6, "hidden": 256, "batch": 4}
 TEXT = "the of a model learns to write short and long answers about rivers music numbers and old houses"
@@ -85,14 +87,20 @@ def llama_factory(python: str, job: Job) -> list[str]:
     return [str(Path(python).parent / "llamafactory-cli"), "train", str(file)]
 
 
+HELP: dict[str, Callable[[str], list[str]]] = {
+    "llmtune": lambda python: [python, "-m", "llmtune", "sft", "--help"],
+    "ms-swift": lambda python: [str(Path(python).parent / "swift"), "sft", "--help"],
+    "LLaMA-Factory": lambda python: [str(Path(python).parent / "llamafactory-cli"), "train", "--help"],
+}
 COMMANDS: dict[str, Callable[[str, Job], list[str]]] = {
     "llmtune": llmtune,
+    "llmtune, padded": lambda python, job: [*llmtune(python, job), "--padding_free", "false"],
     "ms-swift": swift,
     "LLaMA-Factory": llama_factory,
 }
 
 
-def make(folder: Path, tokenizer: Path, *, layers: int, hidden: int) -> None:
+def make(folder: Path, tokenizer: Path, *, layers: int, hidden: int, rows: int) -> None:
     """A random Qwen2, its tokenizer, and rows of a few to some hundred words."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -110,11 +118,11 @@ def make(folder: Path, tokenizer: Path, *, layers: int, hidden: int) -> None:
     def text(mean: float) -> str:
         return " ".join(chance.choices(TEXT.split(), k=max(2, min(int(chance.lognormvariate(0, 1) * mean), 600))))
 
-    rows = [
+    made = [
         {"messages": [{"role": "user", "content": text(40)}, {"role": "assistant", "content": text(80)}]}
-        for _ in range(ROWS)
+        for _ in range(rows)
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
 
 
 def tokens_per_row(folder: Path) -> float:
@@ -127,6 +135,9 @@ def tokens_per_row(folder: Path) -> float:
     return statistics.mean(min(length, CUT) for length in found)
 
 
+CACHES = {"LLMTUNE_CACHE": "llmtune", "HF_DATASETS_CACHE": "datasets", "MODELSCOPE_CACHE": "modelscope"}
+
+
 def measure(words: list[str], scratch: Path) -> Figures:
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -134,7 +145,7 @@ def measure(words: list[str], scratch: Path) -> Figures:
         "USE_HF": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    environment |= {"LLMTUNE_CACHE": str(scratch / "cache"), "HF_DATASETS_CACHE": str(scratch / "hf")}
+    environment |= {name: str(scratch / "caches" / folder) for name, folder in CACHES.items()}
     with (scratch / "said").open("w+") as said:
         process = subprocess.Popen(words, cwd=scratch, env=environment, stdout=said, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
@@ -153,9 +164,62 @@ def run_all(pythons: dict[str, str], jobs: list[Job], repeats: int, scratch: Pat
                 figures = measure(COMMANDS[name](python, job), scratch)
                 if number:
                     found.setdefault((name, job), []).append(figures)
-    return {
-        key: Figures(*(statistics.median(column) for column in zip(*rows, strict=True))) for key, rows in found.items()
-    }
+    return {key: median(rows) for key, rows in found.items()}
+
+
+def median(found: list[Figures]) -> Figures:
+    return Figures(*(statistics.median(column) for column in zip(*found, strict=True)))
+
+
+# The jobs, each with its table
+
+
+def show_help(pythons: dict[str, str], repeats: int, scratch: Path, per_row: float) -> None:
+    found: dict[str, list[Figures]] = {}
+    for number in range(repeats + 1):
+        for name, python in pythons.items():
+            figures = measure(HELP[name](python), scratch)
+            if number:
+                found.setdefault(name, []).append(figures)
+    print("| `--help` of training | CPU-seconds | peak MiB |\n|---|---|---|")
+    for name, rows in found.items():
+        print(f"| {name} | {median(rows).cpu:.2f} | {median(rows).peak_mib:,.0f} |")
+
+
+def show_short(pythons: dict[str, str], repeats: int, scratch: Path, per_row: float) -> None:
+    short = Job(scratch / "short", 5, SHORT["batch"])
+    found = run_all(pythons, [short], repeats, scratch)
+    print("| 5 steps | CPU-seconds | peak MiB |\n|---|---|---|")
+    for name in pythons:
+        print(f"| {name} | {found[name, short].cpu:.2f} | {found[name, short].peak_mib:,.0f} |")
+
+
+def show_rows(pythons: dict[str, str], repeats: int, scratch: Path, per_row: float) -> None:
+    job = Job(scratch / "rows", 1, SHORT["batch"])
+    found: dict[tuple[str, str], list[Figures]] = {}
+    for _ in range(repeats):
+        for name, python in pythons.items():
+            shutil.rmtree(scratch / "caches", ignore_errors=True)
+            for run in ("first", "again"):
+                found.setdefault((name, run), []).append(measure(COMMANDS[name](python, job), scratch))
+    print(f"| {MANY_ROWS:,} rows to the first step | CPU-seconds | again | peak MiB |\n|---|---|---|---|")
+    for name in pythons:
+        first, again = median(found[name, "first"]), median(found[name, "again"])
+        print(f"| {name} | {first.cpu:.2f} | {again.cpu:.2f} | {first.peak_mib:,.0f} |")
+
+
+def show_training(pythons: dict[str, str], repeats: int, scratch: Path, per_row: float) -> None:
+    pythons = {"llmtune": pythons["llmtune"], "llmtune, padded": pythons["llmtune"], **pythons}
+    few, many = (Job(scratch / "training", steps, TRAINING["batch"]) for steps in (2, 8))
+    found = run_all(pythons, [few, many], repeats, scratch)
+    tokens = per_row * (many.steps - few.steps) * many.batch
+    print("| training | useful tokens per CPU-second | peak MiB |\n|---|---|---|")
+    for name in pythons:
+        speed = tokens / (found[name, many].cpu - found[name, few].cpu)
+        print(f"| {name} | {speed:,.0f} | {found[name, many].peak_mib:,.0f} |")
+
+
+JOBS = {"help": show_help, "short": show_short, "rows": show_rows, "training": show_training}
 
 
 def main() -> None:
@@ -164,12 +228,13 @@ def main() -> None:
     parser.add_argument("--swift")
     parser.add_argument("--llama_factory")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--jobs", nargs="+", choices=["short", "training"], default=["short", "training"])
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
-        for name, sizes in (("short", SHORT), ("training", TRAINING)):
-            make(options.make / name, options.tokenizer, layers=sizes["layers"], hidden=sizes["hidden"])
+        for name, sizes, rows in (("short", SHORT, ROWS), ("training", TRAINING, ROWS), ("rows", SHORT, MANY_ROWS)):
+            layers, hidden = sizes["layers"], sizes["hidden"]
+            make(options.make / name, options.tokenizer, layers=layers, hidden=hidden, rows=rows)
         sys.stdout.write(str(tokens_per_row(options.make / "training")))
         return
     given = {"llmtune": sys.executable, "ms-swift": options.swift, "LLaMA-Factory": options.llama_factory}
@@ -180,20 +245,8 @@ def main() -> None:
         words = [sys.executable, __file__, "--make", made, "--tokenizer", str(options.tokenizer.resolve())]
         said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
         per_row = float(said.splitlines()[-1])  # other lines are warnings of libraries
-        if "short" in options.jobs:
-            short = Job(scratch / "short", 5, SHORT["batch"])
-            found = run_all(pythons, [short], options.repeats, scratch)
-            print("| 5 steps | CPU-seconds | peak MiB |\n|---|---|---|")
-            for name in pythons:
-                print(f"| {name} | {found[name, short].cpu:.2f} | {found[name, short].peak_mib:,.0f} |")
-        if "training" in options.jobs:
-            few, many = (Job(scratch / "training", steps, TRAINING["batch"]) for steps in (2, 8))
-            found = run_all(pythons, [few, many], options.repeats, scratch)
-            tokens = per_row * (many.steps - few.steps) * many.batch
-            print("| training | useful tokens per CPU-second | peak MiB |\n|---|---|---|")
-            for name in pythons:
-                speed = tokens / (found[name, many].cpu - found[name, few].cpu)
-                print(f"| {name} | {speed:,.0f} | {found[name, many].peak_mib:,.0f} |")
+        for job in options.jobs:
+            JOBS[job](pythons, options.repeats, scratch, per_row)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from llmtune.samples.comparisons import COMPARISONS, ComparisonSamples
 from llmtune.samples.streaming import StreamedSamples
 from llmtune.training.build import comparison_collator, load_weights
 from llmtune.training.preference import response_logps
+from llmtune.training.sequences import share_if_possible
 from llmtune.tuners.lora import load_adapter
 from llmtune.utils.accelerator import accelerator
 from llmtune.utils.files import cache_root, publish, temporary_file
@@ -222,10 +223,19 @@ class Reference:
         if not self._is_wanted() or self._from_run() or args.reference is None:
             return
         model, folders = load_reference(args)
-        self._fill(model, comparison_collator(args, samples, model, Decisions()), folders, sharing=1)
+        sharing = self._share(model)
+        self._fill(model, comparison_collator(args, samples, model, Decisions()), folders, sharing=sharing)
         del model
         gc.collect()
         accelerator().empty_cache()
+
+    def _share(self, model: Any) -> int:
+        """Let a named reference share sequences as the model to train does; return by how many processes."""
+        args = self.stage.args
+        if args.sequence_parallel_size > 1 and (reason := share_if_possible(args, self.stage.samples, model)):
+            self.stage.decisions.choose("Reference pass", "whole sequences in each process", reason)
+            return 1
+        return args.sequence_parallel_size
 
     def by_model(self, model: Any, collator: Any) -> None:
         """Compute them with the model that will be trained, unless they are known; keep them in the run folder."""
@@ -237,7 +247,7 @@ class Reference:
             return
         if not self._is_known:
             self._check_is_reference()
-            self._fill(model, collator, self._own_folders())
+            self._fill(model, collator, self._own_folders(), sharing=self.stage.args.sequence_parallel_size)
         self._keep()
 
     def _is_wanted(self) -> bool:
@@ -256,7 +266,8 @@ class Reference:
     def _by_wrapped(self, trainer: Any, collator: Any) -> None:
         if not self._is_known:
             self._check_is_reference()
-            self._fill(trainer.model_wrapped, collator, self._own_folders(), together=True)
+            sharing = self.stage.args.sequence_parallel_size
+            self._fill(trainer.model_wrapped, collator, self._own_folders(), together=True, sharing=sharing)
         self._keep()
 
     def _fill(
@@ -265,8 +276,8 @@ class Reference:
         collator: Any,
         folders: Sequence[Path],
         *,
+        sharing: int,
         together: bool = False,
-        sharing: int | None = None,
     ) -> None:
         args = self.stage.args
         dtype = resolve_dtype(self.stage.samples.info, args.dtype)[0]
@@ -276,7 +287,7 @@ class Reference:
             None if dtype is torch.float32 else dtype,
             self.objective.tail_weight,
             together,
-            args.sequence_parallel_size if sharing is None else sharing,
+            sharing,
         )
         settings = [str(dtype), *(getattr(args, name, None) for name in SETTINGS)]
         for samples in self._sets().values():

@@ -21,18 +21,26 @@ def share_sequences(args: StageArguments, samples: Prepared, model: Any, decisio
     Raises:
         ModelError: The model cannot be shared out.
     """
-    size = args.sequence_parallel_size
-    if size == 1:
+    if args.sequence_parallel_size == 1:
         return
+    if reason := share_if_possible(args, samples, model):
+        raise _refusal(reason)
+    text = f"{args.sequence_parallel_size} processes share each batch, a part of its tokens and of the heads each"
+    decisions.fact("Sequence parallelism", text)
+
+
+def share_if_possible(args: StageArguments, samples: Prepared, model: Any) -> str:
+    """Let groups of processes share the sequences of a model; return why it cannot be, "" where it is. Collective."""
     if samples.template.media is not None:
-        raise _refusal("images have a place in their row")
-    group = SequenceGroup.of_ranks(size)
+        return "images have a place in their row"
+    group = SequenceGroup.of_ranks(args.sequence_parallel_size)
     share_attention(active_attention(model))
     if not has_sharded_weights(model):  # else it is tried when they can be gathered
-        check_shared_out(model, group, samples)
+        reason = why_not_shared_out(model, group, longest=longest_sample(samples))
+        if reason:
+            return reason
     setattr(inner_model(model), GROUP, group)
-    text = f"{size} processes share each batch, a part of its tokens and of the heads each"
-    decisions.fact("Sequence parallelism", text)
+    return ""
 
 
 def check_shared_out(model: Any, group: SequenceGroup, samples: Prepared) -> None:

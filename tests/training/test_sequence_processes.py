@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmtune import DpoArguments, PtArguments, SftArguments, dpo, pt, sft
+from llmtune.models.tiny import tiny_folder
 
 from ..launched import RUN, launch, records
 from .test_processes import check_tokens, check_weights
@@ -37,6 +38,7 @@ CASES = [
     pytest.param("streamed", {}, id="streamed-ddp"),
     pytest.param("dpo", {}, id="dpo-ddp"),
     pytest.param("dpo", {"fsdp": True}, id="dpo-fsdp"),
+    pytest.param("dpo", {"reference": tiny_folder}, id="dpo-reference"),
 ]
 
 
@@ -65,12 +67,14 @@ def check_losses(run: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "strategy"), CASES)
 def test_as_one_process(kind, strategy, alone, tmp_path, monkeypatch):
+    strategy = {name: str(value()) if callable(value) else value for name, value in strategy.items()}
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path / "cache"))  # else the reference of one process would be found
     stage = kind if kind in STAGES else "sft"
     settings = {"gradient_accumulation_steps": 4, "report_to": "none"} | SHARED | SETTINGS[kind] | strategy
     run = launch(tmp_path / "runs", stage, **settings)
     check_losses(run, alone(kind))
     report = (run / "report.md").read_text()
+    assert "whole sequences" not in report, "as a --reference that cannot be shared computes"
     assert "Sequence parallelism: 2 processes share each batch" in report
     assert "x 4 accumulation x 1 group of 2 processes)" in report
     if stage != "dpo":
