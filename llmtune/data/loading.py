@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import datasets
 
 from llmtune.data.canonical import schema_for
+from llmtune.data.content_key import content_key
 from llmtune.data.files import Located, Part, extension_of, unpacked_folder
 from llmtune.data.info import DATASET_MAPPING, DatasetInfo
 from llmtune.data.items import check_source, expand, is_hub_source, local_parts, parse_hub_source
@@ -231,15 +232,7 @@ def _files_key(named: list[tuple[str, Path]], rules: Rules, options: _Options, m
         digest.update(f"a row is a {options.document}".encode())
     if rules.preprocess is not None or more:
         digest.update(repr((rules.version, more)).encode("utf-8", "surrogatepass"))
-    for name, file in named:
-        digest.update(repr((name, file.stat().st_size)).encode("utf-8", "surrogatepass"))
-        try:
-            with file.open("rb") as opened:
-                while chunk := opened.read(1 << 20):
-                    digest.update(chunk)
-        except OSError as err:
-            raise DataError(f"{file} cannot be read: {err.strerror or err}. Check its permissions.") from err
-    return str(digest.hexdigest())
+    return content_key(digest, named)
 
 
 # Functions
