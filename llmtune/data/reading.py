@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from llmtune.data.arrow_files import open_stream
 from llmtune.data.files import Located, Part
 from llmtune.data.rows import LoadReport, write_records
 from llmtune.errors import DataError, LlmtuneError, OutputError
@@ -66,14 +67,14 @@ def _by_several(
         worker.start()
     report = LoadReport(source)
     try:
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with open_stream(file, schema) as joined:
             numbers = progress_bar(range(len(parts)), desc=f"reading {source}", unit=" parts", quiet=_is_quiet())
             for number in numbers:
                 made = _part_file(file, number)
                 report.add_part(_wait_for(made, workers, source, disk_error))
                 with pa.OSFile(str(made), "rb") as opened, pa.ipc.open_stream(opened) as batches:
                     for batch in batches:
-                        writer.write_batch(batch)
+                        joined.write(batch)
                 made.unlink()
                 _outcome_file(made).unlink()
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from llmtune.data.arrow_files import open_stream
 from llmtune.data.canonical import (
     SCHEMA,
     to_comparison_record,
@@ -298,9 +299,9 @@ def _plain_reason(err: Exception) -> str:
 def write_records(records: Iterable[dict[str, Any]], file: Path, schema: pa.Schema = SCHEMA) -> None:
     """Write canonical records as an Arrow stream in batches."""
     left = iter(records)
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(itertools.islice(left, BATCH_ROWS)):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+    with open_stream(file, schema) as batches:
+        while found := list(itertools.islice(left, BATCH_ROWS)):
+            batches.write(pa.RecordBatch.from_pylist(found, schema=schema))
 
 
 def digested(records: Iterable[dict[str, Any]], digest: Any) -> Iterator[dict[str, Any]]:

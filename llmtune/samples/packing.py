@@ -119,7 +119,7 @@ class PackedDataset:
         self.store = store
         self.capacity = capacity
         pack_of = plan_packs(store.lengths, capacity)
-        self._rows = np.argsort(pack_of, kind="stable")
+        self._rows = np.argsort(pack_of, kind="stable").astype(np.uint32)
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of))]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -141,8 +141,7 @@ class PackedDataset:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each pack."""
-        ends = np.concatenate([[0], np.cumsum(self.store.lengths[self._rows])])
-        return np.asarray(np.diff(ends[self._starts]), np.int64)
+        return np.add.reduceat(self.store.lengths[self._rows], self._starts[:-1])
 
 
 @runtime_checkable

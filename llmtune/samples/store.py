@@ -15,12 +15,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from llmtune.data.arrow_files import open_file
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.errors import DataError, OutputError
 from llmtune.samples.encode_report import EncodeReport, merged, tell_report
@@ -117,8 +119,10 @@ class TokenStore:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each sample."""
-        parts = [np.diff(chunk.offsets.to_numpy()) for chunk in self._ids]
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        found = np.empty(len(self), np.int64)
+        for chunk, (start, end) in zip(self._ids, pairwise(self._starts.tolist()), strict=True):
+            found[start:end] = np.diff(chunk.offsets.to_numpy())
+        return found
 
 
 def encode_dataset(
@@ -235,13 +239,12 @@ def _write(
 ) -> None:
     schema, encode = layout_of(dataset.column_names)
     with (
-        pa.OSFile(str(file), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
+        open_file(file, schema) as batches,
         _bar(0 if quiet else shard.stop - shard.start, name) as bar,
     ):
         for start in range(shard.start, shard.stop, BATCH_ROWS):
             records = _records(dataset[start : min(start + BATCH_ROWS, shard.stop)])
-            writer.write_batch(pa.record_batch(encode(records, template, start, report), schema=schema))
+            batches.write(pa.record_batch(encode(records, template, start, report), schema=schema))
             bar.update(len(records))
 
 
