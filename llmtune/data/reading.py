@@ -24,6 +24,7 @@ from llmtune.data.rows import LoadReport, write_records
 from llmtune.errors import DataError, LlmtuneError, OutputError
 from llmtune.utils.files import read_json, write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import end_with_parent
 from llmtune.utils.progress import progress_bar
 
 Convert: TypeAlias = "Callable[[Iterable[Located], LoadReport], Iterator[dict[str, Any]]]"
@@ -102,6 +103,7 @@ def _work(
     disk_error: Any,
 ) -> None:
     """Take parts in their order until none is left, or one cannot be read."""
+    end_with_parent()
     try:
         while (number := _next(taken)) < len(parts):
             made = _part_file(file, number)

@@ -20,6 +20,7 @@ from typing import Any
 from llmtune.errors import LlmtuneError
 from llmtune.utils.locks import try_lock
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import end_with_parent
 from llmtune.utils.progress import progress_bar
 
 SHARD_ROWS = 500_000
@@ -123,6 +124,7 @@ def _helpers(missing: Sequence[Shard], make: Make, is_made: IsMade, count: int) 
 
 
 def _help(missing: Sequence[Shard], make: Make, is_made: IsMade, place: int) -> None:
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of the Rust library do not outlive a fork
     first = (place + 1) * len(missing) // (place + 2)  # begin elsewhere than the others
     try:

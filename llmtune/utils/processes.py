@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -40,6 +42,21 @@ def _status_of(child: subprocess.Popen[bytes]) -> int:
         except KeyboardInterrupt:  # the terminal sends it to both: the child ends as it does on Ctrl-C
             continue
         return status if status >= 0 else 128 - status
+
+
+def end_with_parent() -> None:
+    """Let this forked process end on SIGTERM, whatever handler it was forked with, and when its parent is gone."""
+    import multiprocessing  # 10 ms, which `--help` need not pay
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="llmtune-parent", daemon=True).start()
 
 
 def write_any_text() -> None:
