@@ -65,11 +65,17 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Preprocessing of each row before its format is recognised. `version`: part of the cache key."""
+    """Preprocessing of each row before its format is recognised.
+
+    Attributes:
+        version: Part of the cache key.
+        may_keep_state: The function is not llmtune's: what it returns may depend on the rows before.
+    """
 
     columns: Mapping[str, str]
     preprocess: Preprocess | None = None
     version: str = ""
+    may_keep_state: bool = False
 
 
 AS_THEY_ARE = Rules({})
@@ -137,17 +143,11 @@ def rules_of(key: str, info: DatasetInfo) -> Rules:
     if info.preprocess is None:
         return Rules(info.columns)
     function = resolve_reference(info.preprocess, what=f"The preprocess function of the dataset {key!r}")
-    return Rules(info.columns, function, _version_of(info.preprocess, function))
-
-
-def _version_of(reference: str | Preprocess, function: Preprocess) -> str:
-    """Return what identifies a preprocess function: its name for one of llmtune's own, else its code.
-
-    So every version of llmtune samples the same rows; a change of what they return changes FORMATS_VERSION.
-    """
-    if isinstance(reference, str) and reference.startswith("llmtune.data.preprocess."):
-        return reference.partition(":")[2]
-    return code_version(function)
+    # What identifies it: its name for one of llmtune's own, else its code. So every version of llmtune samples the same
+    # rows; a change of what they return changes FORMATS_VERSION.
+    if isinstance(info.preprocess, str) and info.preprocess.startswith("llmtune.data.preprocess."):
+        return Rules(info.columns, function, info.preprocess.partition(":")[2])
+    return Rules(info.columns, function, code_version(function), may_keep_state=True)
 
 
 # Files
@@ -303,9 +303,11 @@ def _write(
         )
         return records if key else digested(records, digest)
 
+    processes = 1 if rules.may_keep_state else options.processes
+
     def fill(folder: Path) -> str:
         schema = schema_for(options.kind)
-        report = read_parts(parts(), convert, folder / ROWS_FILE, schema, source=source, processes=options.processes)
+        report = read_parts(parts(), convert, folder / ROWS_FILE, schema, source=source, processes=processes)
         report.check(strict=options.strict)
         write_json(folder / REPORT_FILE, report.to_json())
         kept.append(report)

@@ -93,12 +93,14 @@ def _read_whole(file: Path, prefix: str, document: DocumentUnit) -> Iterator[Loc
 
 
 def _can_be_cut(file: Path, document: DocumentUnit) -> bool:
-    with _explained(file):
+    try:
         if file.suffix.lower() == ".gz" or file.stat().st_size < 2 * PART_BYTES:
             return False
         if extension_of(file) == ".txt":
-            return document == "line"
+            return document == "line" and any(line.strip() for _, line in read_lines(file))
         return extension_of(file) in (".jsonl", ".ndjson", ".json") and is_cut_by_lines(file)
+    except (DataError, OSError):  # which is told when its turn comes: an earlier file may have another fault
+        return False
 
 
 def _read_cut(file: Path, prefix: str, lines: Lines) -> Iterator[Located]:

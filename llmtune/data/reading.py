@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from llmtune import errors
 from llmtune.data.arrow_files import open_stream
 from llmtune.data.files import Located, Part
 from llmtune.data.rows import LoadReport, write_records
-from llmtune.errors import DataError, LlmtuneError, OutputError
-from llmtune.utils.files import read_json, write_json
+from llmtune.errors import DataError, LlmtuneError
+from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.processes import end_with_parent
+from llmtune.utils.processes import can_fork, end_with_parent
 from llmtune.utils.progress import progress_bar
 
 Convert: TypeAlias = "Callable[[Iterable[Located], LoadReport], Iterator[dict[str, Any]]]"
@@ -44,7 +45,7 @@ def read_parts(
     Raises:
         DataError: A part cannot be read; of several, the first says why. LlmtuneError: A process was ended.
     """
-    if processes > 1 and len(parts) > 1 and sys.platform == "linux":
+    if processes > 1 and len(parts) > 1 and can_fork():
         return _by_several(parts, convert, file, schema, source, min(processes, len(parts)))
     report = LoadReport(source)
     rows = itertools.chain.from_iterable(part() for part in parts)
@@ -108,13 +109,15 @@ def _work(
         while (number := _next(taken)) < len(parts):
             made = _part_file(file, number)
             outcome = _attempt(parts[number], convert, made, schema, source)
-            write_json(_outcome_file(made), outcome)
+            unfinished = made.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(outcome), encoding="ascii")
+            unfinished.rename(_outcome_file(made))
             if "error" in outcome:
                 taken.value = len(parts)  # those before it are being read
     except KeyboardInterrupt:
         os._exit(130)
-    except (OSError, OutputError) as err:
-        disk_error.value = getattr(err.__cause__ or err, "errno", None) or errno.EIO
+    except OSError as err:
+        disk_error.value = err.errno or errno.EIO
 
 
 def _next(taken: Any) -> int:
@@ -128,7 +131,7 @@ def _attempt(part: Part, convert: Convert, made: Path, schema: pa.Schema, source
     try:
         write_records(convert(part(), report), made, schema)
     except LlmtuneError as err:
-        return {"error": str(err)}
+        return {"error": str(err), "kind": type(err).__name__}
     return {"report": report.to_json()}
 
 
@@ -138,11 +141,17 @@ def _wait_for(made: Path, workers: Sequence[Any], source: str, disk_error: Any) 
         if disk_error.value:
             raise OSError(disk_error.value, os.strerror(disk_error.value))
         failed = [worker.exitcode for worker in workers if worker.exitcode]
-        if failed and not file.exists():
-            how = f"by signal {-failed[0]}; if memory is short, lower --dataset_num_proc" if failed[0] < 0 else ""
-            raise LlmtuneError(f"{source}: a process that read its rows was ended {how or f'with status {failed[0]}'}.")
+        if (failed or not any(worker.is_alive() for worker in workers)) and not file.exists():
+            raise LlmtuneError(f"{source}: a process that read its rows was ended {_how(failed[0] if failed else 0)}.")
         time.sleep(POLL_SECONDS)
     outcome = read_json(file)
     if "error" in outcome:
-        raise DataError(outcome["error"])
+        kind = getattr(errors, outcome["kind"], DataError)
+        raise kind(outcome["error"])
     return LoadReport.from_json(source, outcome["report"])
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with status {code}; --dataset_num_proc 1 reads without other processes"
+    return f"by signal {-code}; if memory is short, lower --dataset_num_proc"

@@ -287,7 +287,7 @@ class _Columns:
 
     def left(self) -> list[str]:
         used = {name for names in self.used.values() for name in names}
-        return [printable(str(name)) for name in self._seen if name not in used]
+        return [printable(str(name)) for name in self._seen if name not in used][:MOST_UNUSED]
 
 
 def _plain_reason(err: Exception) -> str:

@@ -106,6 +106,8 @@ def present(row: Mapping[str, Any]) -> dict[str, Any]:
     for key in LISTS:
         if isinstance(cells.get(key), str):
             cells[key] = parse_literal(cells[key], what=f"column {key!r}")
+            if is_null(cells[key]):
+                del cells[key]
     return cells
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from llmtune.errors import LlmtuneError
 from llmtune.utils.locks import try_lock
 from llmtune.utils.logging import get_logger
-from llmtune.utils.processes import end_with_parent
+from llmtune.utils.processes import can_fork, end_with_parent
 from llmtune.utils.progress import progress_bar
 
 SHARD_ROWS = 500_000
@@ -113,8 +113,8 @@ def _helpers(missing: Sequence[Shard], make: Make, is_made: IsMade, count: int) 
     """Start more processes, which share the memory of what is loaded; none where a system cannot fork."""
     if count < 1:
         return []
-    if sys.platform != "linux":
-        get_logger().info("--dataset_num_proc needs Linux: one process encodes, on all cores by its threads.")
+    if not can_fork():
+        get_logger().info("--dataset_num_proc needs Linux, and a process that may start others: one process encodes.")
         return []
     context = multiprocessing.get_context("fork")
     found = [context.Process(target=_help, args=(missing, make, is_made, place), daemon=True) for place in range(count)]

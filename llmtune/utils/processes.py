@@ -44,9 +44,16 @@ def _status_of(child: subprocess.Popen[bytes]) -> int:
         return status if status >= 0 else 128 - status
 
 
+def can_fork() -> bool:
+    """Whether this process may fork helpers, which share the memory of what is loaded."""
+    import multiprocessing  # 10 ms, which `--help` need not pay
+
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
 def end_with_parent() -> None:
     """Let this forked process end on SIGTERM, whatever handler it was forked with, and when its parent is gone."""
-    import multiprocessing  # 10 ms, which `--help` need not pay
+    import multiprocessing
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()

@@ -338,3 +338,11 @@ def test_the_columns_that_a_row_is_read_from(row, columns, extra):
     assert list(recognise(row).columns) == columns
     known = {"template_kwargs": "chat_template_kwargs"}.get(extra, extra)
     assert list(recognise(row | {extra: SHOWN[extra], "id": 3}).columns) == [*columns, known]
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations", "conversation"])
+def test_a_list_that_is_null_as_text_is_absent(key):
+    """As CSV exports write it."""
+    row = {key: "null", "query": "q", "response": "r"}
+    assert recognise(row).columns == ("query", "response")
+    assert to_conversation(row) == to_conversation({"query": "q", "response": "r"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from llmtune import register_dataset
 from llmtune.data import readers, reading
 from llmtune.data.files import cut_lines, read_lines, read_part
 from llmtune.data.loading import load_source
-from llmtune.errors import DataError, LlmtuneError, OutputError
+from llmtune.errors import DataError, LlmtuneError, OutputError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 
@@ -114,6 +115,11 @@ BROKEN: dict[str, bytes] = {
     "only bad rows": b'{"foo": 1}\n' * 100,
     "lists": b"[]\n" * 100,
 }
+FOLDERS: dict[str, dict[str, bytes]] = {
+    "an empty file": {"a": lines_of(ROWS).encode(), "b": b"", "c": lines_of(ROWS).encode()},
+    "an empty file, and one that is UTF-16": {"a": b"", "b": lines_of(ROWS).encode("utf-16")},
+    "a bad file": {"a": lines_of(ROWS).encode(), "b": BROKEN["not UTF-8"], "c": BROKEN["a NUL byte"]},
+}
 
 
 @pytest.mark.parametrize("fault", BROKEN)
@@ -131,23 +137,52 @@ def test_the_first_bad_row_under_strict(tmp_path):
     assert "line 22" in message
 
 
-def test_an_empty_file_of_a_folder(tmp_path):
-    FILES["lines.jsonl"](tmp_path / "a.jsonl")
-    (tmp_path / "b.jsonl").touch()
-    FILES["lines.jsonl"](tmp_path / "c.jsonl")
+@pytest.mark.parametrize("fault", FOLDERS)
+def test_errors_of_folders(tmp_path, fault):
+    for name, raw in FOLDERS[fault].items():
+        (tmp_path / f"{name}.jsonl").write_bytes(raw)
     assert error_of(tmp_path, 3) == error_of(tmp_path, 1)
 
 
-def test_preprocessing_runs_in_the_processes(tmp_path):
-    register_dataset("parted", path=str(tmp_path / "a.jsonl"), preprocess=only_even)
-    FILES["lines.jsonl"](tmp_path / "a.jsonl")
+def test_a_large_file_of_blank_lines(tmp_path):
+    (tmp_path / "a.txt").write_text("\n" * 900)
+    (tmp_path / "b.txt").write_text("a line\n" * 200)
+    assert error_of(tmp_path, 3) == error_of(tmp_path, 1)
+
+
+def test_many_unused_columns(tmp_path):
+    rows = [row | {f"{number}-{column}": 1 for column in range(30)} for number, row in enumerate(ROWS)]
+    (tmp_path / "a.jsonl").write_text(lines_of(rows))
+    assert in_processes(tmp_path, 3) == in_processes(tmp_path, 1)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(BROKEN["not UTF-8"])
+    assert error_of(folder, 3) == error_of(folder, 1)
+
+
+def test_preprocessing_of_ours_runs_in_the_processes(tmp_path):
+    register_dataset("parted", path=str(tmp_path / "a.jsonl"), preprocess="llmtune.data.preprocess.single_turn:alpaca")
+    rows = [{"instruction": f"do {number}", "output": "done" if number % 2 else None} for number in range(90)]
+    (tmp_path / "a.jsonl").write_text(lines_of(rows))
     one, several = (load_source("parted", processes=count, overwrite_cache=True) for count in (1, 3))
-    assert len(one.train) == 30
-    assert several.train.to_list() == one.train.to_list()
+    assert one.report.rows_kept == 45
+    assert (several.train.to_list(), several.report) == (one.train.to_list(), one.report)
 
 
-def only_even(row: dict[str, Any]) -> dict[str, Any] | None:
-    return row if int(row["query"].split()[1]) % 2 == 0 else None
+def test_a_function_of_the_user_sees_all_rows(tmp_path):
+    """It may keep state, to drop what it has seen for instance."""
+    (tmp_path / "a.jsonl").write_text(lines_of(ROWS * 3))
+    for count in (1, 3):
+        seen: set[str] = set()
+        register_dataset(
+            f"unique-{count}",
+            path=str(tmp_path / "a.jsonl"),
+            preprocess=lambda row, seen=seen: None if row["query"] in seen else seen.add(row["query"]) or row,
+        )
+        assert load_source(f"unique-{count}", processes=count, overwrite_cache=True).report.rows_kept == len(ROWS)
 
 
 # Processes that end
@@ -171,6 +206,30 @@ def test_a_killed_process(tmp_path, monkeypatch):
     failing(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(LlmtuneError, match=r"was ended by signal 9; .*lower --dataset_num_proc"):
         in_processes(file, 2)
+
+
+def test_a_process_that_ends_of_itself(tmp_path, monkeypatch):
+    FILES["lines.jsonl"](tmp_path / "a.jsonl")
+    failing(monkeypatch, lambda: os._exit(0))
+    with pytest.raises(LlmtuneError, match=r"was ended with status 0; --dataset_num_proc 1"):
+        in_processes(tmp_path / "a.jsonl", 2)
+
+
+def test_a_process_that_may_not_start_others(tmp_path, monkeypatch):
+    FILES["lines.jsonl"](tmp_path / "a.jsonl")
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert len(in_processes(tmp_path / "a.jsonl", 2)[0]) == len(ROWS)
+
+
+def test_errors_keep_their_kind(tmp_path, monkeypatch):
+    FILES["lines.jsonl"](tmp_path / "a.jsonl")
+
+    def refuse() -> None:
+        raise UsageError("not so")
+
+    monkeypatch.setattr(reading, "write_records", lambda *_: refuse())
+    with pytest.raises(UsageError, match="not so"):
+        in_processes(tmp_path / "a.jsonl", 2)
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
