@@ -16,6 +16,7 @@ import torch
 from llmtune.data.canonical import to_record
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.choices import ChoiceQuestion
+from llmtune.evaluation.padding import batches_without_padding
 from llmtune.evaluation.results import Journal
 from llmtune.inference.decode_forward import pad_left
 from llmtune.inference.engine import Engine
@@ -24,7 +25,6 @@ from llmtune.inference.sampling import Sampling
 from llmtune.metrics import METRIC_MAPPING
 from llmtune.models.supervised_loss import install_supervised_loss
 from llmtune.registry import resolve_reference
-from llmtune.samples.collate import PaddingCollator
 from llmtune.samples.store import TokenStore, encode_dataset
 from llmtune.types import Conversation, Message
 from llmtune.utils.accelerator import to_float64
@@ -98,21 +98,28 @@ def loss_scores(engine: Engine, rows: Sequence[Conversation], journal: Journal, 
 def _measure(engine: Engine, tokens: TokenStore, journal: Journal, batch_size: int) -> None:
     model = engine.model
     install_supervised_loss(model)
-    collate = PaddingCollator(engine.tokenizer.pad_token_id, engine.template.media)
     model.eval()
-    for number, indices in enumerate(batches(tokens.lengths.tolist(), batch_size, "Loss")):
-        if number in journal.records:
-            continue
-        batch = collate([tokens[index] for index in indices])
-        with torch.inference_mode():
-            found = model(**{name: _moved(value, model) for name, value in batch.items()})
-        trainable, weight = int(found.num_trainable), float(found.total_weight)
-        total, correct = float(found.loss) * weight, int(found.num_correct)
-        record = {"index": number, "loss": total, "weight": weight, "num_trainable": trainable, "num_correct": correct}
-        journal.add([record])
+    with batches_without_padding(engine, int(tokens.lengths.max())) as collate:
+        for number, indices in enumerate(batches(tokens.lengths.tolist(), batch_size, "Loss")):
+            if number not in journal.records:
+                journal.add([{"index": number, **_losses(model, collate([tokens[index] for index in indices]))}])
 
 
-def _moved(value: torch.Tensor, model: Any) -> torch.Tensor:
+def _losses(model: Any, batch: dict[str, Any]) -> dict[str, float]:
+    with torch.inference_mode():
+        found = model(**{name: _moved(value, model) for name, value in batch.items()})
+    weight = float(found.total_weight)
+    return {
+        "loss": float(found.loss) * weight,
+        "weight": weight,
+        "num_trainable": int(found.num_trainable),
+        "num_correct": int(found.num_correct),
+    }
+
+
+def _moved(value: Any, model: Any) -> Any:
+    if not isinstance(value, torch.Tensor):  # the length of the longest sequence, for kernels
+        return value
     value = value.to(model.device)
     return value.to(model.dtype) if value.is_floating_point() else value
 

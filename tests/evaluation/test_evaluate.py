@@ -13,6 +13,7 @@ import torch
 
 from llmtune import EvaluateArguments, InferArguments, SftArguments, evaluate, register_metric, sft
 from llmtune.cli.main import main
+from llmtune.data.formats import to_conversation
 from llmtune.errors import (
     CheckpointError,
     DataError,
@@ -23,8 +24,10 @@ from llmtune.errors import (
     UnknownKeyError,
     UsageError,
 )
+from llmtune.evaluation import padding
 from llmtune.evaluation.choices import choice_question
-from llmtune.evaluation.scores import continuation, likelihoods
+from llmtune.evaluation.results import Journal
+from llmtune.evaluation.scores import continuation, likelihoods, loss_scores
 from llmtune.inference.engine import Engine
 from llmtune.inference.load import load_engine
 from llmtune.metrics import MetricInfo
@@ -228,6 +231,30 @@ def test_batches_and_padding_change_nothing(run):
     prompt = choice_question({"question": "q", "choices": ["a", "b"], "answer": 0}).prompt("text")
     ids = engine.template.encode_prompts([prompt])[0]
     assert engine.tokenizer.decode(continuation(engine, prompt, ids, "yes, it is")) == "yes, it is"
+
+
+def test_the_loss_is_that_of_padded_rows_without_their_padding(run, tmp_path, monkeypatch):
+    engine = load_engine(InferArguments(ckpt_dir=str(run / "checkpoint-4"), eval_human=True))
+    texts = ["short", "a little longer " * 4, "long " * 60]
+    rows = [to_conversation({"query": text, "response": text}) for text in texts]
+    before = engine.model.config._attn_implementation
+    sizes: list[int] = []
+    inner = padding.PackingCollator.__call__
+
+    def noted(self: Any, samples: Any) -> dict[str, Any]:
+        batch = inner(self, samples)
+        sizes.append(batch["input_ids"].numel() - sum(len(sample["input_ids"]) for sample in samples))
+        return batch
+
+    monkeypatch.setattr(padding.PackingCollator, "__call__", noted)
+    found = loss_scores(engine, rows, Journal(tmp_path / "flat.jsonl"), 8)
+    assert sizes == [0]
+    assert engine.model.config._attn_implementation == before
+    monkeypatch.setattr(padding, "why_not_apart", lambda *_, **__: "its layers mix tokens")
+    padded = loss_scores(engine, rows, Journal(tmp_path / "padded.jsonl"), 8)
+    assert len(sizes) == 1
+    assert engine.model.config._attn_implementation == before
+    assert found == pytest.approx(padded, rel=1e-6)
 
 
 # Benchmarks
