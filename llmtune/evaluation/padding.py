@@ -35,8 +35,8 @@ def batches_without_padding(engine: Engine, longest: int) -> Iterator[PackingCol
 
 def _separates(model: Any, longest: int) -> bool:
     """Let a model attend to each sample of a batch by itself; False where it cannot."""
-    if model.device.type == "cuda" and model.dtype is torch.float32:
-        return False  # the kernels take half precision only
+    if model.device.type != "cpu" and model.dtype is torch.float32:
+        return False  # kernels of GPUs take half precision only
     try:
         if not takes_one_sequence(model):
             register_varlen()
