@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -32,18 +33,15 @@ class BatchWriter:
 
 
 @contextlib.contextmanager
-def open_stream(file: Path, schema: pa.Schema) -> Iterator[BatchWriter]:
-    """Write a file in Arrow's stream layout."""
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        batches = BatchWriter(writer)
-        yield batches
-        batches.flush()
+def open_batches(
+    file: Path, schema: pa.Schema, layout: Callable[..., Any] = pa.ipc.new_stream
+) -> Iterator[BatchWriter]:
+    """Write an Arrow file.
 
-
-@contextlib.contextmanager
-def open_file(file: Path, schema: pa.Schema) -> Iterator[BatchWriter]:
-    """Write a file in Arrow's file layout, which can be read from any batch on."""
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    Args:
+        layout: `pa.ipc.new_stream`, or `pa.ipc.new_file`, which can be read from any batch on.
+    """
+    with pa.OSFile(str(file), "wb") as sink, layout(sink, schema) as writer:
         batches = BatchWriter(writer)
         yield batches
         batches.flush()

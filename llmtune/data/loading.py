@@ -33,6 +33,7 @@ from llmtune.registry import resolve_reference
 from llmtune.types import DocumentUnit, RowKind
 from llmtune.utils.files import write_json
 from llmtune.utils.logging import get_logger
+from llmtune.utils.processes import can_fork
 
 Dataset: TypeAlias = datasets.Dataset
 
@@ -172,7 +173,7 @@ def _load_local(
     ]
 
     def parts() -> list[Part]:
-        return parts_of(files, folder, options.document, cut=options.processes > 1)
+        return parts_of(files, folder, options.document, cut=_processes(rules, options) > 1)
 
     return _load_files(named, parts, source, rules, options)
 
@@ -303,10 +304,9 @@ def _write(
         )
         return records if key else digested(records, digest)
 
-    processes = 1 if rules.may_keep_state else options.processes
-
     def fill(folder: Path) -> str:
         schema = schema_for(options.kind)
+        processes = _processes(rules, options)
         report = read_parts(parts(), convert, folder / ROWS_FILE, schema, source=source, processes=processes)
         report.check(strict=options.strict)
         write_json(folder / REPORT_FILE, report.to_json())
@@ -314,6 +314,11 @@ def _write(
         return key or str(digest.hexdigest())
 
     return store(fill), kept[0]
+
+
+def _processes(rules: Rules, options: _Options) -> int:
+    """How many processes read: one where a function has to see all rows, or others cannot be started."""
+    return 1 if rules.may_keep_state or not can_fork() else options.processes
 
 
 _collected: contextvars.ContextVar[list[LoadReport] | None] = contextvars.ContextVar("reports", default=None)

@@ -99,7 +99,7 @@ def _can_be_cut(file: Path, document: DocumentUnit) -> bool:
         if extension_of(file) == ".txt":
             return document == "line" and any(line.strip() for _, line in read_lines(file))
         return extension_of(file) in (".jsonl", ".ndjson", ".json") and is_cut_by_lines(file)
-    except (DataError, OSError):  # which is told when its turn comes: an earlier file may have another fault
+    except (DataError, OSError):  # which is reported when its turn comes: an earlier file may have another fault
         return False
 
 

@@ -19,13 +19,13 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from llmtune import errors
-from llmtune.data.arrow_files import open_stream
+from llmtune.data.arrow_files import open_batches
 from llmtune.data.files import Located, Part
 from llmtune.data.rows import LoadReport, write_records
 from llmtune.errors import DataError, LlmtuneError
 from llmtune.utils.files import read_json
 from llmtune.utils.logging import get_logger
-from llmtune.utils.processes import can_fork, end_with_parent
+from llmtune.utils.processes import end_with_parent
 from llmtune.utils.progress import progress_bar
 
 Convert: TypeAlias = "Callable[[Iterable[Located], LoadReport], Iterator[dict[str, Any]]]"
@@ -40,12 +40,12 @@ def read_parts(
     """Write the rows of all parts to an Arrow stream file, and return the report on them.
 
     Args:
-        processes: That read, where there is more than one part.
+        processes: That read, where there is more than one part; several need a system and a process that can fork.
 
     Raises:
         DataError: A part cannot be read; of several, the first says why. LlmtuneError: A process was ended.
     """
-    if processes > 1 and len(parts) > 1 and can_fork():
+    if processes > 1 and len(parts) > 1:
         return _by_several(parts, convert, file, schema, source, min(processes, len(parts)))
     report = LoadReport(source)
     rows = itertools.chain.from_iterable(part() for part in parts)
@@ -69,7 +69,7 @@ def _by_several(
         worker.start()
     report = LoadReport(source)
     try:
-        with open_stream(file, schema) as joined:
+        with open_batches(file, schema) as joined:
             numbers = progress_bar(range(len(parts)), desc=f"reading {source}", unit=" parts", quiet=_is_quiet())
             for number in numbers:
                 made = _part_file(file, number)

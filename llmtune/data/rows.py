@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmtune.data.arrow_files import open_stream
+from llmtune.data.arrow_files import open_batches
 from llmtune.data.canonical import (
     SCHEMA,
     to_comparison_record,
@@ -299,7 +299,7 @@ def _plain_reason(err: Exception) -> str:
 def write_records(records: Iterable[dict[str, Any]], file: Path, schema: pa.Schema = SCHEMA) -> None:
     """Write canonical records as an Arrow stream in batches."""
     left = iter(records)
-    with open_stream(file, schema) as batches:
+    with open_batches(file, schema) as batches:
         while found := list(itertools.islice(left, BATCH_ROWS)):
             batches.write(pa.RecordBatch.from_pylist(found, schema=schema))
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.arrow_files import open_file
+from llmtune.data.arrow_files import open_batches
 from llmtune.data.canonical import FORMATS_VERSION
 from llmtune.errors import DataError, OutputError
 from llmtune.samples.encode_report import EncodeReport, merged, tell_report
@@ -239,7 +239,7 @@ def _write(
 ) -> None:
     schema, encode = layout_of(dataset.column_names)
     with (
-        open_file(file, schema) as batches,
+        open_batches(file, schema, pa.ipc.new_file) as batches,
         _bar(0 if quiet else shard.stop - shard.start, name) as bar,
     ):
         for start in range(shard.start, shard.stop, BATCH_ROWS):

@@ -6,19 +6,21 @@ import pyarrow as pa
 import pytest
 
 from llmtune.data import arrow_files
-from llmtune.data.arrow_files import open_file, open_stream
+from llmtune.data.arrow_files import open_batches
 
 SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("text", pa.string())])
 
 
-@pytest.mark.parametrize(("write", "read"), [(open_stream, pa.ipc.open_stream), (open_file, pa.ipc.open_file)])
-def test_rows_stay_and_batches_are_joined(tmp_path, monkeypatch, write, read):
+@pytest.mark.parametrize(
+    ("layout", "read"), [(pa.ipc.new_stream, pa.ipc.open_stream), (pa.ipc.new_file, pa.ipc.open_file)]
+)
+def test_rows_stay_and_batches_are_joined(tmp_path, monkeypatch, layout, read):
     monkeypatch.setattr(arrow_files, "BATCH_BYTES", 2000)
     rows = [
         {"ids": list(range(number % 7)) or None, "text": None if number % 5 == 0 else str(number)}
         for number in range(300)
     ]
-    with write(tmp_path / "a.arrow", SCHEMA) as written:
+    with open_batches(tmp_path / "a.arrow", SCHEMA, layout) as written:
         for start in range(0, 300, 10):
             written.write(pa.RecordBatch.from_pylist(rows[start : start + 10], schema=SCHEMA))
     found = read(pa.memory_map(str(tmp_path / "a.arrow"))).read_all()
@@ -28,8 +30,10 @@ def test_rows_stay_and_batches_are_joined(tmp_path, monkeypatch, write, read):
     assert max(sizes) < 3000
 
 
-@pytest.mark.parametrize(("write", "read"), [(open_stream, pa.ipc.open_stream), (open_file, pa.ipc.open_file)])
-def test_no_rows(tmp_path, write, read):
-    with write(tmp_path / "a.arrow", SCHEMA):
+@pytest.mark.parametrize(
+    ("layout", "read"), [(pa.ipc.new_stream, pa.ipc.open_stream), (pa.ipc.new_file, pa.ipc.open_file)]
+)
+def test_no_rows(tmp_path, layout, read):
+    with open_batches(tmp_path / "a.arrow", SCHEMA, layout):
         pass
     assert read(str(tmp_path / "a.arrow")).read_all().schema == SCHEMA
